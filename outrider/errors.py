@@ -1,0 +1,109 @@
+"""The exceptions that users of Outrider can rely on.
+
+Each kind of error has one gRPC status code and one reason. The reason travels
+as `google.rpc.ErrorInfo`, so that a client can branch on it and raise the same
+class again. Messages are constant per kind as far as possible: load testers
+group by text.
+"""
+
+from __future__ import annotations
+
+import grpc
+
+DOMAIN = "outrider"
+
+
+class OutriderError(Exception):
+    """Base of all errors of Outrider."""
+
+    code: grpc.StatusCode = grpc.StatusCode.INTERNAL
+    reason: str = "INTERNAL"
+
+    def __init__(self, message: str, **metadata: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.metadata = metadata
+
+
+class InvalidRequest(OutriderError):
+    """A field is missing or out of range."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_REQUEST"
+
+
+class InvalidToken(OutriderError):
+    """A token id is outside the model's vocabulary."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "INVALID_TOKEN"
+
+
+class ContextMismatch(OutriderError):
+    """`context_length` exceeds what the session holds."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "CONTEXT_MISMATCH"
+
+
+class ContextTooLong(OutriderError):
+    """The sequence does not fit the context limit."""
+
+    code = grpc.StatusCode.OUT_OF_RANGE
+    reason = "CONTEXT_TOO_LONG"
+
+
+class VocabularyMismatch(OutriderError):
+    """Draft and target do not share a vocabulary."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "VOCABULARY_MISMATCH"
+
+
+class NoFreeSlot(OutriderError):
+    """All slots of the KV cache are taken by other sessions."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "NO_FREE_SLOT"
+
+
+class ServiceUnavailable(OutriderError):
+    """A service cannot be reached, is not ready, or is shutting down."""
+
+    code = grpc.StatusCode.UNAVAILABLE
+    reason = "SERVICE_UNAVAILABLE"
+
+
+class DeadlineExceeded(OutriderError):
+    """The caller's deadline passed."""
+
+    code = grpc.StatusCode.DEADLINE_EXCEEDED
+    reason = "DEADLINE_EXCEEDED"
+
+
+class Cancelled(OutriderError):
+    """The caller cancelled."""
+
+    code = grpc.StatusCode.CANCELLED
+    reason = "CANCELLED"
+
+
+class ModelNotFound(OutriderError):
+    """No model under this id or folder, or its files cannot be read."""
+
+    code = grpc.StatusCode.NOT_FOUND
+    reason = "MODEL_NOT_FOUND"
+
+
+class UnsupportedModel(OutriderError):
+    """The engine does not reproduce this model family's logits."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+    reason = "UNSUPPORTED_MODEL"
+
+
+class ConfigurationError(OutriderError):
+    """A flag, an environment variable or a file says something impossible."""
+
+    code = grpc.StatusCode.INVALID_ARGUMENT
+    reason = "CONFIGURATION"

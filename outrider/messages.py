@@ -1,0 +1,87 @@
+"""The messages that the engine, the services and the loop speak.
+
+Frozen dataclasses without torch or protobuf, so that every process can import
+them. `outrider.codec` converts them to and from the wire.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen from logits; see `outrider.sampling`."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Server-side durations of one message, in nanoseconds."""
+
+    queue_ns: int = 0
+    forward_ns: int = 0
+    sample_ns: int = 0
+    total_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What the draft thinks comes after the first `context_length` tokens."""
+
+    context_length: int
+    draft_token_ids: tuple[int, ...]
+    sequence_length: int
+    timings: Timings = Timings()
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The target's answer to draft tokens after the first `context_length` tokens.
+
+    `is_bonus` tells whether all draft tokens were accepted, so that
+    `next_token_id` comes on top of them; otherwise it replaces the first one
+    that was rejected.
+    """
+
+    context_length: int
+    num_accepted_tokens: int
+    next_token_id: int
+    is_bonus: bool
+    sequence_length: int
+    timings: Timings = Timings()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a draft or target service serves. Fields as in GetModelInfoResponse."""
+
+    model_id: str
+    max_context_length: int
+    vocab_size: int
+    vocabulary_fingerprint: str = ""
+    eos_token_ids: tuple[int, ...] = ()
+    num_slots: int = 0
+    num_free_slots: int = 0
+    dtype: str = ""
+    device: str = ""
+    revision: str = ""
+    version: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """A tokenizer as it travels: `tokenizer.json`, the chat template, special tokens by name."""
+
+    tokenizer_json: str
+    chat_template: str | None
+    special_tokens: dict[str, str]
