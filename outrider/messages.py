@@ -24,6 +24,9 @@ class SamplingParams:
         return self.temperature == 0.0
 
 
+GREEDY = SamplingParams()
+
+
 @dataclass(frozen=True, slots=True)
 class Timings:
     """Server-side durations of one message, in nanoseconds."""

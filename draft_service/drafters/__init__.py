@@ -1,0 +1,46 @@
+"""Ways to propose tokens: a small model, or a look into the text itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from outrider.messages import Proposal, SamplingParams
+
+
+class DrafterSession(Protocol):
+    """One client's sequence. Close it to give its slot back."""
+
+    async def propose(
+        self,
+        context_length: int,
+        token_ids: Sequence[int],
+        num_speculative_tokens: int,
+        params: SamplingParams,
+        vocab_size: int | None,
+    ) -> Proposal:
+        """Keeps `context_length` tokens, appends `token_ids`, proposes what may follow.
+
+        Args:
+            num_speculative_tokens: at most so many; 0 only brings the sequence up to date.
+            vocab_size: propose only ids below it, where given.
+
+        Raises:
+            ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: nothing has changed.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+class Drafter(Protocol):
+    """Opens sessions, as many as there are slots."""
+
+    @property
+    def num_free_slots(self) -> int: ...
+
+    def open_session(self) -> DrafterSession:
+        """Raises NoFreeSlot."""
+        ...
+
+    def close(self) -> None: ...

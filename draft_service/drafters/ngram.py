@@ -1,0 +1,81 @@
+"""Prompt lookup: proposes what followed the last tokens when they stood in the text before.
+
+Costs nothing and needs no model; pays where the answer repeats the prompt, as in
+summaries, edits and code. (Saxena, "Prompt Lookup Decoding", 2023.)
+"""
+
+from __future__ import annotations
+
+import time
+from array import array
+from collections.abc import Sequence
+
+from outrider.engine.sequence import TokenSequence
+from outrider.errors import NoFreeSlot
+from outrider.messages import Proposal, SamplingParams, Timings
+
+MAX_NGRAM = 4
+MIN_NGRAM = 2
+
+
+def look_up(token_ids: Sequence[int], num_tokens: int) -> list[int]:
+    """Up to `num_tokens` tokens that followed the latest earlier place of the text's end.
+
+    The longest end that stands in the text before wins: MAX_NGRAM tokens, then fewer.
+    """
+    text = array("I", token_ids)
+    width = text.itemsize
+    haystack = text.tobytes()
+    for length in range(min(MAX_NGRAM, len(text) - 1), MIN_NGRAM - 1, -1):
+        needle = haystack[-length * width :]
+        found = haystack.rfind(needle, 0, len(haystack) - width)
+        while found > 0 and found % width:  # between two tokens
+            found = haystack.rfind(needle, 0, found + len(needle) - 1)
+        if found >= 0:
+            begin = found // width + length
+            return list(text[begin : begin + num_tokens])
+    return []
+
+
+class NgramSession:
+    """One client's tokens. Counts as a slot, though it holds no cache."""
+
+    def __init__(self, drafter: NgramDrafter) -> None:
+        self._drafter = drafter
+        self._sequence = TokenSequence(None, drafter.max_context_length)
+
+    async def propose(
+        self,
+        context_length: int,
+        token_ids: Sequence[int],
+        num_speculative_tokens: int,
+        params: SamplingParams,
+        vocab_size: int | None,
+    ) -> Proposal:
+        began = time.perf_counter_ns()
+        self._sequence.update(context_length, token_ids, room=0)
+        tokens = self._sequence.token_ids
+        draft = look_up(tokens, num_speculative_tokens) if num_speculative_tokens else []
+        timings = Timings(sample_ns=time.perf_counter_ns() - began)
+        return Proposal(len(tokens), tuple(draft), len(tokens), timings)
+
+    def close(self) -> None:
+        self._drafter.num_free_slots += 1
+
+
+class NgramDrafter:
+    """Opens sessions of prompt lookup, at most `num_slots` at a time."""
+
+    def __init__(self, num_slots: int, max_context_length: int) -> None:
+        self.num_free_slots = num_slots
+        self.max_context_length = max_context_length
+
+    def open_session(self) -> NgramSession:
+        """Raises NoFreeSlot."""
+        if self.num_free_slots == 0:
+            raise NoFreeSlot("all sessions of this service are taken")
+        self.num_free_slots -= 1
+        return NgramSession(self)
+
+    def close(self) -> None:
+        """Nothing to end."""

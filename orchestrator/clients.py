@@ -1,0 +1,175 @@
+"""Draft and target as the loop sees them: sessions over gRPC streams.
+
+The loop hands over all committed tokens; only what the service lacks travels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+from orchestrator.mirror import Mirror
+from outrider.channel import CHANNEL_OPTIONS, from_rpc_error
+from outrider.tokenizer_files import from_bytes
+
+from outrider.codec import (
+    model_info_from_wire,
+    proposal_from_wire,
+    sampling_to_wire,
+    verdict_from_wire,
+)
+from outrider.errors import OutriderError, ServiceUnavailable
+from outrider.messages import ModelInfo, Proposal, SamplingParams, TokenizerFiles, Verdict
+from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
+
+
+class SessionStream:
+    """A bidirectional stream of which every request gets one response."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    async def exchange(self, request: Any) -> Any:
+        """Sends a request and awaits its response. Raises OutriderError."""
+        try:
+            await self._call.write(request)
+            response = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        except asyncio.InvalidStateError:  # the stream had ended before
+            response = grpc.aio.EOF
+        if response is grpc.aio.EOF:
+            raise await self._end_of_stream()
+        return response
+
+    async def _end_of_stream(self) -> OutriderError:
+        code = await self._call.code()
+        if code is grpc.StatusCode.OK:
+            return ServiceUnavailable("the service ended the session")
+        return from_rpc_error(
+            grpc.aio.AioRpcError(
+                code,
+                await self._call.initial_metadata(),
+                await self._call.trailing_metadata(),
+                await self._call.details(),
+            )
+        )
+
+    def close(self) -> None:
+        """Ends the session; the service frees its slot."""
+        self._call.cancel()
+
+
+class DraftSession:
+    """Proposals for one sequence; `decoder.Drafter` over the network."""
+
+    def __init__(
+        self, call: Any, params: SamplingParams, draft: ModelInfo, target: ModelInfo
+    ) -> None:
+        self.max_context_length = draft.max_context_length
+        self._stream = SessionStream(call)
+        self._mirror = Mirror()
+        self._vocab_size = draft.vocab_size
+        self._first = draft_pb2.ProposeRequest(
+            sampling=sampling_to_wire(params), vocab_size=target.vocab_size
+        )
+
+    async def propose(self, tokens: Sequence[int], num_speculative_tokens: int) -> Proposal:
+        """At most so many tokens that may follow `tokens`. Raises OutriderError."""
+        context_length, token_ids = self._mirror.difference(tokens)
+        request = draft_pb2.ProposeRequest(
+            context_length=context_length,
+            token_ids=[self._representable(token_id) for token_id in token_ids],
+            num_speculative_tokens=num_speculative_tokens,
+        )
+        request.MergeFrom(self._first)
+        self._first = draft_pb2.ProposeRequest()
+        proposal = proposal_from_wire(await self._stream.exchange(request))
+        self._mirror.hold(tokens, proposal.draft_token_ids, proposal.sequence_length)
+        return proposal
+
+    def _representable(self, token_id: int) -> int:
+        """A draft with a smaller embedding reads a stand-in; its proposals are guesses anyway."""
+        return token_id if token_id < self._vocab_size else 0
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class TargetSession:
+    """Verdicts on one sequence; `decoder.Verifier` over the network."""
+
+    def __init__(self, call: Any, params: SamplingParams) -> None:
+        self._stream = SessionStream(call)
+        self._mirror = Mirror()
+        self._first = target_pb2.VerifyRequest(sampling=sampling_to_wire(params))
+
+    async def verify(self, tokens: Sequence[int], draft_token_ids: Sequence[int]) -> Verdict:
+        """The target's verdict on draft tokens that follow `tokens`. Raises OutriderError."""
+        context_length, token_ids = self._mirror.difference(tokens)
+        request = target_pb2.VerifyRequest(
+            context_length=context_length, token_ids=token_ids, draft_token_ids=draft_token_ids
+        )
+        request.MergeFrom(self._first)
+        self._first = target_pb2.VerifyRequest()
+        verdict = verdict_from_wire(await self._stream.exchange(request))
+        self._mirror.hold(tokens, draft_token_ids, verdict.sequence_length)
+        return verdict
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class ModelClient:
+    """A channel to a draft or target service."""
+
+    def __init__(self, address: str, stub_class: Any) -> None:
+        self.address = address
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self.stub = stub_class(self._channel)
+
+    async def model_info(self, timeout: float) -> ModelInfo:
+        """Waits up to `timeout` seconds for the service. Raises OutriderError."""
+        request = common_pb2.GetModelInfoRequest()
+        try:
+            response = await self.stub.GetModelInfo(request, timeout=timeout, wait_for_ready=True)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise ServiceUnavailable(f"no answer from {self.address}") from error
+            raise from_rpc_error(error) from error
+        return model_info_from_wire(response)
+
+    async def tokenizer_files(self) -> TokenizerFiles:
+        """Raises OutriderError."""
+        try:
+            call = self.stub.GetTokenizer(common_pb2.GetTokenizerRequest())
+            return from_bytes(b"".join([response.chunk async for response in call]))
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+
+class DraftClient(ModelClient):
+    """Opens sessions on a draft service."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address, draft_pb2_grpc.DraftServiceStub)
+
+    def open_session(
+        self, params: SamplingParams, draft: ModelInfo, target: ModelInfo, timeout: float | None
+    ) -> DraftSession:
+        return DraftSession(self.stub.Propose(timeout=timeout), params, draft, target)
+
+
+class TargetClient(ModelClient):
+    """Opens sessions on a target service."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address, target_pb2_grpc.TargetServiceStub)
+
+    def open_session(self, params: SamplingParams, timeout: float | None) -> TargetSession:
+        return TargetSession(self.stub.Verify(timeout=timeout), params)

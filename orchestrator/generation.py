@@ -1,0 +1,168 @@
+"""One request from text to text: tokenise, decode, detokenise, stop, report."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from orchestrator.decoder import Drafter, Step, Verifier, decode
+from orchestrator.latency import CriticalPath
+from orchestrator.text_stream import TextStream
+from orchestrator.tokenizer import Tokenizer
+from outrider.errors import ContextTooLong, InvalidRequest
+from outrider.messages import GREEDY, ModelInfo, SamplingParams
+
+DEFAULT_MAX_NEW_TOKENS = 64
+DEFAULT_NUM_SPECULATIVE_TOKENS = 4
+MAX_NUM_SPECULATIVE_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be generated; see GenerateRequest."""
+
+    prompt: str = ""
+    messages: tuple[Message, ...] = ()
+    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
+    sampling: SamplingParams = GREEDY
+    stop: tuple[str, ...] = ()
+    num_speculative_tokens: int = DEFAULT_NUM_SPECULATIVE_TOKENS
+    ignore_eos: bool = False
+
+    def check(self) -> None:
+        """Raises InvalidRequest."""
+        if bool(self.prompt) == bool(self.messages):
+            raise InvalidRequest("either prompt or messages must be given, and not be empty")
+        if self.max_new_tokens < 1:
+            raise InvalidRequest("max_new_tokens must be at least 1")
+        if self.num_speculative_tokens > MAX_NUM_SPECULATIVE_TOKENS:
+            raise InvalidRequest(
+                f"num_speculative_tokens must be at most {MAX_NUM_SPECULATIVE_TOKENS}"
+            )
+
+
+def draw_seed() -> int:
+    """A seed for a request that brings none."""
+    return secrets.randbits(63)
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Text that became final with a token."""
+
+    text: str
+    token_id: int
+    from_draft: bool
+
+
+@dataclass
+class Speculation:
+    """Counts of steps with draft tokens."""
+
+    num_steps: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    acceptance_histogram: list[int] = field(default_factory=list)
+
+    def count(self, step: Step) -> None:
+        if step.num_draft_tokens == 0:
+            return
+        self.num_steps += 1
+        self.num_draft_tokens += step.num_draft_tokens
+        self.num_accepted_tokens += step.num_accepted_tokens
+        missing = step.num_draft_tokens + 1 - len(self.acceptance_histogram)
+        self.acceptance_histogram.extend([0] * missing)
+        self.acceptance_histogram[step.num_accepted_tokens] += 1
+
+    @property
+    def draft_acceptance_rate(self) -> float:
+        return self.num_accepted_tokens / self.num_draft_tokens if self.num_draft_tokens else 0.0
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        return 1 + self.num_accepted_tokens / self.num_steps if self.num_steps else 0.0
+
+
+class Generation:
+    """A request under way: iterate `pieces` to its end, then read the result."""
+
+    def __init__(self, request: Request, path: CriticalPath) -> None:
+        self.request = request
+        self.path = path
+        self.token_ids: list[int] = []
+        self.text = ""
+        self.num_prompt_tokens = 0
+        self.stopped = False
+        self.ttft_ns = 0
+        self.speculation = Speculation()
+
+    def encode(self, tokenizer: Tokenizer, target: ModelInfo) -> list[int]:
+        """The prompt's tokens. Raises InvalidRequest, ContextTooLong."""
+        if self.request.messages:
+            prompt = tokenizer.encode_messages(self.request.messages)
+        else:
+            prompt = tokenizer.encode(self.request.prompt)
+        if not prompt:
+            raise InvalidRequest("the prompt has no tokens")
+        if len(prompt) >= target.max_context_length:
+            raise ContextTooLong(
+                "the prompt exceeds the context limit",
+                prompt_tokens=str(len(prompt)),
+                limit=str(target.max_context_length),
+            )
+        self.num_prompt_tokens = len(prompt)
+        self.path.spend("tokenize")
+        return prompt
+
+    async def pieces(
+        self,
+        prompt: Sequence[int],
+        tokenizer: Tokenizer,
+        target: ModelInfo,
+        verifier: Verifier,
+        drafter: Drafter | None,
+    ) -> AsyncGenerator[list[Piece], None]:
+        """The text's pieces, step by step. Raises OutriderError."""
+        request = self.request
+        max_length = min(len(prompt) + request.max_new_tokens, target.max_context_length)
+        eos = frozenset() if request.ignore_eos else frozenset(target.eos_token_ids)
+        text_stream = TextStream(tokenizer, request.stop)
+        steps = decode(
+            prompt, max_length, verifier, drafter, request.num_speculative_tokens, self.path
+        )
+        async with aclosing(steps):
+            async for step in steps:
+                self.path.spend("orchestrator")
+                self.speculation.count(step)
+                pieces = self._commit(step, text_stream, eos)
+                self.path.spend("detokenize")
+                self.ttft_ns = self.ttft_ns or self.path.wall_ns
+                yield pieces
+                if self.stopped:
+                    break
+        if rest := text_stream.flush():
+            self.text += rest
+            yield [Piece(rest, self.token_ids[-1], from_draft=False)]
+
+    def _commit(self, step: Step, text_stream: TextStream, eos: frozenset[int]) -> list[Piece]:
+        """Takes a step's tokens until one of them ends the text."""
+        pieces = []
+        for index, token_id in enumerate(step.token_ids):
+            self.token_ids.append(token_id)
+            text = "" if token_id in eos else text_stream.push(token_id)
+            self.text += text
+            pieces.append(Piece(text, token_id, index < step.num_accepted_tokens))
+            if token_id in eos or text_stream.stopped is not None:
+                self.stopped = True
+                break
+        return pieces

@@ -1,0 +1,51 @@
+"""Where a request's time goes, measured as consecutive intervals of one clock."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+
+from outrider.messages import Timings
+
+
+class CriticalPath:
+    """Attributes every nanosecond since its creation to a stage.
+
+    Each call books the interval since the previous call, so the stages add up to
+    the wall time by the way they are measured.
+    """
+
+    def __init__(self) -> None:
+        self.stages: defaultdict[str, int] = defaultdict(int)
+        self.hidden: defaultdict[str, int] = defaultdict(int)
+        self._began_ns = self._last_ns = time.perf_counter_ns()
+
+    @property
+    def wall_ns(self) -> int:
+        """From the creation to the last booked interval."""
+        return self._last_ns - self._began_ns
+
+    def spend(self, stage: str) -> int:
+        """Books the interval since the last call to `stage` and returns it."""
+        now_ns = time.perf_counter_ns()
+        interval_ns = now_ns - self._last_ns
+        self._last_ns = now_ns
+        self.stages[stage] += interval_ns
+        return interval_ns
+
+    def spend_waiting(self, stage: str, timings: Timings) -> None:
+        """Books an interval in which nothing but a service's reply was awaited.
+
+        The reply's durations split it: what the server does not account for was
+        spent in the network and in gRPC at both ends.
+        """
+        interval_ns = self.spend(f"{stage}_network")
+        queue_ns = min(timings.queue_ns, interval_ns)
+        compute_ns = min(timings.total_ns, interval_ns) - queue_ns
+        self.stages[f"{stage}_network"] -= queue_ns + compute_ns
+        self.stages[f"{stage}_queue"] += queue_ns
+        self.stages[f"{stage}_compute"] += compute_ns
+
+    def hide(self, stage: str, duration_ns: int) -> None:
+        """Notes work that ran behind something on the critical path."""
+        self.hidden[stage] += max(0, duration_ns)

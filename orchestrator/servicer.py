@@ -1,0 +1,211 @@
+"""GenerationService on the wire."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, asynccontextmanager
+from typing import Any
+
+import grpc
+
+from orchestrator.generation import (
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_NUM_SPECULATIVE_TOKENS,
+    Generation,
+    Message,
+    Piece,
+    Request,
+    draw_seed,
+)
+from orchestrator.latency import CriticalPath
+from orchestrator.pair import Pair
+from outrider import __version__
+from outrider.codec import checked_sampling, model_info_to_wire
+from outrider.errors import NoFreeSlot, ServiceUnavailable
+from outrider.messages import SamplingParams
+from outrider.v1 import generation_pb2, generation_pb2_grpc
+
+# Requests that may wait for a slot of the target; more are refused at once.
+MAX_QUEUED_REQUESTS = 256
+
+# Left of the caller's deadline for the way back.
+_DEADLINE_MARGIN_SECONDS = 0.05
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
+    """Answers UNAVAILABLE until `serve_pair` is called."""
+
+    def __init__(self) -> None:
+        self._pair: Pair | None = None
+        self._slots = asyncio.Semaphore(0)
+        self._num_queued = 0
+
+    def serve_pair(self, pair: Pair) -> None:
+        self._pair = pair
+        self._slots = asyncio.Semaphore(pair.target_info.num_slots)
+
+    @property
+    def pair(self) -> Pair:
+        if self._pair is None:
+            raise ServiceUnavailable("the services are not connected yet")
+        return self._pair
+
+    async def Generate(
+        self, request: generation_pb2.GenerateRequest, context: Context
+    ) -> generation_pb2.GenerateResponse:
+        generation = Generation(_request_from_wire(request), CriticalPath())
+        async with aclosing(self._run(generation, context)) as steps:
+            async for _ in steps:
+                pass
+        return _result_to_wire(generation)
+
+    async def GenerateStream(
+        self, request: generation_pb2.GenerateRequest, context: Context
+    ) -> None:
+        generation = Generation(_request_from_wire(request), CriticalPath())
+        async with aclosing(self._run(generation, context)) as steps:
+            async for pieces in steps:
+                wire_pieces = map(_piece_to_wire, pieces)
+                await context.write(generation_pb2.GenerateStreamResponse(pieces=wire_pieces))
+                generation.path.spend("deliver")
+        result = _result_to_wire(generation)
+        await context.write(generation_pb2.GenerateStreamResponse(result=result))
+
+    async def GetServerInfo(
+        self, request: generation_pb2.GetServerInfoRequest, context: Context
+    ) -> generation_pb2.GetServerInfoResponse:
+        pair = self.pair
+        draft = None if pair.draft_info is None else model_info_to_wire(pair.draft_info)
+        return generation_pb2.GetServerInfoResponse(
+            version=__version__,
+            target=model_info_to_wire(pair.target_info),
+            draft=draft,
+            default_num_speculative_tokens=DEFAULT_NUM_SPECULATIVE_TOKENS,
+            has_chat_template=pair.tokenizer.has_chat_template,
+        )
+
+    async def _run(
+        self, generation: Generation, context: Context
+    ) -> AsyncGenerator[list[Piece], None]:
+        pair = self.pair
+        request = generation.request
+        prompt = generation.encode(pair.tokenizer, pair.target_info)
+        async with self._slot():
+            generation.path.spend("queue")
+            speculate = request.num_speculative_tokens > 0
+            with pair.sessions(request.sampling, speculate, _timeout(context)) as sessions:
+                steps = generation.pieces(prompt, pair.tokenizer, pair.target_info, *sessions)
+                async with aclosing(steps):
+                    async for pieces in steps:
+                        yield pieces
+        generation.path.spend("orchestrator")
+
+    @asynccontextmanager
+    async def _slot(self) -> AsyncIterator[None]:
+        """Waits for one of the target's slots, in order. Raises NoFreeSlot if too many wait."""
+        if self._num_queued >= MAX_QUEUED_REQUESTS:
+            raise NoFreeSlot("too many requests are waiting")
+        self._num_queued += 1
+        try:
+            await self._slots.acquire()
+        finally:
+            self._num_queued -= 1
+        try:
+            yield
+        finally:
+            self._slots.release()
+
+
+def _timeout(context: Context) -> float | None:
+    remaining = context.time_remaining()
+    return None if remaining is None else max(0.001, remaining - _DEADLINE_MARGIN_SECONDS)
+
+
+def _request_from_wire(message: generation_pb2.GenerateRequest) -> Request:
+    """Raises InvalidRequest."""
+    sampling = SamplingParams(
+        temperature=message.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        min_p=message.min_p,
+        seed=message.seed if message.HasField("seed") else draw_seed(),
+    )
+    num_speculative_tokens = DEFAULT_NUM_SPECULATIVE_TOKENS
+    if message.HasField("num_speculative_tokens"):
+        num_speculative_tokens = message.num_speculative_tokens
+    request = Request(
+        prompt=message.prompt,
+        messages=tuple(Message(turn.role, turn.content) for turn in message.messages),
+        max_new_tokens=(
+            message.max_new_tokens if message.HasField("max_new_tokens") else DEFAULT_MAX_NEW_TOKENS
+        ),
+        sampling=checked_sampling(sampling),
+        stop=tuple(message.stop),
+        num_speculative_tokens=num_speculative_tokens,
+        ignore_eos=message.ignore_eos,
+    )
+    request.check()
+    return request
+
+
+def _piece_to_wire(piece: Piece) -> generation_pb2.TextPiece:
+    source = (
+        generation_pb2.TOKEN_SOURCE_DRAFT
+        if piece.from_draft
+        else generation_pb2.TOKEN_SOURCE_TARGET
+    )
+    return generation_pb2.TextPiece(text=piece.text, token_id=piece.token_id, source=source)
+
+
+def _result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
+    finish_reason = (
+        generation_pb2.FINISH_REASON_STOP
+        if generation.stopped
+        else generation_pb2.FINISH_REASON_LENGTH
+    )
+    return generation_pb2.GenerateResponse(
+        text=generation.text,
+        token_ids=generation.token_ids,
+        finish_reason=finish_reason,
+        seed=generation.request.sampling.seed,
+        usage=generation_pb2.Usage(
+            prompt_tokens=generation.num_prompt_tokens,
+            completion_tokens=len(generation.token_ids),
+        ),
+        speculation=_speculation_to_wire(generation),
+        latency=_latency_to_wire(generation),
+    )
+
+
+def _speculation_to_wire(generation: Generation) -> generation_pb2.SpeculationStats:
+    speculation = generation.speculation
+    return generation_pb2.SpeculationStats(
+        num_steps=speculation.num_steps,
+        num_draft_tokens=speculation.num_draft_tokens,
+        num_accepted_tokens=speculation.num_accepted_tokens,
+        draft_acceptance_rate=speculation.draft_acceptance_rate,
+        mean_acceptance_length=speculation.mean_acceptance_length,
+        acceptance_histogram=speculation.acceptance_histogram,
+    )
+
+
+def _latency_to_wire(generation: Generation) -> generation_pb2.LatencyReport:
+    path = generation.path
+    num_later_tokens = len(generation.token_ids) - 1
+    tpot_ns = (path.wall_ns - generation.ttft_ns) // num_later_tokens if num_later_tokens > 0 else 0
+    return generation_pb2.LatencyReport(
+        wall_ns=path.wall_ns,
+        ttft_ns=generation.ttft_ns,
+        tpot_ns=tpot_ns,
+        critical_path=[
+            generation_pb2.StageDuration(stage=stage, duration_ns=duration)
+            for stage, duration in path.stages.items()
+        ],
+        hidden=[
+            generation_pb2.StageDuration(stage=stage, duration_ns=duration)
+            for stage, duration in path.hidden.items()
+        ],
+    )

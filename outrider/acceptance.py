@@ -1,0 +1,30 @@
+"""The accept / correct rules of speculative decoding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def accept_matching(
+    draft_token_ids: Sequence[int], target_token_ids: Sequence[int]
+) -> tuple[int, int]:
+    """Accepts draft tokens as long as they equal the target's own choices.
+
+    The rule for greedy decoding and for sampling with shared noise, where the
+    target's choice at an index depends on nothing but the tokens before it.
+
+    Args:
+        draft_token_ids: k tokens that the draft proposed.
+        target_token_ids: k + 1 tokens; entry i is the target's choice after the
+            context and the first i draft tokens.
+
+    Returns:
+        How many draft tokens are accepted, and the target's choice after them:
+        the recovered token if one was rejected, else the bonus token.
+    """
+    num_accepted = 0
+    for draft, target in zip(draft_token_ids, target_token_ids, strict=False):
+        if draft != target:
+            break
+        num_accepted += 1
+    return num_accepted, target_token_ids[num_accepted]

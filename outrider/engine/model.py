@@ -1,0 +1,197 @@
+"""Loads a Hugging Face causal language model and runs packed passes through it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from outrider.engine.attention import IMPLEMENTATION, Chunk, Pass, attending
+from outrider.engine.kv_cache import SlotCache
+from outrider.engine.packed_linear import pack_linears
+from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MAX_CONTEXT_LENGTH = 2048
+DEFAULT_NUM_SLOTS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class EngineOptions:
+    """How to load and run a model. None leaves the choice to the engine."""
+
+    model: str
+    device: str = "auto"
+    dtype: str = "auto"
+    threads: int | None = None
+    slots: int | None = None
+    max_context_length: int | None = None
+
+
+class Engine:
+    """A model with a slot cache: packed chunks of tokens in, logits out.
+
+    Raises:
+        ModelNotFound: no such model, or its files cannot be read.
+        UnsupportedModel: the model's logits do not come out as in transformers.
+        ConfigurationError: a device or length that is not to be had.
+    """
+
+    def __init__(self, options: EngineOptions) -> None:
+        if options.threads is not None:
+            torch.set_num_threads(options.threads)
+        self.device = choose_device(options.device)
+        self.dtype = choose_dtype(options.dtype, self.device)
+        self.model = load_model(options.model, self.device, self.dtype)
+        self.config = self.model.config.get_text_config()
+        self.vocab_size: int = self.model.get_input_embeddings().num_embeddings
+        self.max_context_length = _context_length(self.config, options.max_context_length)
+        self.cache = SlotCache(options.slots or DEFAULT_NUM_SLOTS, self.max_context_length)
+        self._adopt_attention(options.model)
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """Tokens that end a text: the generation configuration's, else the model's."""
+        generation = getattr(self.model, "generation_config", None)
+        eos = getattr(generation, "eos_token_id", None)
+        eos = self.config.eos_token_id if eos is None else eos
+        if eos is None:
+            return ()
+        return tuple(eos) if isinstance(eos, list) else (int(eos),)
+
+    @torch.inference_mode()
+    def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        """Runs one pass; returns each chunk's logits, [num_logits, vocab_size]."""
+        logits, _ = self._run(chunks)
+        return logits
+
+    def _run(self, chunks: Sequence[Chunk]) -> tuple[list[Tensor], Pass]:
+        forward_pass = Pass(chunks, self.cache, self.device)
+        token_ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
+        with attending(forward_pass):
+            output = self.model(
+                input_ids=torch.tensor([token_ids], device=self.device),
+                position_ids=forward_pass.positions[None],
+                use_cache=False,
+                logits_to_keep=torch.tensor(
+                    _logit_rows(chunks), dtype=torch.long, device=self.device
+                ),
+            )
+        return list(output.logits[0].split([chunk.num_logits for chunk in chunks])), forward_pass
+
+    @torch.inference_mode()
+    def _adopt_attention(self, name: str) -> None:
+        """Switches the model to slot attention and checks that it computes the same.
+
+        A short random sequence is run by the model's own attention first, then
+        as a prompt chunk, a second chunk and a rollback through the slot cache.
+        """
+        family = f"{name}: the family {self.config.model_type!r}"
+        generator = torch.Generator().manual_seed(0)
+        length = min(24, self.max_context_length)
+        ids: list[int] = torch.randint(self.vocab_size, (length,), generator=generator).tolist()
+        try:
+            inputs = torch.tensor([ids], device=self.device)
+            expected = self.model(input_ids=inputs, use_cache=False).logits[0].float()
+            pack_linears(self.model)
+            self.model.set_attn_implementation(IMPLEMENTATION)
+            actual, windows = self._probe(ids)
+        except Exception as error:
+            raise UnsupportedModel(f"{family} cannot run on the slot cache ({error!r})") from error
+        if self.cache.num_layers != self.config.num_hidden_layers:
+            raise UnsupportedModel(
+                f"{family} has layers that do not use the slot cache "
+                f"({self.cache.num_layers} of {self.config.num_hidden_layers} do)"
+            )
+        difference = (actual - expected).abs().mean() / expected.std()
+        tolerance = 1e-4 if self.dtype == torch.float32 else 0.05
+        if not difference < tolerance:
+            raise UnsupportedModel(
+                f"{family} gives other logits on the slot cache than in transformers "
+                f"(relative difference {difference:.2g})"
+            )
+        _check_windows(self.config, windows, self.max_context_length, name)
+
+    def _probe(self, ids: list[int]) -> tuple[Tensor, set[int]]:
+        """Logits [length, vocab_size] of `ids`, with a wrong turn taken and rolled back."""
+        half = len(ids) // 2
+        first, forward_pass = self._run([Chunk(0, 0, ids[:half], half)])
+        self._run([Chunk(0, half, ids[:half])])
+        second, _ = self._run([Chunk(0, half, ids[half:], len(ids) - half)])
+        return torch.cat([first[0], second[0]]).float(), forward_pass.windows
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of a name such as "auto", "cpu", "cuda" or "cuda:1"."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigurationError(f"unknown device {name!r}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(f"device {name!r} is not on this machine")
+    return device
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The torch dtype of a name; "auto" takes bfloat16 where the hardware multiplies it."""
+    if name == "auto":
+        native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+        return torch.bfloat16 if native else torch.float32
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name not in dtypes:
+        raise ConfigurationError(f"unknown dtype {name!r}; known: auto, {', '.join(dtypes)}")
+    return dtypes[name]
+
+
+def load_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """A causal language model from a Hugging Face id or a local folder, ready to infer."""
+    load: Callable[..., Any] = AutoModelForCausalLM.from_pretrained
+    try:
+        AutoConfig.from_pretrained(name)
+        model = load(name, dtype=dtype)
+    except (OSError, ValueError) as error:
+        raise ModelNotFound(f"cannot load the model {name!r}: {_first_line(error)}") from error
+    return model.eval().requires_grad_(False).to(device)
+
+
+def _context_length(config: Any, wanted: int | None) -> int:
+    longest = getattr(config, "max_position_embeddings", None)
+    if wanted is None:
+        return min(longest or DEFAULT_MAX_CONTEXT_LENGTH, DEFAULT_MAX_CONTEXT_LENGTH)
+    if longest is not None and wanted > longest:
+        raise ConfigurationError(f"the model's context is {longest} tokens; {wanted} are too many")
+    return wanted
+
+
+def _check_windows(config: Any, seen: set[int], max_context_length: int, name: str) -> None:
+    """Refuses a sliding window that the layers do not pass on and that the context exceeds."""
+    window = getattr(config, "sliding_window", None)
+    if not window or getattr(config, "use_sliding_window", True) is False:
+        return
+    if window < max_context_length and window not in seen:
+        raise UnsupportedModel(
+            f"{name}: its sliding window of {window} tokens is supported only up to "
+            f"--max-context-length {window}"
+        )
+
+
+def _logit_rows(chunks: Sequence[Chunk]) -> list[int]:
+    """Indices into the packed tokens of the rows whose logits are wanted."""
+    rows: list[int] = []
+    end = 0
+    for chunk in chunks:
+        end += len(chunk.token_ids)
+        rows.extend(range(end - chunk.num_logits, end))
+    return rows
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]

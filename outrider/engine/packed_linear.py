@@ -1,0 +1,60 @@
+"""Linear layers with weights laid out in advance for short passes on CPU.
+
+A product of a few rows with a large weight costs the reading of the weight, if
+the weight lies as the kernel wants it. `torch.nn.Linear` rearranges it at each
+call, so that 2 to 16 rows cost about twice of what one row does, and it is these
+that verification is made of. oneDNN's packed layout costs nearly the same from 1
+to 9 rows (`benchmarks/passes.py`). torch.compile uses the same operators when it
+freezes a model.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+# The number of rows that the layout is chosen for; others work, too.
+_TYPICAL_ROWS = 8
+
+
+class PackedLinear(nn.Module):
+    """`input @ weight.T + bias`, with `weight` [out_features, in_features] packed."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.bias = None if bias is None else bias.detach()
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(
+            weight.detach().contiguous(), _TYPICAL_ROWS
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.numel() == 0:
+            return input.new_empty(*input.shape[:-1], self.out_features)
+        output: Tensor = torch.ops.mkldnn._linear_pointwise(
+            input, self.packed, self.bias, "none", [], ""
+        )
+        return output
+
+
+def pack_linears(module: nn.Module) -> None:
+    """Replaces every linear layer below `module` where this torch and CPU can pack it."""
+    if not _can_pack(next(module.parameters())):
+        return
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear:
+                setattr(parent, name, PackedLinear(child.weight, child.bias))
+            elif type(child) is Conv1D:  # GPT-2's transposed linear
+                setattr(parent, name, PackedLinear(child.weight.t(), child.bias))
+
+
+def _can_pack(parameter: Tensor) -> bool:
+    if parameter.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    if parameter.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return parameter.dtype == torch.float32

@@ -1,0 +1,57 @@
+"""A session's tokens on the server side, and what of them the slot cache holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from outrider.errors import ContextMismatch, ContextTooLong, InvalidRequest, InvalidToken
+
+
+class TokenSequence:
+    """Mirrors the client's sequence by one rule: keep a prefix, append the rest."""
+
+    def __init__(self, vocab_size: int | None, max_length: int) -> None:
+        self.token_ids: list[int] = []
+        self._vocab_size = vocab_size
+        self._max_length = max_length
+
+    def update(self, context_length: int, token_ids: Sequence[int], room: int) -> None:
+        """Keeps the first `context_length` tokens and appends `token_ids`.
+
+        Changes nothing if it raises.
+
+        Args:
+            room: how many more tokens must fit behind them.
+
+        Raises:
+            ContextMismatch: the sequence is shorter than `context_length`.
+            InvalidRequest: the result would be empty.
+            InvalidToken: a token id is outside the vocabulary.
+            ContextTooLong: the result and `room` exceed the context limit.
+        """
+        if context_length > len(self.token_ids):
+            raise ContextMismatch(
+                "context_length exceeds the tokens that the session holds",
+                context_length=str(context_length),
+                held=str(len(self.token_ids)),
+            )
+        length = context_length + len(token_ids)
+        if length == 0:
+            raise InvalidRequest("there are no tokens to continue")
+        self.check_tokens(token_ids)
+        if length + room > self._max_length:
+            raise ContextTooLong(
+                "the sequence exceeds the context limit",
+                length=str(length + room),
+                limit=str(self._max_length),
+            )
+        self.token_ids[context_length:] = token_ids
+
+    def check_tokens(self, token_ids: Sequence[int]) -> None:
+        """Raises InvalidToken if an id is outside the vocabulary."""
+        if self._vocab_size is not None and token_ids and max(token_ids) >= self._vocab_size:
+            raise InvalidToken(
+                "a token id is outside the model's vocabulary",
+                token_id=str(max(token_ids)),
+                vocab_size=str(self._vocab_size),
+            )

@@ -1,0 +1,72 @@
+"""Brings a model from its name to a service: weights, tokenizer, warm-up."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Callable
+
+from outrider import __version__
+from outrider.embedded import resolve_model
+from outrider.engine.attention import Chunk
+from outrider.engine.model import Engine, EngineOptions
+from outrider.messages import ModelInfo
+from outrider.model_service import ServedModel
+from outrider.tokenizer_files import chunks, read_tokenizer, to_bytes, vocabulary_fingerprint
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+
+
+def report_loading(what: str) -> None:
+    """One line of progress on standard output, for whoever started this process."""
+    print(f"loading {what}", flush=True)
+
+
+def load_served_model(
+    options: EngineOptions, progress: Progress = report_loading
+) -> tuple[Engine, ServedModel]:
+    """Loads an engine, runs one pass, and describes it.
+
+    Raises what `Engine` raises, and UnsupportedModel without a fast tokenizer.
+    """
+    name = options.model
+    began = time.perf_counter()
+    path = str(resolve_model(name, progress))
+    progress(f"{name}: tokenizer")
+    files = read_tokenizer(path)
+    progress(f"{name}: weights")
+    engine = Engine(dataclasses.replace(options, model=path))
+    progress(f"{name}: warm-up")
+    engine.forward([Chunk(0, 0, [0, 0], 2)])
+    log.info(
+        "%s on %s in %s: %d slots of %d tokens, %.0f MB of KV cache, loaded in %.1f s",
+        name,
+        engine.device,
+        engine.dtype,
+        engine.cache.num_slots,
+        engine.max_context_length,
+        engine.cache.num_bytes / 1e6,
+        time.perf_counter() - began,
+    )
+    return engine, ServedModel(
+        _describe(name, engine, files.tokenizer_json), chunks(to_bytes(files))
+    )
+
+
+def _describe(name: str, engine: Engine, tokenizer_json: str) -> ModelInfo:
+    return ModelInfo(
+        model_id=name,
+        revision=getattr(engine.config, "_commit_hash", None) or "",
+        dtype=str(engine.dtype).removeprefix("torch."),
+        device=str(engine.device),
+        max_context_length=engine.max_context_length,
+        vocab_size=engine.vocab_size,
+        vocabulary_fingerprint=vocabulary_fingerprint(tokenizer_json),
+        eos_token_ids=engine.eos_token_ids,
+        num_slots=engine.cache.num_slots,
+        num_free_slots=engine.cache.num_slots,
+        version=__version__,
+    )

@@ -1,0 +1,110 @@
+"""Logits to tokens: greedy, or sampling with shared noise.
+
+Shared noise: the token at index t of a sequence with seed s is
+
+    argmax over ids of  filtered_logits[id] / temperature + gumbel(s, t, id)
+
+which is an exact sample of the filtered distribution (the Gumbel-max trick), and
+a function of the logits and of integers alone. Draft and target use the same
+noise, so a draft with similar logits mostly picks the very token that the target
+will pick; acceptance is equality, and the text is the same with any draft, any
+number of draft tokens, or none. (Daliri, Musco, Suresh: "Coupling without
+Communication and Drafter-Invariant Speculative Decoding", arXiv 2408.07978.)
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from outrider.messages import SamplingParams
+
+_MASK = (1 << 64) - 1
+_GOLDEN = 0x9E3779B97F4A7C15
+
+# Most nuclei lie within this many tokens; sorting a whole vocabulary takes ten times as long.
+_NUCLEUS_WIDTH = 1024
+
+
+def choose_tokens(logits: Tensor, params: SamplingParams, first_index: int) -> list[int]:
+    """The tokens at indices first_index, first_index + 1, ... of a sequence.
+
+    Args:
+        logits: [num_tokens, vocab_size], row i for index first_index + i.
+        first_index: counted from the start of the sequence, prompt included.
+    """
+    if params.greedy:
+        return logits.argmax(dim=-1).tolist()
+    scores = filter_logits(logits.double() / params.temperature, params)
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    for row, index in zip(scores, range(first_index, first_index + len(scores)), strict=True):
+        row += gumbel_noise(params.seed, index, ids)
+    return scores.argmax(dim=-1).tolist()
+
+
+def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
+    """Sets what top-k, top-p and min-p exclude to -inf, in this order, and returns the rest.
+
+    A token as likely as the last one that is kept is kept as well. `logits`
+    [num_tokens, vocab_size] are already divided by the temperature.
+    """
+    if 0 < params.top_k < logits.shape[-1]:
+        smallest = logits.topk(params.top_k, dim=-1).values[:, -1:]
+        logits = logits.masked_fill(logits < smallest, -math.inf)
+    if params.top_p < 1.0:
+        logits = logits.masked_fill(logits < _nucleus_threshold(logits, params.top_p), -math.inf)
+    if params.min_p > 0.0:
+        smallest = logits.amax(dim=-1, keepdim=True) + math.log(params.min_p)
+        logits = logits.masked_fill(logits < smallest, -math.inf)
+    return logits
+
+
+def _nucleus_threshold(logits: Tensor, top_p: float) -> Tensor:
+    """The smallest logit, [num_tokens, 1], of the likeliest tokens that together reach top_p."""
+    log_total = logits.logsumexp(dim=-1, keepdim=True)
+    width = min(_NUCLEUS_WIDTH, logits.shape[-1])
+    descending = logits.topk(width, dim=-1).values
+    if ((descending - log_total).exp().sum(dim=-1) < top_p).any():
+        descending = logits.sort(dim=-1, descending=True).values
+    probs = (descending - log_total).exp()
+    reached_before = probs.cumsum(dim=-1) - probs
+    num_kept = (reached_before < top_p).sum(dim=-1, keepdim=True)
+    return descending.gather(-1, num_kept - 1)
+
+
+def gumbel_noise(seed: int, index: int, ids: Tensor) -> Tensor:
+    """Standard Gumbel noise in float64 for each token id, keyed by (seed, index, id).
+
+    The bits come from SplitMix64 (Steele, Lea, Flood 2014) run as a counter-based
+    generator in 64-bit integers, so that every device and host derives the same.
+    """
+    key = _mix_int(_mix_int(seed) + index * _GOLDEN)
+    bits = _mix_tensor(ids * _signed(_GOLDEN) + _signed(key))
+    uniform = (_shift(bits, 11).double() + 0.5) * 2.0**-53  # in (0, 1)
+    return -(-uniform.log()).log()
+
+
+def _mix_int(x: int) -> int:
+    x = (x + _GOLDEN) & _MASK
+    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
+    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
+    return x ^ (x >> 31)
+
+
+def _mix_tensor(x: Tensor) -> Tensor:
+    """The same finalizer on int64, whose products wrap around."""
+    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
+    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical right shift: torch's is arithmetic on int64."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(x: int) -> int:
+    """The int64 with the bits of a 64-bit unsigned integer."""
+    return x - (1 << 64) if x >= 1 << 63 else x

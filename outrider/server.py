@@ -1,0 +1,172 @@
+"""What the three servers share: errors as status codes, health, reflection, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any
+
+import grpc
+import uvloop
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2, status_pb2
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from outrider.errors import DOMAIN, ConfigurationError, OutriderError
+
+log = logging.getLogger(__name__)
+
+DRAIN_SECONDS = 5.0
+
+_OPTIONS = [
+    # Without this, a second server binds the same port and takes half of its calls.
+    ("grpc.so_reuseport", 0),
+    # Clients ping to notice a frozen peer; the default answers ENHANCE_YOUR_CALM.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+]
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
+    """Maps every exception of our handlers to a status code and `google.rpc.ErrorInfo`.
+
+    The text of an unexpected exception goes to the log, not to the client.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith("/outrider.v1."):
+            return handler
+        for kind in ("unary_unary", "unary_stream", "stream_stream"):
+            if (behaviour := getattr(handler, kind)) is not None:
+                return handler._replace(**{kind: _guarded(behaviour)})
+        return handler
+
+
+def _guarded(behaviour: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await behaviour(request, context)
+        except OutriderError as error:
+            await _abort(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            log.exception("a request failed")
+            await _abort(context, OutriderError("internal error"))
+
+    return guarded
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: OutriderError) -> None:
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    detail = AnyMessage()
+    detail.Pack(info)
+    status = status_pb2.Status(code=error.code.value[0], message=error.message, details=[detail])
+    await context.abort(
+        error.code,
+        error.message,
+        trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
+    )
+
+
+async def serve(
+    host: str,
+    port: int,
+    service_names: Sequence[str],
+    register: Callable[[grpc.aio.Server], None],
+    load: Callable[[], Awaitable[None]],
+    close: Callable[[], Awaitable[None]],
+) -> None:
+    """Serves until SIGINT or SIGTERM, then drains.
+
+    The port is taken first and health says NOT_SERVING until `load` returns;
+    then one line `ready host:port` goes to standard output.
+
+    Raises:
+        ConfigurationError: the port cannot be bound.
+    """
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
+    register(server)
+    healths = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
+    channelz.add_channelz_servicer(server)
+    reflection.enable_server_reflection(
+        [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
+    )
+    names = ["", *service_names]
+    await _set_health(healths, names, health_pb2.HealthCheckResponse.NOT_SERVING)
+    bound = _bind(server, host, port)
+    await server.start()
+    try:
+        await load()
+        stop = _stop_signal()
+        await _set_health(healths, names, health_pb2.HealthCheckResponse.SERVING)
+        print(f"ready {host}:{bound}", flush=True)
+        await stop.wait()
+    finally:
+        await healths.enter_graceful_shutdown()
+        await server.stop(DRAIN_SECONDS)
+        await close()
+
+
+async def _set_health(
+    healths: health.aio.HealthServicer,
+    names: Sequence[str],
+    status: health_pb2.HealthCheckResponse.ServingStatus,
+) -> None:
+    for name in names:
+        await healths.set(name, status)
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    try:
+        return server.add_insecure_port(f"{host}:{port}")
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"cannot listen on {host}:{port}: {_bind_reason(host, port)}"
+        ) from error
+
+
+def _bind_reason(host: str, port: int) -> str:
+    """gRPC does not say why it could not bind; asking the system again does."""
+    try:
+        with socket.create_server((host, port)):
+            return "unknown reason"
+    except OSError as error:
+        return error.strerror or str(error)
+
+
+def _stop_signal() -> asyncio.Event:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    return stop
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Runs a service to its end; a user's mistake ends it with `error: ...` and status 1."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    # A waiting handler gets the interpreter ten times sooner than by default,
+    # while the engine's thread is busy in Python.
+    sys.setswitchinterval(0.0005)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)
+    except OutriderError as error:
+        print(f"error: {error.message}", file=sys.stderr, flush=True)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None

@@ -1,0 +1,98 @@
+"""Verifies the draft tokens of all waiting sessions in shared forward passes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from torch import Tensor
+
+from outrider.acceptance import accept_matching
+from outrider.engine.model import Engine
+from outrider.engine.scheduler import Job, Scheduler
+from outrider.engine.sequence import TokenSequence
+from outrider.messages import SamplingParams, Verdict
+from outrider.sampling import choose_tokens
+
+
+class Verification(Job):
+    """Reads committed and draft tokens in one go and picks the target's choice after each."""
+
+    def __init__(
+        self,
+        slot: int,
+        start: int,
+        token_ids: Sequence[int],
+        draft_token_ids: Sequence[int],
+        params: SamplingParams,
+    ) -> None:
+        num_logits = len(draft_token_ids) + 1
+        super().__init__(slot, start, [*token_ids, *draft_token_ids], num_logits)
+        self._first_index = start + len(token_ids)
+        self._params = params
+        self.target_token_ids: list[int] = []
+
+    def advance(self, logits: Tensor) -> list[int]:
+        self.target_token_ids = choose_tokens(logits, self._params, self._first_index)
+        return []
+
+
+class VerifierSession:
+    """One client's sequence, in a slot of its own. Close it to give the slot back."""
+
+    def __init__(self, scheduler: Scheduler, vocab_size: int, max_length: int) -> None:
+        self._scheduler = scheduler
+        self._sequence = TokenSequence(vocab_size, max_length)
+        self._slot = scheduler.acquire()
+        self._num_cached = 0  # how many tokens of the sequence the slot has read
+
+    async def verify(
+        self,
+        context_length: int,
+        token_ids: Sequence[int],
+        draft_token_ids: Sequence[int],
+        params: SamplingParams,
+    ) -> Verdict:
+        """Keeps `context_length` tokens, appends `token_ids`, verifies the draft tokens.
+
+        Raises:
+            ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: nothing has changed.
+        """
+        self._sequence.check_tokens(draft_token_ids)
+        self._sequence.update(context_length, token_ids, room=len(draft_token_ids))
+        tokens = self._sequence.token_ids
+        # The last token is read again if it must be: its logits are what is wanted.
+        start = min(self._num_cached, context_length, len(tokens) - 1)
+        job = Verification(self._slot, start, tokens[start:], draft_token_ids, params)
+        self._num_cached = start
+        timings = await asyncio.wrap_future(self._scheduler.submit(job))
+        num_accepted, next_token = accept_matching(draft_token_ids, job.target_token_ids)
+        length = len(tokens)
+        tokens.extend(draft_token_ids[:num_accepted])
+        self._num_cached = len(tokens)
+        is_bonus = num_accepted == len(draft_token_ids)
+        return Verdict(length, num_accepted, next_token, is_bonus, len(tokens), timings)
+
+    def close(self) -> None:
+        self._scheduler.release(self._slot)
+
+
+class Verifier:
+    """Opens sessions on one engine."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._scheduler = Scheduler(engine, engine.cache.num_slots)
+
+    @property
+    def num_free_slots(self) -> int:
+        return self._scheduler.num_free_slots
+
+    def open_session(self) -> VerifierSession:
+        """Raises NoFreeSlot."""
+        return VerifierSession(
+            self._scheduler, self._engine.vocab_size, self._engine.max_context_length
+        )
+
+    def close(self) -> None:
+        self._scheduler.close()

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import pytest
+import torch
+
+from outrider.engine.attention import Chunk
+from outrider.engine.scheduler import Job, Scheduler
+from outrider.errors import Cancelled, NoFreeSlot, ServiceUnavailable
+
+
+class RecordingEngine:
+    """Notes every pass; each pass waits for `gate` if one is set."""
+
+    def __init__(self) -> None:
+        self.passes: list[list[Chunk]] = []
+        self.gate: threading.Semaphore | None = None
+        self.entered = threading.Semaphore(0)
+        self.failure: Exception | None = None
+
+    def forward(self, chunks: Sequence[Chunk]) -> list[torch.Tensor]:
+        self.passes.append(list(chunks))
+        self.entered.release()
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=10)
+        if self.failure is not None:
+            raise self.failure
+        return [torch.zeros(chunk.num_logits, 4) for chunk in chunks]
+
+
+class Steps(Job):
+    """Wants `num_steps` passes after its tokens are read."""
+
+    def __init__(self, slot: int, num_tokens: int, num_steps: int = 1) -> None:
+        super().__init__(slot, 0, range(num_tokens), num_logits=1)
+        self.num_steps = num_steps
+
+    def advance(self, logits: torch.Tensor) -> list[int]:
+        assert logits.shape == (1, 4)
+        self.num_steps -= 1
+        return [7] if self.num_steps else []
+
+
+@pytest.fixture
+def engine() -> RecordingEngine:
+    return RecordingEngine()
+
+
+@pytest.fixture
+def make(engine: RecordingEngine) -> Iterator[Callable[..., Scheduler]]:
+    schedulers = []
+
+    def make_scheduler(num_slots: int = 4, token_budget: int = 8) -> Scheduler:
+        schedulers.append(Scheduler(engine, num_slots, token_budget))
+        return schedulers[-1]
+
+    yield make_scheduler
+    if engine.gate is not None:
+        engine.gate.release(1000)
+    for scheduler in schedulers:
+        scheduler.close()
+
+
+def test_a_long_prompt_is_read_in_chunks(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    scheduler = make(token_budget=8)
+    scheduler.submit(Steps(scheduler.acquire(), 20)).result(10)
+    [first], [second], [third] = engine.passes
+    assert [(c.start, c.end, c.num_logits) for c in (first, second, third)] == [
+        (0, 8, 0),
+        (8, 16, 0),
+        (16, 20, 1),
+    ]
+
+
+def test_what_waits_during_a_pass_shares_the_next_one(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    engine.gate = threading.Semaphore(0)
+    scheduler = make()
+    slots = [scheduler.acquire() for _ in range(3)]
+    futures = [scheduler.submit(Steps(slots[0], 1))]
+    engine.entered.acquire(timeout=10)
+    futures += [scheduler.submit(Steps(slot, 2)) for slot in slots[1:]]
+    engine.gate.release(10)
+    for future in futures:
+        future.result(10)
+    assert [len(chunks) for chunks in engine.passes] == [1, 2]
+
+
+def test_short_jobs_go_before_the_chunks_of_a_long_prompt(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    engine.gate = threading.Semaphore(0)
+    scheduler = make(token_budget=8)
+    first, long, short = (scheduler.acquire() for _ in range(3))
+    scheduler.submit(Steps(first, 1))
+    engine.entered.acquire(timeout=10)
+    long_future = scheduler.submit(Steps(long, 30))
+    short_future = scheduler.submit(Steps(short, 1, num_steps=3))
+    engine.gate.release(100)
+    short_future.result(10)
+    long_future.result(10)
+    shared = [[(c.slot, len(c.token_ids)) for c in chunks] for chunks in engine.passes[1:4]]
+    assert shared == [[(short, 1), (long, 7)]] * 3
+
+
+def test_a_job_takes_as_many_passes_as_it_wants(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    scheduler = make()
+    job = Steps(scheduler.acquire(), 3, num_steps=4)
+    timings = scheduler.submit(job).result(10)
+    assert [(c.start, c.end) for [c] in engine.passes] == [(0, 3), (3, 4), (4, 5), (5, 6)]
+    assert timings.forward_ns > 0
+
+
+def test_slots_run_out_and_come_back(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    scheduler = make(num_slots=1)
+    slot = scheduler.acquire()
+    with pytest.raises(NoFreeSlot):
+        scheduler.acquire()
+    scheduler.release(slot)
+    scheduler.submit(Steps(slot, 1)).exception(10)
+    assert scheduler.acquire() == slot
+
+
+def test_a_released_slot_is_free_only_after_the_pass_that_uses_it(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    engine.gate = threading.Semaphore(0)
+    scheduler = make(num_slots=1, token_budget=8)
+    slot = scheduler.acquire()
+    future = scheduler.submit(Steps(slot, 20))
+    engine.entered.acquire(timeout=10)
+    scheduler.release(slot)
+    with pytest.raises(NoFreeSlot):
+        scheduler.acquire()
+    engine.gate.release(10)
+    with pytest.raises(Cancelled):
+        future.result(10)
+    assert len(engine.passes) == 1  # the rest of the prompt was dropped
+    assert scheduler.num_free_slots == 1
+
+
+def test_a_failing_pass_fails_its_jobs_and_no_more(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    scheduler = make()
+    engine.failure = RuntimeError("boom")
+    with pytest.raises(RuntimeError, match="boom"):
+        scheduler.submit(Steps(scheduler.acquire(), 1)).result(10)
+    engine.failure = None
+    scheduler.submit(Steps(scheduler.acquire(), 1)).result(10)
+
+
+def test_one_job_that_chokes_on_its_logits_leaves_the_others_alone(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    class Choking(Steps):
+        def advance(self, logits: torch.Tensor) -> list[int]:
+            raise ValueError("choked")
+
+    engine.gate = threading.Semaphore(0)
+    scheduler = make()
+    slots = [scheduler.acquire() for _ in range(3)]
+    scheduler.submit(Steps(slots[0], 1))
+    engine.entered.acquire(timeout=10)
+    choking = scheduler.submit(Choking(slots[1], 1))
+    healthy = scheduler.submit(Steps(slots[2], 1))
+    engine.gate.release(10)
+    healthy.result(10)
+    with pytest.raises(ValueError, match="choked"):
+        choking.result(10)
+
+
+def test_closing_fails_what_waits(engine: RecordingEngine, make: Callable[..., Scheduler]) -> None:
+    engine.gate = threading.Semaphore(0)
+    scheduler = make(token_budget=8)
+    future = scheduler.submit(Steps(scheduler.acquire(), 20))
+    engine.entered.acquire(timeout=10)
+    closing = threading.Thread(target=scheduler.close)
+    closing.start()
+    while not scheduler._closed:
+        pass
+    engine.gate.release(10)
+    closing.join(10)
+    with pytest.raises(ServiceUnavailable):
+        future.result(10)
+    with pytest.raises(ServiceUnavailable):
+        scheduler.submit(Steps(0, 1))
