@@ -6,33 +6,60 @@ The loop hands over all committed tokens; only what the service lacks travels.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
+
 from orchestrator.mirror import Mirror
 from outrider.channel import CHANNEL_OPTIONS, from_rpc_error
-from outrider.tokenizer_files import from_bytes
-
 from outrider.codec import (
     model_info_from_wire,
     proposal_from_wire,
     sampling_to_wire,
     verdict_from_wire,
 )
-from outrider.errors import OutriderError, ServiceUnavailable
+from outrider.errors import NoFreeSlot, OutriderError, ServiceUnavailable
 from outrider.messages import ModelInfo, Proposal, SamplingParams, TokenizerFiles, Verdict
+from outrider.tokenizer_files import from_bytes
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
+
+# A slot that was just given back is free within a few milliseconds.
+_SLOT_RETRY_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
 
 
 class SessionStream:
-    """A bidirectional stream of which every request gets one response."""
+    """A bidirectional stream of which every request gets one response.
 
-    def __init__(self, call: Any) -> None:
-        self._call = call
+    Args:
+        open_call: opens the stream.
+        settings: what the first request carries on top.
+    """
+
+    def __init__(self, open_call: Callable[[], Any], settings: Any) -> None:
+        self._open_call = open_call
+        self._call = open_call()
+        self._settings = settings
 
     async def exchange(self, request: Any) -> Any:
         """Sends a request and awaits its response. Raises OutriderError."""
+        if self._settings is not None:
+            request.MergeFrom(self._settings)
+            self._settings = None
+            return await self._begin(request)
+        return await self._exchange(request)
+
+    async def _begin(self, request: Any) -> Any:
+        """The first exchange; tries again for a while if the service is full."""
+        for seconds in _SLOT_RETRY_SECONDS:
+            try:
+                return await self._exchange(request)
+            except NoFreeSlot:
+                await asyncio.sleep(seconds)
+                self._call = self._open_call()
+        return await self._exchange(request)
+
+    async def _exchange(self, request: Any) -> Any:
         try:
             await self._call.write(request)
             response = await self._call.read()
@@ -66,15 +93,21 @@ class DraftSession:
     """Proposals for one sequence; `decoder.Drafter` over the network."""
 
     def __init__(
-        self, call: Any, params: SamplingParams, draft: ModelInfo, target: ModelInfo
+        self,
+        open_call: Callable[[], Any],
+        params: SamplingParams,
+        draft: ModelInfo,
+        target: ModelInfo,
     ) -> None:
         self.max_context_length = draft.max_context_length
-        self._stream = SessionStream(call)
+        self._stream = SessionStream(
+            open_call,
+            draft_pb2.ProposeRequest(
+                sampling=sampling_to_wire(params), vocab_size=target.vocab_size
+            ),
+        )
         self._mirror = Mirror()
         self._vocab_size = draft.vocab_size
-        self._first = draft_pb2.ProposeRequest(
-            sampling=sampling_to_wire(params), vocab_size=target.vocab_size
-        )
 
     async def propose(self, tokens: Sequence[int], num_speculative_tokens: int) -> Proposal:
         """At most so many tokens that may follow `tokens`. Raises OutriderError."""
@@ -84,8 +117,6 @@ class DraftSession:
             token_ids=[self._representable(token_id) for token_id in token_ids],
             num_speculative_tokens=num_speculative_tokens,
         )
-        request.MergeFrom(self._first)
-        self._first = draft_pb2.ProposeRequest()
         proposal = proposal_from_wire(await self._stream.exchange(request))
         self._mirror.hold(tokens, proposal.draft_token_ids, proposal.sequence_length)
         return proposal
@@ -101,10 +132,10 @@ class DraftSession:
 class TargetSession:
     """Verdicts on one sequence; `decoder.Verifier` over the network."""
 
-    def __init__(self, call: Any, params: SamplingParams) -> None:
-        self._stream = SessionStream(call)
+    def __init__(self, open_call: Callable[[], Any], params: SamplingParams) -> None:
+        settings = target_pb2.VerifyRequest(sampling=sampling_to_wire(params))
+        self._stream = SessionStream(open_call, settings)
         self._mirror = Mirror()
-        self._first = target_pb2.VerifyRequest(sampling=sampling_to_wire(params))
 
     async def verify(self, tokens: Sequence[int], draft_token_ids: Sequence[int]) -> Verdict:
         """The target's verdict on draft tokens that follow `tokens`. Raises OutriderError."""
@@ -112,8 +143,6 @@ class TargetSession:
         request = target_pb2.VerifyRequest(
             context_length=context_length, token_ids=token_ids, draft_token_ids=draft_token_ids
         )
-        request.MergeFrom(self._first)
-        self._first = target_pb2.VerifyRequest()
         verdict = verdict_from_wire(await self._stream.exchange(request))
         self._mirror.hold(tokens, draft_token_ids, verdict.sequence_length)
         return verdict
@@ -162,7 +191,7 @@ class DraftClient(ModelClient):
     def open_session(
         self, params: SamplingParams, draft: ModelInfo, target: ModelInfo, timeout: float | None
     ) -> DraftSession:
-        return DraftSession(self.stub.Propose(timeout=timeout), params, draft, target)
+        return DraftSession(lambda: self.stub.Propose(timeout=timeout), params, draft, target)
 
 
 class TargetClient(ModelClient):
@@ -172,4 +201,4 @@ class TargetClient(ModelClient):
         super().__init__(address, target_pb2_grpc.TargetServiceStub)
 
     def open_session(self, params: SamplingParams, timeout: float | None) -> TargetSession:
-        return TargetSession(self.stub.Verify(timeout=timeout), params)
+        return TargetSession(lambda: self.stub.Verify(timeout=timeout), params)

@@ -51,9 +51,8 @@ def load_served_model(
         engine.cache.num_bytes / 1e6,
         time.perf_counter() - began,
     )
-    return engine, ServedModel(
-        _describe(name, engine, files.tokenizer_json), chunks(to_bytes(files))
-    )
+    info = _describe(name, engine, files.tokenizer_json)
+    return engine, ServedModel(info, tuple(chunks(to_bytes(files))))
 
 
 def _describe(name: str, engine: Engine, tokenizer_json: str) -> ModelInfo:

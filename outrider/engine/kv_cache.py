@@ -52,4 +52,4 @@ class SlotCache:
 
     def _storage(self, like: Tensor) -> Tensor:
         _, num_kv_heads, head_dim = like.shape
-        return like.new_zeros(self.num_slots, num_kv_heads, self.max_length, head_dim)
+        return like.new_empty(self.num_slots, num_kv_heads, self.max_length, head_dim)

@@ -98,7 +98,8 @@ class Scheduler:
         self._engine = engine
         self._token_budget = token_budget
         self._free_slots = list(range(num_slots))
-        self._released: list[int] = []
+        self._released: set[int] = set()  # to be freed after the pass that uses them
+        self._in_pass: set[int] = set()
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
         self._closed = False
@@ -119,8 +120,9 @@ class Scheduler:
     def release(self, slot: int) -> None:
         """Gives a slot back and cancels its pending jobs."""
         with self._changed:
-            self._released.append(slot)
-            self._changed.notify()
+            self._released.add(slot)
+            if slot not in self._in_pass:
+                self._free_released()
 
     def submit(self, job: Job) -> Future[Timings]:
         """Queues a job; its future fails if the pass does. Raises ServiceUnavailable if closed."""
@@ -140,8 +142,7 @@ class Scheduler:
         self._thread.join()
 
     def _run(self) -> None:
-        while jobs := self._wait_for_jobs():
-            chunks = self._pack(jobs)
+        while chunks := self._wait_for_chunks():
             try:
                 self._run_pass([job for job, _ in chunks], [chunk for _, chunk in chunks])
             except Exception as error:
@@ -151,21 +152,23 @@ class Scheduler:
                         job.done.set_exception(error)
             with self._changed:
                 self._jobs = [job for job in self._jobs if not job.done.done()]
+                self._in_pass.clear()
+                self._free_released()
 
-    def _wait_for_jobs(self) -> list[Job]:
-        """Pending jobs, shortest first; empty when closed."""
+    def _wait_for_chunks(self) -> list[tuple[Job, Chunk]]:
+        """The next pass's jobs and their chunks; empty when closed."""
         with self._changed:
-            while True:
-                self._drop_released()
-                if self._closed:
-                    for job in self._jobs:
-                        job.done.set_exception(ServiceUnavailable("the service is shutting down"))
-                    return []
-                if self._jobs:
-                    return sorted(self._jobs, key=lambda job: len(job.token_ids))
+            while not self._jobs and not self._closed:
                 self._changed.wait()
+            if self._closed:
+                for job in self._jobs:
+                    job.done.set_exception(ServiceUnavailable("the service is shutting down"))
+                return []
+            packed = self._pack()
+            self._in_pass.update(job.slot for job, _ in packed)
+            return packed
 
-    def _drop_released(self) -> None:
+    def _free_released(self) -> None:
         for job in self._jobs:
             if job.slot in self._released:
                 job.done.set_exception(Cancelled("the session was closed"))
@@ -173,11 +176,11 @@ class Scheduler:
         self._free_slots.extend(self._released)
         self._released.clear()
 
-    def _pack(self, jobs: Sequence[Job]) -> list[tuple[Job, Chunk]]:
-        """A chunk of each job, until the token budget is spent; at least one job's."""
+    def _pack(self) -> list[tuple[Job, Chunk]]:
+        """A chunk of each job, shortest first, until the token budget is spent."""
         packed: list[tuple[Job, Chunk]] = []
         budget = self._token_budget
-        for job in jobs:
+        for job in sorted(self._jobs, key=lambda job: len(job.token_ids)):
             chunk = job.next_chunk(budget)
             if not chunk.token_ids:
                 break

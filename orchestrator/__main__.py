@@ -1,0 +1,67 @@
+"""Starts the orchestrator: `python -m orchestrator --target ADDRESS --draft ADDRESS`."""
+
+from __future__ import annotations
+
+import click
+
+from orchestrator.pair import Pair
+from orchestrator.servicer import GenerationServicer
+from outrider.config import (
+    DEFAULT_DRAFT_PORT,
+    DEFAULT_ORCHESTRATOR_PORT,
+    DEFAULT_TARGET_PORT,
+    run_service,
+    server_options,
+)
+from outrider.server import run, serve
+from outrider.v1.generation_pb2 import DESCRIPTOR
+from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
+
+
+@click.command("orchestrator")
+@server_options(DEFAULT_ORCHESTRATOR_PORT)
+@click.option(
+    "--target",
+    default=f"127.0.0.1:{DEFAULT_TARGET_PORT}",
+    show_default=True,
+    help="Address of the target service.",
+)
+@click.option(
+    "--draft",
+    default=f"127.0.0.1:{DEFAULT_DRAFT_PORT}",
+    show_default=True,
+    help="Address of the draft service; 'none' for the target alone.",
+)
+def main(host: str, port: int, target: str, draft: str) -> None:
+    """Serve the generation API: the loop between draft and target."""
+    run(serve_generation(host, port, target, None if draft == "none" else draft))
+
+
+async def serve_generation(host: str, port: int, target: str, draft: str | None) -> None:
+    """Connects to the pair and serves until SIGINT or SIGTERM. Raises OutriderError."""
+    servicer = GenerationServicer()
+    pair: Pair | None = None
+
+    async def load() -> None:
+        nonlocal pair
+        print("loading pair", flush=True)
+        pair = await Pair.connect(target, draft)
+        servicer.serve_pair(pair)
+
+    async def close() -> None:
+        if pair is not None:
+            await pair.close()
+
+    name = DESCRIPTOR.services_by_name["GenerationService"].full_name
+    await serve(
+        host,
+        port,
+        [name],
+        lambda server: add_GenerationServiceServicer_to_server(servicer, server),
+        load,
+        close,
+    )
+
+
+if __name__ == "__main__":
+    run_service(main)

@@ -1,0 +1,62 @@
+"""Client channels, and the way back from a status code to an exception."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.rpc import error_details_pb2, status_pb2
+
+from outrider import errors
+from outrider.errors import OutriderError
+
+CHANNEL_OPTIONS = [
+    # All three are needed to notice a frozen peer: without the last one, gRPC
+    # waits a minute for a ping to be answered.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    # Find a restarted peer within milliseconds.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+_CLASSES = [
+    errors.InvalidRequest,
+    errors.InvalidToken,
+    errors.ContextMismatch,
+    errors.ContextTooLong,
+    errors.VocabularyMismatch,
+    errors.NoFreeSlot,
+    errors.ServiceUnavailable,
+    errors.DeadlineExceeded,
+    errors.Cancelled,
+    errors.ModelNotFound,
+    errors.UnsupportedModel,
+]
+
+
+def from_rpc_error(error: Any) -> OutriderError:
+    """The exception that a failed call stands for: by its reason, else by its status code."""
+    info = _error_info(error)
+    message = error.details() or error.code().name
+    for error_class in _CLASSES:
+        if info.reason == error_class.reason:
+            return error_class(message, **info.metadata)
+    for error_class in _CLASSES:
+        if error.code() is error_class.code:
+            return error_class(message)
+    unknown = OutriderError(message)
+    unknown.code = error.code()
+    return unknown
+
+
+def _error_info(error: Any) -> error_details_pb2.ErrorInfo:
+    info = error_details_pb2.ErrorInfo()
+    for key, value in error.trailing_metadata() or ():
+        if key == _DETAILS_KEY:
+            for detail in status_pb2.Status.FromString(value).details:
+                detail.Unpack(info)
+    return info

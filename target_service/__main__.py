@@ -1,0 +1,51 @@
+"""Starts the target service: `python -m target_service --model ...`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import click
+
+from outrider.config import DEFAULT_TARGET_PORT, model_options, run_service, server_options
+from outrider.engine.model import EngineOptions
+from outrider.loading import load_served_model
+from outrider.server import run, serve
+from outrider.v1.target_pb2 import DESCRIPTOR
+from outrider.v1.target_pb2_grpc import add_TargetServiceServicer_to_server
+from target_service.servicer import TargetServicer
+from target_service.verifier import Verifier
+
+
+@click.command("target")
+@server_options(DEFAULT_TARGET_PORT)
+@model_options
+def main(host: str, port: int, **model: str | int | None) -> None:
+    """Serve the target: the model whose text this is."""
+    run(serve_target(host, port, EngineOptions(**model)))  # type: ignore[arg-type]
+
+
+async def serve_target(host: str, port: int, options: EngineOptions) -> None:
+    """Loads the model and serves it until SIGINT or SIGTERM. Raises OutriderError."""
+    servicer = TargetServicer()
+
+    async def load() -> None:
+        engine, model = await asyncio.to_thread(load_served_model, options)
+        servicer.serve_model(model, Verifier(engine))
+
+    async def close() -> None:
+        if servicer.verifier is not None:
+            await asyncio.to_thread(servicer.verifier.close)
+
+    name = DESCRIPTOR.services_by_name["TargetService"].full_name
+    await serve(
+        host,
+        port,
+        [name],
+        lambda server: add_TargetServiceServicer_to_server(servicer, server),
+        load,
+        close,
+    )
+
+
+if __name__ == "__main__":
+    run_service(main)

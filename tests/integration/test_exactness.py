@@ -1,0 +1,128 @@
+"""Speculation changes the speed, never the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from tests.system import System, running_system
+
+PROMPT = "the cat sat on the mat and the dog sat on the"
+
+GREEDY: dict[str, Any] = {}
+SAMPLED = {"temperature": 0.9, "top_p": 0.95, "seed": 1234}
+
+
+async def token_ids(system: System, k: int, **fields: Any) -> list[int]:
+    response = await system.generate(
+        PROMPT, max_new_tokens=40, num_speculative_tokens=k, ignore_eos=True, **fields
+    )
+    assert response.usage.completion_tokens == len(response.token_ids) == 40
+    return list(response.token_ids)
+
+
+def draft_of_kind(kind: str, tiny_models: Callable[..., Path]) -> str | Path:
+    drafts = {
+        "the target itself": lambda: tiny_models("llama"),
+        "unrelated": lambda: tiny_models("gpt2", seed=7),
+        "n-gram": lambda: "ngram",
+    }
+    return drafts[kind]()
+
+
+@pytest.mark.parametrize("kind", ["the target itself", "unrelated", "n-gram"])
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_text_is_the_targets_own(
+    kind: str, sampling: dict[str, Any], tiny_models: Callable[..., Path]
+) -> None:
+    async with running_system(tiny_models("llama"), draft_of_kind(kind, tiny_models)) as system:
+        expected = await token_ids(system, 0, **sampling)
+        assert len(set(expected)) > 5  # a text that repeats one token proves nothing
+        for k in range(1, 9):
+            assert await token_ids(system, k, **sampling) == expected, k
+
+
+async def test_the_target_itself_as_draft_is_always_accepted(
+    tiny_models: Callable[..., Path],
+) -> None:
+    async with running_system(tiny_models("llama"), tiny_models("llama")) as system:
+        for fields in (GREEDY, SAMPLED):
+            response = await system.generate(
+                PROMPT, max_new_tokens=36, num_speculative_tokens=4, ignore_eos=True, **fields
+            )
+            speculation = response.speculation
+            assert speculation.draft_acceptance_rate == 1.0
+            assert speculation.num_steps == 7
+            assert list(speculation.acceptance_histogram) == [0, 0, 0, 0, 7]
+            assert speculation.mean_acceptance_length == 5.0
+
+
+async def test_greedy_text_is_that_of_transformers(tiny_models: Callable[..., Path]) -> None:
+    folder = tiny_models("llama")
+    async with running_system(folder, "ngram") as system:
+        response = await system.generate(PROMPT, max_new_tokens=40, ignore_eos=True)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    prompt_length = response.usage.prompt_tokens
+    ids = encode(folder, PROMPT)
+    assert len(ids) == prompt_length
+    output = model.generate(
+        torch.tensor([ids]), do_sample=False, min_new_tokens=40, max_new_tokens=40
+    )
+    expected = greedy_with_eos(model, ids, 40)
+    assert list(response.token_ids) == expected
+    assert output.shape[1] == prompt_length + 40
+
+
+def encode(folder: Path, text: str) -> list[int]:
+    from transformers import AutoTokenizer
+
+    ids: list[int] = AutoTokenizer.from_pretrained(folder)(text).input_ids
+    return ids
+
+
+def greedy_with_eos(model: Any, ids: list[int], num_tokens: int) -> list[int]:
+    """Plain greedy decoding that goes on after an EOS, without a cache."""
+    tokens = list(ids)
+    with torch.inference_mode():
+        for _ in range(num_tokens):
+            tokens.append(int(model(torch.tensor([tokens])).logits[0, -1].argmax()))
+    return tokens[len(ids) :]
+
+
+async def test_seeds_decide_the_text(tiny_models: Callable[..., Path]) -> None:
+    async with running_system(tiny_models("llama"), "ngram") as system:
+        fields = {"max_new_tokens": 30, "temperature": 1.0, "ignore_eos": True}
+        first = await system.generate(PROMPT, seed=1, **fields)
+        again = await system.generate(PROMPT, seed=1, **fields)
+        other = await system.generate(PROMPT, seed=2, **fields)
+        drawn = await system.generate(PROMPT, **fields)
+        repeated = await system.generate(PROMPT, seed=drawn.seed, **fields)
+    assert first.token_ids == again.token_ids
+    assert first.token_ids != other.token_ids
+    assert drawn.token_ids == repeated.token_ids
+
+
+@pytest.mark.parametrize(
+    ("target", "draft"),
+    [
+        (("gpt_neox", {"vocab_size": 320}), ("gpt_neox", {"seed": 3, "vocab_size": 310})),
+        (("gpt_neox", {"vocab_size": 310}), ("gpt_neox", {"seed": 3, "vocab_size": 320})),
+        (("gpt2", {}), ("gpt2", {"seed": 3})),
+    ],
+    ids=["padded target", "padded draft", "gpt2"],
+)
+async def test_pairs_of_families(
+    target: tuple[str, dict[str, Any]],
+    draft: tuple[str, dict[str, Any]],
+    tiny_models: Callable[..., Path],
+) -> None:
+    folders = [tiny_models(family, **settings) for family, settings in (target, draft)]
+    async with running_system(*folders) as system:
+        for sampling in (GREEDY, SAMPLED):
+            expected = await token_ids(system, 0, **sampling)
+            assert await token_ids(system, 4, **sampling) == expected

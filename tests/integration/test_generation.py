@@ -1,0 +1,214 @@
+"""The public API: where texts end, what is refused, and what the report adds up to."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from orchestrator.pair import Pair
+from outrider.channel import from_rpc_error
+from outrider.errors import VocabularyMismatch
+from outrider.v1 import generation_pb2
+from tests.integration.test_protocol import all_slots_free
+from tests.system import System, running_draft, running_system, running_target
+from tests.tiny_models import make_model, make_tokenizer
+
+PROMPT = "the cat sat on the mat"
+
+
+@pytest.fixture
+async def system(tiny_models: Callable[..., Path]) -> AsyncIterator[System]:
+    """The draft is the target itself, so that whole proposals are accepted."""
+    async with running_system(tiny_models("llama"), tiny_models("llama")) as system:
+        yield system
+
+
+async def test_eos_inside_accepted_tokens_ends_the_text(tiny_models: Callable[..., Path]) -> None:
+    """A token that plain decoding commits in the middle of the text is made the EOS."""
+    async with running_system(tiny_models("llama"), "ngram") as system:
+        whole = (await system.generate(PROMPT, max_new_tokens=20, ignore_eos=True)).token_ids
+    last = next(i for i in range(5, 20) if whole[i] not in whole[:i])
+    folder, ids = tiny_models("llama", eos_token_id=whole[last]), whole[: last + 1]
+    async with running_system(folder, tiny_models("llama")) as system:
+        for k in (0, 2, 3, 7):  # the tiny draft does not know this EOS and drafts past it
+            response = await system.generate(PROMPT, num_speculative_tokens=k)
+            assert response.finish_reason == generation_pb2.FINISH_REASON_STOP
+            assert response.token_ids == ids
+            assert response.usage.completion_tokens == len(ids)
+        alone = await system.generate(PROMPT, num_speculative_tokens=0)
+        assert response.text == alone.text
+
+
+@pytest.mark.parametrize("max_new_tokens", range(1, 13))
+async def test_max_new_tokens_is_exact(system: System, max_new_tokens: int) -> None:
+    response = await system.generate(
+        PROMPT, max_new_tokens=max_new_tokens, num_speculative_tokens=5, ignore_eos=True
+    )
+    assert len(response.token_ids) == max_new_tokens
+    assert response.finish_reason == generation_pb2.FINISH_REASON_LENGTH
+
+
+async def test_a_stop_string_cuts_text_and_tokens(system: System) -> None:
+    whole = await system.generate(PROMPT, max_new_tokens=40, ignore_eos=True)
+    stop = whole.text[10:13]
+    cut = whole.text.index(stop)
+    for k in (0, 4):
+        response = await system.generate(
+            PROMPT, max_new_tokens=40, ignore_eos=True, stop=[stop], num_speculative_tokens=k
+        )
+        assert response.text == whole.text[:cut]
+        assert response.finish_reason == generation_pb2.FINISH_REASON_STOP
+        assert response.usage.completion_tokens == len(response.token_ids) < 40
+        assert list(response.token_ids) == list(whole.token_ids)[: len(response.token_ids)]
+
+
+async def test_the_stream_carries_the_same_text_piece_by_piece(system: System) -> None:
+    """Random tokens make random bytes: many pieces are parts of characters."""
+    request = generation_pb2.GenerateRequest(
+        prompt="ünïcödé 漢字 🦊", max_new_tokens=60, temperature=1.5, seed=5, ignore_eos=True
+    )
+    messages = [message async for message in system.generation.GenerateStream(request)]
+    result = messages[-1].result
+    pieces = [piece for message in messages for piece in message.pieces]
+    assert "".join(piece.text for piece in pieces) == result.text
+    assert result.text == (await system.generation.Generate(request)).text
+    assert all(not message.HasField("result") for message in messages[:-1])
+    sources = {piece.source for piece in pieces}
+    assert sources == {generation_pb2.TOKEN_SOURCE_DRAFT, generation_pb2.TOKEN_SOURCE_TARGET}
+
+
+@pytest.mark.parametrize("k", [0, 4])
+async def test_stages_add_up_to_the_wall_time(system: System, k: int) -> None:
+    response = await system.generate(PROMPT, num_speculative_tokens=k, ignore_eos=True)
+    latency = response.latency
+    stages = {stage.stage: stage.duration_ns for stage in latency.critical_path}
+    assert abs(sum(stages.values()) - latency.wall_ns) <= 0.01 * latency.wall_ns
+    assert 0 < latency.ttft_ns < latency.wall_ns
+    expected = (latency.wall_ns - latency.ttft_ns) / 63
+    assert latency.tpot_ns == pytest.approx(expected, abs=1)
+    assert {"tokenize", "prefill_target", "verify_compute", "detokenize"} <= stages.keys()
+    assert ("draft_compute" in stages) == (k > 0)
+
+
+async def test_counts_fit_each_other(tiny_models: Callable[..., Path]) -> None:
+    async with running_system(tiny_models("llama"), tiny_models("gpt2", seed=7)) as system:
+        response = await system.generate(PROMPT, num_speculative_tokens=3, ignore_eos=True)
+    speculation = response.speculation
+    histogram = list(speculation.acceptance_histogram)
+    assert sum(histogram) == speculation.num_steps > 0
+    assert sum(j * n for j, n in enumerate(histogram)) == speculation.num_accepted_tokens
+    rate = speculation.num_accepted_tokens / speculation.num_draft_tokens
+    assert speculation.draft_acceptance_rate == pytest.approx(rate)
+
+
+async def test_messages_go_through_the_chat_template(system: System) -> None:
+    turn = generation_pb2.ChatMessage(role="user", content="hi")
+    rendered = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    by_messages = await system.generation.Generate(
+        generation_pb2.GenerateRequest(messages=[turn], max_new_tokens=8)
+    )
+    by_prompt = await system.generate(rendered, max_new_tokens=8)
+    assert by_messages.token_ids == by_prompt.token_ids
+    assert by_messages.usage.prompt_tokens == by_prompt.usage.prompt_tokens
+
+
+async def test_a_bare_prompt_is_a_whole_request(system: System) -> None:
+    response = await system.generate("hi")
+    assert 0 < response.usage.completion_tokens <= 64
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "text"),
+    [
+        ({}, grpc.StatusCode.INVALID_ARGUMENT, "prompt"),
+        (
+            {"prompt": "a", "messages": [{"role": "user"}]},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "either",
+        ),
+        ({"prompt": "a", "max_new_tokens": 0}, grpc.StatusCode.INVALID_ARGUMENT, "max_new_tokens"),
+        ({"prompt": "a", "temperature": -1}, grpc.StatusCode.INVALID_ARGUMENT, "temperature"),
+        ({"prompt": "a", "temperature": float("nan")}, grpc.StatusCode.INVALID_ARGUMENT, "temp"),
+        ({"prompt": "a", "top_p": 1.5}, grpc.StatusCode.INVALID_ARGUMENT, "top_p"),
+        ({"prompt": "a", "min_p": 2}, grpc.StatusCode.INVALID_ARGUMENT, "min_p"),
+        ({"prompt": "a", "stop": [""]}, grpc.StatusCode.INVALID_ARGUMENT, "stop"),
+        (
+            {"prompt": "a", "num_speculative_tokens": 1000},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "num_speculative_tokens",
+        ),
+        ({"prompt": "word " * 2000}, grpc.StatusCode.OUT_OF_RANGE, "context limit"),
+    ],
+)
+async def test_bad_requests_are_refused_and_cost_no_slot(
+    system: System, fields: dict[str, Any], code: grpc.StatusCode, text: str
+) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await system.generation.Generate(generation_pb2.GenerateRequest(**fields))
+    assert caught.value.code() is code
+    assert text in (caught.value.details() or "")
+    assert from_rpc_error(caught.value).reason != "INTERNAL"
+    assert await all_slots_free(system)
+
+
+async def test_the_context_limit_ends_the_text(tiny_models: Callable[..., Path]) -> None:
+    async with running_system(
+        tiny_models("llama"), tiny_models("llama"), max_context_length=32
+    ) as system:
+        response = await system.generate(PROMPT, max_new_tokens=64, ignore_eos=True)
+    assert response.usage.prompt_tokens + response.usage.completion_tokens == 32
+    assert response.finish_reason == generation_pb2.FINISH_REASON_LENGTH
+
+
+async def test_a_cancelled_stream_frees_both_slots(system: System) -> None:
+    request = generation_pb2.GenerateRequest(prompt=PROMPT, max_new_tokens=400, ignore_eos=True)
+    call = system.generation.GenerateStream(request)
+    await call.read()
+    assert system.verifier.num_free_slots == system.drafter.num_free_slots == 3
+    call.cancel()
+    assert await all_slots_free(system)
+
+
+async def test_a_deadline_frees_both_slots(system: System) -> None:
+    request = generation_pb2.GenerateRequest(prompt=PROMPT, max_new_tokens=450, ignore_eos=True)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await system.generation.Generate(request, timeout=0.3)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert await all_slots_free(system)
+
+
+async def test_more_requests_than_slots_wait_their_turn(system: System) -> None:
+    alone = await system.generate(PROMPT, max_new_tokens=12, ignore_eos=True)
+    responses = await asyncio.gather(
+        *(system.generate(PROMPT, max_new_tokens=12, ignore_eos=True) for _ in range(12))
+    )
+    assert all(response.token_ids == alone.token_ids for response in responses)
+
+
+async def test_different_vocabularies_are_refused_when_the_pair_connects(
+    tiny_models: Callable[..., Path], tmp_path: Path
+) -> None:
+    draft = make_model(tmp_path / "other", "gpt2")
+    make_tokenizer(draft, text="wholly other words make other merges of the same letters\n" * 3)
+    async with (
+        running_target(tiny_models("llama")) as (target_address, _),
+        running_draft(draft) as (draft_address, _),
+    ):
+        with pytest.raises(VocabularyMismatch) as caught:
+            await Pair.connect(target_address, draft_address)
+    message = caught.value.message
+    assert str(draft) in message
+    assert str(tiny_models("llama")) in message
+    assert "id " in message
+
+
+async def test_server_info_names_both_models(system: System) -> None:
+    info = await system.generation.GetServerInfo(generation_pb2.GetServerInfoRequest())
+    assert info.target.dtype == info.draft.dtype == "float32"
+    assert info.has_chat_template
+    assert info.default_num_speculative_tokens == 4

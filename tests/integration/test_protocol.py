@@ -1,0 +1,153 @@
+"""Propose and Verify as any gRPC client may use them, and what they refuse."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from outrider.channel import from_rpc_error
+from outrider.v1 import draft_pb2, target_pb2
+from tests.system import System, running_system
+
+
+@pytest.fixture
+async def system(tiny_models: Callable[..., Path]) -> AsyncIterator[System]:
+    async with running_system(tiny_models("llama"), tiny_models("gpt2", seed=7)) as system:
+        yield system
+
+
+async def refusal(call: Any, request: Any) -> tuple[grpc.StatusCode, str]:
+    """The status code and the reason with which a stream ends after `request`."""
+    await call.write(request)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        while await call.read() is not grpc.aio.EOF:
+            pass
+        await call  # raises the status of a stream that ended
+    error = caught.value
+    return error.code(), from_rpc_error(error).reason
+
+
+async def test_all_messages_at_once_and_half_close(system: System) -> None:
+    """As ghz does it: nothing is read before everything is sent."""
+    call = system.target.Verify()
+    await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7], draft_token_ids=[1, 2]))
+    for _ in range(3):
+        await call.write(target_pb2.VerifyRequest(context_length=3, token_ids=[8]))
+    await call.done_writing()
+    responses = [response async for response in call]
+    assert len(responses) == 4
+    assert [r.context_length for r in responses] == [3, 4, 4, 4]
+    assert len({r.next_token_id for r in responses[1:]}) == 1
+    assert all(r.timings.total_ns >= r.timings.forward_ns > 0 for r in responses)
+
+
+async def test_rolling_back_leaves_no_trace(system: System) -> None:
+    """After a wrong turn of any length, the next token is that of a fresh session."""
+    fresh = system.target.Verify()
+    await fresh.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7, 8, 9]))
+    expected = (await fresh.read()).next_token_id
+    call = system.target.Verify()
+    await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7], draft_token_ids=[1, 2, 3, 4]))
+    await call.read()
+    await call.write(target_pb2.VerifyRequest(context_length=2, token_ids=[1, 1, 1, 1, 1, 1]))
+    await call.read()
+    await call.write(target_pb2.VerifyRequest(context_length=2, token_ids=[7, 8, 9]))
+    assert (await call.read()).next_token_id == expected
+
+
+async def test_a_draft_proposes_what_it_would_say_itself(system: System) -> None:
+    call = system.draft.Propose()
+    await call.write(draft_pb2.ProposeRequest(token_ids=[5, 6, 7], num_speculative_tokens=4))
+    together = await call.read()
+    one_by_one = []
+    tokens = [5, 6, 7]
+    for _ in together.draft_token_ids:
+        await call.write(draft_pb2.ProposeRequest(token_ids=tokens, num_speculative_tokens=1))
+        one_by_one += (await call.read()).draft_token_ids
+        tokens = [5, 6, 7, *one_by_one]
+    assert list(together.draft_token_ids) == one_by_one
+    assert together.sequence_length == 3 + len(one_by_one) - 1
+
+
+async def test_a_draft_keeps_to_the_targets_vocabulary(system: System) -> None:
+    call = system.draft.Propose()
+    await call.write(
+        draft_pb2.ProposeRequest(token_ids=[5], num_speculative_tokens=8, vocab_size=20)
+    )
+    assert all(token_id < 20 for token_id in (await call.read()).draft_token_ids)
+
+
+@pytest.mark.parametrize(
+    ("fields", "code", "reason"),
+    [
+        ({"context_length": 1}, grpc.StatusCode.FAILED_PRECONDITION, "CONTEXT_MISMATCH"),
+        ({}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST"),
+        ({"token_ids": [100_000]}, grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TOKEN"),
+        ({"token_ids": [1] * 600}, grpc.StatusCode.OUT_OF_RANGE, "CONTEXT_TOO_LONG"),
+        (
+            {"token_ids": [1], "sampling": {"temperature": -1.0}},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+        ),
+        (
+            {"token_ids": [1], "sampling": {"temperature": 1.0, "top_p": 0.0}},
+            grpc.StatusCode.INVALID_ARGUMENT,
+            "INVALID_REQUEST",
+        ),
+    ],
+)
+async def test_bad_requests_are_refused_by_both(
+    system: System, fields: dict[str, Any], code: grpc.StatusCode, reason: str
+) -> None:
+    verify = target_pb2.VerifyRequest(**fields)
+    propose = draft_pb2.ProposeRequest(**fields, num_speculative_tokens=2)
+    assert await refusal(system.target.Verify(), verify) == (code, reason)
+    assert await refusal(system.draft.Propose(), propose) == (code, reason)
+
+
+async def test_a_draft_token_out_of_range_is_refused(system: System) -> None:
+    request = target_pb2.VerifyRequest(token_ids=[1], draft_token_ids=[2, 100_000])
+    expected = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TOKEN")
+    assert await refusal(system.target.Verify(), request) == expected
+
+
+async def test_a_session_more_than_slots_is_refused_at_once(system: System) -> None:
+    open_calls = [system.target.Verify() for _ in range(4)]
+    for call in open_calls:
+        await call.write(target_pb2.VerifyRequest(token_ids=[1]))
+        await call.read()
+    request = target_pb2.VerifyRequest(token_ids=[1])
+    expected = (grpc.StatusCode.RESOURCE_EXHAUSTED, "NO_FREE_SLOT")
+    assert await refusal(system.target.Verify(), request) == expected
+    for call in open_calls:
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+    assert await all_slots_free(system)
+
+
+async def test_a_cancelled_stream_frees_its_slot(system: System) -> None:
+    call = system.target.Verify()
+    await call.write(target_pb2.VerifyRequest(token_ids=[1] * 400))
+    call.cancel()
+    assert await all_slots_free(system)
+
+
+async def test_undecodable_bytes_do_no_harm(system: System) -> None:
+    async with grpc.aio.insecure_channel(system.address) as channel:
+        call = channel.unary_unary("/outrider.v1.GenerationService/Generate")
+        with pytest.raises(grpc.aio.AioRpcError):
+            await call(b"\xff\xff\xff")
+    await system.generate("the cat", max_new_tokens=2)
+
+
+async def all_slots_free(system: System) -> bool:
+    """Waits until both services have all their slots back."""
+    async with asyncio.timeout(10):
+        while system.verifier.num_free_slots < 4 or system.drafter.num_free_slots < 4:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+    return True

@@ -1,0 +1,119 @@
+"""The three services on real sockets, inside the test's own process."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from draft_service.__main__ import load_drafter
+from draft_service.drafters import Drafter
+from draft_service.servicer import DraftServicer
+from orchestrator.pair import Pair
+from orchestrator.servicer import GenerationServicer
+from outrider.engine.model import EngineOptions
+from outrider.loading import load_served_model
+from outrider.server import ErrorInterceptor
+from outrider.v1 import draft_pb2_grpc, generation_pb2, generation_pb2_grpc, target_pb2_grpc
+from target_service.servicer import TargetServicer
+from target_service.verifier import Verifier
+
+
+@dataclass
+class System:
+    """Stubs of three running services, and what is behind them."""
+
+    generation: generation_pb2_grpc.GenerationServiceAsyncStub
+    draft: draft_pb2_grpc.DraftServiceAsyncStub
+    target: target_pb2_grpc.TargetServiceAsyncStub
+    drafter: Drafter
+    verifier: Verifier
+    address: str
+
+    async def generate(self, prompt: str, **fields: Any) -> generation_pb2.GenerateResponse:
+        request = generation_pb2.GenerateRequest(prompt=prompt, **fields)
+        return await self.generation.Generate(request)
+
+
+def options(model: str | Path, **settings: Any) -> EngineOptions:
+    defaults = {"dtype": "float32", "device": "cpu", "slots": 4}
+    return EngineOptions(str(model), **{**defaults, **settings})
+
+
+@asynccontextmanager
+async def serving(register: Callable[[grpc.aio.Server], None]) -> AsyncIterator[str]:
+    """A server on a free port; yields its address."""
+    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+    register(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        await server.stop(None)
+
+
+@asynccontextmanager
+async def running_target(target: Path, **settings: Any) -> AsyncIterator[tuple[str, Verifier]]:
+    engine, model = load_served_model(options(target, **settings), lambda what: None)
+    verifier = Verifier(engine)
+    servicer = TargetServicer()
+    servicer.serve_model(model, verifier)
+    try:
+        async with serving(
+            lambda server: target_pb2_grpc.add_TargetServiceServicer_to_server(servicer, server)
+        ) as address:
+            yield address, verifier
+    finally:
+        verifier.close()
+
+
+@asynccontextmanager
+async def running_draft(draft: str | Path, **settings: Any) -> AsyncIterator[tuple[str, Drafter]]:
+    model, drafter = load_drafter(options(draft, **settings))
+    servicer = DraftServicer()
+    servicer.serve_model(model, drafter)
+    try:
+        async with serving(
+            lambda server: draft_pb2_grpc.add_DraftServiceServicer_to_server(servicer, server)
+        ) as address:
+            yield address, drafter
+    finally:
+        drafter.close()
+
+
+@asynccontextmanager
+async def running_system(
+    target: Path, draft: str | Path = "ngram", **settings: Any
+) -> AsyncIterator[System]:
+    async with AsyncExitStack() as stack:
+        target_address, verifier = await stack.enter_async_context(
+            running_target(target, **settings)
+        )
+        draft_address, drafter = await stack.enter_async_context(running_draft(draft, **settings))
+        servicer = GenerationServicer()
+        servicer.serve_pair(await Pair.connect(target_address, draft_address))
+        stack.push_async_callback(servicer.pair.close)
+        address = await stack.enter_async_context(
+            serving(
+                lambda server: generation_pb2_grpc.add_GenerationServiceServicer_to_server(
+                    servicer, server
+                )
+            )
+        )
+        channels = [
+            await stack.enter_async_context(grpc.aio.insecure_channel(a))
+            for a in (address, draft_address, target_address)
+        ]
+        yield System(
+            generation_pb2_grpc.GenerationServiceStub(channels[0]),  # type: ignore[arg-type]
+            draft_pb2_grpc.DraftServiceStub(channels[1]),  # type: ignore[arg-type]
+            target_pb2_grpc.TargetServiceStub(channels[2]),  # type: ignore[arg-type]
+            drafter,
+            verifier,
+            address,
+        )

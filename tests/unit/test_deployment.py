@@ -1,0 +1,236 @@
+"""The container files and the Makefile say what the services understand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import click
+import grpc
+import pytest
+import yaml
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from outrider.config import settings_group
+
+ROOT = Path(__file__).parents[2]
+SERVICES = ["target", "draft", "orchestrator"]
+FILES = ["docker-compose.yml", "docker-compose.gpu.yml"]
+
+
+def compose(name: str) -> dict[str, Any]:
+    loaded: dict[str, Any] = yaml.safe_load((ROOT / name).read_text())
+    return loaded
+
+
+def service(name: str) -> dict[str, Any]:
+    found: dict[str, Any] = compose("docker-compose.yml")["services"][name]
+    return found
+
+
+def command_of(name: str) -> click.Command:
+    """The click command behind a service's `command`."""
+    python, flag, module = service(name)["command"]
+    assert (python, flag) == ("python", "-m")
+    command = import_module(f"{module}.__main__").main
+    assert isinstance(command, click.Command)
+    return command
+
+
+def default_port(name: str) -> int:
+    ports = [option.default for option in command_of(name).params if option.name == "port"]
+    assert isinstance(ports[0], int)
+    return ports[0]
+
+
+def environment(file: str, name: str) -> dict[str, str]:
+    """A service's own variables, with the defaults of `${NAME:-default}`.
+
+    One that is handed through has no value in the file; here it is "3", which
+    every such flag takes.
+    """
+    variables = compose(file)["services"][name].get("environment", {})
+    return {
+        key: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", "3" if value is None else value)
+        for key, value in variables.items()
+        if key.startswith("OUTRIDER_")
+    }
+
+
+@pytest.mark.parametrize("name", SERVICES)
+@pytest.mark.parametrize("file", FILES)
+def test_environment_sets_flags(
+    file: str, name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = command_of(name)
+    variables = environment(file, name)
+    if f"OUTRIDER_{name.upper()}_DTYPE" in variables:
+        variables[f"OUTRIDER_{name.upper()}_DTYPE"] = "bfloat16"
+    for key, value in variables.items():
+        monkeypatch.setenv(key, value)
+
+    with (
+        settings_group().make_context("outrider", [name]) as group,
+        command.make_context(command.name, [], parent=group) as context,
+    ):
+        for key, value in variables.items():
+            flag = key.removeprefix(f"OUTRIDER_{name.upper()}_").lower()
+            assert str(context.params[flag]) == value
+            assert context.get_parameter_source(flag) is click.core.ParameterSource.ENVIRONMENT
+
+
+@pytest.mark.parametrize("name", ["target", "draft"])
+def test_every_flag_of_a_model_can_be_set(name: str) -> None:
+    flags = {f"OUTRIDER_{name.upper()}_{option.name}".upper() for option in command_of(name).params}
+    port = f"OUTRIDER_{name.upper()}_PORT"  # is fixed: health checks and addresses name it
+    assert set(environment("docker-compose.yml", name)) == flags - {port}
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_health_check_asks_the_port_that_the_service_listens_on(name: str) -> None:
+    *start, address = service(name)["healthcheck"]["test"]
+    assert start == ["CMD", "python", "-m", "outrider.healthcheck"]
+    assert address == f"127.0.0.1:{default_port(name)}"
+
+
+def test_the_orchestrator_finds_the_pair_and_waits_for_it() -> None:
+    orchestrator = service("orchestrator")
+    for name in ("target", "draft"):
+        address = orchestrator["environment"][f"OUTRIDER_ORCHESTRATOR_{name.upper()}"]
+        assert address == f"{name}:{default_port(name)}"
+        assert orchestrator["depends_on"][name] == {"condition": "service_healthy"}
+        assert service(name)["environment"][f"OUTRIDER_{name.upper()}_HOST"] == "0.0.0.0"
+
+
+def test_only_the_orchestrator_is_published() -> None:
+    port = default_port("orchestrator")
+    assert {name: service(name).get("ports") for name in SERVICES} == {
+        "orchestrator": [f"{port}:{port}"],
+        "draft": None,
+        "target": None,
+    }
+
+
+def test_the_pair_shares_the_cache() -> None:
+    assert "OUTRIDER_CACHE=/cache" in (ROOT / "Dockerfile").read_text()
+    assert "cache" in compose("docker-compose.yml")["volumes"]
+    for name in ("target", "draft"):
+        assert service(name)["volumes"] == ["cache:/cache"]
+
+
+def test_the_gpu_file_gives_the_pair_a_gpu_each() -> None:
+    services = compose("docker-compose.gpu.yml")["services"]
+    assert set(services) == set(SERVICES)
+    gpus = [
+        services[name]["deploy"]["resources"]["reservations"]["devices"][0]["device_ids"]
+        for name in ("target", "draft")
+    ]
+    assert gpus == [["${TARGET_GPU:-0}"], ["${DRAFT_GPU:-1}"]]
+    assert {definition["image"] for definition in services.values()} == {"outrider:cuda"}
+
+
+def test_the_image_holds_every_package_and_an_unprivileged_user() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    packages = {name.split(".")[0] for name in settings["tool"]["setuptools"]["packages"]}
+    copied = (ROOT / ".dockerignore").read_text().splitlines()
+    assert {f"!{package}" for package in packages} <= set(copied)
+    for name in ("pyproject.toml", "constraints.txt", settings["project"]["readme"], "LICENSE"):
+        assert f"!{name}" in copied
+    user = re.search(r"^USER (\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert user is not None
+    assert int(user[1]) != 0
+
+
+@pytest.fixture
+def health_service() -> Iterator[tuple[str, health.HealthServicer]]:
+    server = grpc.server(ThreadPoolExecutor(1))
+    servicer = health.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    yield f"127.0.0.1:{port}", servicer
+    server.stop(None).wait()
+
+
+def healthcheck(address: str) -> tuple[int, str]:
+    # With a proxy that isn't there, as in a container of a company's network.
+    surroundings = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
+    finished = subprocess.run(
+        [sys.executable, "-m", "outrider.healthcheck", address, "--timeout", "20"],
+        capture_output=True,
+        text=True,
+        env=surroundings,
+    )
+    return finished.returncode, finished.stdout.strip()
+
+
+def test_healthcheck_tells_by_its_exit_status(
+    health_service: tuple[str, health.HealthServicer],
+) -> None:
+    address, servicer = health_service
+    servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
+    assert healthcheck(address) == (1, "NOT_SERVING")
+    servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+    assert healthcheck(address) == (0, "SERVING")
+
+
+def test_healthcheck_of_a_service_that_is_not_there() -> None:
+    assert healthcheck("127.0.0.1:1") == (1, "UNAVAILABLE")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """The Makefile in a folder that looks installed; its `outrider` prints its arguments."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    outrider = tmp_path / ".venv/bin/outrider"
+    outrider.parent.mkdir(parents=True)
+    outrider.write_text("#!/bin/sh\nprintf '%s\\n' \"$@\"\n")
+    outrider.chmod(0o755)
+    (tmp_path / ".venv/.installed").touch()
+    return tmp_path
+
+
+def make(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    # Not as a part of the `make test` that may run this test.
+    outer = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "PROMPT")
+    surroundings = {key: value for key, value in os.environ.items() if key not in outer}
+    return subprocess.run(
+        ["make", *arguments], cwd=folder, env=surroundings, capture_output=True, text=True
+    )
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+@needs_make
+@pytest.mark.parametrize("prompt", ['It\'s "quoted"', "$5 $(shell false) `false` #1", "-5 % 3"])
+def test_make_run_takes_any_prompt(prompt: str, project: Path) -> None:
+    finished = make("run", f"PROMPT={prompt}", folder=project)
+    assert finished.stdout.splitlines() == ["generate", "--compare", "--", prompt]
+
+
+@needs_make
+def test_make_installs_once(project: Path) -> None:
+    assert "up to date" in make(".venv/.installed", folder=project).stdout
+
+
+@needs_make
+def test_make_refuses_an_old_python(project: Path) -> None:
+    (project / ".venv/.installed").unlink()
+    old = project / "old-python"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    finished = make("run", f"PYTHON={old}", folder=project)
+    assert finished.returncode != 0
+    assert "needs Python 3.11" in finished.stderr

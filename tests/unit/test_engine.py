@@ -1,0 +1,95 @@
+"""The engine's logits against transformers' own, for each family."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from outrider.engine.attention import Chunk
+from outrider.engine.model import Engine, EngineOptions, choose_dtype
+from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
+from tests.tiny_models import SUPPORTED_FAMILIES
+
+IDS = torch.randint(5, 250, (60,), generator=torch.Generator().manual_seed(1)).tolist()
+OTHER_IDS = torch.randint(5, 250, (60,), generator=torch.Generator().manual_seed(2)).tolist()
+
+
+def engine_of(folder: Path, dtype: str = "float32", max_context_length: int = 128) -> Engine:
+    return Engine(
+        EngineOptions(str(folder), "cpu", dtype, slots=3, max_context_length=max_context_length)
+    )
+
+
+def reference(folder: Path, ids: list[int], dtype: torch.dtype = torch.float32) -> Tensor:
+    """[len(ids), vocab_size] from transformers."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).eval()
+    with torch.inference_mode():
+        logits: Tensor = model(torch.tensor([ids]), use_cache=False).logits[0]
+    return logits
+
+
+@pytest.mark.parametrize("family", SUPPORTED_FAMILIES)
+def test_packed_ragged_passes_and_rollback(family: str, tiny_models: Callable[..., Path]) -> None:
+    """Beyond the sliding window of those that have one (16 tokens)."""
+    folder = tiny_models(family)
+    engine = engine_of(folder)
+    expected, other = reference(folder, IDS), reference(folder, OTHER_IDS)
+    first, short = engine.forward([Chunk(1, 0, IDS[:30], 30), Chunk(2, 0, OTHER_IDS[:7], 7)])
+    step, wrong_turn = engine.forward(
+        [Chunk(2, 7, OTHER_IDS[7:8], 1), Chunk(1, 30, OTHER_IDS[:20], 2)]
+    )
+    assert wrong_turn.shape[0] == 2
+    back, rest = engine.forward([Chunk(1, 30, IDS[30:], 30), Chunk(2, 8, OTHER_IDS[8:], 52)])
+    tolerance = {"atol": 1e-4 * float(expected.std()) * 10, "rtol": 1e-4}
+    torch.testing.assert_close(torch.cat([first, back]), expected, **tolerance)
+    torch.testing.assert_close(torch.cat([short, step, rest]), other, **tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_stays_near_transformers(
+    dtype: str, tiny_models: Callable[..., Path]
+) -> None:
+    folder = tiny_models("llama")
+    [logits] = engine_of(folder, dtype).forward([Chunk(0, 0, IDS, len(IDS))])
+    expected = reference(folder, IDS)
+    assert (logits.float() - expected).abs().mean() < 0.05 * expected.std()
+
+
+def test_only_the_wanted_rows_come_back(tiny_models: Callable[..., Path]) -> None:
+    engine = engine_of(tiny_models("llama"))
+    logits = engine.forward([Chunk(0, 0, IDS[:9], 0), Chunk(1, 0, IDS[:5], 1)])
+    assert [tuple(rows.shape) for rows in logits] == [
+        (0, engine.vocab_size),
+        (1, engine.vocab_size),
+    ]
+    assert engine.forward([Chunk(0, 9, IDS[9:12], 0)])[0].shape == (0, engine.vocab_size)
+
+
+@pytest.mark.parametrize("family", ["bloom", "gemma2"])
+def test_an_unsupported_family_is_refused_by_name(
+    family: str, tiny_models: Callable[..., Path]
+) -> None:
+    with pytest.raises(UnsupportedModel, match=family):
+        engine_of(tiny_models(family))
+
+
+def test_an_unknown_model_is_not_found(tmp_path: Path) -> None:
+    with pytest.raises(ModelNotFound, match="no-such-model"):
+        engine_of(tmp_path / "no-such-model")
+
+
+def test_impossible_settings_are_refused(tiny_models: Callable[..., Path]) -> None:
+    folder = str(tiny_models("llama"))
+    with pytest.raises(ConfigurationError, match="512"):
+        engine_of(tiny_models("llama"), max_context_length=513)
+    with pytest.raises(ConfigurationError, match="abacus"):
+        Engine(EngineOptions(folder, device="abacus"))
+    with pytest.raises(ConfigurationError, match="cuda:99"):
+        Engine(EngineOptions(folder, device="cuda:99"))
+    with pytest.raises(ConfigurationError, match="int3"):
+        choose_dtype("int3", torch.device("cpu"))
