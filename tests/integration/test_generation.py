@@ -176,9 +176,11 @@ async def test_a_cancelled_stream_frees_both_slots(system: System) -> None:
 
 async def test_a_deadline_frees_both_slots(system: System) -> None:
     request = generation_pb2.GenerateRequest(prompt=PROMPT, max_new_tokens=450, ignore_eos=True)
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await system.generation.Generate(request, timeout=0.3)
-    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    call = system.generation.GenerateStream(request, timeout=0.3)
+    with pytest.raises(grpc.aio.AioRpcError):
+        async for _ in call:
+            pass
+    assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert await all_slots_free(system)
 
 

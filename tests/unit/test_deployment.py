@@ -139,6 +139,16 @@ def test_the_gpu_file_gives_the_pair_a_gpu_each() -> None:
     assert {definition["image"] for definition in services.values()} == {"outrider:cuda"}
 
 
+def test_every_package_is_installed() -> None:
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    folders = {
+        ".".join(path.relative_to(ROOT).parts[:-1])
+        for package in ("outrider", "draft_service", "target_service", "orchestrator")
+        for path in (ROOT / package).rglob("__init__.py")
+    }
+    assert set(settings["tool"]["setuptools"]["packages"]) == folders
+
+
 def test_the_image_holds_every_package_and_an_unprivileged_user() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     packages = {name.split(".")[0] for name in settings["tool"]["setuptools"]["packages"]}
