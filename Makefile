@@ -56,7 +56,7 @@ proto: $(INSTALLED)
 	@echo 'Generated outrider/v1'
 
 bench: $(INSTALLED)
-	@$(BIN)/python benchmarks/loop.py
+	@$(BIN)/python -m benchmarks.loop
 
 clean:
 	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

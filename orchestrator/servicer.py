@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import Any
 
 import grpc
@@ -22,7 +22,7 @@ from orchestrator.latency import CriticalPath
 from orchestrator.pair import Pair
 from outrider import __version__
 from outrider.codec import checked_sampling, model_info_to_wire
-from outrider.errors import NoFreeSlot, ServiceUnavailable
+from outrider.errors import DeadlineExceeded, NoFreeSlot, OutriderError, ServiceUnavailable
 from outrider.messages import SamplingParams
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 
@@ -96,7 +96,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         async with self._slot():
             generation.path.spend("queue")
             speculate = request.num_speculative_tokens > 0
-            with pair.sessions(request.sampling, speculate, _timeout(context)) as sessions:
+            with (
+                _deadline_explains_errors(context),
+                pair.sessions(request.sampling, speculate, _timeout(context)) as sessions,
+            ):
                 steps = generation.pieces(prompt, pair.tokenizer, pair.target_info, *sessions)
                 async with aclosing(steps):
                     async for pieces in steps:
@@ -117,6 +120,18 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             yield
         finally:
             self._slots.release()
+
+
+@contextmanager
+def _deadline_explains_errors(context: Context) -> Iterator[None]:
+    """A call that fails at the caller's deadline fails because of it, whatever gRPC says."""
+    try:
+        yield
+    except OutriderError as error:
+        remaining = context.time_remaining()
+        if remaining is not None and remaining <= _DEADLINE_MARGIN_SECONDS:
+            raise DeadlineExceeded("the deadline passed") from error
+        raise
 
 
 def _timeout(context: Context) -> float | None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from outrider.errors import InvalidRequest
+from outrider.generation import Generation, Latency, ServerInfo, Speculation, TextPiece, Usage
 from outrider.messages import ModelInfo, Proposal, SamplingParams, Timings, Verdict
-from outrider.v1 import common_pb2, draft_pb2, target_pb2
+from outrider.v1 import common_pb2, draft_pb2, generation_pb2, target_pb2
 
 
 def sampling_from_wire(message: common_pb2.SamplingParams) -> SamplingParams:
@@ -123,4 +126,50 @@ def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
         num_slots=message.num_slots,
         num_free_slots=message.num_free_slots,
         version=message.version,
+    )
+
+
+def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation:
+    speculation, latency = message.speculation, message.latency
+    finish_reason = generation_pb2.FinishReason.Name(message.finish_reason)
+    return Generation(
+        text=message.text,
+        token_ids=list(message.token_ids),
+        finish_reason=finish_reason.removeprefix("FINISH_REASON_").lower(),
+        seed=message.seed,
+        usage=Usage(message.usage.prompt_tokens, message.usage.completion_tokens),
+        speculation=Speculation(
+            num_steps=speculation.num_steps,
+            num_draft_tokens=speculation.num_draft_tokens,
+            num_accepted_tokens=speculation.num_accepted_tokens,
+            draft_acceptance_rate=speculation.draft_acceptance_rate,
+            mean_acceptance_length=speculation.mean_acceptance_length,
+            acceptance_histogram=list(speculation.acceptance_histogram),
+        ),
+        latency=Latency(
+            wall_ns=latency.wall_ns,
+            ttft_ns=latency.ttft_ns,
+            tpot_ns=latency.tpot_ns,
+            critical_path=_durations(latency.critical_path),
+            hidden=_durations(latency.hidden),
+        ),
+    )
+
+
+def _durations(stages: Iterable[generation_pb2.StageDuration]) -> dict[str, int]:
+    return {stage.stage: stage.duration_ns for stage in stages}
+
+
+def piece_from_wire(message: generation_pb2.TextPiece) -> TextPiece:
+    source = generation_pb2.TokenSource.Name(message.source)
+    return TextPiece(message.text, message.token_id, source.removeprefix("TOKEN_SOURCE_").lower())
+
+
+def server_info_from_wire(message: generation_pb2.GetServerInfoResponse) -> ServerInfo:
+    return ServerInfo(
+        version=message.version,
+        target=model_info_from_wire(message.target),
+        draft=model_info_from_wire(message.draft) if message.HasField("draft") else None,
+        default_num_speculative_tokens=message.default_num_speculative_tokens,
+        has_chat_template=message.has_chat_template,
     )

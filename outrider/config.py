@@ -28,6 +28,9 @@ DEFAULT_TARGET_PORT = 50053
 ENVIRONMENT_PREFIX = "OUTRIDER"
 DEFAULT_CONFIG_FILE = "outrider.toml"
 
+# Where a command finds the path of the file in its context's `meta`.
+CONFIG_FILE = "outrider.config_file"
+
 SECTIONS = ("draft", "target", "orchestrator", "up", "generate", "info")
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -71,7 +74,7 @@ def run_options(prefix: str = "", whose: str = "the model") -> Callable[[F], F]:
     default = None if prefix else "auto"
     options = [
         click.option(
-            f"--{prefix}device", default=default, help=f"Where {whose} runs: auto, cpu, cuda:0."
+            f"--{prefix}device", default=default, help=f"Device of {whose}: auto, cpu, cuda:0."
         ),
         click.option(
             f"--{prefix}dtype",
@@ -139,6 +142,7 @@ def _apply_file(context: click.Context, parameter: click.Parameter, value: str |
     path = Path(value or DEFAULT_CONFIG_FILE)
     if value is not None or path.is_file():
         context.default_map = read_file(path, context.command)
+        context.meta[CONFIG_FILE] = str(path)
 
 
 def read_file(path: Path, group: click.Command) -> dict[str, dict[str, Any]]:

@@ -19,6 +19,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from outrider.errors import DOMAIN, ConfigurationError, OutriderError
+from outrider.processes import exit_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -156,6 +157,7 @@ def _stop_signal() -> asyncio.Event:
 
 def run(main: Coroutine[Any, Any, None]) -> None:
     """Runs a service to its end; a user's mistake ends it with `error: ...` and status 1."""
+    exit_with_parent()
     logging.basicConfig(
         level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )

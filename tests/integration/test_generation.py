@@ -180,7 +180,7 @@ async def test_a_deadline_frees_both_slots(system: System) -> None:
     with pytest.raises(grpc.aio.AioRpcError):
         async for _ in call:
             pass
-    assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert await call.code() is grpc.StatusCode.DEADLINE_EXCEEDED, await call.details()
     assert await all_slots_free(system)
 
 

@@ -1,0 +1,237 @@
+"""The `outrider` command."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from rich.console import Console
+
+from outrider import __version__, report
+from outrider.client import Client, Prompt
+from outrider.config import (
+    CONFIG_FILE,
+    DEFAULT_DRAFT_PORT,
+    DEFAULT_ORCHESTRATOR_PORT,
+    DEFAULT_TARGET_PORT,
+    run_group,
+    run_options,
+    settings_group,
+)
+from outrider.errors import InvalidRequest
+from outrider.generation import Generation
+from outrider.processes import ServiceProcess, running_system
+
+_RUN_SETTINGS = ("device", "dtype", "threads", "slots", "max_context_length")
+
+cli = settings_group(help="Speculative decoding as a gRPC service pair.")
+click.version_option(__version__, prog_name="outrider")(cli)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: a user's mistake ends it with `error: ...` and status 1."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    run_group(cli, arguments)
+
+
+def _service_command(name: str, module: str, help: str) -> None:
+    """Adds a command that becomes `python -m module` with the same arguments."""
+
+    @cli.command(
+        name,
+        help=help,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    @click.pass_context
+    def run(context: click.Context) -> None:
+        if config := context.meta.get(CONFIG_FILE):
+            os.environ["OUTRIDER_CONFIG"] = config
+        os.execv(sys.executable, [sys.executable, "-m", module, *context.args])
+
+
+_service_command("draft", "draft_service", "Serve the draft.")
+_service_command("target", "target_service", "Serve the target.")
+_service_command("orchestrator", "orchestrator", "Serve the loop and the public API.")
+
+
+def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--target and --draft, and how to run each of them or both."""
+    options = [
+        click.option("--target", default="default", show_default=True, help="Target model."),
+        click.option(
+            "--draft",
+            default="default",
+            show_default=True,
+            help="Draft model, 'ngram' (prompt lookup) or 'none'.",
+        ),
+        run_options(whose="both models"),
+        run_options("target-", "the target"),
+        run_options("draft-", "the draft"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def _system(
+    settings: dict[str, Any], ports: tuple[int, int, int], host: str = "127.0.0.1"
+) -> Iterator[tuple[str, list[ServiceProcess]]]:
+    """The three services as `_pair_options` say; shows on standard error what loads."""
+    target, draft = (_model_settings(settings, role) for role in ("target", "draft"))
+    orchestrator_port, draft_port, target_port = ports
+    console = Console(stderr=True)
+    with (
+        console.status("starting draft, target and orchestrator") as status,
+        running_system(
+            {**target, "port": target_port},
+            None if settings["draft"] == "none" else {**draft, "port": draft_port},
+            {"host": host, "port": orchestrator_port},
+            lambda what: status.update(f"loading {what}"),
+        ) as system,
+    ):
+        status.stop()
+        yield system
+
+
+def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:
+    """Flags of the draft or target service: its own settings before those for both."""
+    chosen = {"model": settings[role]}
+    for name in _RUN_SETTINGS:
+        own = settings[f"{role}_{name}"]
+        chosen[name] = settings[name] if own is None else own
+    return chosen
+
+
+@cli.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="The public address.")
+@click.option("--port", default=DEFAULT_ORCHESTRATOR_PORT, show_default=True, help="Public port.")
+@click.option("--draft-port", default=DEFAULT_DRAFT_PORT, show_default=True)
+@click.option("--target-port", default=DEFAULT_TARGET_PORT, show_default=True)
+@_pair_options
+def up(host: str, port: int, draft_port: int, target_port: int, **settings: Any) -> None:
+    """Run draft, target and orchestrator on this machine until Ctrl-C."""
+    try:
+        with _system(settings, (port, draft_port, target_port), host) as (address, processes):
+            click.echo(f"ready {address}")
+            while all(process.poll() is None for process in processes):
+                time.sleep(0.2)
+            raise next(p for p in processes if p.poll() is not None).failure()
+    except KeyboardInterrupt:
+        click.echo("stopped", err=True)
+
+
+@cli.command()
+@click.argument("text")
+@click.option("--address", help="An orchestrator. Without it, three processes for this call.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="[default: 64]")
+@click.option("--temperature", type=float, default=0.0, help="0 is greedy.")
+@click.option("--top-k", type=click.IntRange(min=0), default=0)
+@click.option("--top-p", type=float)
+@click.option("--min-p", type=float, default=0.0)
+@click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1))
+@click.option("--stop", multiple=True, help="A string that ends the text; repeatable.")
+@click.option("--num-speculative-tokens", type=click.IntRange(min=0), help="Fixed draft length.")
+@click.option("--no-speculation", is_flag=True, help="The target alone.")
+@click.option("--ignore-eos", is_flag=True, help="Go on after an end of text.")
+@click.option("--raw", is_flag=True, help="Continue the text instead of answering it.")
+@click.option("--compare", is_flag=True, help="Generate once more by the target alone.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@_pair_options
+def generate(
+    text: str,
+    address: str | None,
+    raw: bool,
+    compare: bool,
+    as_json: bool,
+    no_speculation: bool,
+    **settings: Any,
+) -> None:
+    """Answer TEXT ("-" reads it from standard input) and show where the time went."""
+    parameters = {name: settings.pop(name) for name in _REQUEST_PARAMETERS}
+    if no_speculation:
+        parameters["num_speculative_tokens"] = 0
+    text = sys.stdin.read() if text == "-" else text
+    with _address(address, settings) as where, Client(where) as client:
+        prompt = _prompt(client, text, raw)
+        if as_json:
+            click.echo(json.dumps(client.generate(prompt, **parameters).to_dict()))
+            return
+        console = report.terminal()
+        generation = _show(console, client, prompt, parameters)
+        if compare:
+            parameters |= {"num_speculative_tokens": 0, "seed": generation.seed}
+            alone = client.generate(prompt, **parameters)
+            console.print()
+            console.print(report.comparison(generation, alone))
+
+
+_REQUEST_PARAMETERS = (
+    "max_new_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "seed",
+    "stop",
+    "num_speculative_tokens",
+    "ignore_eos",
+)
+
+
+@contextmanager
+def _address(address: str | None, settings: dict[str, Any]) -> Iterator[str]:
+    if address is not None:
+        yield address
+        return
+    with _system(settings, (0, 0, 0)) as (where, _):
+        yield where
+
+
+def _prompt(client: Client, text: str, raw: bool) -> Prompt:
+    if not text.strip():
+        raise InvalidRequest("there is no text to answer")
+    if raw or not client.info().has_chat_template:
+        return text
+    return [{"role": "user", "content": text}]
+
+
+def _show(
+    console: Console, client: Client, prompt: Prompt, parameters: dict[str, Any]
+) -> Generation:
+    """Streams the text to the terminal, then the report."""
+    if console.color_system is not None:
+        console.print(report.legend())
+    stream = client.stream(prompt, **parameters)
+    for piece in stream:
+        console.print(report.styled(piece), end="")
+    console.print("\n")
+    console.print(report.report(stream.result))
+    return stream.result
+
+
+@cli.command()
+@click.option(
+    "--address",
+    default=f"127.0.0.1:{DEFAULT_ORCHESTRATOR_PORT}",
+    show_default=True,
+    help="An orchestrator.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+def info(address: str, as_json: bool) -> None:
+    """Show what an orchestrator serves."""
+    with Client(address) as client:
+        answer = client.info()
+    if as_json:
+        click.echo(json.dumps(dataclasses.asdict(answer)))
+    else:
+        report.terminal().print(report.server_table(answer))

@@ -1,0 +1,185 @@
+"""The client library: `Client("localhost:50051").generate("...").text`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import Any
+
+import grpc
+
+from outrider.channel import CHANNEL_OPTIONS, from_rpc_error
+from outrider.codec import generation_from_wire, piece_from_wire, server_info_from_wire
+from outrider.generation import Generation, ServerInfo, TextPiece
+from outrider.v1 import generation_pb2 as pb
+from outrider.v1 import generation_pb2_grpc as pb_grpc
+
+Prompt = str | Sequence[Mapping[str, str]]
+"""A text to continue, or a conversation: `[{"role": "user", "content": "..."}]`."""
+
+
+def _request(prompt: Prompt, parameters: Mapping[str, Any]) -> pb.GenerateRequest:
+    known = {name: value for name, value in parameters.items() if value is not None}
+    if isinstance(prompt, str):
+        return pb.GenerateRequest(prompt=prompt, **known)
+    turns = [pb.ChatMessage(role=turn["role"], content=turn["content"]) for turn in prompt]
+    return pb.GenerateRequest(messages=turns, **known)
+
+
+class _Stream:
+    """What both kinds of streams have in common."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._result: Generation | None = None
+
+    @property
+    def result(self) -> Generation:
+        """The whole generation. Raises RuntimeError before the stream has ended."""
+        if self._result is None:
+            raise RuntimeError("the stream has not ended yet")
+        return self._result
+
+    def close(self) -> None:
+        """Cancels what is left; both services free their slots."""
+        self._call.cancel()
+
+    def _pieces(self, message: pb.GenerateStreamResponse) -> list[TextPiece]:
+        if message.HasField("result"):
+            self._result = generation_from_wire(message.result)
+        return [piece_from_wire(piece) for piece in message.pieces]
+
+
+class GenerationStream(_Stream, Iterator[TextPiece]):
+    """Pieces of text as they are committed; `result` afterwards.
+
+    Raises:
+        OutriderError: on iteration, whatever ends the call.
+    """
+
+    def __init__(self, call: Any) -> None:
+        super().__init__(call)
+        self._iterator = self._iterate()
+
+    def __next__(self) -> TextPiece:
+        return next(self._iterator)
+
+    def _iterate(self) -> Iterator[TextPiece]:
+        try:
+            for message in self._call:
+                yield from self._pieces(message)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+
+class AsyncGenerationStream(_Stream):
+    """`GenerationStream` for `async for`."""
+
+    async def __aiter__(self) -> AsyncIterator[TextPiece]:
+        try:
+            async for message in self._call:
+                for piece in self._pieces(message):
+                    yield piece
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+
+
+class Client:
+    """Talks to an orchestrator. Thread-safe; close it, or use it in a `with`.
+
+    Keyword parameters of `generate` and `stream` are the fields of GenerateRequest:
+    max_new_tokens, temperature, top_k, top_p, min_p, seed, stop,
+    num_speculative_tokens (0: the target alone) and ignore_eos. `timeout` is in seconds.
+    """
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub = pb_grpc.GenerationServiceStub(self._channel)
+
+    def generate(
+        self, prompt: Prompt, *, timeout: float | None = None, **parameters: Any
+    ) -> Generation:
+        """Generates a whole text. Raises OutriderError."""
+        try:
+            response = self._stub.Generate(_request(prompt, parameters), timeout=timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        return generation_from_wire(response)
+
+    def stream(
+        self, prompt: Prompt, *, timeout: float | None = None, **parameters: Any
+    ) -> GenerationStream:
+        """Generates piece by piece. Errors are raised on iteration."""
+        call = self._stub.GenerateStream(_request(prompt, parameters), timeout=timeout)
+        return GenerationStream(call)
+
+    def info(self, timeout: float | None = 10.0) -> ServerInfo:
+        """What the orchestrator serves. Raises OutriderError."""
+        try:
+            response = self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout)
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        return server_info_from_wire(response)
+
+    def close(self) -> None:
+        """Ends all calls that are under way."""
+        self._channel.close()
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """`Client` for asyncio."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._stub: Any = pb_grpc.GenerationServiceStub(self._channel)
+
+    async def generate(
+        self, prompt: Prompt, *, timeout: float | None = None, **parameters: Any
+    ) -> Generation:
+        """Generates a whole text. Raises OutriderError."""
+        try:
+            response = await self._stub.Generate(_request(prompt, parameters), timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        return generation_from_wire(response)
+
+    def stream(
+        self, prompt: Prompt, *, timeout: float | None = None, **parameters: Any
+    ) -> AsyncGenerationStream:
+        """Generates piece by piece. Errors are raised on iteration."""
+        call = self._stub.GenerateStream(_request(prompt, parameters), timeout=timeout)
+        return AsyncGenerationStream(call)
+
+    async def info(self, timeout: float | None = 10.0) -> ServerInfo:
+        """What the orchestrator serves. Raises OutriderError."""
+        try:
+            response = await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout)
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error) from error
+        return server_info_from_wire(response)
+
+    async def close(self) -> None:
+        """Ends all calls that are under way."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> AsyncClient:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

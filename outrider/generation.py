@@ -1,0 +1,77 @@
+"""What a client gets back: a text, and how it came about."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from outrider.messages import ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """Text that became final with a token. `source` is "draft" (accepted) or "target"."""
+
+    text: str
+    token_id: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Counts of steps with draft tokens, and what follows from them."""
+
+    num_steps: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    draft_acceptance_rate: float
+    mean_acceptance_length: float
+    acceptance_histogram: list[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Durations in nanoseconds; the stages of `critical_path` add up to `wall_ns`."""
+
+    wall_ns: int
+    ttft_ns: int
+    tpot_ns: int
+    critical_path: dict[str, int]
+    hidden: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A generated text. `finish_reason` is "stop" or "length"."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    seed: int
+    usage: Usage
+    speculation: Speculation
+    latency: Latency
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dictionaries, as `outrider generate --json` prints them."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What an orchestrator serves."""
+
+    version: str
+    target: ModelInfo
+    draft: ModelInfo | None
+    default_num_speculative_tokens: int
+    has_chat_template: bool

@@ -1,0 +1,132 @@
+"""What the terminal shows: tokens by their source, and where the time went."""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from outrider.generation import Generation, Latency, ServerInfo, TextPiece
+from outrider.messages import ModelInfo
+
+STYLES = {"draft": "green", "target": "bright_white bold"}
+
+_BAR_WIDTH = 30
+
+
+def legend() -> Text:
+    """One line that explains the colours."""
+    return Text.assemble(
+        ("accepted draft tokens", STYLES["draft"]), " · ", ("the target's own", STYLES["target"])
+    )
+
+
+def styled(piece: TextPiece) -> Text:
+    return Text(piece.text, STYLES[piece.source])
+
+
+def report(generation: Generation) -> RenderableType:
+    """The latency report: stages on the critical path, what was hidden, and the counts."""
+    latency = generation.latency
+    parts: list[RenderableType] = [_stages("critical path", latency.critical_path, latency.wall_ns)]
+    if latency.hidden:
+        parts.append(_stages("hidden behind it", latency.hidden, latency.wall_ns))
+    parts.append(Text(_speeds(generation)))
+    parts.append(Text(_speculation(generation)))
+    return Group(*parts)
+
+
+def _stages(title: str, stages: dict[str, int], wall_ns: int) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(title, min_width=18)
+    table.add_column("ms", justify="right", min_width=9)
+    table.add_column("share", justify="right")
+    table.add_column("")
+    for stage, duration_ns in sorted(stages.items(), key=lambda item: -item[1]):
+        share = duration_ns / wall_ns if wall_ns else 0.0
+        table.add_row(stage, f"{duration_ns / 1e6:.1f}", f"{share:.1%}", Text(bar(share), "cyan"))
+    return table
+
+
+def bar(share: float, width: int = _BAR_WIDTH) -> str:
+    """A bar of eighths of a character, `width` characters for a share of 1."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def _speeds(generation: Generation) -> str:
+    latency, usage = generation.latency, generation.usage
+    speed = f", {1e9 / latency.tpot_ns:.1f} tokens/s" if latency.tpot_ns else ""
+    return (
+        f"{usage.prompt_tokens} prompt + {usage.completion_tokens} new tokens in "
+        f"{latency.wall_ns / 1e9:.2f} s · first token {latency.ttft_ns / 1e6:.0f} ms · "
+        f"{latency.tpot_ns / 1e6:.1f} ms a token{speed} · {generation.finish_reason}"
+    )
+
+
+def _speculation(generation: Generation) -> str:
+    counts = generation.speculation
+    if counts.num_steps == 0:
+        return "no speculation: the target alone"
+    return (
+        f"{counts.num_accepted_tokens} of {counts.num_draft_tokens} draft tokens accepted "
+        f"({counts.draft_acceptance_rate:.1%}) in {counts.num_steps} steps · "
+        f"{counts.mean_acceptance_length:.2f} tokens a step · "
+        f"accepted 0, 1, 2, ...: {counts.acceptance_histogram}"
+    )
+
+
+def comparison(speculative: Generation, alone: Generation) -> RenderableType:
+    """Speculation beside the target alone, on the same prompt and seed."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("", "ms a token", "first token ms", "total s"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, generation in (("target alone", alone), ("with draft", speculative)):
+        table.add_row(name, *_latency_cells(generation.latency))
+    same = speculative.token_ids == alone.token_ids
+    verdict = "the same tokens" if same else "DIFFERENT tokens"
+    return Group(table, Text(f"speedup {speedup(speculative, alone):.2f}x, {verdict}"))
+
+
+def _latency_cells(latency: Latency) -> tuple[str, str, str]:
+    return (
+        f"{latency.tpot_ns / 1e6:.1f}",
+        f"{latency.ttft_ns / 1e6:.0f}",
+        f"{latency.wall_ns / 1e9:.2f}",
+    )
+
+
+def speedup(speculative: Generation, alone: Generation) -> float:
+    """Target-only time per output token / speculative time per output token; 0 if unknown."""
+    if not speculative.latency.tpot_ns:
+        return 0.0
+    return alone.latency.tpot_ns / speculative.latency.tpot_ns
+
+
+def server_table(info: ServerInfo) -> Table:
+    """What an orchestrator serves."""
+    table = Table(box=None, pad_edge=False, title=f"Outrider {info.version}", title_justify="left")
+    for heading in ("", "model", "dtype", "device", "context", "vocabulary", "slots"):
+        table.add_column(heading, header_style="dim")
+    table.add_row("target", *_model_cells(info.target))
+    if info.draft is not None:
+        table.add_row("draft", *_model_cells(info.draft))
+    return table
+
+
+def _model_cells(model: ModelInfo) -> list[str]:
+    has_model = bool(model.device)
+    return [
+        escape(model.model_id),
+        model.dtype or "-",
+        model.device or "-",
+        str(model.max_context_length),
+        str(model.vocab_size) if has_model else "any",
+        str(model.num_slots),
+    ]
+
+
+def terminal() -> Console:
+    """Standard output; without colours where it is not a terminal or NO_COLOR is set."""
+    return Console(highlight=False, soft_wrap=True)
