@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import torch
@@ -34,6 +35,6 @@ def most_changing_layers(model: torch.nn.Module, inputs: object, num_layers: int
         states = model(**inputs, output_hidden_states=True).hidden_states  # type: ignore[operator]
     similarities = [
         torch.nn.functional.cosine_similarity(before, after, dim=-1).mean().item()
-        for before, after in zip(states, states[1:], strict=False)
+        for before, after in itertools.pairwise(states)
     ]
     return sorted(sorted(range(len(similarities)), key=similarities.__getitem__)[:num_layers])

@@ -15,56 +15,44 @@ over prompts of time per output token; all outputs are compared.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import statistics
 import time
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
+from benchmarks import one_process, plain_transformers
 from benchmarks.layer_draft import layer_draft
-from benchmarks.local_pair import LocalDrafter, LocalVerifier
 from benchmarks.results_file import write_result
-from draft_service.__main__ import load_drafter
-from orchestrator.decoder import decode
-from orchestrator.latency import CriticalPath
 from outrider.client import Client
 from outrider.embedded import resolve_model
-from outrider.engine.model import Engine, EngineOptions
+from outrider.engine.model import EngineOptions
 from outrider.processes import running_system
-from target_service.verifier import Verifier
 
 PROMPTS = Path(__file__).parent / "prompts.txt"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--dtype", default="float32")
     parser.add_argument("--prompts", type=int, default=8, help="how many of prompts.txt")
     parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("-k", type=int, default=4)
     parser.add_argument("--drafts", default="ngram,layers:24")
     args = parser.parse_args()
-    print(write_result("loop", vars(args), run(args)))
-
-
-def run(args: argparse.Namespace) -> dict[str, Any]:
     folder = resolve_model("default")
     drafts = {name: draft_model(folder, name) for name in args.drafts.split(",")}
-    bench = Bench(folder, args)
     with ExitStack() as stack:
-        clients = {name: bench.start(stack, draft) for name, draft in drafts.items()}
-        local = {name: load_drafter(bench.options(draft))[1] for name, draft in drafts.items()}
+        bench = Bench(stack, folder, drafts, args)
         rows = []
         for prompt in spread(PROMPTS.read_text().splitlines(), args.prompts):
-            rows.append(bench.measure(prompt, clients, local))
-            print(f"{prompt[:50]:50}", {name: round(ms, 1) for name, ms in rows[-1].items()})
-    return summary(rows, list(drafts), bench.num_different)
+            rows.append(bench.measure(prompt))
+            print(f"{prompt[:40]:40}", {name: round(ms, 1) for name, ms in rows[-1].items()})
+    print(write_result("loop", vars(args), summary(rows, list(drafts), bench.num_different)))
 
 
 def draft_model(folder: str, name: str) -> str:
@@ -79,81 +67,64 @@ def spread(lines: Sequence[str], count: int) -> list[str]:
 
 
 class Bench:
-    """One run: the models in this process, and the services beside it."""
+    """Every way to generate, each in processes of its own, so that they differ in nothing else."""
 
-    def __init__(self, folder: str, args: argparse.Namespace) -> None:
+    def __init__(
+        self, stack: ExitStack, folder: str, drafts: dict[str, str], args: argparse.Namespace
+    ) -> None:
         self.args = args
-        self.folder = folder
         self.num_different = 0
-        self.engine = Engine(self.options(folder))
-        self.verifier = Verifier(self.engine)
-        self.tokenizer = AutoTokenizer.from_pretrained(folder)
-        self.model = AutoModelForCausalLM.from_pretrained(folder, dtype=self.engine.dtype).eval()
-
-    def options(self, model: str) -> EngineOptions:
-        return EngineOptions(model, dtype=self.args.dtype, threads=self.args.threads, slots=2)
-
-    def start(self, stack: ExitStack, draft: str) -> Client:
-        """Three processes; a client to their orchestrator."""
-        settings = {"dtype": self.args.dtype, "threads": self.args.threads, "port": 0}
-        address, _ = stack.enter_context(
-            running_system(
-                {**settings, "model": self.folder}, {**settings, "model": draft}, {"port": 0}
+        settings = {"dtype": args.dtype, "threads": args.threads}
+        self.transformers = self._worker(stack, plain_transformers.load, folder, settings)
+        target = EngineOptions(folder, slots=2, **settings)
+        self.local = {}
+        self.clients = {}
+        for name, draft in drafts.items():
+            options = EngineOptions(draft, slots=2, **settings)
+            self.local[name] = self._worker(stack, one_process.load, target, options)
+            address, _ = stack.enter_context(
+                running_system(
+                    {**settings, "model": folder, "port": 0},
+                    {**settings, "model": draft, "port": 0},
+                    {"port": 0},
+                )
             )
-        )
-        return stack.enter_context(Client(address))
+            self.clients[name] = stack.enter_context(Client(address))
 
-    def measure(
-        self, prompt: str, clients: dict[str, Client], local: dict[str, Any]
-    ) -> dict[str, float]:
-        """Milliseconds per output token of each way, for one prompt."""
-        messages = [{"role": "user", "content": prompt}]
-        ids = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
-        outputs = {"transformers": self.transformers_generate(ids)}
-        first = next(iter(clients.values()))
-        outputs["target alone"] = self.over_grpc(first, messages, 0)
-        for name, client in clients.items():
-            outputs[f"{name}, one process"] = asyncio.run(self.in_process(ids, local[name]))
-            outputs[f"{name}, gRPC"] = self.over_grpc(client, messages, self.args.k)
+    @staticmethod
+    def _worker(stack: ExitStack, load: Any, *arguments: Any) -> ProcessPoolExecutor:
+        """A process that has loaded its models."""
+        worker = ProcessPoolExecutor(1, get_context("spawn"), load, arguments)
+        return stack.enter_context(worker)
+
+    def measure(self, prompt: str) -> dict[str, float]:
+        """Milliseconds per output token of each way, one after the other."""
+        count, k = self.args.max_new_tokens, self.args.k
+        ids = self.transformers.submit(plain_transformers.encode, prompt).result()
+        outputs = {
+            "transformers": self.transformers.submit(
+                plain_transformers.generate, ids, count
+            ).result(),
+            "target alone": self.over_grpc(next(iter(self.clients.values())), prompt, 0),
+        }
+        for name, client in self.clients.items():
+            worker = self.local[name].submit(one_process.generate, ids, count, k)
+            outputs[f"{name}, one process"] = worker.result()
+            outputs[f"{name}, gRPC"] = self.over_grpc(client, prompt, k)
         expected = outputs["target alone"][0]
         self.num_different += sum(tokens != expected for tokens, _ in outputs.values())
-        return {name: ms for name, (_, ms) in outputs.items()}
+        return {name: seconds * 1e3 / count for name, (_, seconds) in outputs.items()}
 
-    def transformers_generate(self, ids: list[int]) -> tuple[list[int], float]:
-        count = self.args.max_new_tokens
-        settings = {"do_sample": False, "eos_token_id": None, "pad_token_id": 0}
-        began = time.perf_counter()
-        output = self.model.generate(torch.tensor([ids]), max_new_tokens=count, **settings)
-        elapsed_ms = (time.perf_counter() - began) * 1e3
-        return output[0, len(ids) :].tolist(), elapsed_ms / count
-
-    def over_grpc(self, client: Client, messages: Any, k: int) -> tuple[list[int], float]:
-        count = self.args.max_new_tokens
+    def over_grpc(self, client: Client, prompt: str, k: int) -> tuple[list[int], float]:
+        """The tokens, and the seconds as the client sees them."""
         began = time.perf_counter()
         generation = client.generate(
-            messages, max_new_tokens=count, num_speculative_tokens=k, ignore_eos=True
+            [{"role": "user", "content": prompt}],
+            max_new_tokens=self.args.max_new_tokens,
+            num_speculative_tokens=k,
+            ignore_eos=True,
         )
-        elapsed_ms = (time.perf_counter() - began) * 1e3
-        return generation.token_ids, elapsed_ms / count
-
-    async def in_process(self, ids: list[int], drafter: Any) -> tuple[list[int], float]:
-        count = self.args.max_new_tokens
-        sessions = drafter.open_session(), self.verifier.open_session()
-        began = time.perf_counter()
-        tokens: list[int] = []
-        async for step in decode(
-            ids,
-            len(ids) + count,
-            LocalVerifier(sessions[1]),
-            LocalDrafter(sessions[0], self.engine.max_context_length),
-            self.args.k,
-            CriticalPath(),
-        ):
-            tokens.extend(step.token_ids)
-        elapsed_ms = (time.perf_counter() - began) * 1e3
-        for session in sessions:
-            session.close()
-        return tokens, elapsed_ms / count
+        return generation.token_ids, time.perf_counter() - began
 
 
 def summary(rows: list[dict[str, float]], drafts: list[str], num_different: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from draft_service.servicer import DraftServicer
 from outrider import __version__
 from outrider.config import DEFAULT_DRAFT_PORT, model_options, run_service, server_options
 from outrider.engine.model import DEFAULT_MAX_CONTEXT_LENGTH, DEFAULT_NUM_SLOTS, EngineOptions
-from outrider.loading import load_served_model
+from outrider.loading import in_own_thread, load_served_model
 from outrider.messages import ModelInfo
 from outrider.model_service import ServedModel
 from outrider.server import run, serve
@@ -37,7 +37,7 @@ async def serve_draft(host: str, port: int, options: EngineOptions) -> None:
     servicer = DraftServicer()
 
     async def load() -> None:
-        servicer.serve_model(*await asyncio.to_thread(load_drafter, options))
+        servicer.serve_model(*await in_own_thread(lambda: load_drafter(options)))
 
     async def close() -> None:
         if servicer.drafter is not None:

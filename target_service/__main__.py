@@ -8,7 +8,7 @@ import click
 
 from outrider.config import DEFAULT_TARGET_PORT, model_options, run_service, server_options
 from outrider.engine.model import EngineOptions
-from outrider.loading import load_served_model
+from outrider.loading import in_own_thread, load_served_model
 from outrider.server import run, serve
 from outrider.v1.target_pb2 import DESCRIPTOR
 from outrider.v1.target_pb2_grpc import add_TargetServiceServicer_to_server
@@ -29,7 +29,7 @@ async def serve_target(host: str, port: int, options: EngineOptions) -> None:
     servicer = TargetServicer()
 
     async def load() -> None:
-        engine, model = await asyncio.to_thread(load_served_model, options)
+        engine, model = await in_own_thread(lambda: load_served_model(options))
         servicer.serve_model(model, Verifier(engine))
 
     async def close() -> None:
