@@ -153,6 +153,9 @@ class Generation:
         if rest := text_stream.flush():
             self.text += rest
             yield [Piece(rest, self.token_ids[-1], from_draft=False)]
+        if text_stream.stopped is not None:
+            self.stopped = True
+            del self.token_ids[text_stream.num_kept_tokens :]
 
     def _commit(self, step: Step, text_stream: TextStream, eos: frozenset[int]) -> list[Piece]:
         """Takes a step's tokens until one of them ends the text."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from orchestrator.tokenizer import Tokenizer
@@ -24,7 +25,7 @@ class TextStream:
 
     Held back are a character whose last token is missing, and an end that may
     become a stop string. `stopped` is the stop string that was found, if any; the
-    text ends before it.
+    text ends before it, and `num_kept_tokens` are needed to produce that text.
     """
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
@@ -37,12 +38,25 @@ class TextStream:
         self._begin = 0
         self._read = 0
         self._held = ""  # text that may be the beginning of a stop string
+        self._num_released = 0  # characters
+        self._lengths: list[int] = []  # characters decoded up to each token
         self.stopped: str | None = None
+
+    @property
+    def num_kept_tokens(self) -> int:
+        """How many of the tokens produce the text that was released."""
+        if self.stopped is None:
+            return len(self._token_ids)
+        if self._num_released == 0:
+            return 0
+        return bisect_left(self._lengths, self._num_released) + 1
 
     def push(self, token_id: int) -> str:
         """Takes a token and returns the text that became final by it."""
         self._token_ids.append(token_id)
-        return self._release(self._decode_new(is_last=False))
+        text = self._decode_new(is_last=False)
+        self._lengths.append((self._lengths[-1] if self._lengths else 0) + len(text))
+        return self._release(text)
 
     def flush(self) -> str:
         """The text that was held back; call it when no more tokens come."""
@@ -50,7 +64,10 @@ class TextStream:
             return ""
         released = self._release(self._decode_new(is_last=True))
         held, self._held = self._held, ""
-        return released + ("" if self.stopped is not None else held)
+        if self.stopped is not None:
+            return released
+        self._num_released += len(held)
+        return released + held
 
     def _decode_new(self, is_last: bool) -> str:
         before = self._tokenizer.decode(self._token_ids[self._begin : self._read])
@@ -69,11 +86,12 @@ class TextStream:
         self._held = ""
         found = [(text.find(stop), stop) for stop in self._stop if stop in text]
         if found:
-            position, self.stopped = min(found)
-            return text[:position]
-        num_held = max((_overlap(text, stop) for stop in self._stop), default=0)
-        self._held = text[len(text) - num_held :]
-        return text[: len(text) - num_held]
+            end, self.stopped = min(found)
+        else:
+            end = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
+            self._held = text[end:]
+        self._num_released += end
+        return text[:end]
 
 
 def _overlap(text: str, stop: str) -> int:
