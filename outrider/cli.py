@@ -66,12 +66,10 @@ _service_command("orchestrator", "orchestrator", "Serve the loop and the public 
 def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """--target and --draft, and how to run each of them or both."""
     options = [
-        click.option("--target", default="default", show_default=True, help="Target model."),
+        click.option("--target", help="Target model.  [default: the embedded pair's]"),
         click.option(
             "--draft",
-            default="default",
-            show_default=True,
-            help="Draft model, 'ngram' (prompt lookup) or 'none'.",
+            help="Draft model, 'ngram' (prompt lookup) or 'none'.  [default: the embedded pair's]",
         ),
         run_options(whose="both models"),
         run_options("target-", "the target"),

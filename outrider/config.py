@@ -65,13 +65,14 @@ def model_options(command: F) -> F:
         show_default=True,
         help="Hugging Face id or local folder; 'default' is the embedded pair.",
     )
-    return model(run_options()(command))
+    return model(run_options(default="auto")(command))
 
 
-def run_options(prefix: str = "", whose: str = "the model") -> Callable[[F], F]:
+def run_options(
+    prefix: str = "", whose: str = "the model", default: str | None = None
+) -> Callable[[F], F]:
     """Adds --device, --dtype, --threads, --slots and --max-context-length, maybe prefixed."""
     at_least_one = click.IntRange(min=1)
-    default = None if prefix else "auto"
     options = [
         click.option(
             f"--{prefix}device", default=default, help=f"Device of {whose}: auto, cpu, cuda:0."

@@ -26,9 +26,6 @@ IMPLEMENTATION = "outrider"
 # Keyword arguments with which some families ask for attention that this is not.
 _UNSUPPORTED = ("softcap", "s_aux", "head_mask", "position_bias")
 
-# Half-precision SDPA on CPU is slower than two plain products for few rows.
-_MAX_MATMUL_ROWS = 64
-
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -135,24 +132,15 @@ AttentionInterface.register(IMPLEMENTATION, slot_attention)
 def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """One chunk's attention: query [num_heads, n, d] over key and value [num_kv_heads, end, d].
 
-    The query heads that share a key-value head are folded into rows, which
-    spares copying keys and values once for each of them.
+    The query heads that share a key-value head are folded into rows, which spares
+    copying keys and values once for each of them (`benchmarks/attention.py`).
     """
     num_heads, num_queries, head_dim = query.shape
     num_kv_heads = key.shape[0]
     rows = query.reshape(num_kv_heads, -1, head_dim)  # [num_kv_heads, groups * n, d]
-    if (
-        key.device.type == "cpu"
-        and key.dtype != torch.float32
-        and rows.shape[1] <= _MAX_MATMUL_ROWS
-    ):
-        scores = torch.matmul(rows, key.transpose(1, 2)).mul_(scale)
-        scores = scores if mask is None else scores.add_(mask)
-        output = torch.matmul(torch.softmax(scores, dim=-1), value)
-    else:
-        output = scaled_dot_product_attention(
-            rows[None], key[None], value[None], attn_mask=mask, scale=scale
-        )[0]
+    output = scaled_dot_product_attention(
+        rows[None], key[None], value[None], attn_mask=mask, scale=scale
+    )
     return output.reshape(num_heads, num_queries, -1)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils.logging import disable_progress_bar
 
 from outrider.engine.attention import IMPLEMENTATION, Chunk, Pass, attending
 from outrider.engine.kv_cache import SlotCache
@@ -153,6 +154,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
 
 def load_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
     """A causal language model from a Hugging Face id or a local folder, ready to infer."""
+    disable_progress_bar()  # the service reports what loads by itself
     load: Callable[..., Any] = AutoModelForCausalLM.from_pretrained
     try:
         AutoConfig.from_pretrained(name)

@@ -184,6 +184,23 @@ async def test_a_deadline_frees_both_slots(system: System) -> None:
     assert await all_slots_free(system)
 
 
+async def test_a_draft_that_fails_costs_speed_only(system: System) -> None:
+    alone = await system.generate(PROMPT, num_speculative_tokens=0, ignore_eos=True)
+    request = generation_pb2.GenerateRequest(
+        prompt=PROMPT, num_speculative_tokens=2, ignore_eos=True
+    )
+    call = system.generation.GenerateStream(request)
+    await call.read()
+    await asyncio.to_thread(system.drafter.close)
+    async with asyncio.timeout(30):
+        while not (message := await call.read()).HasField("result"):
+            pass
+    assert message.result.token_ids == alone.token_ids
+    again = await system.generation.Generate(request)  # now without a draft from the start
+    assert again.token_ids == alone.token_ids
+    assert again.speculation.num_steps == 0
+
+
 async def test_more_requests_than_slots_wait_their_turn(system: System) -> None:
     alone = await system.generate(PROMPT, max_new_tokens=12, ignore_eos=True)
     responses = await asyncio.gather(

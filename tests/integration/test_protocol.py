@@ -74,6 +74,20 @@ async def test_a_draft_proposes_what_it_would_say_itself(system: System) -> None
     assert together.sequence_length == 3 + len(one_by_one) - 1
 
 
+async def test_a_draft_stops_at_its_end_of_text(tiny_models: Callable[..., Path]) -> None:
+    request = draft_pb2.ProposeRequest(token_ids=[5, 6, 7], num_speculative_tokens=8)
+    async with running_system(tiny_models("llama"), tiny_models("llama")) as system:
+        call = system.draft.Propose()
+        await call.write(request)
+        whole = list((await call.read()).draft_token_ids)
+    last = next(i for i in range(2, 8) if whole[i] not in whole[:i])
+    draft = tiny_models("llama", eos_token_id=whole[last])
+    async with running_system(tiny_models("llama"), draft) as system:
+        call = system.draft.Propose()
+        await call.write(request)
+        assert list((await call.read()).draft_token_ids) == whole[: last + 1]
+
+
 async def test_a_draft_keeps_to_the_targets_vocabulary(system: System) -> None:
     call = system.draft.Propose()
     await call.write(

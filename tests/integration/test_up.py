@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from outrider import Client
+from tests.tiny_models import make_model, make_tokenizer
 
 OUTRIDER = [sys.executable, "-c", "from outrider.cli import main; main()"]
 PORTS = ["--port", "0", "--draft-port", "0", "--target-port", "0"]
@@ -87,6 +88,17 @@ def test_an_unknown_model_is_named(tmp_path: Path) -> None:
     finished = run("up", *PORTS, "--target", str(tmp_path / "no-such-model"), "--draft", "ngram")
     assert finished.returncode == 1
     assert "no-such-model" in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_different_vocabularies_are_refused_by_name(
+    tmp_path: Path, tiny_models: Callable[..., Path]
+) -> None:
+    target, draft = tiny_models("gpt2"), make_model(tmp_path / "stranger", "gpt2")
+    make_tokenizer(draft, text="wholly other words make other merges of the same letters\n" * 3)
+    finished = run("up", *PORTS, "--target", str(target), "--draft", str(draft))
+    assert finished.returncode == 1
+    assert f"the draft {draft} and the target {target} have different vocab" in finished.stderr
     assert "Traceback" not in finished.stderr
 
 

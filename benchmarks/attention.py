@@ -1,0 +1,84 @@
+"""Ways to attend over a slot on CPU, for one chunk of n tokens over a context.
+
+    python -m benchmarks.attention
+
+Shapes of SmolLM2-135M (9 query heads, 3 key-value heads, 64 dimensions), one
+thread. `sdpa` repeats each key-value head by `enable_gqa`; `folded` makes the
+query heads that share one into rows; `matmul` is two plain products on folded
+rows. `outrider/engine/attention.py` takes `folded`.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from benchmarks.results_file import write_result
+
+NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, MAX_LENGTH = 9, 3, 64, 2048
+SCALE = HEAD_DIM**-0.5
+CASES = [(n, length) for n in (1, 5, 9, 64, 256) for length in (64, 256, 1024) if n <= length]
+
+
+def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    return scaled_dot_product_attention(
+        query[None], key[None], value[None], attn_mask=mask, enable_gqa=True
+    )[0]
+
+
+def folded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    rows = query.reshape(NUM_KV_HEADS, -1, HEAD_DIM)
+    mask = mask.repeat(NUM_HEADS // NUM_KV_HEADS, 1)
+    output = scaled_dot_product_attention(rows[None], key[None], value[None], attn_mask=mask)
+    return output[0].reshape(query.shape)
+
+
+def matmul(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+    rows = query.reshape(NUM_KV_HEADS, -1, HEAD_DIM)
+    scores = torch.matmul(rows, key.transpose(1, 2)).mul_(SCALE)
+    scores.add_(mask.repeat(NUM_HEADS // NUM_KV_HEADS, 1))
+    return torch.matmul(torch.softmax(scores, dim=-1), value).reshape(query.shape)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    figures = []
+    with torch.inference_mode():
+        for dtype in (torch.float32, torch.bfloat16):
+            for num_queries, length in CASES:
+                times = measure(dtype, num_queries, length)
+                figures.append(
+                    {"dtype": str(dtype), "queries": num_queries, "keys": length, **times}
+                )
+                print(figures[-1])
+    print(write_result("attention", {"threads": 1}, figures))
+
+
+def measure(dtype: torch.dtype, num_queries: int, length: int) -> dict[str, float]:
+    """Median microseconds of each way."""
+    keys, values = (torch.randn(NUM_KV_HEADS, MAX_LENGTH, HEAD_DIM, dtype=dtype) for _ in "kv")
+    query = torch.randn(num_queries, NUM_HEADS, HEAD_DIM, dtype=dtype).transpose(0, 1)
+    mask = torch.full((num_queries, length), float("-inf"), dtype=dtype)
+    mask = mask.triu(length - num_queries + 1)
+    arguments = (query, keys[:, :length], values[:, :length], mask)
+    return {
+        way.__name__: median_us(lambda way=way: way(*arguments)) for way in (sdpa, folded, matmul)
+    }
+
+
+def median_us(call: Callable[[], object], repeats: int = 20) -> float:
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - began)
+    return round(statistics.median(times[3:]) * 1e6, 1)
+
+
+if __name__ == "__main__":
+    main()
