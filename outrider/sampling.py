@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 from torch import Tensor
 
 from outrider.messages import SamplingParams
@@ -28,20 +27,23 @@ _GOLDEN = 0x9E3779B97F4A7C15
 _NUCLEUS_WIDTH = 1024
 
 
-def choose_tokens(logits: Tensor, params: SamplingParams, first_index: int) -> list[int]:
+def choose_tokens(
+    logits: Tensor, token_ids: Tensor, params: SamplingParams, first_index: int
+) -> list[int]:
     """The tokens at indices first_index, first_index + 1, ... of a sequence.
 
     Args:
-        logits: [num_tokens, vocab_size], row i for index first_index + i.
+        logits: [num_tokens, num_ids], row i for index first_index + i.
+        token_ids: [num_ids], the token of each column. Noise is keyed by it, so a
+            model that knows only a part of the vocabulary draws the same noise.
         first_index: counted from the start of the sequence, prompt included.
     """
     if params.greedy:
-        return logits.argmax(dim=-1).tolist()
+        return token_ids[logits.argmax(dim=-1)].tolist()
     scores = filter_logits(logits.double() / params.temperature, params)
-    ids = torch.arange(logits.shape[-1], device=logits.device)
     for row, index in zip(scores, range(first_index, first_index + len(scores)), strict=True):
-        row += gumbel_noise(params.seed, index, ids)
-    return scores.argmax(dim=-1).tolist()
+        row += gumbel_noise(params.seed, index, token_ids)
+    return token_ids[scores.argmax(dim=-1)].tolist()
 
 
 def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:

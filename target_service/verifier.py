@@ -11,6 +11,7 @@ from outrider.acceptance import accept_matching
 from outrider.engine.model import Engine
 from outrider.engine.scheduler import Job, Scheduler
 from outrider.engine.sequence import TokenSequence
+from outrider.errors import ConfigurationError
 from outrider.messages import SamplingParams, Verdict
 from outrider.sampling import choose_tokens
 
@@ -25,24 +26,29 @@ class Verification(Job):
         token_ids: Sequence[int],
         draft_token_ids: Sequence[int],
         params: SamplingParams,
+        logit_token_ids: Tensor,
     ) -> None:
         num_logits = len(draft_token_ids) + 1
         super().__init__(slot, start, [*token_ids, *draft_token_ids], num_logits)
         self._first_index = start + len(token_ids)
         self._params = params
+        self._logit_token_ids = logit_token_ids
         self.target_token_ids: list[int] = []
 
     def advance(self, logits: Tensor) -> list[int]:
-        self.target_token_ids = choose_tokens(logits, self._params, self._first_index)
+        self.target_token_ids = choose_tokens(
+            logits, self._logit_token_ids, self._params, self._first_index
+        )
         return []
 
 
 class VerifierSession:
     """One client's sequence, in a slot of its own. Close it to give the slot back."""
 
-    def __init__(self, scheduler: Scheduler, vocab_size: int, max_length: int) -> None:
+    def __init__(self, engine: Engine, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
-        self._sequence = TokenSequence(vocab_size, max_length)
+        self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
+        self._logit_token_ids = engine.logit_token_ids
         self._slot = scheduler.acquire()
         self._num_cached = 0  # how many tokens of the sequence the slot has read
 
@@ -63,7 +69,9 @@ class VerifierSession:
         tokens = self._sequence.token_ids
         # The last token is read again if it must be: its logits are what is wanted.
         start = min(self._num_cached, context_length, len(tokens) - 1)
-        job = Verification(self._slot, start, tokens[start:], draft_token_ids, params)
+        job = Verification(
+            self._slot, start, tokens[start:], draft_token_ids, params, self._logit_token_ids
+        )
         self._num_cached = start
         timings = await asyncio.wrap_future(self._scheduler.submit(job))
         num_accepted, next_token = accept_matching(draft_token_ids, job.target_token_ids)
@@ -78,9 +86,15 @@ class VerifierSession:
 
 
 class Verifier:
-    """Opens sessions on one engine."""
+    """Opens sessions on one engine.
+
+    Raises:
+        ConfigurationError: the model cannot say every token, so it is no target.
+    """
 
     def __init__(self, engine: Engine) -> None:
+        if engine.has_draft_vocabulary:
+            raise ConfigurationError("a model with a draft vocabulary can only be a draft")
         self._engine = engine
         self._scheduler = Scheduler(engine, engine.cache.num_slots)
 
@@ -90,9 +104,7 @@ class Verifier:
 
     def open_session(self) -> VerifierSession:
         """Raises NoFreeSlot."""
-        return VerifierSession(
-            self._scheduler, self._engine.vocab_size, self._engine.max_context_length
-        )
+        return VerifierSession(self._engine, self._scheduler)
 
     def close(self) -> None:
         self._scheduler.close()

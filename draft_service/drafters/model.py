@@ -24,7 +24,7 @@ class Drafting(Job):
         token_ids: Sequence[int],
         num_speculative_tokens: int,
         params: SamplingParams,
-        vocab_size: int | None,
+        logit_token_ids: Tensor,
         eos_token_ids: Sequence[int],
     ) -> None:
         super().__init__(slot, start, token_ids, num_logits=min(1, num_speculative_tokens))
@@ -32,13 +32,14 @@ class Drafting(Job):
         self._num_speculative_tokens = num_speculative_tokens
         self._next_index = start + len(token_ids)
         self._params = params
-        self._vocab_size = vocab_size
+        self._logit_token_ids = logit_token_ids
         self._eos_token_ids = eos_token_ids
 
     def advance(self, logits: Tensor) -> list[int]:
         if self._num_speculative_tokens == 0:
             return []
-        [token_id] = choose_tokens(logits[:, : self._vocab_size], self._params, self._next_index)
+        logits = logits[:, : len(self._logit_token_ids)]
+        [token_id] = choose_tokens(logits, self._logit_token_ids, self._params, self._next_index)
         self.draft_token_ids.append(token_id)
         self._next_index += 1
         is_full = len(self.draft_token_ids) == self._num_speculative_tokens
@@ -51,6 +52,7 @@ class ModelDrafterSession:
     def __init__(self, engine: Engine, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
+        self._logit_token_ids = engine.logit_token_ids
         self._eos_token_ids = engine.eos_token_ids
         self._slot = scheduler.acquire()
         self._num_cached = 0
@@ -75,13 +77,19 @@ class ModelDrafterSession:
             tokens[start:],
             num_speculative_tokens,
             params,
-            vocab_size,
+            self._shared_token_ids(vocab_size),
             self._eos_token_ids,
         )
         timings = await asyncio.wrap_future(self._scheduler.submit(job))
         tokens.extend(job.draft_token_ids[:-1])
         self._num_cached = len(tokens)
         return Proposal(length, tuple(job.draft_token_ids), len(tokens), timings)
+
+    def _shared_token_ids(self, vocab_size: int | None) -> Tensor:
+        """The ids that the draft can propose and the target knows; they are ascending."""
+        if vocab_size is None:
+            return self._logit_token_ids
+        return self._logit_token_ids[self._logit_token_ids < vocab_size]
 
     def close(self) -> None:
         self._scheduler.release(self._slot)

@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from outrider.engine.attention import IMPLEMENTATION, Chunk, Pass, attending
+from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.packed_linear import pack_linears
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
@@ -38,6 +39,9 @@ class EngineOptions:
 class Engine:
     """A model with a slot cache: packed chunks of tokens in, logits out.
 
+    `logit_token_ids` [num_ids] are the tokens of the logits' columns, ascending:
+    all, or those of the model's draft vocabulary.
+
     Raises:
         ModelNotFound: no such model, or its files cannot be read.
         UnsupportedModel: the model's logits do not come out as in transformers.
@@ -50,6 +54,9 @@ class Engine:
         self.device = choose_device(options.device)
         self.dtype = choose_dtype(options.dtype, self.device)
         self.model = load_model(options.model, self.device, self.dtype)
+        draft_vocabulary = read_draft_vocabulary(options.model)
+        self.has_draft_vocabulary = draft_vocabulary is not None
+        self.logit_token_ids = trim_head(self.model, draft_vocabulary)
         self.config = self.model.config.get_text_config()
         self.vocab_size: int = self.model.get_input_embeddings().num_embeddings
         self.max_context_length = _context_length(self.config, options.max_context_length)
@@ -68,7 +75,7 @@ class Engine:
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
-        """Runs one pass; returns each chunk's logits, [num_logits, vocab_size]."""
+        """Runs one pass; returns each chunk's logits, [num_logits, num_ids]."""
         logits, _ = self._run(chunks)
         return logits
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from tests.system import System, running_system
+from outrider.engine.draft_vocabulary import write_draft_vocabulary
+from outrider.errors import ConfigurationError
+from outrider.v1 import draft_pb2
+from tests.system import System, running_system, running_target
 
 PROMPT = "the cat sat on the mat and the dog sat on the"
 
@@ -105,6 +109,25 @@ async def test_seeds_decide_the_text(tiny_models: Callable[..., Path]) -> None:
     assert first.token_ids == again.token_ids
     assert first.token_ids != other.token_ids
     assert drawn.token_ids == repeated.token_ids
+
+
+async def test_a_draft_with_a_part_of_the_vocabulary(
+    tmp_path: Path, tiny_models: Callable[..., Path]
+) -> None:
+    """It is the target but for its head, so it is right whenever it can say the token."""
+    shutil.copytree(tiny_models("llama"), tmp_path, dirs_exist_ok=True)
+    part = set(range(0, 300, 2))
+    write_draft_vocabulary(tmp_path, sorted(part & set(range(259))))
+    with pytest.raises(ConfigurationError, match="only be a draft"):
+        async with running_target(tmp_path):
+            pass
+    async with running_system(tiny_models("llama"), tmp_path) as system:
+        for sampling in (GREEDY, SAMPLED):
+            expected = await token_ids(system, 0, **sampling)
+            assert await token_ids(system, 1, **sampling) == expected
+        call = system.draft.Propose()
+        await call.write(draft_pb2.ProposeRequest(token_ids=[5], num_speculative_tokens=8))
+        assert set((await call.read()).draft_token_ids) <= part
 
 
 @pytest.mark.parametrize(

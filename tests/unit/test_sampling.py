@@ -5,12 +5,18 @@ import math
 import pytest
 import torch
 
+from outrider import sampling
 from outrider.messages import SamplingParams
-from outrider.sampling import choose_tokens, filter_logits, gumbel_noise
+from outrider.sampling import filter_logits, gumbel_noise
 
 
 def random_logits(num_tokens: int, vocab_size: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(num_tokens, vocab_size, generator=torch.Generator().manual_seed(seed)) * 3
+
+
+def choose_tokens(logits: torch.Tensor, params: SamplingParams, first_index: int) -> list[int]:
+    """From a whole vocabulary."""
+    return sampling.choose_tokens(logits, torch.arange(logits.shape[-1]), params, first_index)
 
 
 def kept(logits: torch.Tensor) -> list[int]:
@@ -28,6 +34,17 @@ def test_a_row_is_chosen_by_its_index_not_by_the_shape_of_the_pass() -> None:
     together = choose_tokens(logits, params, 20)
     one_by_one = [choose_tokens(logits[i : i + 1], params, 20 + i)[0] for i in range(5)]
     assert together == one_by_one
+
+
+def test_a_part_of_the_vocabulary_is_chosen_from_as_if_the_rest_were_impossible() -> None:
+    logits = random_logits(6, 300)
+    part = torch.tensor([3, 50, 51, 200, 299])
+    whole = torch.full_like(logits, -math.inf)
+    whole[:, part] = logits[:, part]
+    for params in (SamplingParams(), SamplingParams(temperature=1.0, top_p=0.9, seed=8)):
+        assert sampling.choose_tokens(logits[:, part], part, params, 5) == choose_tokens(
+            whole, params, 5
+        )
 
 
 def test_noise_depends_on_seed_index_and_id_alone() -> None:
