@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from outrider.distill.student import keep_layers, most_changing_layers
 from outrider.embedded import cache_folder
 
 _PROBE = "A bicycle stays upright because the rider steers into the direction of a fall."
@@ -19,22 +19,8 @@ def layer_draft(folder: str, num_layers: int) -> Path:
     if not output.is_dir():
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
         tokenizer = AutoTokenizer.from_pretrained(folder)
-        kept = most_changing_layers(model, tokenizer(_PROBE, return_tensors="pt"), num_layers)
-        model.model.layers = torch.nn.ModuleList(model.model.layers[i] for i in kept)
-        for index, layer in enumerate(model.model.layers):
-            layer.self_attn.layer_idx = index
-        model.config.num_hidden_layers = num_layers
+        token_ids = tokenizer(_PROBE, return_tensors="pt").input_ids
+        keep_layers(model, most_changing_layers(model, token_ids, num_layers))
         model.save_pretrained(output)
         tokenizer.save_pretrained(output)
     return output
-
-
-def most_changing_layers(model: torch.nn.Module, inputs: object, num_layers: int) -> list[int]:
-    """Indices of the layers whose output is least similar (cosine) to their input."""
-    with torch.inference_mode():
-        states = model(**inputs, output_hidden_states=True).hidden_states  # type: ignore[operator]
-    similarities = [
-        torch.nn.functional.cosine_similarity(before, after, dim=-1).mean().item()
-        for before, after in itertools.pairwise(states)
-    ]
-    return sorted(sorted(range(len(similarities)), key=similarities.__getitem__)[:num_layers])

@@ -6,6 +6,8 @@ The loop hands over all committed tokens; only what the service lacks travels.
 from __future__ import annotations
 
 import asyncio
+import logging
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,13 +21,19 @@ from outrider.codec import (
     sampling_to_wire,
     verdict_from_wire,
 )
-from outrider.errors import NoFreeSlot, OutriderError, ServiceUnavailable
+from outrider.errors import DeadlineExceeded, NoFreeSlot, OutriderError, ServiceUnavailable
 from outrider.messages import ModelInfo, Proposal, SamplingParams, TokenizerFiles, Verdict
 from outrider.tokenizer_files import from_bytes
 from outrider.v1 import common_pb2, draft_pb2, draft_pb2_grpc, target_pb2, target_pb2_grpc
 
-# A slot that was just given back is free within a few milliseconds.
-_SLOT_RETRY_SECONDS = (0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.4)
+log = logging.getLogger(__name__)
+
+# A slot that was given back is free after the pass that uses it. The target is worth
+# waiting for; without the draft the loop goes on.
+_TARGET_PATIENCE_SECONDS = 60.0
+_DRAFT_PATIENCE_SECONDS = 0.05
+
+_LONGEST_RETRY_SECONDS = 0.25
 
 
 class SessionStream:
@@ -34,12 +42,14 @@ class SessionStream:
     Args:
         open_call: opens the stream.
         settings: what the first request carries on top.
+        patience: seconds to wait for a slot if the service is full.
     """
 
-    def __init__(self, open_call: Callable[[], Any], settings: Any) -> None:
+    def __init__(self, open_call: Callable[[], Any], settings: Any, patience: float) -> None:
         self._open_call = open_call
         self._call = open_call()
         self._settings = settings
+        self._patience = patience
 
     async def exchange(self, request: Any) -> Any:
         """Sends a request and awaits its response. Raises OutriderError."""
@@ -51,13 +61,16 @@ class SessionStream:
 
     async def _begin(self, request: Any) -> Any:
         """The first exchange; tries again for a while if the service is full."""
-        for seconds in _SLOT_RETRY_SECONDS:
+        seconds, give_up = 0.002, time.monotonic() + self._patience
+        while True:
             try:
                 return await self._exchange(request)
             except NoFreeSlot:
+                if time.monotonic() + seconds > give_up:
+                    raise
                 await asyncio.sleep(seconds)
+                seconds = min(2 * seconds, _LONGEST_RETRY_SECONDS)
                 self._call = self._open_call()
-        return await self._exchange(request)
 
     async def _exchange(self, request: Any) -> Any:
         try:
@@ -105,6 +118,7 @@ class DraftSession:
             draft_pb2.ProposeRequest(
                 sampling=sampling_to_wire(params), vocab_size=target.vocab_size
             ),
+            _DRAFT_PATIENCE_SECONDS,
         )
         self._mirror = Mirror()
         self._vocab_size = draft.vocab_size
@@ -134,7 +148,7 @@ class TargetSession:
 
     def __init__(self, open_call: Callable[[], Any], params: SamplingParams) -> None:
         settings = target_pb2.VerifyRequest(sampling=sampling_to_wire(params))
-        self._stream = SessionStream(open_call, settings)
+        self._stream = SessionStream(open_call, settings, _TARGET_PATIENCE_SECONDS)
         self._mirror = Mirror()
 
     async def verify(self, tokens: Sequence[int], draft_token_ids: Sequence[int]) -> Verdict:
@@ -160,15 +174,25 @@ class ModelClient:
         self.stub = stub_class(self._channel)
 
     async def model_info(self, timeout: float) -> ModelInfo:
-        """Waits up to `timeout` seconds for the service. Raises OutriderError."""
+        """What is served now. Raises OutriderError."""
         request = common_pb2.GetModelInfoRequest()
         try:
-            response = await self.stub.GetModelInfo(request, timeout=timeout, wait_for_ready=True)
+            response = await self.stub.GetModelInfo(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise ServiceUnavailable(f"no answer from {self.address}") from error
             raise from_rpc_error(error) from error
         return model_info_from_wire(response)
+
+    async def wait_until_loaded(self, patience: float) -> ModelInfo:
+        """Waits up to `patience` seconds for the service to serve. Raises OutriderError."""
+        give_up = time.monotonic() + patience
+        while True:
+            try:
+                return await self.model_info(timeout=5.0)
+            except (ServiceUnavailable, DeadlineExceeded) as error:
+                if time.monotonic() > give_up:
+                    raise ServiceUnavailable(f"{self.address}: {error}") from error
+                log.info("waiting for %s: %s", self.address, error)
+            await asyncio.sleep(0.5)
 
     async def tokenizer_files(self) -> TokenizerFiles:
         """Raises OutriderError."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
@@ -145,17 +146,23 @@ class Generation:
                 self.path.spend("orchestrator")
                 self.speculation.count(step)
                 pieces = self._commit(step, text_stream, eos)
+                is_last = self.stopped or len(prompt) + len(self.token_ids) >= max_length
+                if is_last:
+                    pieces[-1] = self._finish(pieces[-1], text_stream)
                 self.path.spend("detokenize")
                 self.ttft_ns = self.ttft_ns or self.path.wall_ns
                 yield pieces
-                if self.stopped:
+                if is_last:
                     break
-        if rest := text_stream.flush():
-            self.text += rest
-            yield [Piece(rest, self.token_ids[-1], from_draft=False)]
+
+    def _finish(self, piece: Piece, text_stream: TextStream) -> Piece:
+        """The last piece with the text that was held back; drops tokens behind a stop string."""
+        rest = text_stream.flush()
+        self.text += rest
         if text_stream.stopped is not None:
             self.stopped = True
             del self.token_ids[text_stream.num_kept_tokens :]
+        return dataclasses.replace(piece, text=piece.text + rest)
 
     def _commit(self, step: Step, text_stream: TextStream, eos: frozenset[int]) -> list[Piece]:
         """Takes a step's tokens until one of them ends the text."""

@@ -10,11 +10,15 @@ from orchestrator.clients import DraftClient, TargetClient
 from orchestrator.decoder import Drafter, Verifier
 from orchestrator.tokenizer import Tokenizer
 from orchestrator.vocabulary import check_compatible
+from outrider.errors import OutriderError
 from outrider.messages import ModelInfo, SamplingParams
 
 log = logging.getLogger(__name__)
 
-CONNECT_SECONDS = 30.0
+# A service may still download its model.
+CONNECT_SECONDS = 900.0
+
+_INFO_SECONDS = 1.0
 
 
 class Pair:
@@ -43,12 +47,12 @@ class Pair:
             VocabularyMismatch: their vocabularies differ.
         """
         target = TargetClient(target_address)
-        target_info = await target.model_info(CONNECT_SECONDS)
+        target_info = await target.wait_until_loaded(CONNECT_SECONDS)
         tokenizer = Tokenizer(await target.tokenizer_files())
         if draft_address is None:
             return cls(target, target_info, tokenizer, None, None)
         draft = DraftClient(draft_address)
-        draft_info = await draft.model_info(CONNECT_SECONDS)
+        draft_info = await draft.wait_until_loaded(CONNECT_SECONDS)
         await _check_vocabularies(target_info, tokenizer, draft, draft_info)
         return cls(target, target_info, tokenizer, draft, draft_info)
 
@@ -67,6 +71,20 @@ class Pair:
             verifier.close()
             if drafter is not None:
                 drafter.close()
+
+    async def current_info(self) -> tuple[ModelInfo, ModelInfo | None]:
+        """What target and draft say now; no draft if it does not answer.
+
+        Raises:
+            OutriderError: the target does not answer.
+        """
+        target_info = await self._target.model_info(_INFO_SECONDS)
+        if self._draft is None:
+            return target_info, None
+        try:
+            return target_info, await self._draft.model_info(_INFO_SECONDS)
+        except OutriderError:
+            return target_info, None
 
     async def close(self) -> None:
         await self._target.close()

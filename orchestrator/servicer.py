@@ -78,11 +78,11 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self, request: generation_pb2.GetServerInfoRequest, context: Context
     ) -> generation_pb2.GetServerInfoResponse:
         pair = self.pair
-        draft = None if pair.draft_info is None else model_info_to_wire(pair.draft_info)
+        target_info, draft_info = await pair.current_info()
         return generation_pb2.GetServerInfoResponse(
             version=__version__,
-            target=model_info_to_wire(pair.target_info),
-            draft=draft,
+            target=model_info_to_wire(target_info),
+            draft=None if draft_info is None else model_info_to_wire(draft_info),
             default_num_speculative_tokens=DEFAULT_NUM_SPECULATIVE_TOKENS,
             has_chat_template=pair.tokenizer.has_chat_template,
         )

@@ -17,8 +17,11 @@ CHANNEL_OPTIONS = [
     ("grpc.http2.ping_timeout_ms", 5_000),
     # Find a restarted peer within milliseconds.
     ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Also how long one attempt to connect may take.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    # Services are reached directly, whatever proxy the environment has for the web.
+    ("grpc.enable_http_proxy", 0),
 ]
 
 _DETAILS_KEY = "grpc-status-details-bin"

@@ -42,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     run_group(cli, arguments)
 
 
+def _hand_on_config_file(context: click.Context) -> None:
+    """Lets services read the file that was named here."""
+    if config := context.meta.get(CONFIG_FILE):
+        os.environ["OUTRIDER_CONFIG"] = config
+
+
 def _service_command(name: str, module: str, help: str) -> None:
     """Adds a command that becomes `python -m module` with the same arguments."""
 
@@ -53,14 +59,14 @@ def _service_command(name: str, module: str, help: str) -> None:
     )
     @click.pass_context
     def run(context: click.Context) -> None:
-        if config := context.meta.get(CONFIG_FILE):
-            os.environ["OUTRIDER_CONFIG"] = config
+        _hand_on_config_file(context)
         os.execv(sys.executable, [sys.executable, "-m", module, *context.args])
 
 
 _service_command("draft", "draft_service", "Serve the draft.")
 _service_command("target", "target_service", "Serve the target.")
 _service_command("orchestrator", "orchestrator", "Serve the loop and the public API.")
+_service_command("distill", "outrider.distill", "Make a draft for a target.")
 
 
 def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -85,6 +91,7 @@ def _system(
     settings: dict[str, Any], ports: tuple[int, int, int], host: str = "127.0.0.1"
 ) -> Iterator[tuple[str, list[ServiceProcess]]]:
     """The three services as `_pair_options` say; shows on standard error what loads."""
+    _hand_on_config_file(click.get_current_context())
     target, draft = (_model_settings(settings, role) for role in ("target", "draft"))
     orchestrator_port, draft_port, target_port = ports
     console = Console(stderr=True)

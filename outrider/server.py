@@ -31,6 +31,10 @@ _OPTIONS = [
     # Clients ping to notice a frozen peer; the default answers ENHANCE_YOUR_CALM.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A session whose client vanished without a word gives its slot back.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
 ]
 
 

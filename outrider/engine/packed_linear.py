@@ -51,7 +51,7 @@ def pack_linears(module: nn.Module) -> None:
 
 
 def _can_pack(parameter: Tensor) -> bool:
-    if parameter.device.type != "cpu" or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    if parameter.device.type != "cpu" or not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return False

@@ -56,9 +56,12 @@ class Job:
         raise NotImplementedError
 
     def next_chunk(self, budget: int) -> Chunk:
-        taken = self.token_ids[:budget]
-        is_last = len(taken) == len(self.token_ids)
-        return Chunk(self.slot, self.start, taken, self.num_logits if is_last else 0)
+        """At most `budget` tokens, maybe none. Those whose logits are wanted stay together."""
+        num_tokens = len(self.token_ids)
+        if num_tokens <= budget:
+            return Chunk(self.slot, self.start, self.token_ids[:], self.num_logits)
+        num_taken = max(0, min(budget, num_tokens - self.num_logits))
+        return Chunk(self.slot, self.start, self.token_ids[:num_taken])
 
     def begin_pass(self, now_ns: int) -> None:
         self._queue_ns = self._queue_ns or now_ns - self._submitted_ns
@@ -121,8 +124,7 @@ class Scheduler:
         """Gives a slot back and cancels its pending jobs."""
         with self._changed:
             self._released.add(slot)
-            if slot not in self._in_pass:
-                self._free_released()
+            self._free_released()
 
     def submit(self, job: Job) -> Future[Timings]:
         """Queues a job; its future fails if the pass does. Raises ServiceUnavailable if closed."""
@@ -163,29 +165,34 @@ class Scheduler:
             if self._closed:
                 for job in self._jobs:
                     job.done.set_exception(ServiceUnavailable("the service is shutting down"))
+                self._jobs = []
                 return []
             packed = self._pack()
             self._in_pass.update(job.slot for job, _ in packed)
             return packed
 
     def _free_released(self) -> None:
+        """Frees released slots that no running pass uses, and cancels their jobs."""
+        ready = self._released - self._in_pass
         for job in self._jobs:
-            if job.slot in self._released:
+            if job.slot in ready:
                 job.done.set_exception(Cancelled("the session was closed"))
-        self._jobs = [job for job in self._jobs if job.slot not in self._released]
-        self._free_slots.extend(self._released)
-        self._released.clear()
+        self._jobs = [job for job in self._jobs if job.slot not in ready]
+        self._free_slots.extend(ready)
+        self._released -= ready
 
     def _pack(self) -> list[tuple[Job, Chunk]]:
-        """A chunk of each job, shortest first, until the token budget is spent."""
+        """A chunk of each job, shortest first, until the token budget is spent.
+
+        The first job gets one even if the logits that it wants exceed the budget.
+        """
         packed: list[tuple[Job, Chunk]] = []
         budget = self._token_budget
         for job in sorted(self._jobs, key=lambda job: len(job.token_ids)):
-            chunk = job.next_chunk(budget)
-            if not chunk.token_ids:
-                break
-            packed.append((job, chunk))
-            budget -= len(chunk.token_ids)
+            chunk = job.next_chunk(budget if packed else max(budget, job.num_logits))
+            if chunk.token_ids:
+                packed.append((job, chunk))
+                budget -= len(chunk.token_ids)
         return packed
 
     def _run_pass(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> None:

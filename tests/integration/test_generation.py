@@ -76,6 +76,7 @@ async def test_the_stream_carries_the_same_text_piece_by_piece(system: System) -
     result = messages[-1].result
     pieces = [piece for message in messages for piece in message.pieces]
     assert "".join(piece.text for piece in pieces) == result.text
+    assert [piece.token_id for piece in pieces] == list(result.token_ids)
     assert result.text == (await system.generation.Generate(request)).text
     assert all(not message.HasField("result") for message in messages[:-1])
     sources = {piece.source for piece in pieces}

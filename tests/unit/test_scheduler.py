@@ -76,6 +76,42 @@ def test_a_long_prompt_is_read_in_chunks(
     ]
 
 
+def test_tokens_whose_logits_are_wanted_stay_together(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    """A verification that does not fit the budget: 6 tokens of context, 5 rows wanted."""
+
+    class Verification(Job):
+        def advance(self, logits: torch.Tensor) -> list[int]:
+            assert logits.shape == (5, 4)
+            return []
+
+    scheduler = make(token_budget=8)
+    scheduler.submit(Verification(scheduler.acquire(), 0, range(11), num_logits=5)).result(10)
+    assert [(c.start, c.end, c.num_logits) for [c] in engine.passes] == [(0, 6, 0), (6, 11, 5)]
+
+
+def test_more_logits_than_the_budget_take_a_pass_of_their_own(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    class Verification(Job):
+        def advance(self, logits: torch.Tensor) -> list[int]:
+            return []
+
+    engine.gate = threading.Semaphore(0)
+    scheduler = make(token_budget=8)
+    first, wide, short = (scheduler.acquire() for _ in range(3))
+    scheduler.submit(Steps(first, 1))
+    engine.entered.acquire(timeout=10)
+    wide_future = scheduler.submit(Verification(wide, 0, range(12), num_logits=12))
+    short_future = scheduler.submit(Steps(short, 1))
+    engine.gate.release(10)
+    short_future.result(10)
+    wide_future.result(10)
+    sizes = [[(c.slot, len(c.token_ids)) for c in chunks] for chunks in engine.passes[1:]]
+    assert sizes == [[(short, 1)], [(wide, 12)]]
+
+
 def test_what_waits_during_a_pass_shares_the_next_one(
     engine: RecordingEngine, make: Callable[..., Scheduler]
 ) -> None:
@@ -146,6 +182,26 @@ def test_a_released_slot_is_free_only_after_the_pass_that_uses_it(
         future.result(10)
     assert len(engine.passes) == 1  # the rest of the prompt was dropped
     assert scheduler.num_free_slots == 1
+
+
+def test_closing_an_idle_session_does_not_free_one_in_the_pass(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    engine.gate = threading.Semaphore(0)
+    scheduler = make(num_slots=3)
+    busy, idle, other = (scheduler.acquire() for _ in range(3))
+    future = scheduler.submit(Steps(busy, 1))
+    engine.entered.acquire(timeout=10)
+    waiting = scheduler.submit(Steps(other, 1))
+    scheduler.release(busy)
+    scheduler.release(idle)
+    assert scheduler.acquire() == idle
+    with pytest.raises(NoFreeSlot):
+        scheduler.acquire()
+    engine.gate.release(10)
+    future.result(10)
+    waiting.result(10)
+    assert scheduler.acquire() == busy
 
 
 def test_a_failing_pass_fails_its_jobs_and_no_more(

@@ -1,0 +1,59 @@
+"""`outrider distill`: makes a draft for a target."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from outrider.config import DTYPES, run_service
+from outrider.distill.recipe import Recipe, distill
+
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+AT_LEAST_ONE = click.IntRange(min=1)
+
+
+def _layers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+    try:
+        layers = tuple(sorted({int(part) for part in value.split(",") if part}))
+    except ValueError:
+        raise click.BadParameter("a list such as 0,1,5,11") from None
+    if layers and layers[0] < 0:
+        raise click.BadParameter("layers count from 0")
+    return layers
+
+
+@click.command("distill")
+@click.option("--target", default="default", show_default=True, help="Model to make a draft for.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
+@click.option("--num-texts", type=click.IntRange(min=0), default=2048, show_default=True,
+              help="Texts that the target writes itself.")  # fmt: skip
+@click.option("--prompts", type=FILE, help="Questions for the target, one a line, instead.")
+@click.option("--text", type=FILE, help="A text file to learn from, too.")
+@click.option("--data", type=FILE, help="An .npz file of texts to learn from, too.")
+@click.option("--layers", default="", callback=_layers, help="The target's layers to keep: 0,1,5.")
+@click.option("--num-layers", type=AT_LEAST_ONE, default=12, show_default=True,
+              help="Without --layers: how many, those that change their input most.")  # fmt: skip
+@click.option("--draft-vocabulary", type=AT_LEAST_ONE, default=16384, show_default=True,
+              help="The draft proposes the most frequent tokens only, so many.")  # fmt: skip
+@click.option("--steps", type=AT_LEAST_ONE, default=2000, show_default=True)
+@click.option("--batch-size", type=AT_LEAST_ONE, default=16, show_default=True)
+@click.option("--learning-rate", type=float, default=6e-4, show_default=True)
+@click.option("--max-length", type=click.IntRange(min=16), default=256, show_default=True,
+              help="Longest text, in tokens.")  # fmt: skip
+@click.option("--checkpoint-every", type=AT_LEAST_ONE, default=50, show_default=True)
+@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--device", default="auto", show_default=True)
+@click.option("--dtype", type=click.Choice(DTYPES), default="auto", help="Of the target.")
+@click.option("--threads", type=AT_LEAST_ONE)
+def main(**settings: Any) -> None:
+    """Make a draft out of the target's own layers. Goes on where it was interrupted."""
+    console = Console(stderr=True)
+    folder = distill(Recipe(**settings), console)
+    console.print(f"The draft is in {folder}: outrider up --target ... --draft {folder}")
+
+
+if __name__ == "__main__":
+    run_service(main)

@@ -1,0 +1,262 @@
+"""The stages of a distillation, each resumable, and the record of the run."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import json
+import platform
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from outrider import __version__
+from outrider.distill.student import keep_layers, most_changing_layers
+from outrider.distill.teaching import Lesson, teach
+from outrider.distill.texts import Texts
+from outrider.distill.training import History, Material, Schedule, train
+from outrider.distill.writing import SHARD_SIZE, Writer, texts_of_file
+from outrider.embedded import resolve_model
+from outrider.engine.draft_vocabulary import trim_head, write_draft_vocabulary
+from outrider.engine.model import Engine, EngineOptions, choose_device, load_model
+from outrider.engine.scheduler import Scheduler
+from outrider.errors import ConfigurationError
+from outrider.loading import in_own_thread
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What `outrider distill` was asked for; see its flags."""
+
+    target: str
+    out: Path
+    num_texts: int
+    prompts: Path | None
+    text: Path | None
+    data: Path | None
+    layers: tuple[int, ...]
+    num_layers: int
+    draft_vocabulary: int
+    steps: int
+    batch_size: int
+    learning_rate: float
+    max_length: int
+    checkpoint_every: int
+    seed: int
+    device: str
+    dtype: str
+    threads: int | None
+
+
+def distill(recipe: Recipe, console: Console) -> Path:
+    """Runs all stages; returns the draft's folder.
+
+    Raises:
+        ConfigurationError: settings that do not fit each other or an earlier run in `out`.
+        ModelNotFound, UnsupportedModel: see `Engine`.
+    """
+    work = recipe.out / "work"
+    work.mkdir(parents=True, exist_ok=True)
+    _check_same_recipe(recipe, work / "recipe.json")
+    began = time.perf_counter()
+    folder = resolve_model(recipe.target)
+    with _progress(console) as progress:
+        texts, lesson = _write_and_teach(recipe, folder, work, progress)
+        student, kept, vocabulary = _make_student(recipe, folder, texts)
+        head = student.get_output_embeddings()
+        logit_token_ids = trim_head(student, vocabulary)
+        history = _train(recipe, student, texts, lesson, logit_token_ids, work, progress)
+    student.set_output_embeddings(head)
+    _export(student, folder, vocabulary, recipe.out)
+    seconds = round(time.perf_counter() - began, 1)
+    _write_record(recipe, texts, kept, history, seconds)
+    return recipe.out
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield progress
+
+
+def _check_same_recipe(recipe: Recipe, path: Path) -> None:
+    """An interrupted run goes on only as what it was."""
+    document = json.dumps(asdict(recipe), default=str, indent=1)
+    if path.is_file() and path.read_text() != document:
+        raise ConfigurationError(
+            f"{path.parent} is of a run with other settings: remove it, or choose another --out"
+        )
+    path.write_text(document)
+
+
+def _write_and_teach(
+    recipe: Recipe, folder: str, work: Path, progress: Progress
+) -> tuple[Texts, Lesson]:
+    """All texts and what the target thinks of them, from files where they exist."""
+    options = EngineOptions(
+        folder, recipe.device, recipe.dtype, recipe.threads, SHARD_SIZE, recipe.max_length
+    )
+    engine = asyncio.run(in_own_thread(lambda: Engine(options)))
+    scheduler = Scheduler(engine, engine.cache.num_slots)
+    try:
+        shards = [
+            texts
+            for texts in _text_shards(recipe, engine, scheduler, folder, work, progress)
+            if len(texts)
+        ]
+    finally:
+        scheduler.close()
+    if not shards:
+        raise ConfigurationError("there are no texts to learn from")
+    task = progress.add_task("target reads", total=len(shards))
+    lessons = []
+    for number, texts in enumerate(shards):
+        path = work / f"lesson-{number:05}.npz"
+        lessons.append(_cached(path, Lesson, functools.partial(teach, engine, texts)))
+        progress.advance(task)
+    return Texts.joined(shards), Lesson.joined(lessons)
+
+
+def _cached(path: Path, kind: Any, make: Callable[[], Any]) -> Any:
+    """What `path` holds, made first if need be."""
+    if not path.is_file():
+        make().save(path)
+    return kind.load(path)
+
+
+def _text_shards(
+    recipe: Recipe,
+    engine: Engine,
+    scheduler: Scheduler,
+    folder: str,
+    work: Path,
+    progress: Progress,
+) -> Iterator[Texts]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if recipe.data is not None:
+        yield from _truncated(Texts.load(recipe.data), recipe.max_length).parts(SHARD_SIZE)
+    if recipe.text is not None:
+        yield from texts_of_file(recipe.text, tokenizer, recipe.max_length).parts(SHARD_SIZE)
+    questions = recipe.prompts.read_text().splitlines() if recipe.prompts else None
+    count = recipe.num_texts if questions is None else len(questions)
+    num_shards = -(-count // SHARD_SIZE)
+    if num_shards == 0:
+        return
+    writer = Writer(engine, scheduler, tokenizer, recipe.max_length)
+    task = progress.add_task("target writes", total=num_shards)
+    for number in range(num_shards):
+        part = questions and questions[number * SHARD_SIZE : (number + 1) * SHARD_SIZE]
+        path = work / f"texts-{number:05}.npz"
+        yield _cached(path, Texts, functools.partial(writer.shard, number, part))
+        progress.advance(task)
+
+
+def _truncated(texts: Texts, max_length: int) -> Texts:
+    sequences = [text[:max_length] for text in texts]
+    return Texts.of(sequences, texts.prompt_lengths.tolist())
+
+
+def _make_student(recipe: Recipe, folder: str, texts: Texts) -> tuple[Any, list[int], list[int]]:
+    """The student with its layers trainable, the layers that it has, its vocabulary."""
+    student = load_model(folder, choose_device(recipe.device), torch.float32)
+    kept = list(recipe.layers)
+    if not kept:
+        probe = torch.tensor([texts.token_ids[: recipe.max_length].tolist()], device=student.device)
+        kept = most_changing_layers(student, probe, recipe.num_layers)
+    if max(kept) >= student.config.num_hidden_layers:
+        raise ConfigurationError(f"the target has {student.config.num_hidden_layers} layers")
+    keep_layers(student, kept)
+    frozen = {id(p) for m in _ends(student) for p in m.parameters()}
+    for parameter in student.parameters():
+        parameter.requires_grad_(id(parameter) not in frozen)
+    return student, kept, _frequent_tokens(texts, student, recipe.draft_vocabulary)
+
+
+def _ends(model: Any) -> Sequence[torch.nn.Module]:
+    """Embedding and head: the target's own, and not trained."""
+    return model.get_input_embeddings(), model.get_output_embeddings()
+
+
+def _frequent_tokens(texts: Texts, model: Any, count: int) -> list[int]:
+    """The `count` most frequent tokens; where too few occur, small ids fill up."""
+    size = model.get_output_embeddings().out_features
+    frequent = [i for i, _ in Counter(texts.token_ids.tolist()).most_common(count) if i < size]
+    chosen = set(frequent)
+    for token_id in range(size):
+        if len(chosen) >= min(count, size):
+            break
+        chosen.add(token_id)
+    return sorted(chosen)
+
+
+def _train(
+    recipe: Recipe,
+    student: Any,
+    texts: Texts,
+    lesson: Lesson,
+    logit_token_ids: Tensor,
+    work: Path,
+    progress: Progress,
+) -> History:
+    schedule = Schedule(recipe.steps, recipe.batch_size, recipe.learning_rate, recipe.seed)
+    task = progress.add_task("student learns", total=recipe.steps)
+
+    def show(history: History) -> None:
+        agreed = f", agrees {history.agreements[-1][1]:.1%}" if history.agreements else ""
+        text = f"student learns (loss {history.losses[-1]:.3f}{agreed})"
+        progress.update(task, completed=history.step, description=text)
+
+    material = Material(texts, lesson, logit_token_ids)
+    return train(student, material, schedule, work / "checkpoint.pt", recipe.checkpoint_every, show)
+
+
+def _export(student: Any, folder: str, vocabulary: list[int], out: Path) -> None:
+    student.to(torch.bfloat16).save_pretrained(out)
+    AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+    write_draft_vocabulary(out, vocabulary)
+
+
+def _write_record(
+    recipe: Recipe, texts: Texts, kept: list[int], history: History, seconds: float
+) -> None:
+    record = {
+        "recipe": json.loads(json.dumps(asdict(recipe), default=str)),
+        "layers": kept,
+        "num_texts": len(texts),
+        "num_tokens": len(texts.token_ids),
+        "held_out_agreement": history.agreements,
+        "losses": history.losses[:: max(1, len(history.losses) // 200)],
+        "seconds_of_this_start": seconds,
+        "versions": {
+            "outrider": __version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+    (recipe.out / "distillation.json").write_text(json.dumps(record, indent=1) + "\n")

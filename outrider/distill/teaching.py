@@ -1,0 +1,61 @@
+"""What the target thinks: its likeliest tokens and their probabilities, at every place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from outrider.distill.texts import Array, Texts, save_arrays
+from outrider.engine.attention import Chunk
+from outrider.engine.model import Engine
+
+NUM_TOP_TOKENS = 48
+_TOKENS_PER_PASS = 1024
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """For each token of some texts, the target's thoughts about the token after it."""
+
+    top_ids: Array  # [num_tokens, NUM_TOP_TOKENS], likeliest first
+    top_probs: Array  # [num_tokens, NUM_TOP_TOKENS], float16
+
+    @classmethod
+    def load(cls, path: Path) -> Lesson:
+        with np.load(path) as arrays:
+            return cls(arrays["top_ids"], arrays["top_probs"])
+
+    def save(self, path: Path) -> None:
+        save_arrays(path, top_ids=self.top_ids, top_probs=self.top_probs)
+
+    @classmethod
+    def joined(cls, parts: list[Lesson]) -> Lesson:
+        return cls(
+            np.concatenate([part.top_ids for part in parts]),
+            np.concatenate([part.top_probs for part in parts]),
+        )
+
+
+def teach(engine: Engine, texts: Texts) -> Lesson:
+    """Reads the texts, several in a pass."""
+    parts: list[Lesson] = []
+    waiting: list[list[int]] = []
+    for text in texts:
+        full = sum(map(len, waiting)) + len(text) > _TOKENS_PER_PASS
+        if waiting and (full or len(waiting) == engine.cache.num_slots):
+            parts.append(_read(engine, waiting))
+            waiting = []
+        waiting.append(text)
+    parts.append(_read(engine, waiting))
+    return Lesson.joined(parts)
+
+
+def _read(engine: Engine, texts: list[list[int]]) -> Lesson:
+    chunks = [Chunk(slot, 0, text, len(text)) for slot, text in enumerate(texts)]
+    logits = torch.cat(engine.forward(chunks)).float()  # [num_tokens, vocab_size]
+    top = logits.softmax(dim=-1).topk(min(NUM_TOP_TOKENS, logits.shape[-1]), dim=-1)
+    ids = engine.logit_token_ids[top.indices]
+    return Lesson(ids.cpu().numpy().astype(np.uint32), top.values.cpu().numpy().astype(np.float16))

@@ -1,0 +1,77 @@
+"""Token sequences on disk: what the target wrote, and what it thinks of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Sequences end to end; file format of `--data`."""
+
+    token_ids: Array  # [num_tokens], unsigned integers
+    ends: Array  # [num_texts], the end of each text in token_ids
+    prompt_lengths: Array  # [num_texts], how many of its tokens come before the answer
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def bounds(self, index: int) -> tuple[int, int]:
+        """Where text `index` begins and ends in `token_ids`."""
+        return (int(self.ends[index - 1]) if index else 0), int(self.ends[index])
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for index in range(len(self)):
+            begin, end = self.bounds(index)
+            yield self.token_ids[begin:end].tolist()
+
+    @classmethod
+    def of(cls, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> Texts:
+        ends = np.cumsum([len(sequence) for sequence in sequences], dtype=np.int64)
+        token_ids = [token_id for sequence in sequences for token_id in sequence]
+        return cls(np.array(token_ids, np.uint32), ends, np.array(prompt_lengths, np.int64))
+
+    def parts(self, size: int) -> Iterator[Texts]:
+        """The same texts, at most `size` at a time."""
+        sequences, lengths = list(self), self.prompt_lengths.tolist()
+        for begin in range(0, len(self), size):
+            end = begin + size
+            yield Texts.of(sequences[begin:end], lengths[begin:end])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Texts]) -> Texts:
+        starts = np.cumsum([0, *(len(part.token_ids) for part in parts)])
+        return cls(
+            np.concatenate([part.token_ids for part in parts]),
+            np.concatenate([part.ends + start for part, start in zip(parts, starts, strict=False)]),
+            np.concatenate([part.prompt_lengths for part in parts]),
+        )
+
+    @classmethod
+    def load(cls, path: Path) -> Texts:
+        with np.load(path) as arrays:
+            return cls(arrays["token_ids"], arrays["ends"], arrays["prompt_lengths"])
+
+    def save(self, path: Path) -> None:
+        save_arrays(
+            path,
+            token_ids=self.token_ids,
+            ends=self.ends,
+            prompt_lengths=self.prompt_lengths,
+        )
+
+
+def save_arrays(path: Path, **arrays: Array) -> None:
+    """Writes an .npz file that is complete if it exists."""
+    partial = path.with_suffix(".partial.npz")
+    np.savez(partial, allow_pickle=False, **arrays)
+    os.replace(partial, path)

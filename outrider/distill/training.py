@@ -1,0 +1,194 @@
+"""Training: the student's probabilities move towards the target's (forward KL)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from outrider.distill.teaching import Lesson
+from outrider.distill.texts import Texts
+
+_IGNORED = -1
+_WARM_UP = 0.05
+_MAX_GRADIENT_NORM = 1.0
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast to learn."""
+
+    num_steps: int
+    batch_size: int
+    learning_rate: float
+    seed: int
+    evaluate_every: int = 100
+
+    def rate(self, step: int) -> float:
+        """Linear warm-up, then a cosine down to a tenth."""
+        warm_up = max(1, int(_WARM_UP * self.num_steps))
+        if step < warm_up:
+            return self.learning_rate * (step + 1) / warm_up
+        progress = (step - warm_up) / max(1, self.num_steps - warm_up)
+        return self.learning_rate * (0.55 + 0.45 * math.cos(math.pi * progress))
+
+
+@dataclass
+class History:
+    """What training has seen so far; goes into the record."""
+
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
+    agreements: list[tuple[int, float]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Texts of one step, padded."""
+
+    token_ids: Tensor  # [batch, length]
+    attention_mask: Tensor  # [batch, length]
+    columns: Tensor  # [batch, length, top], logit columns of the target's likeliest tokens
+    probs: Tensor  # [batch, length, top], 0 where the column is missing or padded
+
+
+class Material:
+    """Texts and lessons as batches, the last part held out for evaluation."""
+
+    def __init__(
+        self, texts: Texts, lesson: Lesson, logit_token_ids: Tensor, held_out: float = 0.02
+    ) -> None:
+        self._texts = texts
+        self._lesson = lesson
+        size = int(max(texts.token_ids.max(), lesson.top_ids.max(), logit_token_ids.max())) + 1
+        self._column_of = np.full(size, _IGNORED, np.int64)
+        self._column_of[logit_token_ids.cpu().numpy()] = np.arange(len(logit_token_ids))
+        num_held_out = max(1, int(held_out * len(texts)))
+        self.num_training = max(1, len(texts) - num_held_out)
+        self.held_out = range(len(texts) - num_held_out, len(texts))
+
+    def training_batch(self, step: int, size: int, seed: int, device: torch.device) -> Batch:
+        """Batch number `step`: a function of its arguments alone, so nothing is lost by a stop."""
+        per_epoch = math.ceil(self.num_training / size)
+        epoch, place = divmod(step, per_epoch)
+        order = np.random.default_rng((seed, epoch)).permutation(self.num_training)
+        return self.batch(order[place * size : (place + 1) * size].tolist(), device)
+
+    def batch(self, indices: list[int], device: torch.device) -> Batch:
+        bounds = [self._texts.bounds(index) for index in indices]
+        length = max(end - begin for begin, end in bounds)
+        shape = (len(indices), length)
+        width = self._lesson.top_ids.shape[1]
+        token_ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        columns = np.full((*shape, width), _IGNORED, np.int64)
+        probs = np.zeros((*shape, width), np.float32)
+        for row, (begin, end) in enumerate(bounds):
+            token_ids[row, : end - begin] = self._texts.token_ids[begin:end]
+            mask[row, : end - begin] = 1
+            columns[row, : end - begin] = self._column_of[self._lesson.top_ids[begin:end]]
+            probs[row, : end - begin] = self._lesson.top_probs[begin:end]
+        probs[columns == _IGNORED] = 0.0
+        arrays = (token_ids, mask, columns, probs)
+        return Batch(*(torch.from_numpy(array).to(device) for array in arrays))
+
+
+def distillation_loss(logits: Tensor, batch: Batch) -> Tensor:
+    """Cross-entropy of the student under the target's probabilities, a mean over tokens.
+
+    It differs from the forward KL divergence by the target's entropy, which is constant.
+
+    Args:
+        logits: [batch, length, num_ids], the student's.
+    """
+    log_probs = logits.float().log_softmax(dim=-1)
+    chosen = log_probs.gather(-1, batch.columns.clamp(min=0))
+    return -(batch.probs * chosen).sum() / batch.attention_mask.sum()
+
+
+def agreement(model: Any, material: Material, batch_size: int) -> float:
+    """How often the student's likeliest token is the target's, on the held-out texts."""
+    agreed = total = 0
+    indices = list(material.held_out)
+    with torch.inference_mode():
+        for begin in range(0, len(indices), batch_size):
+            batch = material.batch(indices[begin : begin + batch_size], model.device)
+            logits = run(model, batch)
+            same = (logits.argmax(dim=-1) == batch.columns[..., 0]) & (batch.attention_mask == 1)
+            agreed += int(same.sum())
+            total += int(batch.attention_mask.sum())
+    return agreed / total
+
+
+def run(model: Any, batch: Batch) -> Tensor:
+    """The student's logits, [batch, length, num_ids], in bfloat16 on CUDA."""
+    with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
+        output: Tensor = model(
+            input_ids=batch.token_ids, attention_mask=batch.attention_mask, use_cache=False
+        ).logits
+    return output
+
+
+def train(
+    model: Any,
+    material: Material,
+    schedule: Schedule,
+    checkpoint: Path,
+    checkpoint_every: int,
+    progress: Callable[[History], None],
+) -> History:
+    """Trains in place, from the checkpoint on if there is one."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=schedule.learning_rate, betas=(0.9, 0.95))
+    history = _restore(model, optimizer, checkpoint)
+    for step in range(history.step, schedule.num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(step)
+        batch = material.training_batch(step, schedule.batch_size, schedule.seed, model.device)
+        loss = distillation_loss(run(model, batch), batch)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, _MAX_GRADIENT_NORM)
+        optimizer.step()
+        history.step = step + 1
+        history.losses.append(round(loss.item(), 4))
+        is_last = history.step == schedule.num_steps
+        if history.step % schedule.evaluate_every == 0 or is_last:
+            score = agreement(model, material, schedule.batch_size)
+            history.agreements.append((history.step, round(score, 4)))
+        if history.step % checkpoint_every == 0 or is_last:
+            _save(model, optimizer, history, checkpoint)
+        progress(history)
+    return history
+
+
+def _trainable(model: Any) -> Iterator[tuple[str, Tensor]]:
+    return ((name, p) for name, p in model.named_parameters() if p.requires_grad)
+
+
+def _save(model: Any, optimizer: Any, history: History, checkpoint: Path) -> None:
+    state = {
+        "model": dict(_trainable(model)),
+        "optimizer": optimizer.state_dict(),
+        "history": asdict(history),
+    }
+    partial = checkpoint.with_suffix(".partial")
+    torch.save(state, partial)
+    os.replace(partial, checkpoint)
+
+
+def _restore(model: Any, optimizer: Any, checkpoint: Path) -> History:
+    if not checkpoint.is_file():
+        return History()
+    state = torch.load(checkpoint, map_location=model.device, weights_only=True)
+    with torch.no_grad():
+        for name, parameter in _trainable(model):
+            parameter.copy_(state["model"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    return History(**state["history"])

@@ -1,0 +1,157 @@
+"""The target writes its own training texts.
+
+An instruct model that is given its chat template up to the user's turn writes a
+question; given the question, it answers (Magpie, arXiv 2406.08464). Questions may
+also come from a file. Answers are sampled at several temperatures, greedy included.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from outrider.distill.texts import Texts
+from outrider.engine.model import Engine
+from outrider.engine.scheduler import Job, Scheduler
+from outrider.errors import ConfigurationError
+from outrider.messages import SamplingParams
+from outrider.sampling import choose_tokens
+
+SHARD_SIZE = 64
+QUESTION_TOKENS = 96
+ANSWER_TEMPERATURES = (0.0, 0.5, 0.8, 1.0)
+
+_MARK = "\x00question\x00"
+
+
+class Continuation(Job):
+    """Writes on until an end of text, or `num_tokens` tokens."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        slot: int,
+        prompt: Sequence[int],
+        num_tokens: int,
+        params: SamplingParams,
+    ) -> None:
+        super().__init__(slot, 0, prompt, num_logits=1)
+        self.written: list[int] = []
+        self._engine = engine
+        self._first_index = len(prompt)
+        self._num_tokens = num_tokens
+        self._params = params
+
+    def advance(self, logits: Tensor) -> list[int]:
+        index = self._first_index + len(self.written)
+        [token_id] = choose_tokens(logits, self._engine.logit_token_ids, self._params, index)
+        self.written.append(token_id)
+        is_over = len(self.written) == self._num_tokens
+        return [] if is_over or token_id in self._engine.eos_token_ids else [token_id]
+
+
+class Writer:
+    """Writes texts on one engine, many at a time."""
+
+    def __init__(self, engine: Engine, scheduler: Scheduler, tokenizer: Any, max_length: int):
+        self._engine = engine
+        self._scheduler = scheduler
+        self._tokenizer = tokenizer
+        self._max_length = max_length
+        self._prefix, self._suffix = chat_frame(tokenizer)
+
+    def shard(self, number: int, questions: Sequence[str] | None) -> Texts:
+        """Shard `number`: the same texts each time it is asked for.
+
+        Args:
+            questions: to be answered; None: self-written ones.
+        """
+        prompts = self._prompts(number, questions)
+        seeds = random.Random(2 * number + 1)
+        params = [
+            SamplingParams(
+                ANSWER_TEMPERATURES[i % len(ANSWER_TEMPERATURES)],
+                top_p=0.95,
+                seed=seeds.getrandbits(63),
+            )
+            for i in range(len(prompts))
+        ]
+        answers = self._write(prompts, self._max_length, params)
+        sequences = [
+            (prompt + answer)[: self._max_length]
+            for prompt, answer in zip(prompts, answers, strict=True)
+        ]
+        return Texts.of(sequences, [len(prompt) for prompt in prompts])
+
+    def _prompts(self, number: int, questions: Sequence[str] | None) -> list[list[int]]:
+        if questions is not None:
+            bodies = [self._encode(question) for question in questions]
+        else:
+            seeds = random.Random(2 * number)
+            params = [
+                SamplingParams(1.0, top_p=0.95, seed=seeds.getrandbits(63))
+                for _ in range(SHARD_SIZE)
+            ]
+            written = self._write([self._prefix] * SHARD_SIZE, QUESTION_TOKENS, params)
+            eos = self._engine.eos_token_ids
+            bodies = [body for body in written if body[-1] in eos and len(body) > 1]
+            bodies = [body[:-1] for body in bodies]
+        longest = self._max_length // 2
+        prompts = [self._prefix + body + self._suffix for body in bodies]
+        return [prompt for prompt in prompts if len(prompt) <= longest]
+
+    def _encode(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
+        return ids
+
+    def _write(
+        self, prompts: Sequence[Sequence[int]], num_tokens: int, params: Sequence[SamplingParams]
+    ) -> list[list[int]]:
+        """Continues prompts, as many at a time as there are slots."""
+        written: list[list[int]] = []
+        width = self._engine.cache.num_slots
+        for begin in range(0, len(prompts), width):
+            jobs = list(self._start(prompts[begin : begin + width], num_tokens, params[begin:]))
+            for job in jobs:
+                job.done.result()
+                self._scheduler.release(job.slot)
+                written.append(job.written)
+        return written
+
+    def _start(
+        self, prompts: Sequence[Sequence[int]], num_tokens: int, params: Sequence[SamplingParams]
+    ) -> Iterator[Continuation]:
+        for prompt, one in zip(prompts, params, strict=False):
+            room = min(num_tokens, self._max_length - len(prompt))
+            job = Continuation(self._engine, self._scheduler.acquire(), prompt, room, one)
+            self._scheduler.submit(job)
+            yield job
+
+
+def chat_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """The tokens before and after a user's text, up to where the assistant answers.
+
+    Raises:
+        ConfigurationError: the tokenizer has no chat template.
+    """
+    if tokenizer.chat_template is None:
+        raise ConfigurationError(
+            "the target has no chat template, so it cannot write questions: give --text or --data"
+        )
+    frame = tokenizer.apply_chat_template(
+        [{"role": "user", "content": _MARK}], add_generation_prompt=True, tokenize=False
+    )
+    before, _, after = frame.partition(_MARK)
+    encoded = [tokenizer(part, add_special_tokens=False).input_ids for part in (before, after)]
+    return encoded[0], encoded[1]
+
+
+def texts_of_file(path: Path, tokenizer: Any, max_length: int) -> Texts:
+    """A text file, cut into sequences of `max_length` tokens."""
+    ids = tokenizer(path.read_text()).input_ids
+    sequences = [ids[begin : begin + max_length] for begin in range(0, len(ids), max_length)]
+    return Texts.of([s for s in sequences if len(s) > 1], [0 for s in sequences if len(s) > 1])

@@ -1,0 +1,110 @@
+"""`outrider distill` from the command line, on a tiny target."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from outrider.distill.texts import Texts
+from tests.system import running_system
+
+SETTINGS = {
+    "--num-layers": "1",
+    "--draft-vocabulary": "200",
+    "--steps": "40",
+    "--batch-size": "8",
+    "--learning-rate": "3e-3",
+    "--max-length": "96",
+    "--checkpoint-every": "4",
+    "--device": "cpu",
+    "--dtype": "float32",
+    "--threads": "1",
+}
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    path = tmp_path / "questions.txt"
+    path.write_text("".join(f"what does the fox say to dog {i}?\n" for i in range(40)))
+    return path
+
+
+def command(target: Path, out: Path, **changes: str) -> list[str]:
+    flags = {**SETTINGS, **{f"--{name.replace('_', '-')}": v for name, v in changes.items()}}
+    parts = [part for flag in flags.items() for part in flag]
+    return [
+        *(sys.executable, "-m", "outrider.distill"),
+        *("--target", str(target), "--out", str(out)),
+        *parts,
+    ]
+
+
+def run(parts: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(parts, capture_output=True, text=True, timeout=120)
+
+
+def interrupted_after_first_checkpoint(parts: list[str], out: Path) -> None:
+    """Kills a run as soon as it has written a checkpoint."""
+    process = subprocess.Popen(parts, stderr=subprocess.DEVNULL)
+    while not (out / "work" / "checkpoint.pt").exists():
+        assert process.poll() is None
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+
+
+async def test_a_killed_run_goes_on_to_the_same_draft_which_serves(
+    tmp_path: Path, questions: Path, tiny_models: Callable[..., Path]
+) -> None:
+    target, whole, resumed = tiny_models("llama"), tmp_path / "whole", tmp_path / "resumed"
+    assert run(command(target, whole, prompts=str(questions))).returncode == 0
+    parts = command(target, resumed, prompts=str(questions))
+    interrupted_after_first_checkpoint(parts, resumed)
+    finished = run(parts)
+    assert finished.returncode == 0, finished.stderr
+    record = json.loads((resumed / "distillation.json").read_text())
+    assert record["losses"][-1] < 0.9 * record["losses"][0]
+    assert record["held_out_agreement"][-1][0] == 40
+    for name, weights in load_file(whole / "model.safetensors").items():
+        assert torch.equal(weights, load_file(resumed / "model.safetensors")[name]), name
+    refused = run(command(target, resumed, prompts=str(questions), steps="41"))
+    assert refused.returncode == 1
+    assert "other settings" in refused.stderr
+    assert "Traceback" not in refused.stderr
+    async with running_system(target, resumed, max_context_length=128) as system:
+        alone = await system.generate("the cat", num_speculative_tokens=0, ignore_eos=True)
+        text = await system.generate("the cat", num_speculative_tokens=4, ignore_eos=True)
+    assert text.token_ids == alone.token_ids
+    assert text.speculation.num_draft_tokens > 0
+
+
+def test_texts_may_be_self_written_or_come_from_files(
+    tmp_path: Path, tiny_models: Callable[..., Path]
+) -> None:
+    (tmp_path / "text.txt").write_text("the cat sat on the mat and went on sitting there\n" * 20)
+    data = Texts.of([[5, 6, 7, 8], [9, 10, 11]], [1, 1])
+    data.save(tmp_path / "data.npz")
+    out = tmp_path / "draft"
+    finished = run(
+        command(
+            tiny_models("gpt2"),
+            out,
+            text=str(tmp_path / "text.txt"),
+            data=str(tmp_path / "data.npz"),
+            num_texts="20",
+            steps="2",
+        )
+    )
+    assert finished.returncode == 0, finished.stderr
+    written = Texts.load(out / "work" / "texts-00000.npz")
+    record = json.loads((out / "distillation.json").read_text())
+    assert record["num_texts"] > len(written) + len(data)
+    assert all(text[0] == 1 for text in written)  # <|im_start|>, as the chat template begins
