@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Protocol
 
 import jinja2
@@ -36,14 +37,14 @@ class Tokenizer:
         # What a file may carry along from training is not for prompts.
         self.backend.no_padding()
         self.backend.no_truncation()
+        added = self.backend.get_added_tokens_decoder()
+        self._special_ids = frozenset(i for i, token in added.items() if token.special)
         self._special_tokens = files.special_tokens
-        self._template = None
-        if files.chat_template is not None:
-            self._template = _environment().from_string(files.chat_template)
+        self._chat_template = files.chat_template
 
     @property
     def has_chat_template(self) -> bool:
-        return self._template is not None
+        return self._chat_template is not None
 
     @property
     def vocab(self) -> Mapping[str, int]:
@@ -62,15 +63,19 @@ class Tokenizer:
         Raises:
             InvalidRequest: the model has no chat template, or it refuses the conversation.
         """
-        if self._template is None:
+        if not self.has_chat_template:
             raise InvalidRequest("the target has no chat template: use prompt instead of messages")
         try:
             text = self._template.render(
                 messages=[{"role": turn.role, "content": turn.content} for turn in messages],
+                # Some templates compare these with none instead of asking whether they are defined.
+                tools=None,
+                documents=None,
                 add_generation_prompt=True,
                 **self._special_tokens,
             )
-        except jinja2.TemplateError as error:
+        except Exception as error:
+            # A template is a program that came with the model: it may fail in any way.
             raise InvalidRequest(f"the chat template refuses the messages: {error}") from error
         # The template has written the special tokens itself.
         ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
@@ -80,6 +85,15 @@ class Tokenizer:
         """The text of tokens, special ones left out."""
         text: str = self.backend.decode(list(token_ids), skip_special_tokens=True)
         return text
+
+    def has_text(self, token_id: int) -> bool:
+        """Whether `decode` looks at the token: special and unknown ids are left out."""
+        return token_id not in self._special_ids and self.backend.id_to_token(token_id) is not None
+
+    @cached_property
+    def _template(self) -> jinja2.Template:
+        # Compiled when first needed: a template that is broken takes away messages, not prompts.
+        return _environment().from_string(self._chat_template or "")
 
 
 class _GenerationTag(Extension):
@@ -107,8 +121,17 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return environment
 
 
-def _to_json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(value, ensure_ascii=False, indent=indent)
+def _to_json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Unlike Jinja's own filter it escapes no HTML."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
 
 
 def _raise_exception(message: str) -> None:

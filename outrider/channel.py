@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
+import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from outrider import errors
@@ -38,19 +41,28 @@ _CLASSES = [
     errors.Cancelled,
     errors.ModelNotFound,
     errors.UnsupportedModel,
+    errors.ConfigurationError,
 ]
+
+# Codes that gRPC itself sets, where they mean one class only. RESOURCE_EXHAUSTED is not
+# among them: a message that is too large has it, too, and no retry will help there.
+_CLASS_BY_CODE: dict[grpc.StatusCode, type[OutriderError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
+    grpc.StatusCode.UNAVAILABLE: errors.ServiceUnavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
+    grpc.StatusCode.CANCELLED: errors.Cancelled,
+}
 
 
 def from_rpc_error(error: Any) -> OutriderError:
     """The exception that a failed call stands for: by its reason, else by its status code."""
     info = _error_info(error)
     message = error.details() or error.code().name
-    for error_class in _CLASSES:
-        if info.reason == error_class.reason:
-            return error_class(message, **info.metadata)
-    for error_class in _CLASSES:
-        if error.code() is error_class.code:
-            return error_class(message)
+    for known_class in _CLASSES:
+        if info.reason == known_class.reason:
+            return known_class(message, **info.metadata)
+    if (error_class := _CLASS_BY_CODE.get(error.code())) is not None:
+        return error_class(message)
     unknown = OutriderError(message)
     unknown.code = error.code()
     return unknown
@@ -60,6 +72,8 @@ def _error_info(error: Any) -> error_details_pb2.ErrorInfo:
     info = error_details_pb2.ErrorInfo()
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY:
-            for detail in status_pb2.Status.FromString(value).details:
-                detail.Unpack(info)
+            # Whatever stands between us and the service may have written something else.
+            with suppress(DecodeError):
+                for detail in status_pb2.Status.FromString(value).details:
+                    detail.Unpack(info)
     return info

@@ -22,6 +22,7 @@ from outrider.config import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
+    PORT,
     run_group,
     run_options,
     settings_group,
@@ -119,9 +120,11 @@ def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:
 
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The public address.")
-@click.option("--port", default=DEFAULT_ORCHESTRATOR_PORT, show_default=True, help="Public port.")
-@click.option("--draft-port", default=DEFAULT_DRAFT_PORT, show_default=True)
-@click.option("--target-port", default=DEFAULT_TARGET_PORT, show_default=True)
+@click.option(
+    "--port", type=PORT, default=DEFAULT_ORCHESTRATOR_PORT, show_default=True, help="Public port."
+)
+@click.option("--draft-port", type=PORT, default=DEFAULT_DRAFT_PORT, show_default=True)
+@click.option("--target-port", type=PORT, default=DEFAULT_TARGET_PORT, show_default=True)
 @_pair_options
 def up(host: str, port: int, draft_port: int, target_port: int, **settings: Any) -> None:
     """Run draft, target and orchestrator on this machine until Ctrl-C."""
@@ -162,6 +165,8 @@ def generate(
     **settings: Any,
 ) -> None:
     """Answer TEXT ("-" reads it from standard input) and show where the time went."""
+    if compare and as_json:
+        raise click.UsageError("--compare and --json exclude each other")
     parameters = {name: settings.pop(name) for name in _REQUEST_PARAMETERS}
     if no_speculation:
         parameters["num_speculative_tokens"] = 0
@@ -214,7 +219,7 @@ def _show(
     console: Console, client: Client, prompt: Prompt, parameters: dict[str, Any]
 ) -> Generation:
     """Streams the text to the terminal, then the report."""
-    if console.color_system is not None:
+    if console.color_system is not None and not console.no_color:
         console.print(report.legend())
     stream = client.stream(prompt, **parameters)
     for piece in stream:

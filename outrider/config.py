@@ -33,6 +33,8 @@ CONFIG_FILE = "outrider.config_file"
 
 SECTIONS = ("draft", "target", "orchestrator", "up", "generate", "info", "distill")
 
+PORT = click.IntRange(0, 65535)
+
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -44,7 +46,7 @@ def server_options(default_port: int) -> Callable[[F], F]:
     def add(command: F) -> F:
         port = click.option(
             "--port",
-            type=click.IntRange(0, 65535),
+            type=PORT,
             default=default_port,
             show_default=True,
             help="Port to listen on; 0 picks a free one.",
@@ -153,8 +155,8 @@ def read_file(path: Path, group: click.Command) -> dict[str, dict[str, Any]]:
         ConfigurationError: not TOML, or a section or key that means nothing.
     """
     try:
-        document = tomllib.loads(path.read_text())
-    except (OSError, tomllib.TOMLDecodeError) as error:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
     commands = group.commands if isinstance(group, click.Group) else {}
     return {

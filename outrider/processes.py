@@ -46,7 +46,7 @@ class ServiceProcess:
 
     def __init__(self, module: str, arguments: Sequence[str]) -> None:
         self.name = module
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 (closed by `stop`)
+        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by `stop`)
         self._lines: Queue[str | None] = Queue()
         self._process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
@@ -54,6 +54,7 @@ class ServiceProcess:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
+            errors="replace",
             env={**os.environ, _EXIT_WITH_PARENT: "1"},
             # Ctrl-C is the parent's to handle: it ends its children in order.
             start_new_session=True,
@@ -141,7 +142,7 @@ def running_system(
     none of them is left.
 
     Raises:
-        ServiceUnavailable: one of them did not start; says why.
+        ServiceUnavailable: one of them did not start, or ended meanwhile; says why.
     """
     with ExitStack() as stack:
 
@@ -153,7 +154,15 @@ def running_system(
             models["draft"] = start("draft_service", draft)
         addresses = _wait_for_all(models, progress)
         last = start("orchestrator", {"draft": "none", **addresses, **orchestrator})
-        yield last.wait_until_ready(progress), [*models.values(), last]
+        processes = [*models.values(), last]
+        address = last.wait_until_ready(progress)
+        try:
+            yield address, processes
+        except ServiceUnavailable:
+            for process in processes:
+                if process.poll() is not None:
+                    raise process.failure() from None
+            raise
 
 
 def _wait_for_all(processes: Mapping[str, ServiceProcess], progress: Progress) -> dict[str, str]:

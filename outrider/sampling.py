@@ -41,6 +41,9 @@ def choose_tokens(
     if params.greedy:
         return token_ids[logits.argmax(dim=-1)].tolist()
     scores = filter_logits(logits.double() / params.temperature, params)
+    # Noise costs more than all else here; what the filters exclude needs none.
+    columns = scores.isfinite().any(dim=0).nonzero()[:, 0]
+    scores, token_ids = scores[:, columns], token_ids[columns]
     for row, index in zip(scores, range(first_index, first_index + len(scores)), strict=True):
         row += gumbel_noise(params.seed, index, token_ids)
     return token_ids[scores.argmax(dim=-1)].tolist()

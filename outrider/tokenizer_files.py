@@ -11,8 +11,6 @@ from tokenizers import Tokenizer
 from outrider.errors import ModelNotFound, UnsupportedModel
 from outrider.messages import TokenizerFiles
 
-_SPECIAL_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
-
 CHUNK_SIZE = 1 << 20
 
 
@@ -27,15 +25,14 @@ def read_tokenizer(model: str) -> TokenizerFiles:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
+    except Exception as error:
+        # Broken files come out of the parser as almost any exception.
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
         raise ModelNotFound(f"cannot load the tokenizer of {model!r}: {reason}") from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
         raise UnsupportedModel(f"{model}: its tokenizer has no tokenizer.json (a fast tokenizer)")
-    special_tokens = {
-        name: str(token) for name in _SPECIAL_TOKENS if (token := getattr(tokenizer, name, None))
-    }
+    special_tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
     return TokenizerFiles(backend.to_str(), _default_template(tokenizer), special_tokens)
 
 

@@ -39,8 +39,12 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2": ("Qwen2Config", _LLAMA_LIKE),
     "qwen3": ("Qwen3Config", {**_LLAMA_LIKE, "head_dim": 16}),
     "mistral": ("MistralConfig", {**_LLAMA_LIKE, "sliding_window": 16}),
-    "gemma3": ("Gemma3TextConfig", {**_LLAMA_LIKE, "head_dim": 16, "sliding_window": 16}),
-    "gemma2": ("Gemma2Config", {**_LLAMA_LIKE, "head_dim": 16}),
+    # Gemma scales its embeddings up: tied, a random model would repeat its last token for ever.
+    "gemma3": (
+        "Gemma3TextConfig",
+        {**_LLAMA_LIKE, "head_dim": 16, "sliding_window": 16, "tie_word_embeddings": False},
+    ),
+    "gemma2": ("Gemma2Config", {**_LLAMA_LIKE, "head_dim": 16, "tie_word_embeddings": False}),
     "olmo2": ("Olmo2Config", _LLAMA_LIKE),
     "phi": ("PhiConfig", {**_LLAMA_LIKE, "num_key_value_heads": 4}),
     "gpt_neox": (
@@ -63,21 +67,28 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
             "init_std": 0.3,
         },
     ),
-    "bloom": ("BloomConfig", {"hidden_size": 64, "n_layer": 2, "n_head": 4}),
+    "bloom": (
+        "BloomConfig",
+        {"hidden_size": 64, "n_layer": 2, "n_head": 4, "initializer_range": 0.3},
+    ),
 }
 
 SUPPORTED_FAMILIES = tuple(family for family in _FAMILIES if family not in ("bloom", "gemma2"))
 
 
 def make_tokenizer(
-    folder: Path, text: str = TEXT, bos: bool = False, template: str | None = CHAT_TEMPLATE
+    folder: Path,
+    text: str = TEXT,
+    bos: bool = False,
+    template: str | None = CHAT_TEMPLATE,
+    vocab_size: int = 300,
 ) -> int:
-    """Saves a byte-level BPE tokenizer; returns how many tokens it has."""
+    """Saves a byte-level BPE tokenizer of at most `vocab_size` tokens; returns how many it has."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=300,
+        vocab_size=vocab_size,
         special_tokens=SPECIAL_TOKENS,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -56,6 +56,7 @@ def teach(engine: Engine, texts: Texts) -> Lesson:
 def _read(engine: Engine, texts: list[list[int]]) -> Lesson:
     chunks = [Chunk(slot, 0, text, len(text)) for slot, text in enumerate(texts)]
     logits = torch.cat(engine.forward(chunks)).float()  # [num_tokens, vocab_size]
-    top = logits.softmax(dim=-1).topk(min(NUM_TOP_TOKENS, logits.shape[-1]), dim=-1)
+    top = logits.topk(min(NUM_TOP_TOKENS, logits.shape[-1]), dim=-1)
+    probs = (top.values - logits.logsumexp(dim=-1, keepdim=True)).exp()
     ids = engine.logit_token_ids[top.indices]
-    return Lesson(ids.cpu().numpy().astype(np.uint32), top.values.cpu().numpy().astype(np.float16))
+    return Lesson(ids.cpu().numpy().astype(np.uint32), probs.cpu().numpy().astype(np.float16))

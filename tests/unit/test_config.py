@@ -93,6 +93,14 @@ def test_what_means_nothing_in_a_file_is_an_error(
     assert message in capsys.readouterr().err
 
 
+def test_a_file_that_is_not_utf8_is_an_error(
+    group: click.Group, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("outrider.toml").write_bytes(b"[draft]\nmodel = '\xff'\n")
+    assert run(group, "draft") == 1
+    assert "outrider.toml" in capsys.readouterr().err
+
+
 def test_a_bad_value_is_a_usage_error(
     group: click.Group, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from outrider.errors import ServiceUnavailable
-from outrider.processes import ServiceProcess, to_arguments
+from outrider.processes import ServiceProcess, running_system, to_arguments
 
 GOOD = """
 import sys
@@ -27,6 +27,12 @@ print("error: the disk is full", file=sys.stderr)
 sys.exit(1)
 """
 CRASHING = "raise ValueError('unforeseen')"
+NOISY = r"""
+import os, sys
+os.write(1, b"loading \xff\\n")
+os.write(2, b"error: \xff is no name\\n")
+sys.exit(1)
+"""
 STUBBORN = """
 import signal, sys
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -58,6 +64,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "broken": BROKEN,
         "crashing": CRASHING,
         "stubborn": STUBBORN,
+        "noisy": NOISY,
         "child": CHILD,
         "parent": PARENT,
     }
@@ -90,6 +97,13 @@ class TestServiceProcess:
         ):
             process.wait_until_ready()
 
+    def test_output_in_another_encoding_is_shown_as_it_may(self) -> None:
+        with (
+            ServiceProcess("noisy", []) as process,
+            pytest.raises(ServiceUnavailable, match=r"status 1: . is no name"),
+        ):
+            process.wait_until_ready()
+
     def test_one_that_ignores_sigterm_is_killed(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr("outrider.processes._STOP_SECONDS", 0.1)
         with ServiceProcess("stubborn", []) as process:
@@ -106,6 +120,78 @@ class TestServiceProcess:
         parent.kill()
         parent.wait()
         assert wait_for_end(child)
+
+
+# Each tells what it was started with, serves until its parent is gone, and dies of a wish.
+SERVICE = """
+import os, sys
+from pathlib import Path
+module = Path(sys.argv[0]).stem
+Path(__file__).with_suffix(".arguments").write_text(" ".join(sys.argv[1:]))
+if "dies" in sys.argv:
+    sys.exit("error: no memory")
+print(f"loading {module}", flush=True)
+print(f"ready {module}:1", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with stand-ins of the three services, found before the real ones."""
+    for name in ("draft_service", "target_service", "orchestrator"):
+        (tmp_path / f"{name}.py").write_text(SERVICE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class TestRunningSystem:
+    def test_the_orchestrator_gets_the_addresses_of_the_models(self, services: Path) -> None:
+        loading: list[str] = []
+        with running_system({"model": "big"}, {"model": "small"}, {"port": 0}, loading.append) as (
+            address,
+            processes,
+        ):
+            assert address == "orchestrator:1"
+            assert all(process.poll() is None for process in processes)
+        assert all(process.poll() is not None for process in processes)
+        assert (services / "target_service.arguments").read_text() == "--model big"
+        arguments = (services / "orchestrator.arguments").read_text().split()
+        told = dict(zip(arguments[::2], arguments[1::2], strict=True))
+        assert told == {
+            "--draft": "draft_service:1",
+            "--target": "target_service:1",
+            "--port": "0",
+        }
+        assert set(loading) == {
+            "target: target_service",
+            "draft: draft_service",
+            "orchestrator",
+        }
+
+    def test_no_draft_is_not_started(self, services: Path) -> None:
+        with running_system({}, None, {}) as (_, processes):
+            assert [process.name for process in processes] == ["target_service", "orchestrator"]
+        assert "--draft none" in (services / "orchestrator.arguments").read_text()
+
+    @pytest.mark.usefixtures("services")
+    def test_the_first_failure_ends_the_others(self) -> None:
+        with (
+            pytest.raises(ServiceUnavailable, match=r"draft_service ended.* no memory"),
+            running_system({}, {"model": "dies"}, {}),
+        ):
+            pass
+
+    @pytest.mark.usefixtures("services")
+    def test_a_service_that_died_meanwhile_is_why_a_call_failed(self) -> None:
+        with (
+            pytest.raises(ServiceUnavailable, match="target_service ended with status -9"),
+            running_system({}, None, {}) as (_, [target, _orchestrator]),
+        ):
+            target._process.kill()
+            target._process.wait()
+            raise ServiceUnavailable("connection refused")
 
 
 def wait_for_end(pidfd: int) -> bool:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from outrider.messages import TokenizerFiles
 from outrider.tokenizer_files import read_tokenizer
 from tests.tiny_models import make_tokenizer
 
+WORDS = ["<unk>", "▁", "▁the", "▁cat", "▁sat", "s", "t", "▁on"]
+
 
 @pytest.fixture(scope="module")
 def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
@@ -23,17 +26,30 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer(read_tokenizer(str(folder)))
 
 
-@pytest.fixture(scope="module")
-def sentencepiece() -> Tokenizer:
-    """Words with a leading "▁", as in Llama 2 and Mistral."""
-    words = ["<unk>", "▁", "▁the", "▁cat", "▁sat", "s", "t", "▁on"]
-    backend = Backend(models.BPE(vocab={w: i for i, w in enumerate(words)}, merges=[]))
+def sentencepiece(decoder: decoders.Decoder) -> Tokenizer:
+    """Words with a leading "▁", and single bytes for what is no word."""
+    tokens = WORDS + [f"<0x{byte:02X}>" for byte in range(256)]
+    vocab = {token: i for i, token in enumerate(tokens)}
+    backend = Backend(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
     backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoders.Metaspace()
+    backend.decoder = decoder
     return Tokenizer(TokenizerFiles(backend.to_str(), None, {}))
 
 
-def stream(tokenizer: Tokenizer, ids: list[int], *stop: str) -> tuple[list[str], TextStream]:
+METASPACE = sentencepiece(decoders.Metaspace())
+BYTE_FALLBACK = sentencepiece(
+    decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1),
+        ]
+    )
+)
+
+
+def stream(tokenizer: Tokenizer, ids: Sequence[int], *stop: str) -> tuple[list[str], TextStream]:
     text_stream = TextStream(tokenizer, stop)
     pieces = []
     for token_id in ids:
@@ -51,22 +67,68 @@ def test_pieces_join_to_the_text(tokenizer: Tokenizer, text: str) -> None:
     assert not any(piece.endswith("\ufffd") for piece in pieces if "\ufffd" not in text)
 
 
+BYTES = st.one_of(st.integers(0, 270), st.sampled_from([162, 172, 224, 240, 253]))
+
+
+@settings(max_examples=300, deadline=None)
+@given(ids=st.lists(BYTES, max_size=60))
+def test_any_tokens_join_to_what_decoding_them_gives(tokenizer: Tokenizer, ids: list[int]) -> None:
+    """Special tokens, and mostly bytes that are no characters: U+FFFD as often as there."""
+    assert "".join(stream(tokenizer, ids)[0]) == tokenizer.decode(ids)
+
+
 @settings(max_examples=150, deadline=None)
-@given(ids=st.lists(st.integers(3, 250), max_size=40))
-def test_random_tokens_join_to_what_decoding_them_gives(
-    tokenizer: Tokenizer, ids: list[int]
+@given(parts=st.lists(st.one_of(st.sampled_from(WORDS[1:]), st.text(max_size=3)), max_size=12))
+def test_sentencepiece_joins_to_what_decoding_gives(parts: list[str]) -> None:
+    """Whole words, and characters byte by byte."""
+    ids = []
+    for part in parts:
+        of_bytes = [len(WORDS) + byte for byte in part.encode()]
+        ids += [WORDS.index(part)] if part in WORDS else of_bytes
+    assert "".join(stream(BYTE_FALLBACK, ids)[0]) == BYTE_FALLBACK.decode(ids)
+    words = [i for i in ids if i < len(WORDS)]
+    assert "".join(stream(METASPACE, words)[0]) == METASPACE.decode(words)
+
+
+def first_complete(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
+    """The text before the stop string that is complete first, character by character."""
+    for end in range(len(text) + 1):
+        complete = [stop for stop in stops if text[:end].endswith(stop)]
+        if complete:
+            longest = max(complete, key=len)
+            return text[: end - len(longest)], longest
+    return text, None
+
+
+ALPHABET = st.sampled_from("abü🦊")
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    parts=st.lists(st.text(ALPHABET, max_size=4), max_size=10),
+    stops=st.lists(st.text(ALPHABET, min_size=1, max_size=4), max_size=3),
+)
+def test_text_ends_before_the_first_stop_string(
+    tokenizer: Tokenizer, parts: list[str], stops: list[str]
 ) -> None:
-    """Mostly invalid UTF-8, which must come out as replacement characters all the same."""
-    pieces, _ = stream(tokenizer, ids)
-    assert "".join(pieces).replace("\ufffd", "") == tokenizer.decode(ids).replace("\ufffd", "")
+    ids = [token_id for part in parts for token_id in tokenizer.encode(part)]
+    expected, stopped = first_complete("".join(parts), stops)
+    pieces, text_stream = stream(tokenizer, ids, *stops)
+    assert "".join(pieces) == expected
+    assert text_stream.stopped == stopped
+    kept = ids[: text_stream.num_kept_tokens]
+    assert tokenizer.decode(kept).startswith(expected)
+    if stopped is not None:
+        assert not expected or not tokenizer.decode(kept[:-1]).startswith(expected)
 
 
-@settings(max_examples=150, deadline=None)
-@given(text=st.text("abc", max_size=30), stop=st.text("abc", min_size=1, max_size=4))
-def test_text_ends_before_the_first_stop_string(tokenizer: Tokenizer, text: str, stop: str) -> None:
-    pieces, text_stream = stream(tokenizer, tokenizer.encode(text), stop)
-    assert "".join(pieces) == text.split(stop)[0]
-    assert (text_stream.stopped == stop) == (stop in text)
+def test_which_stop_string_ends_the_text_does_not_depend_on_tokens(tokenizer: Tokenizer) -> None:
+    whole = tokenizer.encode(" the")
+    letters = [token_id for letter in " the" for token_id in tokenizer.encode(letter)]
+    assert (len(whole), len(letters)) == (1, 4)
+    for ids in (whole, letters):
+        pieces, text_stream = stream(tokenizer, ids, "the", "h")
+        assert ("".join(pieces), text_stream.stopped) == (" t", "h")
 
 
 def test_a_character_comes_with_its_last_token(tokenizer: Tokenizer) -> None:
@@ -77,8 +139,21 @@ def test_a_character_comes_with_its_last_token(tokenizer: Tokenizer) -> None:
 
 def test_an_unfinished_character_comes_out_at_the_end(tokenizer: Tokenizer) -> None:
     pieces, _ = stream(tokenizer, tokenizer.encode("a🦊")[:-1])
-    assert pieces[0] == "a"
-    assert set("".join(pieces[1:])) == {"\ufffd"}
+    assert pieces == ["a", "", "", "", "\ufffd"]
+
+
+def test_replacement_characters_come_out_before_the_end(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("\ufffd" * 20 + "🦊")
+    pieces, _ = stream(tokenizer, ids)
+    assert "".join(pieces) == "\ufffd" * 20 + "🦊"
+    assert "\ufffd" in "".join(pieces[:10])
+
+
+def test_a_special_token_adds_nothing_and_tears_nothing_apart(tokenizer: Tokenizer) -> None:
+    fox = tokenizer.encode("🦊")
+    pieces, text_stream = stream(tokenizer, [2, *fox[:2], 1, *fox[2:], 2])
+    assert pieces == ["", "", "", "", "", "🦊", "", ""]
+    assert text_stream.num_kept_tokens == 7
 
 
 def test_a_possible_stop_string_is_held_back(tokenizer: Tokenizer) -> None:
@@ -99,12 +174,39 @@ def test_tokens_behind_a_stop_string_are_not_kept(tokenizer: Tokenizer) -> None:
     assert text_stream.num_kept_tokens == 6
 
 
+def test_a_stop_string_can_be_found_at_the_end(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("q🦊")[:-1]
+    pieces, text_stream = stream(tokenizer, ids, "\ufffd")
+    assert "".join(pieces) == "q"
+    assert text_stream.stopped == "\ufffd"
+    assert text_stream.num_kept_tokens == 1
+
+
 def test_an_empty_stop_string_is_refused(tokenizer: Tokenizer) -> None:
     with pytest.raises(InvalidRequest, match="stop"):
         TextStream(tokenizer, ["a", ""])
 
 
-def test_spaces_between_words_survive(sentencepiece: Tokenizer) -> None:
+def test_spaces_between_words_survive() -> None:
     ids = [2, 3, 5, 4, 7, 2, 3]
-    pieces, _ = stream(sentencepiece, ids)
-    assert "".join(pieces) == sentencepiece.decode(ids) == "the cats sat on the cat"
+    pieces, _ = stream(METASPACE, ids)
+    assert pieces[:2] == ["the", " cat"]
+    assert "".join(pieces) == "the cats sat on the cat"
+
+
+@pytest.mark.parametrize("text", ["the cat ", "<|im_end|>", "\ufffd", "漢"])
+def test_a_token_costs_the_same_however_long_the_text(
+    tokenizer: Tokenizer, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+    decode = Tokenizer.decode
+
+    def spy(self: Tokenizer, token_ids: Sequence[int]) -> str:
+        decoded.append(len(token_ids))
+        return decode(self, token_ids)
+
+    ids = tokenizer.encode(text * 100)
+    monkeypatch.setattr(Tokenizer, "decode", spy)
+    stream(tokenizer, ids)
+    assert sum(decoded) <= 60 * len(ids)
+    assert max(decoded, default=0) <= 16

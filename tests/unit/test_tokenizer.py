@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
 from orchestrator.generation import Message
 from orchestrator.tokenizer import Tokenizer
-from outrider.errors import InvalidRequest, ModelNotFound
-from outrider.tokenizer_files import (
-    chunks,
-    from_bytes,
-    read_tokenizer,
-    to_bytes,
-    vocabulary_fingerprint,
-)
+from outrider.errors import InvalidRequest
+from outrider.messages import TokenizerFiles
+from outrider.tokenizer_files import read_tokenizer
 from tests.tiny_models import CHAT_TEMPLATE, make_tokenizer
 
 LLAMA3_LIKE = (
@@ -36,7 +33,20 @@ STRICT = (
     "{% generation %}{{ message['content'] }}{% endgeneration %}"
     "{% else %}[INST] {{ message['content'] | tojson }} [/INST]{% endif %}{% endfor %}"
 )
+# Asks for tools and documents without asking first whether they are defined.
+TOOLS = (
+    "{% if tools is not none or documents is not none %}[TOOLS]{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'system' %}{% continue %}{% endif %}"
+    "{{ message | tojson(indent=1, sort_keys=true, separators=(',', ': ')) }}"
+    "{{ message['content'] | tojson(ensure_ascii=true) }}{{ pad_token }}{% endfor %}"
+)
 TALK = [Message("user", "what's  up? 🦊 "), Message("assistant", "<b>"), Message("user", "ok")]
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> TokenizerFiles:
+    make_tokenizer(tmp_path)
+    return read_tokenizer(str(tmp_path))
 
 
 @pytest.mark.parametrize("bos", [False, True])
@@ -45,9 +55,10 @@ def test_encode_equals_transformers(tmp_path: Path, bos: bool) -> None:
     ours, theirs = Tokenizer(read_tokenizer(str(tmp_path))), AutoTokenizer.from_pretrained(tmp_path)
     for text in ("the cat sat", "<|im_start|>x", "ünïcödé 漢字", ""):
         assert ours.encode(text) == theirs(text).input_ids
+    assert (ours.encode("x")[0] == 1) == bos
 
 
-@pytest.mark.parametrize("template", [CHAT_TEMPLATE, LLAMA3_LIKE, STRICT])
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, LLAMA3_LIKE, STRICT, TOOLS])
 @pytest.mark.parametrize("bos", [False, True])
 def test_messages_equal_transformers(tmp_path: Path, template: str, bos: bool) -> None:
     make_tokenizer(tmp_path, bos=bos, template=template)
@@ -57,59 +68,59 @@ def test_messages_equal_transformers(tmp_path: Path, template: str, bos: bool) -
     assert ours.encode_messages(TALK) == expected
 
 
-def test_a_template_that_refuses_is_the_callers_error(tmp_path: Path) -> None:
-    make_tokenizer(tmp_path, template=STRICT)
-    tokenizer = Tokenizer(read_tokenizer(str(tmp_path)))
+def test_a_template_can_write_the_date(files: TokenizerFiles) -> None:
+    tokenizer = Tokenizer(replace(files, chat_template="{{ strftime_now('%Y') }}"))
+    assert tokenizer.decode(tokenizer.encode_messages(TALK)).isdigit()
+
+
+def test_a_template_that_refuses_is_the_callers_error(files: TokenizerFiles) -> None:
+    tokenizer = Tokenizer(replace(files, chat_template=STRICT))
     with pytest.raises(InvalidRequest, match="roles must alternate"):
         tokenizer.encode_messages([Message("assistant", "first")])
 
 
-def test_without_a_template_messages_are_refused(tmp_path: Path) -> None:
-    make_tokenizer(tmp_path, template=None)
-    tokenizer = Tokenizer(read_tokenizer(str(tmp_path)))
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% nope %}",
+        "{{ messages[0]['content'] + 1 }}",
+        "{{ messages[7]['content'] }}",
+        "{{ messages.append(1) }}",
+        "{{ messages.__class__.__mro__ }}",
+    ],
+)
+def test_a_broken_template_leaves_prompts_alone(files: TokenizerFiles, template: str) -> None:
+    tokenizer = Tokenizer(replace(files, chat_template=template))
+    assert tokenizer.has_chat_template
+    with pytest.raises(InvalidRequest, match="chat template"):
+        tokenizer.encode_messages(TALK)
+    assert tokenizer.decode(tokenizer.encode("the cat")) == "the cat"
+
+
+def test_without_a_template_messages_are_refused(files: TokenizerFiles) -> None:
+    tokenizer = Tokenizer(replace(files, chat_template=None))
     assert not tokenizer.has_chat_template
     with pytest.raises(InvalidRequest, match="prompt"):
         tokenizer.encode_messages(TALK)
 
 
-def test_truncation_saved_with_a_tokenizer_is_off(tmp_path: Path) -> None:
-    make_tokenizer(tmp_path)
-    files = read_tokenizer(str(tmp_path))
-    document = json.loads(files.tokenizer_json)
-    document["truncation"] = {
-        "max_length": 3,
-        "strategy": "LongestFirst",
-        "stride": 0,
-        "direction": "Right",
-    }
-    truncating = type(files)(json.dumps(document), None, {})
+def test_truncation_and_padding_saved_with_a_tokenizer_are_off(files: TokenizerFiles) -> None:
+    backend = Backend.from_str(files.tokenizer_json)
+    backend.enable_truncation(3)
+    backend.enable_padding(length=50)
+    saved = backend.to_str()
+    assert json.loads(saved)["truncation"]
+    assert json.loads(saved)["padding"]
     text = "a text of more than three tokens"
-    assert Tokenizer(truncating).encode(text) == Tokenizer(files).encode(text)
+    ids = Tokenizer(replace(files, tokenizer_json=saved)).encode(text)
+    assert ids == Tokenizer(files).encode(text)
+    assert 3 < len(ids) < 50
 
 
-def test_a_tokenizer_survives_its_journey(tmp_path: Path) -> None:
-    make_tokenizer(tmp_path)
-    files = read_tokenizer(str(tmp_path))
-    data = to_bytes(files)
-    pieces = chunks(data, size=1000)
-    assert max(map(len, pieces)) <= 1000
-    arrived = from_bytes(b"".join(pieces))
-    assert arrived.chat_template == files.chat_template
-    assert arrived.special_tokens == {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>"}
-    assert Tokenizer(arrived).encode("ünï") == Tokenizer(files).encode("ünï")
-
-
-def test_the_fingerprint_is_of_the_vocabulary_alone(tmp_path: Path) -> None:
-    make_tokenizer(tmp_path / "a")
-    make_tokenizer(tmp_path / "b", bos=True, template=None)
-    make_tokenizer(tmp_path / "c", text="quite another text makes quite other merges")
-    a, b, c = (
-        vocabulary_fingerprint(read_tokenizer(str(tmp_path / name)).tokenizer_json)
-        for name in "abc"
-    )
-    assert a == b != c
-
-
-def test_a_folder_without_a_tokenizer_is_not_found(tmp_path: Path) -> None:
-    with pytest.raises(ModelNotFound):
-        read_tokenizer(str(tmp_path / "nothing"))
+def test_special_and_unknown_ids_have_no_text(files: TokenizerFiles) -> None:
+    tokenizer = Tokenizer(files)
+    beyond = len(tokenizer.vocab)
+    for token_id in (0, 1, 2, beyond):
+        assert not tokenizer.has_text(token_id)
+        assert tokenizer.decode([token_id]) == ""
+    assert all(tokenizer.has_text(token_id) for token_id in range(3, beyond))

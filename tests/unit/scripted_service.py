@@ -1,0 +1,112 @@
+"""A GenerationService that plays a script, for tests of what talks to one."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from google.protobuf.any_pb2 import Any as AnyMessage
+from google.rpc import error_details_pb2, status_pb2
+
+from outrider.errors import OutriderError
+from outrider.v1 import generation_pb2 as pb
+from outrider.v1 import generation_pb2_grpc as pb_grpc
+
+PIECES = [
+    pb.TextPiece(text="Hello", token_id=7, source=pb.TOKEN_SOURCE_DRAFT),
+    pb.TextPiece(text=" you", token_id=8, source=pb.TOKEN_SOURCE_TARGET),
+]
+
+
+def response() -> pb.GenerateResponse:
+    return pb.GenerateResponse(
+        text="Hello you",
+        token_ids=[7, 8],
+        finish_reason=pb.FINISH_REASON_LENGTH,
+        seed=5,
+        usage=pb.Usage(prompt_tokens=3, completion_tokens=2),
+        speculation=pb.SpeculationStats(
+            num_steps=1,
+            num_draft_tokens=2,
+            num_accepted_tokens=1,
+            draft_acceptance_rate=0.5,
+            mean_acceptance_length=2.0,
+            acceptance_histogram=[0, 1, 0],
+        ),
+        latency=pb.LatencyReport(
+            wall_ns=100,
+            ttft_ns=60,
+            tpot_ns=40,
+            critical_path=[
+                pb.StageDuration(stage="verify", duration_ns=70),
+                pb.StageDuration(stage="draft", duration_ns=30),
+            ],
+            hidden=[pb.StageDuration(stage="detokenize", duration_ns=4)],
+        ),
+    )
+
+
+class ScriptedService(pb_grpc.GenerationServiceServicer):
+    """Keeps what it was asked. `endless` streams send one message and then wait."""
+
+    def __init__(self) -> None:
+        self.requests: list[pb.GenerateRequest] = []
+        self.error: OutriderError | None = None
+        self.endless = False
+        self.has_chat_template = False
+        self.cancelled = threading.Event()
+
+    def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
+        self._begin(request, context)
+        return response()
+
+    def GenerateStream(
+        self, request: pb.GenerateRequest, context: Any
+    ) -> Iterator[pb.GenerateStreamResponse]:
+        self._begin(request, context)
+        if self.endless:
+            context.add_callback(self.cancelled.set)
+            yield pb.GenerateStreamResponse(pieces=PIECES[:1])
+            self.cancelled.wait()
+            return
+        yield pb.GenerateStreamResponse(pieces=PIECES)
+        yield pb.GenerateStreamResponse(result=response())
+
+    def GetServerInfo(
+        self, request: pb.GetServerInfoRequest, context: Any
+    ) -> pb.GetServerInfoResponse:
+        info = pb.GetServerInfoResponse(version="9", has_chat_template=self.has_chat_template)
+        info.target.model_id = "the-target"
+        info.target.device = "cpu"
+        return info
+
+    def _begin(self, request: pb.GenerateRequest, context: Any) -> None:
+        self.requests.append(request)
+        if self.error is not None:
+            context.set_trailing_metadata((("grpc-status-details-bin", details(self.error)),))
+            context.abort(self.error.code, self.error.message)
+
+
+def details(error: OutriderError) -> bytes:
+    info = AnyMessage()
+    info.Pack(error_details_pb2.ErrorInfo(reason=error.reason, metadata=error.metadata))
+    code = error.code.value[0]
+    return status_pb2.Status(code=code, message=error.message, details=[info]).SerializeToString()
+
+
+@contextmanager
+def serving() -> Iterator[tuple[ScriptedService, str]]:
+    server = grpc.server(futures.ThreadPoolExecutor(4))
+    scripted = ScriptedService()
+    pb_grpc.add_GenerationServiceServicer_to_server(scripted, server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield scripted, f"127.0.0.1:{port}"
+    finally:
+        scripted.cancelled.set()
+        server.stop(None).wait()

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+
+import pytest
+from rich.console import Console, RenderableType
+
+from outrider import report
+from outrider.generation import Generation, Latency, Speculation, Usage
+
+ALONE = Generation(
+    text="ab",
+    token_ids=[1, 2],
+    finish_reason="stop",
+    seed=0,
+    usage=Usage(3, 2),
+    speculation=Speculation(0, 0, 0, 0.0, 0.0, []),
+    latency=Latency(4_000_000, 1_000_000, 3_000_000, {"verify": 4_000_000}, {}),
+)
+SPECULATIVE = dataclasses.replace(
+    ALONE,
+    speculation=Speculation(2, 4, 3, 0.75, 2.5, [0, 1, 1]),
+    latency=Latency(
+        4_000_000,
+        1_000_000,
+        1_500_000,
+        {"draft": 1_000_000, "verify": 3_000_000},
+        {"detokenize": 500_000},
+    ),
+)
+
+
+def shown(renderable: RenderableType) -> str:
+    output = io.StringIO()
+    Console(file=output, width=200, color_system=None).print(renderable)
+    return output.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [(0.0, ""), (1.0, "████"), (2.0, "████"), (-1.0, ""), (0.5, "██"), (0.53, "██▏")],
+)
+def test_bars_have_eighths(share: float, expected: str) -> None:
+    assert report.bar(share, width=4) == expected
+
+
+def test_stages_have_durations_and_shares() -> None:
+    lines = [line.split() for line in shown(report.report(SPECULATIVE)).splitlines()]
+    assert ["verify", "3.0", "75.0%"] in [line[:3] for line in lines]
+    assert ["draft", "1.0", "25.0%"] in [line[:3] for line in lines]
+    assert ["detokenize", "0.5", "12.5%"] in [line[:3] for line in lines]
+
+
+def test_speculation_is_told_in_counts() -> None:
+    text = shown(report.report(SPECULATIVE))
+    assert "3 of 4 draft tokens accepted (75.0%) in 2 steps · 2.50 tokens a step" in text
+    assert "1.5 ms a token, 666.7 tokens/s" in text
+
+
+def test_the_target_alone_has_no_ratios() -> None:
+    text = shown(report.report(ALONE))
+    assert "no speculation" in text
+    assert "hidden" not in text
+
+
+def test_a_single_token_has_no_speed() -> None:
+    latency = dataclasses.replace(ALONE.latency, tpot_ns=0, wall_ns=0)
+    single = dataclasses.replace(ALONE, latency=latency)
+    assert "tokens/s" not in shown(report.report(single))
+    assert report.speedup(single, ALONE) == 0.0
+
+
+def test_speedup_is_target_only_time_over_speculative_time() -> None:
+    assert "speedup 2.00x, the same tokens" in shown(report.comparison(SPECULATIVE, ALONE))
+
+
+def test_different_tokens_are_called_so() -> None:
+    other = dataclasses.replace(ALONE, token_ids=[1, 3])
+    assert "DIFFERENT tokens" in shown(report.comparison(SPECULATIVE, other))
