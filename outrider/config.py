@@ -35,7 +35,7 @@ SECTIONS = ("draft", "target", "orchestrator", "up", "generate", "info", "distil
 
 PORT = click.IntRange(0, 65535)
 
-DTYPES = ("auto", "float32", "bfloat16", "float16")
+DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
 F = TypeVar("F", bound=Callable[..., Any])
 

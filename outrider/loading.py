@@ -75,7 +75,7 @@ def _describe(name: str, engine: Engine, tokenizer_json: str) -> ModelInfo:
     return ModelInfo(
         model_id=name,
         revision=getattr(engine.config, "_commit_hash", None) or "",
-        dtype=str(engine.dtype).removeprefix("torch."),
+        dtype="int8" if engine.is_int8 else str(engine.dtype).removeprefix("torch."),
         device=str(engine.device),
         max_context_length=engine.max_context_length,
         vocab_size=engine.vocab_size,

@@ -95,6 +95,9 @@ class Verifier:
     def __init__(self, engine: Engine) -> None:
         if engine.has_draft_vocabulary:
             raise ConfigurationError("a model with a draft vocabulary can only be a draft")
+        if engine.is_int8:
+            # Its logits depend on what shares the pass, so there is no text that is its own.
+            raise ConfigurationError("a model in int8 can only be a draft")
         self._engine = engine
         self._scheduler = Scheduler(engine, engine.cache.num_slots)
 

@@ -16,13 +16,14 @@ AT_LEAST_ONE = click.IntRange(min=1)
 
 
 def _layers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    try:
-        layers = tuple(sorted({int(part) for part in value.split(",") if part}))
-    except ValueError:
-        raise click.BadParameter("a list such as 0,1,5,11") from None
-    if layers and layers[0] < 0:
-        raise click.BadParameter("layers count from 0")
-    return layers
+    """ "0-3,7" as (0, 1, 2, 3, 7)."""
+    layers: set[int] = set()
+    for part in filter(None, value.split(",")):
+        first, _, last = part.partition("-")
+        if not first.isdecimal() or not (last or first).isdecimal():
+            raise click.BadParameter("a list such as 0-3,7,11; layers count from 0")
+        layers.update(range(int(first), int(last or first) + 1))
+    return tuple(sorted(layers))
 
 
 @click.command("distill")
@@ -33,9 +34,14 @@ def _layers(context: click.Context, parameter: click.Parameter, value: str) -> t
 @click.option("--prompts", type=FILE, help="Questions for the target, one a line, instead.")
 @click.option("--text", type=FILE, help="A text file to learn from, too.")
 @click.option("--data", type=FILE, help="An .npz file of texts to learn from, too.")
-@click.option("--layers", default="", callback=_layers, help="The target's layers to keep: 0,1,5.")
+@click.option(
+    "--layers", default="", callback=_layers, help="The target's layers to keep: 0-3,7,11."
+)
 @click.option("--num-layers", type=AT_LEAST_ONE, default=12, show_default=True,
               help="Without --layers: how many, those that change their input most.")  # fmt: skip
+@click.option("--trained-layers", type=AT_LEAST_ONE,
+              help="Train the last ones only, so many.  [default: all]")  # fmt: skip
+@click.option("--int8", is_flag=True, help="Train for --dtype int8: round as it will.")
 @click.option("--draft-vocabulary", type=AT_LEAST_ONE, default=16384, show_default=True,
               help="The draft proposes the most frequent tokens only, so many.")  # fmt: skip
 @click.option("--steps", type=AT_LEAST_ONE, default=2000, show_default=True)

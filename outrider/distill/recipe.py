@@ -8,7 +8,7 @@ import json
 import platform
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,7 +29,8 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from outrider import __version__
-from outrider.distill.student import keep_layers, most_changing_layers
+from outrider.distill.fake_int8 import fake_int8, remove_fake_int8
+from outrider.distill.student import keep_layers, layer_list, most_changing_layers
 from outrider.distill.teaching import Lesson, teach
 from outrider.distill.texts import Texts
 from outrider.distill.training import History, Material, Schedule, train
@@ -54,6 +55,8 @@ class Recipe:
     data: Path | None
     layers: tuple[int, ...]
     num_layers: int
+    trained_layers: int | None
+    int8: bool
     draft_vocabulary: int
     steps: int
     batch_size: int
@@ -83,7 +86,10 @@ def distill(recipe: Recipe, console: Console) -> Path:
         student, kept, vocabulary = _make_student(recipe, folder, texts)
         head = student.get_output_embeddings()
         logit_token_ids = trim_head(student, vocabulary)
+        if recipe.int8:
+            fake_int8(student)
         history = _train(recipe, student, texts, lesson, logit_token_ids, work, progress)
+        remove_fake_int8(student)
     student.set_output_embeddings(head)
     _export(student, folder, vocabulary, recipe.out)
     seconds = round(time.perf_counter() - began, 1)
@@ -191,15 +197,22 @@ def _make_student(recipe: Recipe, folder: str, texts: Texts) -> tuple[Any, list[
     if max(kept) >= student.config.num_hidden_layers:
         raise ConfigurationError(f"the target has {student.config.num_hidden_layers} layers")
     keep_layers(student, kept)
-    frozen = {id(p) for m in _ends(student) for p in m.parameters()}
-    for parameter in student.parameters():
-        parameter.requires_grad_(id(parameter) not in frozen)
+    _freeze(student, recipe.trained_layers)
     return student, kept, _frequent_tokens(texts, student, recipe.draft_vocabulary)
 
 
-def _ends(model: Any) -> Sequence[torch.nn.Module]:
-    """Embedding and head: the target's own, and not trained."""
-    return model.get_input_embeddings(), model.get_output_embeddings()
+def _freeze(student: Any, num_trained_layers: int | None) -> None:
+    """Leaves embedding, head, and all but the last layers what they are in the target."""
+    layers = layer_list(student)
+    first_trained = 0 if num_trained_layers is None else max(0, len(layers) - num_trained_layers)
+    frozen = [
+        student.get_input_embeddings(),
+        student.get_output_embeddings(),
+        *layers[:first_trained],
+    ]
+    student.requires_grad_(True)
+    for module in frozen:
+        module.requires_grad_(False)
 
 
 def _frequent_tokens(texts: Texts, model: Any, count: int) -> list[int]:

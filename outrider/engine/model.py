@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from outrider.engine.attention import IMPLEMENTATION, Chunk, Pass, attending
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
+from outrider.engine.int8_linear import quantize_linears
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.packed_linear import pack_linears
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
@@ -52,6 +53,7 @@ class Engine:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
         self.device = choose_device(options.device)
+        self.is_int8 = options.dtype == "int8"
         self.dtype = choose_dtype(options.dtype, self.device)
         self.model = load_model(options.model, self.device, self.dtype)
         draft_vocabulary = read_draft_vocabulary(options.model)
@@ -62,6 +64,8 @@ class Engine:
         self.max_context_length = _context_length(self.config, options.max_context_length)
         self.cache = SlotCache(options.slots or DEFAULT_NUM_SLOTS, self.max_context_length)
         self._adopt_attention(options.model)
+        if self.is_int8:
+            quantize_linears(self.model, self.model.get_output_embeddings())
 
     @property
     def eos_token_ids(self) -> tuple[int, ...]:
@@ -107,7 +111,8 @@ class Engine:
         try:
             inputs = torch.tensor([ids], device=self.device)
             expected = self.model(input_ids=inputs, use_cache=False).logits[0].float()
-            pack_linears(self.model)
+            if not self.is_int8:  # which would fail the comparison by what it rounds
+                pack_linears(self.model)
             self.model.set_attn_implementation(IMPLEMENTATION)
             actual, windows = self._probe(ids)
         except Exception as error:
@@ -154,8 +159,12 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
         native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
         return torch.bfloat16 if native else torch.float32
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name == "int8":
+        if device.type != "cpu":
+            raise ConfigurationError("int8 runs on a CPU only")
+        return torch.float32  # of all that is not a linear layer
     if name not in dtypes:
-        raise ConfigurationError(f"unknown dtype {name!r}; known: auto, {', '.join(dtypes)}")
+        raise ConfigurationError(f"unknown dtype {name!r}; known: auto, int8, {', '.join(dtypes)}")
     return dtypes[name]
 
 

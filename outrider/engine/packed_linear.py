@@ -18,16 +18,21 @@ from transformers.pytorch_utils import Conv1D
 _TYPICAL_ROWS = 8
 
 
+def linear_weight(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """The weight, [out_features, in_features], and bias of a linear layer, GPT-2's included."""
+    weight = linear.get_parameter("weight").detach()
+    bias = None if linear.bias is None else linear.get_parameter("bias").detach()
+    return weight.t().contiguous() if isinstance(linear, Conv1D) else weight.contiguous(), bias
+
+
 class PackedLinear(nn.Module):
     """`input @ weight.T + bias`, with `weight` [out_features, in_features] packed."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.bias = None if bias is None else bias.detach()
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(
-            weight.detach().contiguous(), _TYPICAL_ROWS
-        )
+        self.bias = bias
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
 
     def forward(self, input: Tensor) -> Tensor:
         if input.numel() == 0:
@@ -44,10 +49,8 @@ def pack_linears(module: nn.Module) -> None:
         return
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if type(child) is nn.Linear:
-                setattr(parent, name, PackedLinear(child.weight, child.bias))
-            elif type(child) is Conv1D:  # GPT-2's transposed linear
-                setattr(parent, name, PackedLinear(child.weight.t(), child.bias))
+            if type(child) in (nn.Linear, Conv1D):
+                setattr(parent, name, PackedLinear(*linear_weight(child)))
 
 
 def _can_pack(parameter: Tensor) -> bool:

@@ -1,0 +1,93 @@
+"""Linear layers in int8, for drafts on CPU.
+
+A short pass costs the reading of the weights. In int8 they are a quarter of their
+size in float32, and FBGEMM's kernel multiplies them as they are: a step of a draft
+takes half the time (`benchmarks/passes.py`). Weights are scaled by row, inputs as
+they come, to 7 bits, since 8 would overflow where the CPU has no VNNI.
+
+Two kinds of layers are kept in float16, at half the size, since int8 would cost
+much of the agreement with the target: the head, and those that lead back from the
+inside of an MLP, where a few inputs are hundreds of times as large as the rest.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from outrider.engine.packed_linear import linear_weight
+from outrider.errors import ConfigurationError
+
+ENGINES = ("x86", "fbgemm", "onednn")
+
+
+class Int8Linear(nn.Module):
+    """About `input @ weight.T + bias`, with `weight` [out_features, in_features] in int8."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        scales = row_scales(weight)
+        zeros = torch.zeros_like(scales, dtype=torch.long)
+        quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        self.bias = bias
+        self.packed = torch.ops.quantized.linear_prepack(quantized, None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        # One range serves all rows, so they are brought to one size first: the first
+        # token of a text has inputs that would leave the others no bits.
+        size = input.abs().amax(dim=-1, keepdim=True).clamp(min=1e-9)
+        output: Tensor = torch.ops.quantized.linear_dynamic(input / size, self.packed, True)
+        output = output * size
+        return output if self.bias is None else output + self.bias
+
+
+class Float16Linear(nn.Module):
+    """`input @ weight.T + bias` in float32, with `weight` kept in float16."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.numel() == 0:
+            return input.new_empty(*input.shape[:-1], self.out_features)
+        output: Tensor = torch.ops.quantized.linear_dynamic_fp16(input, self.packed)
+        return output
+
+
+def row_scales(weight: Tensor) -> Tensor:
+    """What one step of int8 stands for in each row of [out_features, in_features]."""
+    return (weight.abs().amax(dim=1) / 127).clamp(min=1e-9).double()
+
+
+def quantize_linears(module: nn.Module, head: nn.Module) -> None:
+    """Replaces every linear layer below `module`: `head` in float16, most others in int8.
+
+    Raises:
+        ConfigurationError: this CPU or torch has no int8 layers.
+    """
+    if torch.backends.quantized.engine not in ENGINES:
+        raise ConfigurationError("int8 needs torch with FBGEMM, on an x86 CPU")
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) in (nn.Linear, Conv1D):
+                setattr(parent, name, _quantized(child, child is head))
+
+
+def _quantized(linear: nn.Module, is_head: bool) -> nn.Module:
+    weight, bias = linear_weight(linear)
+    keep = is_head or leads_back(weight)
+    with warnings.catch_warnings():
+        # Tensors of dtype qint8 are to go one day; so far, no other kernel is as fast.
+        warnings.filterwarnings("ignore", message=".*quantized tensor creation")
+        return (Float16Linear if keep else Int8Linear)(weight, bias)
+
+
+def leads_back(weight: Tensor) -> bool:
+    """Whether [out_features, in_features] leads back from the inside of an MLP."""
+    return weight.shape[1] > weight.shape[0]
