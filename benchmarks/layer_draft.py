@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from outrider.distill.student import keep_layers, most_changing_layers
-from outrider.embedded import cache_folder
+from outrider.embedded.cache import cache_folder
 
 _PROBE = "A bicycle stays upright because the rider steers into the direction of a fall."
 

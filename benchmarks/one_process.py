@@ -14,7 +14,7 @@ from orchestrator.latency import CriticalPath
 from orchestrator.mirror import Mirror
 from outrider.engine.model import Engine, EngineOptions
 from outrider.loading import in_own_thread
-from outrider.messages import GREEDY, Proposal, Verdict
+from outrider.messages import GREEDY, Preparation, Prepared, Proposal, Verdict
 from target_service.verifier import Verifier, VerifierSession
 
 _loaded: dict[str, Any] = {}
@@ -57,16 +57,27 @@ class LocalDrafter:
 
     def __init__(self, session: DrafterSession) -> None:
         self.max_context_length = _loaded["max_context_length"]
+        self.num_prepared_tokens = 0
         self._session = session
         self._mirror = Mirror()
 
-    async def propose(self, tokens: Sequence[int], num_speculative_tokens: int) -> Proposal:
+    async def propose(
+        self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+    ) -> Proposal:
         context_length, token_ids = self._mirror.difference(tokens)
         proposal = await self._session.propose(
             context_length, token_ids, num_speculative_tokens, GREEDY, None
         )
         self._mirror.hold(tokens, proposal.draft_token_ids, proposal.sequence_length)
         return proposal
+
+    async def follow(
+        self, tokens: Sequence[int], draft: Sequence[int], preparation: Preparation
+    ) -> None:
+        """Never called: nothing is prepared here."""
+
+    def prepared(self, tokens: Sequence[int]) -> Prepared | None:
+        return None
 
 
 class LocalVerifier:

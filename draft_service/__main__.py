@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 
 import click
 
@@ -12,7 +13,14 @@ from draft_service.drafters.ngram import NgramDrafter
 from draft_service.servicer import DraftServicer
 from outrider import __version__
 from outrider.config import DEFAULT_DRAFT_PORT, model_options, run_service, server_options
-from outrider.engine.model import DEFAULT_MAX_CONTEXT_LENGTH, DEFAULT_NUM_SLOTS, EngineOptions
+from outrider.embedded import EMBEDDED_DRAFT
+from outrider.engine.int8_linear import int8_is_available
+from outrider.engine.model import (
+    DEFAULT_MAX_CONTEXT_LENGTH,
+    DEFAULT_NUM_SLOTS,
+    EngineOptions,
+    choose_device,
+)
 from outrider.loading import in_own_thread, load_served_model
 from outrider.messages import ModelInfo
 from outrider.model_service import ServedModel
@@ -20,24 +28,32 @@ from outrider.server import run, serve
 from outrider.v1.draft_pb2 import DESCRIPTOR
 from outrider.v1.draft_pb2_grpc import add_DraftServiceServicer_to_server
 
-# What the embedded pair drafts with: see "The default pair" in the README.
-DEFAULT_DRAFTER = "ngram"
+DEFAULT_NUM_BRANCHES = 4
 
 
 @click.command("draft")
 @server_options(DEFAULT_DRAFT_PORT)
 @model_options
-def main(host: str, port: int, **model: str | int | None) -> None:
+@click.option(
+    "--branches",
+    type=click.IntRange(min=0),
+    default=DEFAULT_NUM_BRANCHES,
+    show_default=True,
+    help="Outcomes of a verification that a session can prepare for.",
+)
+def main(host: str, port: int, branches: int, **model: str | int | None) -> None:
     """Serve the draft: a small model, or `--model ngram` (prompt lookup)."""
-    run(serve_draft(host, port, EngineOptions(**model)))  # type: ignore[arg-type]
+    run(serve_draft(host, port, EngineOptions(**model), branches))  # type: ignore[arg-type]
 
 
-async def serve_draft(host: str, port: int, options: EngineOptions) -> None:
+async def serve_draft(
+    host: str, port: int, options: EngineOptions, num_branches: int = DEFAULT_NUM_BRANCHES
+) -> None:
     """Loads the drafter and serves it until SIGINT or SIGTERM. Raises OutriderError."""
     servicer = DraftServicer()
 
     async def load() -> None:
-        servicer.serve_model(*await in_own_thread(lambda: load_drafter(options)))
+        servicer.serve_model(*await in_own_thread(lambda: load_drafter(options, num_branches)))
 
     async def close() -> None:
         if servicer.drafter is not None:
@@ -54,13 +70,22 @@ async def serve_draft(host: str, port: int, options: EngineOptions) -> None:
     )
 
 
-def load_drafter(options: EngineOptions) -> tuple[ServedModel, Drafter]:
-    """The drafter that `options.model` names. Raises OutriderError."""
-    name = DEFAULT_DRAFTER if options.model == "default" else options.model
-    if name != "ngram":
-        engine, model = load_served_model(options)
-        return model, ModelDrafter(engine)
+def load_drafter(
+    options: EngineOptions, num_branches: int = DEFAULT_NUM_BRANCHES
+) -> tuple[ServedModel, Drafter]:
+    """The drafter that `options.model` names; a session has a slot for each branch.
+
+    Raises OutriderError.
+    """
+    name = options.model
     num_slots = options.slots or DEFAULT_NUM_SLOTS
+    if name in ("default", EMBEDDED_DRAFT):
+        options = _embedded(options)
+    if name != "ngram":
+        slots = num_slots * max(1, num_branches)
+        engine, model = load_served_model(dataclasses.replace(options, slots=slots))
+        info = dataclasses.replace(model.info, num_slots=num_slots)
+        return dataclasses.replace(model, info=info), ModelDrafter(engine, num_branches)
     max_context_length = options.max_context_length or DEFAULT_MAX_CONTEXT_LENGTH
     info = ModelInfo(
         model_id=name,
@@ -70,6 +95,14 @@ def load_drafter(options: EngineOptions) -> tuple[ServedModel, Drafter]:
         version=__version__,
     )
     return ServedModel(info), NgramDrafter(num_slots, max_context_length)
+
+
+def _embedded(options: EngineOptions) -> EngineOptions:
+    """On a CPU in int8, for which the embedded draft was trained, unless asked otherwise."""
+    dtype = options.dtype
+    if dtype == "auto" and choose_device(options.device).type == "cpu" and int8_is_available():
+        dtype = "int8"
+    return dataclasses.replace(options, model=EMBEDDED_DRAFT, dtype=dtype)
 
 
 if __name__ == "__main__":

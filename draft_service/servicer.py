@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import grpc
 
 from draft_service.drafters import Drafter
-from outrider.codec import proposal_to_wire, sampling_from_wire
-from outrider.messages import GREEDY, ModelInfo
+from outrider.codec import prepared_to_wire, proposal_to_wire, sampling_from_wire
+from outrider.messages import GREEDY, ModelInfo, Prepared
 from outrider.model_service import ModelServicer, ServedModel
 from outrider.v1 import draft_pb2, draft_pb2_grpc
+
+Context = grpc.aio.ServicerContext[draft_pb2.ProposeRequest, draft_pb2.ProposeResponse]
 
 
 class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
@@ -31,9 +35,10 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
     async def Propose(
         self,
         requests: AsyncIterator[draft_pb2.ProposeRequest],
-        context: grpc.aio.ServicerContext[draft_pb2.ProposeRequest, draft_pb2.ProposeResponse],
+        context: Context,
     ) -> None:
         session = self.available(self.drafter).open_session()
+        responses = Responses(context)
         params = GREEDY
         vocab_size: int | None = None
         try:
@@ -44,15 +49,54 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
                 vocab_size = request.vocab_size or vocab_size
                 proposal = await session.propose(
                     request.context_length,
-                    list(request.token_ids),
+                    [*request.token_ids, *request.draft_token_ids],
                     request.num_speculative_tokens,
                     params,
                     vocab_size,
                 )
                 total_ns = time.perf_counter_ns() - arrived_ns
-                timings = dataclasses.replace(proposal.timings, total_ns=total_ns)
-                await context.write(
-                    proposal_to_wire(dataclasses.replace(proposal, timings=timings))
+                await responses.write(
+                    proposal_to_wire(
+                        dataclasses.replace(
+                            proposal,
+                            context_length=request.context_length + len(request.token_ids),
+                            timings=dataclasses.replace(proposal.timings, total_ns=total_ns),
+                        )
+                    )
+                )
+                session.prepare(
+                    len(request.draft_token_ids) + len(proposal.draft_token_ids),
+                    request.num_branches,
+                    request.num_prepared_tokens,
+                    responses.write_prepared,
                 )
         finally:
             session.close()
+            responses.close()
+
+
+class Responses:
+    """Writes to a stream for two: the handler, and what is prepared meanwhile."""
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._turn = asyncio.Lock()
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def write(self, response: draft_pb2.ProposeResponse) -> None:
+        async with self._turn:
+            await self._context.write(response)
+
+    def write_prepared(self, prepared: list[Prepared]) -> None:
+        """Returns at once. A stream that ends meanwhile has nobody who misses it."""
+        task = asyncio.create_task(self._write_if_open(prepared_to_wire(prepared)))
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+    async def _write_if_open(self, response: draft_pb2.ProposeResponse) -> None:
+        with suppress(grpc.RpcError, asyncio.InvalidStateError):
+            await self.write(response)
+
+    def close(self) -> None:
+        for task in self._writing:
+            task.cancel()

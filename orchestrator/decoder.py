@@ -15,19 +15,39 @@ from typing import Protocol
 
 from orchestrator.latency import CriticalPath
 from outrider.errors import OutriderError
-from outrider.messages import Proposal, Verdict
+from outrider.messages import Preparation, Prepared, Proposal, Verdict
 
 log = logging.getLogger(__name__)
 
 
 class Drafter(Protocol):
-    """Proposes tokens for one sequence."""
+    """Proposes tokens for one sequence, and prepares for what may become of them.
+
+    All but `prepared` raise OutriderError; the loop then goes on without the drafter.
+    """
 
     @property
     def max_context_length(self) -> int: ...
 
-    async def propose(self, tokens: Sequence[int], num_speculative_tokens: int) -> Proposal:
-        """Raises OutriderError; the loop then goes on without it."""
+    @property
+    def num_prepared_tokens(self) -> int:
+        """Draft tokens of all that was ever prepared."""
+        ...
+
+    async def propose(
+        self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+    ) -> Proposal:
+        """Drafts tokens after `tokens`, then, unasked, after outcomes of their verification."""
+        ...
+
+    async def follow(
+        self, tokens: Sequence[int], draft: Sequence[int], preparation: Preparation
+    ) -> None:
+        """Learns that prepared `draft` is being verified; prepares for outcomes of that."""
+        ...
+
+    def prepared(self, tokens: Sequence[int]) -> Prepared | None:
+        """What has been prepared so far for the case that `tokens` are committed."""
         ...
 
 
@@ -46,6 +66,8 @@ class Step:
     token_ids: tuple[int, ...]
     num_draft_tokens: int
     num_accepted_tokens: int
+    was_prepared: bool = False
+    """Whether the draft tokens were there before the verdict that they follow."""
 
 
 async def decode(
@@ -55,17 +77,19 @@ async def decode(
     drafter: Drafter | None,
     num_speculative_tokens: int,
     path: CriticalPath,
+    num_branches: int = 0,
 ) -> AsyncGenerator[Step, None]:
     """Continues `prompt` until the sequence has `max_length` tokens.
 
     Without a drafter, or with `num_speculative_tokens` 0, each step commits one
-    token: the target alone, through the same code.
+    token: the target alone, through the same code. With `num_branches`, the drafter
+    works while the verifier does, on so many outcomes of the verification.
 
     Raises:
         OutriderError: the verifier failed. A failing drafter is dropped instead.
     """
     tokens = list(prompt)
-    proposer = Proposer(drafter, num_speculative_tokens, path)
+    proposer = Proposer(drafter, num_speculative_tokens, num_branches, path)
     proposer.prefill(tokens)
     try:
         verdict = await verifier.verify(tokens, ())
@@ -79,19 +103,25 @@ async def decode(
             path.spend_waiting("verify", verdict.timings)
             committed = (*draft[: verdict.num_accepted_tokens], verdict.next_token_id)
             tokens.extend(committed)
-            yield Step(committed, len(draft), verdict.num_accepted_tokens)
+            yield Step(committed, len(draft), verdict.num_accepted_tokens, proposer.was_prepared)
     finally:
         proposer.close()
 
 
 class Proposer:
-    """Gets proposals from a drafter for as long as it works."""
+    """Gets draft tokens from a drafter for as long as it works."""
 
     def __init__(
-        self, drafter: Drafter | None, num_speculative_tokens: int, path: CriticalPath
+        self,
+        drafter: Drafter | None,
+        num_speculative_tokens: int,
+        num_branches: int,
+        path: CriticalPath,
     ) -> None:
+        self.was_prepared = False
         self._drafter = drafter if num_speculative_tokens else None
         self._num_speculative_tokens = num_speculative_tokens
+        self._preparation = Preparation(num_branches, num_speculative_tokens)
         self._path = path
         self._prefill: asyncio.Task[Proposal | None] | None = None
 
@@ -102,6 +132,7 @@ class Proposer:
 
     async def propose(self, tokens: Sequence[int], room: int) -> tuple[int, ...]:
         """Draft tokens, at most `room`; none where there is no drafter (any more)."""
+        self.was_prepared = False
         await self._finish_prefill()
         if self._drafter is None:
             return ()
@@ -111,12 +142,28 @@ class Proposer:
         if num_tokens <= 0:
             return ()
         self._path.spend("orchestrator")
+        prepared = self._drafter.prepared(tokens)
+        if prepared is not None:
+            return await self._follow(self._drafter, tokens, prepared, num_tokens)
         proposal = await self._ask(self._drafter, tokens, num_tokens)
         if proposal is None:
             self._path.spend("draft_network")
             return ()
         self._path.spend_waiting("draft", proposal.timings)
         return proposal.draft_token_ids
+
+    async def _follow(
+        self, drafter: Drafter, tokens: Sequence[int], prepared: Prepared, num_tokens: int
+    ) -> tuple[int, ...]:
+        """Takes what was prepared: neither drafting nor the way to the draft is waited for."""
+        draft = prepared.draft_token_ids[:num_tokens]
+        try:
+            await drafter.follow(tokens, draft, self._preparation)
+        except OutriderError as error:
+            self._lose(error)
+        self.was_prepared = True
+        self._path.hide("draft_compute", prepared.forward_ns)
+        return draft
 
     async def _finish_prefill(self) -> None:
         if self._prefill is None:
@@ -130,11 +177,14 @@ class Proposer:
 
     async def _ask(self, drafter: Drafter, tokens: Sequence[int], k: int) -> Proposal | None:
         try:
-            return await drafter.propose(tokens, k)
+            return await drafter.propose(tokens, k, self._preparation)
         except OutriderError as error:
-            log.warning("going on without the draft: %s", error)
-            self._drafter = None
+            self._lose(error)
             return None
+
+    def _lose(self, error: OutriderError) -> None:
+        log.warning("going on without the draft: %s", error)
+        self._drafter = None
 
     def close(self) -> None:
         if self._prefill is not None:

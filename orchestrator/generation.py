@@ -17,7 +17,9 @@ from outrider.messages import GREEDY, ModelInfo, SamplingParams
 
 DEFAULT_MAX_NEW_TOKENS = 64
 DEFAULT_NUM_SPECULATIVE_TOKENS = 4
+DEFAULT_NUM_BRANCHES = 4
 MAX_NUM_SPECULATIVE_TOKENS = 64
+MAX_NUM_BRANCHES = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class Request:
     stop: tuple[str, ...] = ()
     num_speculative_tokens: int = DEFAULT_NUM_SPECULATIVE_TOKENS
     ignore_eos: bool = False
+    num_branches: int = DEFAULT_NUM_BRANCHES
 
     def check(self) -> None:
         """Raises InvalidRequest."""
@@ -50,6 +53,8 @@ class Request:
             raise InvalidRequest(
                 f"num_speculative_tokens must be at most {MAX_NUM_SPECULATIVE_TOKENS}"
             )
+        if self.num_branches > MAX_NUM_BRANCHES:
+            raise InvalidRequest(f"num_branches must be at most {MAX_NUM_BRANCHES}")
 
 
 def draw_seed() -> int:
@@ -74,6 +79,9 @@ class Speculation:
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
     acceptance_histogram: list[int] = field(default_factory=list)
+    num_prepared_steps: int = 0
+    num_prepared_accepted_tokens: int = 0
+    num_prepared_tokens: int = 0
 
     def count(self, step: Step) -> None:
         if step.num_draft_tokens == 0:
@@ -81,6 +89,9 @@ class Speculation:
         self.num_steps += 1
         self.num_draft_tokens += step.num_draft_tokens
         self.num_accepted_tokens += step.num_accepted_tokens
+        if step.was_prepared:
+            self.num_prepared_steps += 1
+            self.num_prepared_accepted_tokens += step.num_accepted_tokens
         missing = step.num_draft_tokens + 1 - len(self.acceptance_histogram)
         self.acceptance_histogram.extend([0] * missing)
         self.acceptance_histogram[step.num_accepted_tokens] += 1
@@ -139,7 +150,13 @@ class Generation:
         eos = frozenset() if request.ignore_eos else frozenset(target.eos_token_ids)
         text_stream = TextStream(tokenizer, request.stop)
         steps = decode(
-            prompt, max_length, verifier, drafter, request.num_speculative_tokens, self.path
+            prompt,
+            max_length,
+            verifier,
+            drafter,
+            request.num_speculative_tokens,
+            self.path,
+            request.num_branches,
         )
         async with aclosing(steps):
             async for step in steps:
@@ -154,6 +171,8 @@ class Generation:
                 yield pieces
                 if is_last:
                     break
+        if drafter is not None:
+            self.speculation.num_prepared_tokens = drafter.num_prepared_tokens
 
     def _finish(self, piece: Piece, text_stream: TextStream) -> Piece:
         """The last piece with the text that was held back; drops tokens behind a stop string."""

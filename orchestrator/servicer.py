@@ -11,6 +11,7 @@ import grpc
 
 from orchestrator.generation import (
     DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_NUM_BRANCHES,
     DEFAULT_NUM_SPECULATIVE_TOKENS,
     Generation,
     Message,
@@ -84,6 +85,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             target=model_info_to_wire(target_info),
             draft=None if draft_info is None else model_info_to_wire(draft_info),
             default_num_speculative_tokens=DEFAULT_NUM_SPECULATIVE_TOKENS,
+            default_num_branches=DEFAULT_NUM_BRANCHES,
             has_chat_template=pair.tokenizer.has_chat_template,
         )
 
@@ -161,6 +163,9 @@ def _request_from_wire(message: generation_pb2.GenerateRequest) -> Request:
         stop=tuple(message.stop),
         num_speculative_tokens=num_speculative_tokens,
         ignore_eos=message.ignore_eos,
+        num_branches=(
+            message.num_branches if message.HasField("num_branches") else DEFAULT_NUM_BRANCHES
+        ),
     )
     request.check()
     return request
@@ -204,6 +209,9 @@ def _speculation_to_wire(generation: Generation) -> generation_pb2.SpeculationSt
         draft_acceptance_rate=speculation.draft_acceptance_rate,
         mean_acceptance_length=speculation.mean_acceptance_length,
         acceptance_histogram=speculation.acceptance_histogram,
+        num_prepared_steps=speculation.num_prepared_steps,
+        num_prepared_accepted_tokens=speculation.num_prepared_accepted_tokens,
+        num_prepared_tokens=speculation.num_prepared_tokens,
     )
 
 

@@ -76,7 +76,8 @@ def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--target", help="Target model.  [default: the embedded pair's]"),
         click.option(
             "--draft",
-            help="Draft model, 'ngram' (prompt lookup) or 'none'.  [default: the embedded pair's]",
+            help="Draft model, 'ngram' (prompt lookup) or 'none'.  "
+            "[default: the embedded pair's; ngram for another target]",
         ),
         run_options(whose="both models"),
         run_options("target-", "the target"),
@@ -93,6 +94,8 @@ def _system(
 ) -> Iterator[tuple[str, list[ServiceProcess]]]:
     """The three services as `_pair_options` say; shows on standard error what loads."""
     _hand_on_config_file(click.get_current_context())
+    if settings["draft"] is None and settings["target"] not in (None, "default"):
+        settings["draft"] = "ngram"  # the embedded draft fits the embedded target only
     target, draft = (_model_settings(settings, role) for role in ("target", "draft"))
     orchestrator_port, draft_port, target_port = ports
     console = Console(stderr=True)
@@ -149,6 +152,8 @@ def up(host: str, port: int, draft_port: int, target_port: int, **settings: Any)
 @click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1))
 @click.option("--stop", multiple=True, help="A string that ends the text; repeatable.")
 @click.option("--num-speculative-tokens", type=click.IntRange(min=0), help="Fixed draft length.")
+@click.option("--num-branches", type=click.IntRange(min=0),
+              help="Outcomes to prepare for; 0: draft and target in turn.")  # fmt: skip
 @click.option("--no-speculation", is_flag=True, help="The target alone.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after an end of text.")
 @click.option("--raw", is_flag=True, help="Continue the text instead of answering it.")
@@ -195,6 +200,7 @@ _REQUEST_PARAMETERS = (
     "stop",
     "num_speculative_tokens",
     "ignore_eos",
+    "num_branches",
 )
 
 

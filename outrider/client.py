@@ -33,6 +33,7 @@ class Parameters(TypedDict, total=False):
     stop: str | Sequence[str] | None
     num_speculative_tokens: int | None
     ignore_eos: bool | None
+    num_branches: int | None
 
 
 def _request(prompt: Prompt, parameters: Parameters) -> pb.GenerateRequest:

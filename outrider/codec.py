@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from outrider.errors import InvalidRequest
 from outrider.generation import Generation, Latency, ServerInfo, Speculation, TextPiece, Usage
-from outrider.messages import ModelInfo, Proposal, SamplingParams, Timings, Verdict
+from outrider.messages import ModelInfo, Prepared, Proposal, SamplingParams, Timings, Verdict
 from outrider.v1 import common_pb2, draft_pb2, generation_pb2, target_pb2
 
 
@@ -68,6 +68,33 @@ def proposal_from_wire(message: draft_pb2.ProposeResponse) -> Proposal:
         message.sequence_length,
         timings_from_wire(message.timings),
     )
+
+
+def prepared_to_wire(prepared: Sequence[Prepared]) -> draft_pb2.ProposeResponse:
+    """At least one; all are of one context."""
+    return draft_pb2.ProposeResponse(
+        context_length=prepared[0].context_length,
+        prepared=[
+            draft_pb2.PreparedProposal(
+                assumed_token_ids=one.assumed_token_ids,
+                draft_token_ids=one.draft_token_ids,
+                forward_ns=one.forward_ns,
+            )
+            for one in prepared
+        ],
+    )
+
+
+def prepared_from_wire(message: draft_pb2.ProposeResponse) -> list[Prepared]:
+    return [
+        Prepared(
+            message.context_length,
+            tuple(one.assumed_token_ids),
+            tuple(one.draft_token_ids),
+            one.forward_ns,
+        )
+        for one in message.prepared
+    ]
 
 
 def verdict_to_wire(verdict: Verdict) -> target_pb2.VerifyResponse:
@@ -145,6 +172,9 @@ def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation
             draft_acceptance_rate=speculation.draft_acceptance_rate,
             mean_acceptance_length=speculation.mean_acceptance_length,
             acceptance_histogram=list(speculation.acceptance_histogram),
+            num_prepared_steps=speculation.num_prepared_steps,
+            num_prepared_accepted_tokens=speculation.num_prepared_accepted_tokens,
+            num_prepared_tokens=speculation.num_prepared_tokens,
         ),
         latency=Latency(
             wall_ns=latency.wall_ns,
@@ -171,5 +201,6 @@ def server_info_from_wire(message: generation_pb2.GetServerInfoResponse) -> Serv
         target=model_info_from_wire(message.target),
         draft=model_info_from_wire(message.draft) if message.HasField("draft") else None,
         default_num_speculative_tokens=message.default_num_speculative_tokens,
+        default_num_branches=message.default_num_branches,
         has_chat_template=message.has_chat_template,
     )

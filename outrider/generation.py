@@ -36,6 +36,9 @@ class Speculation:
     draft_acceptance_rate: float
     mean_acceptance_length: float
     acceptance_histogram: list[int]
+    num_prepared_steps: int = 0
+    num_prepared_accepted_tokens: int = 0
+    num_prepared_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,4 +77,5 @@ class ServerInfo:
     target: ModelInfo
     draft: ModelInfo | None
     default_num_speculative_tokens: int
+    default_num_branches: int
     has_chat_template: bool

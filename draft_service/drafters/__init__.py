@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from outrider.messages import Proposal, SamplingParams
+from outrider.messages import Prepared, Proposal, SamplingParams
+
+OnPrepared = Callable[[list[Prepared]], None]
+"""Called on the event loop with continuations that have grown."""
 
 
 class DrafterSession(Protocol):
-    """One client's sequence. Close it to give its slot back."""
+    """One client's sequence. Close it to give its slots back."""
 
     async def propose(
         self,
@@ -27,6 +30,19 @@ class DrafterSession(Protocol):
 
         Raises:
             ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: nothing has changed.
+        """
+        ...
+
+    def prepare(
+        self, num_draft_tokens: int, num_branches: int, num_tokens: int, on_prepared: OnPrepared
+    ) -> None:
+        """Drafts on past the proposal, in the background, until the next `propose`.
+
+        Args:
+            num_draft_tokens: how many tokens at the sequence's end, the proposal included,
+                are under verification now.
+            num_branches: how many outcomes of the verification to prepare for.
+            num_tokens: how many tokens to draft after each.
         """
         ...
 

@@ -1,61 +1,41 @@
-"""Proposes by a small model: k steps, batched with those of other sessions."""
+"""Proposes by a small model: k steps, batched with those of other sessions.
+
+While the target verifies, the model drafts on: past the last draft token, as if all
+were accepted, and after the likeliest corrections, each in a slot of its own
+("Speculative Speculative Decoding", arXiv 2603.03251). Whatever the verdict is, the
+next proposal starts from the slot that has most of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Sequence
 
 from torch import Tensor
 
+from draft_service.drafters import OnPrepared
+from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
+from draft_service.drafters.outcomes import likeliest_corrections
 from outrider.engine.model import Engine
-from outrider.engine.scheduler import Job, Scheduler
+from outrider.engine.scheduler import Scheduler
 from outrider.engine.sequence import TokenSequence
-from outrider.messages import Proposal, SamplingParams
-from outrider.sampling import choose_tokens
-
-
-class Drafting(Job):
-    """Reads the context, then its own tokens one by one, until k are drafted or the text ends."""
-
-    def __init__(
-        self,
-        slot: int,
-        start: int,
-        token_ids: Sequence[int],
-        num_speculative_tokens: int,
-        params: SamplingParams,
-        logit_token_ids: Tensor,
-        eos_token_ids: Sequence[int],
-    ) -> None:
-        super().__init__(slot, start, token_ids, num_logits=min(1, num_speculative_tokens))
-        self.draft_token_ids: list[int] = []
-        self._num_speculative_tokens = num_speculative_tokens
-        self._next_index = start + len(token_ids)
-        self._params = params
-        self._logit_token_ids = logit_token_ids
-        self._eos_token_ids = eos_token_ids
-
-    def advance(self, logits: Tensor) -> list[int]:
-        if self._num_speculative_tokens == 0:
-            return []
-        logits = logits[:, : len(self._logit_token_ids)]
-        [token_id] = choose_tokens(logits, self._logit_token_ids, self._params, self._next_index)
-        self.draft_token_ids.append(token_id)
-        self._next_index += 1
-        is_full = len(self.draft_token_ids) == self._num_speculative_tokens
-        return [] if is_full or token_id in self._eos_token_ids else [token_id]
+from outrider.messages import GREEDY, Prepared, Proposal, SamplingParams
 
 
 class ModelDrafterSession:
-    """A sequence in a slot of the draft model's cache."""
+    """A sequence in one of a session's slots; the others are for preparations."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler) -> None:
+    def __init__(self, engine: Engine, scheduler: Scheduler, num_slots: int) -> None:
         self._scheduler = scheduler
+        self._max_length = engine.max_context_length
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
         self._logit_token_ids = engine.logit_token_ids
-        self._eos_token_ids = engine.eos_token_ids
-        self._slot = scheduler.acquire()
-        self._num_cached = 0
+        self._sampler = Sampler(GREEDY, engine.logit_token_ids, engine.eos_token_ids)
+        self._contents = [SlotContent(slot) for slot in scheduler.acquire_all(num_slots)]
+        self._main = self._contents[0]
+        self._last_draft_token: list[int] = []  # which the sequence does not have yet
+        self._preparations: list[Drafting] = []
 
     async def propose(
         self,
@@ -67,22 +47,19 @@ class ModelDrafterSession:
     ) -> Proposal:
         room = max(0, num_speculative_tokens - 1)  # the last draft token is not read
         self._sequence.update(context_length, token_ids, room)
+        self._drop_preparations()
         tokens = self._sequence.token_ids
         length = len(tokens)
-        start = min(self._num_cached, context_length, length - 1)
-        self._num_cached = start
-        job = Drafting(
-            self._slot,
-            start,
-            tokens[start:],
-            num_speculative_tokens,
-            params,
-            self._shared_token_ids(vocab_size),
-            self._eos_token_ids,
+        self._sampler = dataclasses.replace(
+            self._sampler, params=params, token_ids=self._shared_token_ids(vocab_size)
         )
+        self._main = max(self._contents, key=lambda content: content.common_length(tokens))
+        self._last_draft_token = []
+        job = Drafting(self._main, tokens, num_speculative_tokens, self._sampler)
         timings = await asyncio.wrap_future(self._scheduler.submit(job))
+        job.settle()
         tokens.extend(job.draft_token_ids[:-1])
-        self._num_cached = len(tokens)
+        self._last_draft_token = job.draft_token_ids[-1:]
         return Proposal(length, tuple(job.draft_token_ids), len(tokens), timings)
 
     def _shared_token_ids(self, vocab_size: int | None) -> Tensor:
@@ -91,24 +68,106 @@ class ModelDrafterSession:
             return self._logit_token_ids
         return self._logit_token_ids[self._logit_token_ids < vocab_size]
 
+    def prepare(
+        self, num_draft_tokens: int, num_branches: int, num_tokens: int, on_prepared: OnPrepared
+    ) -> None:
+        tokens = self._sequence.token_ids + self._last_draft_token
+        num_committed = len(tokens) - num_draft_tokens
+        committed, draft = tokens[:num_committed], tokens[num_committed:]
+        num_tokens = min(num_tokens, self._max_length - len(tokens) - 1)
+        if num_branches < 1 or num_tokens < 1 or tokens[-1] in self._sampler.eos_token_ids:
+            return
+        announce = Announcer(num_committed, on_prepared)
+        # As if all were accepted. The first token is the draft's guess of the bonus token.
+        self._draft_on(self._main, tokens, 1 + num_tokens, announce, guesses_bonus=True)
+        ranks = [self._main.ranks.get(num_committed + i, []) for i in range(len(draft))]
+        spare = (content for content in self._contents if content is not self._main)
+        corrections = likeliest_corrections(draft, ranks, num_branches - 1)
+        for content, correction in zip(spare, corrections, strict=False):
+            if correction[-1] not in self._sampler.eos_token_ids:
+                self._draft_on(content, [*committed, *correction], num_tokens, announce)
+
+    def _draft_on(
+        self,
+        content: SlotContent,
+        sequence: list[int],
+        num_tokens: int,
+        announce: Announcer,
+        guesses_bonus: bool = False,
+    ) -> None:
+        """Drafts after `sequence` in the background."""
+        job = Drafting(
+            content,
+            sequence,
+            num_tokens,
+            self._sampler,
+            source=self._main,
+            is_background=True,
+            on_draft=announce,
+            guesses_bonus=guesses_bonus,
+        )
+        self._preparations.append(job)
+        self._scheduler.submit(job)
+
+    def _drop_preparations(self) -> None:
+        for job in self._preparations:
+            self._scheduler.drop(job)
+            job.settle()
+        self._preparations.clear()
+
     def close(self) -> None:
-        self._scheduler.release(self._slot)
+        self._drop_preparations()
+        for content in self._contents:
+            self._scheduler.release(content.slot)
+
+
+class Announcer:
+    """Brings drafted tokens from the engine's thread to `on_prepared`, several at a time."""
+
+    def __init__(self, context_length: int, on_prepared: OnPrepared) -> None:
+        self._context_length = context_length
+        self._on_prepared = on_prepared
+        self._loop = asyncio.get_running_loop()
+        self._grown: dict[tuple[int, ...], Prepared] = {}
+
+    def __call__(self, job: Drafting) -> None:
+        """Called on the engine's thread when `job` has drafted a token."""
+        prepared = job.prepared(self._context_length)
+        if prepared.draft_token_ids:
+            self._loop.call_soon_threadsafe(self._add, job, prepared)
+
+    def _add(self, job: Drafting, prepared: Prepared) -> None:
+        if job.is_dropped:
+            return
+        if not self._grown:
+            self._loop.call_soon(self._flush)
+        self._grown[prepared.assumed_token_ids] = prepared
+
+    def _flush(self) -> None:
+        grown, self._grown = self._grown, {}
+        self._on_prepared(list(grown.values()))
 
 
 class ModelDrafter:
-    """Opens sessions on one engine."""
+    """Opens sessions on one engine.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        num_branches: how many outcomes a session can prepare for at most. A session
+            takes a slot of the engine's cache for each.
+    """
+
+    def __init__(self, engine: Engine, num_branches: int) -> None:
         self._engine = engine
+        self._slots_per_session = max(1, num_branches)
         self._scheduler = Scheduler(engine, engine.cache.num_slots)
 
     @property
     def num_free_slots(self) -> int:
-        return self._scheduler.num_free_slots
+        return self._scheduler.num_free_slots // self._slots_per_session
 
     def open_session(self) -> ModelDrafterSession:
         """Raises NoFreeSlot."""
-        return ModelDrafterSession(self._engine, self._scheduler)
+        return ModelDrafterSession(self._engine, self._scheduler, self._slots_per_session)
 
     def close(self) -> None:
         self._scheduler.close()

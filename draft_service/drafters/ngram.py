@@ -10,6 +10,7 @@ import time
 from array import array
 from collections.abc import Sequence
 
+from draft_service.drafters import OnPrepared
 from outrider.engine.sequence import TokenSequence
 from outrider.errors import NoFreeSlot
 from outrider.messages import Proposal, SamplingParams, Timings
@@ -58,6 +59,11 @@ class NgramSession:
         draft = look_up(tokens, num_speculative_tokens) if num_speculative_tokens else []
         timings = Timings(sample_ns=time.perf_counter_ns() - began)
         return Proposal(len(tokens), tuple(draft), len(tokens), timings)
+
+    def prepare(
+        self, num_draft_tokens: int, num_branches: int, num_tokens: int, on_prepared: OnPrepared
+    ) -> None:
+        """Nothing: looking up takes less time than sending what might be needed."""
 
     def close(self) -> None:
         self._drafter.num_free_slots += 1

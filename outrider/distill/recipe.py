@@ -30,7 +30,7 @@ from transformers import AutoTokenizer
 
 from outrider import __version__
 from outrider.distill.fake_int8 import fake_int8, remove_fake_int8
-from outrider.distill.student import keep_layers, layer_list, most_changing_layers
+from outrider.distill.student import freeze, keep_layers, most_changing_layers
 from outrider.distill.teaching import Lesson, teach
 from outrider.distill.texts import Texts
 from outrider.distill.training import History, Material, Schedule, train
@@ -91,7 +91,7 @@ def distill(recipe: Recipe, console: Console) -> Path:
         history = _train(recipe, student, texts, lesson, logit_token_ids, work, progress)
         remove_fake_int8(student)
     student.set_output_embeddings(head)
-    _export(student, folder, vocabulary, recipe.out)
+    _export(student, folder, vocabulary, recipe.out, recipe.int8)
     seconds = round(time.perf_counter() - began, 1)
     _write_record(recipe, texts, kept, history, seconds)
     return recipe.out
@@ -197,22 +197,8 @@ def _make_student(recipe: Recipe, folder: str, texts: Texts) -> tuple[Any, list[
     if max(kept) >= student.config.num_hidden_layers:
         raise ConfigurationError(f"the target has {student.config.num_hidden_layers} layers")
     keep_layers(student, kept)
-    _freeze(student, recipe.trained_layers)
+    freeze(student, recipe.trained_layers)
     return student, kept, _frequent_tokens(texts, student, recipe.draft_vocabulary)
-
-
-def _freeze(student: Any, num_trained_layers: int | None) -> None:
-    """Leaves embedding, head, and all but the last layers what they are in the target."""
-    layers = layer_list(student)
-    first_trained = 0 if num_trained_layers is None else max(0, len(layers) - num_trained_layers)
-    frozen = [
-        student.get_input_embeddings(),
-        student.get_output_embeddings(),
-        *layers[:first_trained],
-    ]
-    student.requires_grad_(True)
-    for module in frozen:
-        module.requires_grad_(False)
 
 
 def _frequent_tokens(texts: Texts, model: Any, count: int) -> list[int]:
@@ -248,8 +234,9 @@ def _train(
     return train(student, material, schedule, work / "checkpoint.pt", recipe.checkpoint_every, show)
 
 
-def _export(student: Any, folder: str, vocabulary: list[int], out: Path) -> None:
-    student.to(torch.bfloat16).save_pretrained(out)
+def _export(student: Any, folder: str, vocabulary: list[int], out: Path, int8: bool) -> None:
+    # In int8 it shall find the weights again that it was trained with.
+    student.to(torch.float32 if int8 else torch.bfloat16).save_pretrained(out)
     AutoTokenizer.from_pretrained(folder).save_pretrained(out)
     write_draft_vocabulary(out, vocabulary)
 

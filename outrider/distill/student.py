@@ -37,6 +37,20 @@ def keep_layers(model: Any, kept: Sequence[int]) -> None:
         model.config.layer_types = [kinds[index] for index in kept]
 
 
+def freeze(model: Any, num_trained_layers: int | None) -> None:
+    """Leaves embedding, head, and all but the last layers what they are in the target.
+
+    Args:
+        num_trained_layers: how many of the last layers are trained; None: all.
+    """
+    layers = layer_list(model)
+    first = 0 if num_trained_layers is None else max(0, len(layers) - num_trained_layers)
+    model.requires_grad_(True)
+    ends = (model.get_input_embeddings(), model.get_output_embeddings())
+    for module in (*ends, *layers[:first]):
+        module.requires_grad_(False)
+
+
 def most_changing_layers(model: Any, token_ids: Tensor, count: int) -> list[int]:
     """Indices of the layers whose output is least similar (cosine) to their input.
 

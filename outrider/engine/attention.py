@@ -36,6 +36,8 @@ class Chunk:
     token_ids: Sequence[int]
     num_logits: int = 0
     """How many rows of logits are wanted, those of the chunk's last tokens."""
+    copy_from: tuple[int, int] | None = None
+    """A slot and a place: tokens from there up to `start` are copied from that slot first."""
 
     @property
     def end(self) -> int:

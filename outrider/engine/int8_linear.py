@@ -32,17 +32,27 @@ class Int8Linear(nn.Module):
         self.out_features, self.in_features = weight.shape
         scales = row_scales(weight)
         zeros = torch.zeros_like(scales, dtype=torch.long)
-        quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        with warnings.catch_warnings():
+            # Tensors of dtype qint8 are to go one day; so far, no other kernel is as fast.
+            warnings.filterwarnings("ignore", message=".*quantized tensor creation")
+            quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         self.bias = bias
         self.packed = torch.ops.quantized.linear_prepack(quantized, None)
 
     def forward(self, input: Tensor) -> Tensor:
-        # One range serves all rows, so they are brought to one size first: the first
-        # token of a text has inputs that would leave the others no bits.
-        size = input.abs().amax(dim=-1, keepdim=True).clamp(min=1e-9)
-        output: Tensor = torch.ops.quantized.linear_dynamic(input / size, self.packed, True)
-        output = output * size
+        if input.numel() == self.in_features:
+            output = self._multiply(input)
+        else:
+            # One range serves all rows, so they are brought to one size first: the first
+            # token of a text has inputs that would leave the others no bits.
+            size = input.abs().amax(dim=-1, keepdim=True).clamp(min=1e-9)
+            output = self._multiply(input / size) * size
         return output if self.bias is None else output + self.bias
+
+    def _multiply(self, input: Tensor) -> Tensor:
+        # The overload itself: looking for it takes as long as some of these products.
+        output: Tensor = torch.ops.quantized.linear_dynamic.default(input, self.packed, True)
+        return output
 
 
 class Float16Linear(nn.Module):
@@ -56,7 +66,7 @@ class Float16Linear(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if input.numel() == 0:
             return input.new_empty(*input.shape[:-1], self.out_features)
-        output: Tensor = torch.ops.quantized.linear_dynamic_fp16(input, self.packed)
+        output: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(input, self.packed)
         return output
 
 
@@ -65,13 +75,18 @@ def row_scales(weight: Tensor) -> Tensor:
     return (weight.abs().amax(dim=1) / 127).clamp(min=1e-9).double()
 
 
+def int8_is_available() -> bool:
+    """Whether this torch has the kernels for this CPU."""
+    return torch.backends.quantized.engine in ENGINES
+
+
 def quantize_linears(module: nn.Module, head: nn.Module) -> None:
     """Replaces every linear layer below `module`: `head` in float16, most others in int8.
 
     Raises:
         ConfigurationError: this CPU or torch has no int8 layers.
     """
-    if torch.backends.quantized.engine not in ENGINES:
+    if not int8_is_available():
         raise ConfigurationError("int8 needs torch with FBGEMM, on an x86 CPU")
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
@@ -82,10 +97,7 @@ def quantize_linears(module: nn.Module, head: nn.Module) -> None:
 def _quantized(linear: nn.Module, is_head: bool) -> nn.Module:
     weight, bias = linear_weight(linear)
     keep = is_head or leads_back(weight)
-    with warnings.catch_warnings():
-        # Tensors of dtype qint8 are to go one day; so far, no other kernel is as fast.
-        warnings.filterwarnings("ignore", message=".*quantized tensor creation")
-        return (Float16Linear if keep else Int8Linear)(weight, bias)
+    return (Float16Linear if keep else Int8Linear)(weight, bias)
 
 
 def leads_back(weight: Tensor) -> bool:

@@ -50,6 +50,12 @@ class SlotCache:
         values[slots, :, positions] = value
         return keys, values
 
+    def copy(self, source: int, slot: int, begin: int, end: int) -> None:
+        """Copies what slot `source` holds of the tokens [begin, end) to `slot`."""
+        for keys, values in self._layers.values():
+            keys[slot, :, begin:end] = keys[source, :, begin:end]
+            values[slot, :, begin:end] = values[source, :, begin:end]
+
     def _storage(self, like: Tensor) -> Tensor:
         _, num_kv_heads, head_dim = like.shape
         return like.new_empty(self.num_slots, num_kv_heads, self.max_length, head_dim)

@@ -80,6 +80,10 @@ class Engine:
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Runs one pass; returns each chunk's logits, [num_logits, num_ids]."""
+        for chunk in chunks:
+            if chunk.copy_from is not None:
+                source, begin = chunk.copy_from
+                self.cache.copy(source, chunk.slot, begin, chunk.start)
         logits, _ = self._run(chunks)
         return logits
 

@@ -37,7 +37,7 @@ class PackedLinear(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         if input.numel() == 0:
             return input.new_empty(*input.shape[:-1], self.out_features)
-        output: Tensor = torch.ops.mkldnn._linear_pointwise(
+        output: Tensor = torch.ops.mkldnn._linear_pointwise.default(
             input, self.packed, self.bias, "none", [], ""
         )
         return output

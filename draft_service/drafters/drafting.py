@@ -1,0 +1,123 @@
+"""One run of a draft model over one sequence: reads the context, then its own tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from outrider.engine.scheduler import Job
+from outrider.messages import Prepared, SamplingParams
+from outrider.sampling import Choice, rank_tokens
+
+NUM_RUNNERS_UP = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Sampler:
+    """How a session chooses tokens: its parameters, and the tokens it may choose."""
+
+    params: SamplingParams
+    token_ids: Tensor  # [num_ids], ascending; the logits' first columns are for these
+    eos_token_ids: Sequence[int]
+
+    def rank(self, logits: Tensor, index: int) -> list[Choice]:
+        """The choice at `index` of the sequence after `logits` [1, num_ids], then runners-up."""
+        logits = logits[:, : len(self.token_ids)]
+        return rank_tokens(logits, self.token_ids, self.params, index, 1 + NUM_RUNNERS_UP)
+
+
+@dataclass
+class SlotContent:
+    """What a session's slot has read, and what the model thought came next.
+
+    `ranks[i]` are the choices for index i of the sequence, valid after the tokens
+    before it.
+    """
+
+    slot: int
+    token_ids: list[int] = field(default_factory=list)
+    ranks: dict[int, list[Choice]] = field(default_factory=dict)
+
+    def common_length(self, token_ids: Sequence[int]) -> int:
+        """How many tokens at the beginning of `token_ids` the slot has read."""
+        length = min(len(self.token_ids), len(token_ids))
+        if self.token_ids[:length] == token_ids[:length]:
+            return length
+        return next(i for i in range(length) if self.token_ids[i] != token_ids[i])
+
+    def keep(self, length: int) -> None:
+        """Forgets what comes after the first `length` tokens."""
+        del self.token_ids[length:]
+        self.ranks = {index: choices for index, choices in self.ranks.items() if index <= length}
+
+
+class Drafting(Job):
+    """Drafts up to `num_tokens` tokens after `sequence`, or until the text ends.
+
+    Args:
+        content: of the slot to draft in; `source` is another whose tokens it may copy.
+        on_draft: called on the engine's thread after each token.
+        guesses_bonus: the first drafted token stands for the target's own.
+    """
+
+    def __init__(
+        self,
+        content: SlotContent,
+        sequence: Sequence[int],
+        num_tokens: int,
+        sampler: Sampler,
+        source: SlotContent | None = None,
+        is_background: bool = False,
+        on_draft: Callable[[Drafting], None] | None = None,
+        guesses_bonus: bool = False,
+    ) -> None:
+        # The last token is read again if it must be: its logits are what is wanted.
+        last = len(sequence) - 1
+        own_length = min(content.common_length(sequence), last)
+        start, copy_from = own_length, None
+        if source is not None:
+            start = max(own_length, min(source.common_length(sequence), last))
+            copy_from = (source.slot, own_length) if start > own_length else None
+        super().__init__(
+            content.slot,
+            start,
+            sequence[start:],
+            min(1, num_tokens),
+            copy_from,
+            is_background,
+        )
+        content.keep(start)
+        self.draft_token_ids: list[int] = []
+        self.ranks = content.ranks
+        self._content = content
+        self._sequence = list(sequence)
+        self._num_tokens = num_tokens
+        self._num_assumed = len(sequence) + guesses_bonus
+        self._sampler = sampler
+        self._on_draft = on_draft
+
+    def advance(self, logits: Tensor) -> list[int]:
+        if self._num_tokens == 0:
+            return []
+        index = len(self._sequence)
+        choices = self._sampler.rank(logits, index)
+        token_id = choices[0].token_id
+        self.ranks[index] = choices
+        self._sequence.append(token_id)
+        self.draft_token_ids.append(token_id)
+        if self._on_draft is not None:
+            self._on_draft(self)
+        is_full = len(self.draft_token_ids) == self._num_tokens
+        return [] if is_full or token_id in self._sampler.eos_token_ids else [token_id]
+
+    def prepared(self, context_length: int) -> Prepared:
+        """What was drafted, if what comes before it, behind the context, is committed."""
+        draft = tuple(self._sequence[self._num_assumed :])
+        assumed = tuple(self._sequence[context_length : self._num_assumed])
+        return Prepared(context_length, assumed, draft, self.timings.forward_ns)
+
+    def settle(self) -> None:
+        """Notes in the slot's content what has been read."""
+        self._content.token_ids = self._sequence[: self.start]

@@ -1,0 +1,88 @@
+"""Folders that are made once on a machine, and whole if they exist."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from outrider.errors import ConfigurationError
+
+Progress = Callable[[str], None]
+
+
+def silent(what: str) -> None:
+    """Progress that nobody wants to see."""
+
+
+def cache_folder() -> Path:
+    """$OUTRIDER_CACHE, else `outrider` in $XDG_CACHE_HOME or ~/.cache."""
+    if folder := os.environ.get("OUTRIDER_CACHE"):
+        return Path(folder).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "outrider"
+
+
+def made_once(folder: Path, make: Callable[[Path], None], what: str, progress: Progress) -> Path:
+    """`folder`, filled by `make` first if this machine lacks it.
+
+    Safe to call from several processes at once: one makes it, the others wait.
+    `progress` is called with what takes time, `what` among it.
+
+    Raises:
+        ConfigurationError: the folder cannot be written.
+    """
+    if folder.is_dir():
+        return folder
+    with _writing_to(folder.parent), _locked(_beside(folder, "lock"), folder.name, progress):
+        if not folder.is_dir():
+            progress(what)
+            _make_atomically(folder, make)
+    return folder
+
+
+def _make_atomically(folder: Path, make: Callable[[Path], None]) -> None:
+    """Fills a folder beside it and renames that, so that a folder of the name is whole."""
+    # One name suffices under the lock, and what a killed process left there goes away.
+    partial = _beside(folder, "partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    try:
+        partial.mkdir()
+        make(partial)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _beside(folder: Path, suffix: str) -> Path:
+    # Not with_suffix: the version in the name has dots.
+    return folder.with_name(f"{folder.name}.{suffix}")
+
+
+@contextmanager
+def _locked(path: Path, name: str, progress: Progress) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        progress(f"{name}: waiting for another process that makes it")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _writing_to(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write the embedded models to {cache}: {error.strerror or error}; "
+            "they need 800 MB there, or in the folder that OUTRIDER_CACHE names"
+        ) from error

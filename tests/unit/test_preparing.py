@@ -1,0 +1,152 @@
+"""What a model drafts on past its proposal, on a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
+from outrider.engine.model import Engine, EngineOptions
+from outrider.errors import NoFreeSlot
+from outrider.messages import GREEDY, Prepared, Proposal, SamplingParams
+
+PROMPT = list(range(20, 40))
+SAMPLED = SamplingParams(temperature=1.0, seed=3)
+
+
+class Table:
+    """Collects what a session prepares."""
+
+    def __init__(self) -> None:
+        self.prepared: dict[tuple[int, ...], Prepared] = {}
+        self._changed = asyncio.Event()
+
+    def add(self, grown: list[Prepared]) -> None:
+        self.prepared |= {one.assumed_token_ids: one for one in grown}
+        self._changed.set()
+
+    async def full(self, num_branches: int, num_tokens: int) -> dict[tuple[int, ...], Prepared]:
+        """The table when so many branches have all their tokens."""
+        async with asyncio.timeout(30):
+            while num_branches > sum(
+                len(one.draft_token_ids) == num_tokens for one in self.prepared.values()
+            ):
+                self._changed.clear()
+                await self._changed.wait()
+        return self.prepared
+
+
+@pytest.fixture
+async def drafter(tiny_models: Callable[..., Path]) -> AsyncIterator[ModelDrafter]:
+    options = EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=8)
+    drafter = ModelDrafter(Engine(options), num_branches=4)
+    yield drafter
+    drafter.close()
+
+
+async def propose(
+    session: ModelDrafterSession, tokens: list[int], k: int, params: SamplingParams
+) -> Proposal:
+    """A proposal for `tokens`, whatever the session holds."""
+    return await session.propose(0, tokens, k, params, None)
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_what_is_prepared_is_what_would_be_proposed(
+    drafter: ModelDrafter, params: SamplingParams
+) -> None:
+    session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
+    proposal = await propose(session, PROMPT, 3, params)
+    draft = proposal.draft_token_ids
+    session.prepare(3, 4, 3, table.add)
+    prepared = await table.full(4, 3)
+    assert len(prepared) == 4
+    for assumed, one in prepared.items():
+        assert one.context_length == len(PROMPT)
+        assert one.forward_ns > 0
+        alone = await propose(fresh, [*PROMPT, *assumed], 3, params)
+        assert one.draft_token_ids == alone.draft_token_ids, assumed
+        # Some draft tokens, then another than the next one, or one behind all of them.
+        assert assumed[:-1] == draft[: len(assumed) - 1]
+        assert len(assumed) == 4 or assumed[-1] != draft[len(assumed) - 1]
+    assert sorted(map(len, prepared))[-1] == 4
+
+
+async def test_a_session_goes_on_from_any_outcome(drafter: ModelDrafter) -> None:
+    """Whichever slot has most of the sequence becomes the one that goes on."""
+    session, fresh = drafter.open_session(), drafter.open_session()
+    tokens, table = list(PROMPT), Table()
+    proposal = await propose(session, tokens, 3, GREEDY)
+    session.prepare(3, 4, 3, table.add)
+    for turn in range(5):
+        prepared = await table.full(4, 3)
+        assumed, one = sorted(prepared.items())[turn % 4]
+        # The prepared draft is being verified: nothing is proposed, but prepared for it.
+        committed = [*tokens, *assumed]
+        sequence = [*committed, *one.draft_token_ids]
+        kept = len(tokens) if turn % 2 else 0
+        table = Table()
+        proposal = await session.propose(kept, sequence[kept:], 0, GREEDY, None)
+        assert proposal.draft_token_ids == ()
+        session.prepare(3, 4, 3, table.add)
+        tokens = committed
+        for again, other in (await table.full(4, 3)).items():
+            alone = await propose(fresh, [*committed, *again], 3, GREEDY)
+            assert other.draft_token_ids == alone.draft_token_ids
+
+
+async def test_an_outcome_nobody_thought_of_is_proposed_for_as_ever(drafter: ModelDrafter) -> None:
+    session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
+    await propose(session, PROMPT, 3, GREEDY)
+    session.prepare(3, 4, 3, table.add)
+    tokens = [*PROMPT, 7, 7]
+    proposal = await session.propose(len(PROMPT), [7, 7], 4, GREEDY, None)
+    assert proposal.draft_token_ids == (await propose(fresh, tokens, 4, GREEDY)).draft_token_ids
+
+
+async def test_nothing_of_an_old_preparation_arrives_after_the_next_request(
+    drafter: ModelDrafter,
+) -> None:
+    session, stale = drafter.open_session(), Table()
+    for turn in range(20):
+        await propose(session, [*PROMPT, turn], 1, GREEDY)
+        stale.prepared.clear()
+        session.prepare(1, 4, 8, stale.add)
+        await asyncio.sleep(0)
+    await propose(session, PROMPT, 1, GREEDY)
+    stale.prepared.clear()
+    await propose(session, [*PROMPT, 5], 4, GREEDY)  # many passes later
+    assert stale.prepared == {}
+
+
+async def test_the_context_limit_ends_preparations(drafter: ModelDrafter) -> None:
+    session, table = drafter.open_session(), Table()
+    limit = 512
+    await propose(session, [5] * (limit - 3), 2, GREEDY)
+    session.prepare(2, 4, 3, table.add)
+    await propose(session, [5] * limit, 0, GREEDY)
+    assert table.prepared == {}
+
+
+async def test_slots_of_all_branches_come_back(drafter: ModelDrafter) -> None:
+    sessions = [drafter.open_session(), drafter.open_session()]
+    assert drafter.num_free_slots == 0
+    with pytest.raises(NoFreeSlot):
+        drafter.open_session()
+    for session in sessions:
+        await propose(session, PROMPT, 2, GREEDY)
+        session.prepare(2, 4, 30, Table().add)
+        session.close()
+    fresh = await propose(await open_when_free(drafter), PROMPT, 2, GREEDY)
+    assert len(fresh.draft_token_ids) == 2
+
+
+async def open_when_free(drafter: ModelDrafter) -> ModelDrafterSession:
+    """A slot that a pass uses is free after it."""
+    async with asyncio.timeout(30):
+        while not drafter.num_free_slots:  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.001)
+    return drafter.open_session()
