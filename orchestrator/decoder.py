@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.latency import CriticalPath
+from orchestrator.policy import LengthPolicy, StepCost
 from outrider.errors import OutriderError
 from outrider.messages import Preparation, Prepared, Proposal, Verdict
 
@@ -75,21 +76,21 @@ async def decode(
     max_length: int,
     verifier: Verifier,
     drafter: Drafter | None,
-    num_speculative_tokens: int,
+    lengths: LengthPolicy,
     path: CriticalPath,
     num_branches: int = 0,
 ) -> AsyncGenerator[Step, None]:
     """Continues `prompt` until the sequence has `max_length` tokens.
 
-    Without a drafter, or with `num_speculative_tokens` 0, each step commits one
-    token: the target alone, through the same code. With `num_branches`, the drafter
-    works while the verifier does, on so many outcomes of the verification.
+    Without a drafter, and where `lengths` says 0, a step commits one token: the target
+    alone, through the same code. With `num_branches`, the drafter works while the
+    verifier does, on so many outcomes of the verification.
 
     Raises:
         OutriderError: the verifier failed. A failing drafter is dropped instead.
     """
     tokens = list(prompt)
-    proposer = Proposer(drafter, num_speculative_tokens, num_branches, path)
+    proposer = Proposer(drafter, lengths, num_branches, path)
     proposer.prefill(tokens)
     try:
         verdict = await verifier.verify(tokens, ())
@@ -97,10 +98,21 @@ async def decode(
         tokens.append(verdict.next_token_id)
         yield Step((verdict.next_token_id,), 0, 0)
         while len(tokens) < max_length:
+            began_ns = path.wall_ns
             draft = await proposer.propose(tokens, max_length - len(tokens) - 1)
             path.spend("orchestrator")
+            drafted_ns = path.wall_ns
             verdict = await verifier.verify(tokens, draft)
             path.spend_waiting("verify", verdict.timings)
+            lengths.observe(
+                StepCost(
+                    len(draft),
+                    verdict.num_accepted_tokens,
+                    drafted_ns - began_ns,
+                    path.wall_ns - drafted_ns,
+                    proposer.was_prepared,
+                )
+            )
             committed = (*draft[: verdict.num_accepted_tokens], verdict.next_token_id)
             tokens.extend(committed)
             yield Step(committed, len(draft), verdict.num_accepted_tokens, proposer.was_prepared)
@@ -114,21 +126,22 @@ class Proposer:
     def __init__(
         self,
         drafter: Drafter | None,
-        num_speculative_tokens: int,
+        lengths: LengthPolicy,
         num_branches: int,
         path: CriticalPath,
     ) -> None:
         self.was_prepared = False
-        self._drafter = drafter if num_speculative_tokens else None
-        self._num_speculative_tokens = num_speculative_tokens
-        self._preparation = Preparation(num_branches, num_speculative_tokens)
+        self._drafter = drafter
+        self._lengths = lengths
+        self._num_branches = num_branches
         self._path = path
         self._prefill: asyncio.Task[Proposal | None] | None = None
 
     def prefill(self, prompt: Sequence[int]) -> None:
         """Lets the draft read the prompt while the target does."""
+        length = self._lengths.next_length()
         if self._drafter is not None:
-            self._prefill = asyncio.create_task(self._ask(self._drafter, list(prompt), 0))
+            self._prefill = asyncio.create_task(self._ask(self._drafter, list(prompt), 0, length))
 
     async def propose(self, tokens: Sequence[int], room: int) -> tuple[int, ...]:
         """Draft tokens, at most `room`; none where there is no drafter (any more)."""
@@ -136,16 +149,18 @@ class Proposer:
         await self._finish_prefill()
         if self._drafter is None:
             return ()
-        num_tokens = min(
-            self._num_speculative_tokens, room, self._drafter.max_context_length - len(tokens)
-        )
+        length = self._lengths.next_length()
+        num_tokens = min(length, room, self._drafter.max_context_length - len(tokens))
         if num_tokens <= 0:
             return ()
         self._path.spend("orchestrator")
         prepared = self._drafter.prepared(tokens)
         if prepared is not None:
-            return await self._follow(self._drafter, tokens, prepared, num_tokens)
-        proposal = await self._ask(self._drafter, tokens, num_tokens)
+            draft = prepared.draft_token_ids[:num_tokens]
+            self._path.hide("draft_compute", prepared.forward_ns)
+            await self._follow(self._drafter, tokens, draft, length)
+            return draft
+        proposal = await self._ask(self._drafter, tokens, num_tokens, length)
         if proposal is None:
             self._path.spend("draft_network")
             return ()
@@ -153,17 +168,14 @@ class Proposer:
         return proposal.draft_token_ids
 
     async def _follow(
-        self, drafter: Drafter, tokens: Sequence[int], prepared: Prepared, num_tokens: int
-    ) -> tuple[int, ...]:
+        self, drafter: Drafter, tokens: Sequence[int], draft: Sequence[int], length: int
+    ) -> None:
         """Takes what was prepared: neither drafting nor the way to the draft is waited for."""
-        draft = prepared.draft_token_ids[:num_tokens]
+        self.was_prepared = True
         try:
-            await drafter.follow(tokens, draft, self._preparation)
+            await drafter.follow(tokens, draft, Preparation(self._num_branches, length))
         except OutriderError as error:
             self._lose(error)
-        self.was_prepared = True
-        self._path.hide("draft_compute", prepared.forward_ns)
-        return draft
 
     async def _finish_prefill(self) -> None:
         if self._prefill is None:
@@ -175,9 +187,12 @@ class Proposer:
         if proposal is not None:
             self._path.hide("prefill_draft", proposal.timings.total_ns - waited_ns)
 
-    async def _ask(self, drafter: Drafter, tokens: Sequence[int], k: int) -> Proposal | None:
+    async def _ask(
+        self, drafter: Drafter, tokens: Sequence[int], k: int, length: int
+    ) -> Proposal | None:
+        """A proposal of at most k tokens; `length` more are prepared after each outcome."""
         try:
-            return await drafter.propose(tokens, k, self._preparation)
+            return await drafter.propose(tokens, k, Preparation(self._num_branches, length))
         except OutriderError as error:
             self._lose(error)
             return None

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 
 from orchestrator.decoder import Drafter, Step, Verifier, decode
 from orchestrator.latency import CriticalPath
+from orchestrator.policy import AdaptiveLength, Experience, FixedLength, LengthPolicy
 from orchestrator.text_stream import TextStream
 from orchestrator.tokenizer import Tokenizer
 from outrider.errors import ContextTooLong, InvalidRequest
 from outrider.messages import GREEDY, ModelInfo, SamplingParams
 
 DEFAULT_MAX_NEW_TOKENS = 64
-DEFAULT_NUM_SPECULATIVE_TOKENS = 4
 DEFAULT_NUM_BRANCHES = 4
 MAX_NUM_SPECULATIVE_TOKENS = 64
 MAX_NUM_BRANCHES = 64
@@ -39,7 +39,8 @@ class Request:
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     sampling: SamplingParams = GREEDY
     stop: tuple[str, ...] = ()
-    num_speculative_tokens: int = DEFAULT_NUM_SPECULATIVE_TOKENS
+    num_speculative_tokens: int | None = None
+    """None leaves the number to the policy."""
     ignore_eos: bool = False
     num_branches: int = DEFAULT_NUM_BRANCHES
 
@@ -49,7 +50,7 @@ class Request:
             raise InvalidRequest("either prompt or messages must be given, and not be empty")
         if self.max_new_tokens < 1:
             raise InvalidRequest("max_new_tokens must be at least 1")
-        if self.num_speculative_tokens > MAX_NUM_SPECULATIVE_TOKENS:
+        if (self.num_speculative_tokens or 0) > MAX_NUM_SPECULATIVE_TOKENS:
             raise InvalidRequest(
                 f"num_speculative_tokens must be at most {MAX_NUM_SPECULATIVE_TOKENS}"
             )
@@ -143,6 +144,7 @@ class Generation:
         target: ModelInfo,
         verifier: Verifier,
         drafter: Drafter | None,
+        experience: Experience,
     ) -> AsyncGenerator[list[Piece], None]:
         """The text's pieces, step by step. Raises OutriderError."""
         request = self.request
@@ -154,7 +156,7 @@ class Generation:
             max_length,
             verifier,
             drafter,
-            request.num_speculative_tokens,
+            self._lengths(experience),
             self.path,
             request.num_branches,
         )
@@ -173,6 +175,11 @@ class Generation:
                     break
         if drafter is not None:
             self.speculation.num_prepared_tokens = drafter.num_prepared_tokens
+
+    def _lengths(self, experience: Experience) -> LengthPolicy:
+        if self.request.num_speculative_tokens is None:
+            return AdaptiveLength(experience)
+        return FixedLength(self.request.num_speculative_tokens)
 
     def _finish(self, piece: Piece, text_stream: TextStream) -> Piece:
         """The last piece with the text that was held back; drops tokens behind a stop string."""

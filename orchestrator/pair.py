@@ -8,6 +8,7 @@ from contextlib import contextmanager
 
 from orchestrator.clients import DraftClient, TargetClient
 from orchestrator.decoder import Drafter, Verifier
+from orchestrator.policy import Experience
 from orchestrator.tokenizer import Tokenizer
 from orchestrator.vocabulary import check_compatible
 from outrider.errors import OutriderError
@@ -37,6 +38,7 @@ class Pair:
         self.target_info = target_info
         self.draft_info = draft_info
         self.tokenizer = tokenizer
+        self.experience = Experience()
 
     @classmethod
     async def connect(cls, target_address: str, draft_address: str | None) -> Pair:

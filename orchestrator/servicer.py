@@ -12,7 +12,6 @@ import grpc
 from orchestrator.generation import (
     DEFAULT_MAX_NEW_TOKENS,
     DEFAULT_NUM_BRANCHES,
-    DEFAULT_NUM_SPECULATIVE_TOKENS,
     Generation,
     Message,
     Piece,
@@ -84,7 +83,6 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             version=__version__,
             target=model_info_to_wire(target_info),
             draft=None if draft_info is None else model_info_to_wire(draft_info),
-            default_num_speculative_tokens=DEFAULT_NUM_SPECULATIVE_TOKENS,
             default_num_branches=DEFAULT_NUM_BRANCHES,
             has_chat_template=pair.tokenizer.has_chat_template,
         )
@@ -97,12 +95,14 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         prompt = generation.encode(pair.tokenizer, pair.target_info)
         async with self._slot():
             generation.path.spend("queue")
-            speculate = request.num_speculative_tokens > 0
+            speculate = request.num_speculative_tokens != 0
             with (
                 _deadline_explains_errors(context),
                 pair.sessions(request.sampling, speculate, _timeout(context)) as sessions,
             ):
-                steps = generation.pieces(prompt, pair.tokenizer, pair.target_info, *sessions)
+                steps = generation.pieces(
+                    prompt, pair.tokenizer, pair.target_info, *sessions, pair.experience
+                )
                 async with aclosing(steps):
                     async for pieces in steps:
                         yield pieces
@@ -150,7 +150,7 @@ def _request_from_wire(message: generation_pb2.GenerateRequest) -> Request:
         min_p=message.min_p,
         seed=message.seed if message.HasField("seed") else draw_seed(),
     )
-    num_speculative_tokens = DEFAULT_NUM_SPECULATIVE_TOKENS
+    num_speculative_tokens = None
     if message.HasField("num_speculative_tokens"):
         num_speculative_tokens = message.num_speculative_tokens
     request = Request(

@@ -200,7 +200,6 @@ def server_info_from_wire(message: generation_pb2.GetServerInfoResponse) -> Serv
         version=message.version,
         target=model_info_from_wire(message.target),
         draft=model_info_from_wire(message.draft) if message.HasField("draft") else None,
-        default_num_speculative_tokens=message.default_num_speculative_tokens,
         default_num_branches=message.default_num_branches,
         has_chat_template=message.has_chat_template,
     )

@@ -76,6 +76,5 @@ class ServerInfo:
     version: str
     target: ModelInfo
     draft: ModelInfo | None
-    default_num_speculative_tokens: int
     default_num_branches: int
     has_chat_template: bool

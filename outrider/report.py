@@ -69,11 +69,18 @@ def _speculation(generation: Generation) -> str:
     counts = generation.speculation
     if counts.num_steps == 0:
         return "no speculation: the target alone"
-    return (
+    text = (
         f"{counts.num_accepted_tokens} of {counts.num_draft_tokens} draft tokens accepted "
         f"({counts.draft_acceptance_rate:.1%}) in {counts.num_steps} steps · "
         f"{counts.mean_acceptance_length:.2f} tokens a step · "
         f"accepted 0, 1, 2, ...: {counts.acceptance_histogram}"
+    )
+    if counts.num_prepared_tokens == 0:
+        return text
+    return (
+        f"{text}\n{counts.num_prepared_steps} steps found their draft prepared "
+        f"(of {counts.num_prepared_tokens} tokens prepared, "
+        f"{counts.num_prepared_accepted_tokens} were accepted)"
     )
 
 

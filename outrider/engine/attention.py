@@ -51,7 +51,7 @@ class Pass:
         self.chunks = chunks
         self.cache = cache
         self.windows: set[int] = set()  # sliding windows that layers asked for
-        self.slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
+        self.places = [(c.slot, c.start, c.end) for c in chunks]
         self.positions = torch.tensor(
             [position for c in chunks for position in range(c.start, c.end)], device=device
         )  # [num_tokens]
@@ -101,13 +101,7 @@ def slot_attention(
         forward_pass.windows.add(sliding_window)
     layer = module.layer_idx
     assert isinstance(layer, int)
-    keys, values = forward_pass.cache.write(
-        layer,
-        key[0].transpose(0, 1),
-        value[0].transpose(0, 1),
-        forward_pass.slots,
-        forward_pass.positions,
-    )
+    keys, values = forward_pass.cache.write(layer, key[0], value[0], forward_pass.places)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     outputs = []
     offset = 0

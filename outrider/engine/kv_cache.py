@@ -7,6 +7,8 @@ behind it are never read, and the next tokens overwrite them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 
@@ -32,13 +34,13 @@ class SlotCache:
         return sum(k.nbytes + v.nbytes for k, v in self._layers.values())
 
     def write(
-        self, layer: int, key: Tensor, value: Tensor, slots: Tensor, positions: Tensor
+        self, layer: int, key: Tensor, value: Tensor, places: Sequence[tuple[int, int, int]]
     ) -> tuple[Tensor, Tensor]:
         """Stores one pass's keys and values and returns the layer's whole storage.
 
         Args:
-            key, value: [num_tokens, num_kv_heads, head_dim]
-            slots, positions: [num_tokens], where each token goes.
+            key, value: [num_kv_heads, num_tokens, head_dim]
+            places: slot, start and end of each chunk of tokens, in their order.
 
         Returns:
             keys and values, each [num_slots, num_kv_heads, max_length, head_dim].
@@ -46,8 +48,12 @@ class SlotCache:
         if layer not in self._layers:
             self._layers[layer] = (self._storage(key), self._storage(value))
         keys, values = self._layers[layer]
-        keys[slots, :, positions] = key
-        values[slots, :, positions] = value
+        offset = 0
+        for slot, start, end in places:
+            rows = slice(offset, offset + end - start)
+            keys[slot, :, start:end] = key[:, rows]
+            values[slot, :, start:end] = value[:, rows]
+            offset = rows.stop
         return keys, values
 
     def copy(self, source: int, slot: int, begin: int, end: int) -> None:
@@ -57,5 +63,5 @@ class SlotCache:
             values[slot, :, begin:end] = values[source, :, begin:end]
 
     def _storage(self, like: Tensor) -> Tensor:
-        _, num_kv_heads, head_dim = like.shape
+        num_kv_heads, _, head_dim = like.shape
         return like.new_empty(self.num_slots, num_kv_heads, self.max_length, head_dim)

@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from outrider.engine.attention import IMPLEMENTATION, Chunk, Pass, attending
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
+from outrider.engine.fused_llama import fuse_layers
 from outrider.engine.int8_linear import quantize_linears
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.packed_linear import pack_linears
@@ -115,6 +116,7 @@ class Engine:
         try:
             inputs = torch.tensor([ids], device=self.device)
             expected = self.model(input_ids=inputs, use_cache=False).logits[0].float()
+            fuse_layers(self.model, self.config)
             if not self.is_int8:  # which would fail the comparison by what it rounds
                 pack_linears(self.model)
             self.model.set_attn_implementation(IMPLEMENTATION)

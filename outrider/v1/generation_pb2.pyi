@@ -155,17 +155,15 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "target", "draft", "default_num_speculative_tokens", "default_num_branches", "has_chat_template")
+    __slots__ = ("version", "target", "draft", "default_num_branches", "has_chat_template")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
-    DEFAULT_NUM_SPECULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_NUM_BRANCHES_FIELD_NUMBER: _ClassVar[int]
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     version: str
     target: _common_pb2.GetModelInfoResponse
     draft: _common_pb2.GetModelInfoResponse
-    default_num_speculative_tokens: int
     default_num_branches: int
     has_chat_template: bool
-    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., draft: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., default_num_speculative_tokens: _Optional[int] = ..., default_num_branches: _Optional[int] = ..., has_chat_template: _Optional[bool] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., draft: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., default_num_branches: _Optional[int] = ..., has_chat_template: _Optional[bool] = ...) -> None: ...

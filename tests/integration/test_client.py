@@ -26,7 +26,13 @@ async def system(tiny_models: Callable[..., Path]) -> AsyncIterator[System]:
 
 
 async def test_both_clients_get_the_same(system: System) -> None:
-    settings = {"max_new_tokens": 20, "temperature": 1.0, "seed": 3, "ignore_eos": True}
+    settings = {
+        "max_new_tokens": 20,
+        "temperature": 1.0,
+        "seed": 3,
+        "num_speculative_tokens": 4,
+        "ignore_eos": True,
+    }
 
     def synchronously() -> None:
         with Client(system.address) as client:
@@ -116,6 +122,9 @@ async def test_generate_json_is_one_object_with_these_keys(system: System) -> No
     assert document["usage"]["completion_tokens"] == len(document["token_ids"]) == 9
     assert set(document["speculation"]) == {
         "num_steps",
+        "num_prepared_steps",
+        "num_prepared_accepted_tokens",
+        "num_prepared_tokens",
         "num_draft_tokens",
         "num_accepted_tokens",
         "draft_acceptance_rate",

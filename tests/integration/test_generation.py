@@ -231,4 +231,4 @@ async def test_server_info_names_both_models(system: System) -> None:
     info = await system.generation.GetServerInfo(generation_pb2.GetServerInfoRequest())
     assert info.target.dtype == info.draft.dtype == "float32"
     assert info.has_chat_template
-    assert info.default_num_speculative_tokens == 4
+    assert info.default_num_branches == 4

@@ -56,6 +56,9 @@ def test_a_generation_as_a_dictionary(client: Client) -> None:
             "draft_acceptance_rate": 0.5,
             "mean_acceptance_length": 2.0,
             "acceptance_histogram": [0, 1, 0],
+            "num_prepared_steps": 0,
+            "num_prepared_accepted_tokens": 0,
+            "num_prepared_tokens": 0,
         },
         "latency": {
             "wall_ns": 100,

@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator.decoder import Step, decode
 from orchestrator.latency import CriticalPath
+from orchestrator.policy import FixedLength
 from outrider.errors import ServiceUnavailable
 from tests.fakes import FakeDrafter, FakeVerifier, NextToken, nothing_prepared
 
@@ -36,7 +37,7 @@ async def run(
 ) -> list[Step]:
     verifier = FakeVerifier(target_model)
     path = path or CriticalPath()
-    steps = decode([1, 2, 3], max_length, verifier, drafter, k, path, num_branches)
+    steps = decode([1, 2, 3], max_length, verifier, drafter, FixedLength(k), path, num_branches)
     return [step async for step in steps]
 
 
@@ -83,10 +84,11 @@ async def test_without_draft_every_step_commits_one_token() -> None:
     assert {(len(s.token_ids), s.num_draft_tokens) for s in steps} == {(1, 0)}
 
 
-async def test_k_zero_never_calls_the_draft() -> None:
-    drafter = FakeDrafter(target_model)
-    await run(drafter, 0)
-    assert drafter.calls == []
+async def test_k_zero_asks_for_no_draft_tokens() -> None:
+    drafter = FakeDrafter(target_model, num_prepared=as_much_as_wanted)
+    steps = await run(drafter, 0, num_branches=3)
+    assert drafter.calls == [([1, 2, 3], 0)]  # the prompt, in case the policy changes its mind
+    assert {step.num_draft_tokens for step in steps} == {0}
 
 
 async def test_the_draft_reads_the_prompt_beside_the_target() -> None:
@@ -138,7 +140,7 @@ async def test_a_lost_target_is_an_error_after_what_was_committed() -> None:
     committed: list[int] = []
     verifier = FakeVerifier(target_model, fails_at=3)
     with pytest.raises(ServiceUnavailable):
-        async for step in decode([1], 40, verifier, None, 0, CriticalPath()):
+        async for step in decode([1], 40, verifier, None, FixedLength(0), CriticalPath()):
             committed.extend(step.token_ids)
     assert committed == plain_decoding([1], 4)
 

@@ -1,0 +1,161 @@
+"""How many draft tokens the next step asks for.
+
+The number with the most committed tokens per time, by what the steps so far have
+shown: how often the target accepts, and what drafting and verifying take. It is 0
+where speculation costs more than it gives, but for a probe now and then.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+MAX_LENGTH = 16
+FIRST_LENGTH = 3
+
+# What an old step counts, step by step. A request's own acceptance says more about it.
+_FORGETTING_COSTS = 0.98
+_FORGETTING_ACCEPTANCE = 0.96
+# A text's acceptance is taken from others before it, as if so many tokens had shown it.
+_PRIOR_TOKENS = 6.0
+_FIRST_ACCEPTANCE = 0.7
+
+# The length changes for a gain of at least so much, and by so many tokens at most.
+_WORTHWHILE_GAIN = 1.03
+_LONGEST_MOVE = 2
+# Without speculation, steps until the next probe.
+_STEPS_BETWEEN_PROBES = 32
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What a step took, in nanoseconds as the loop waited, and what it brought."""
+
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    draft_ns: int
+    verify_ns: int
+    was_prepared: bool = False
+
+
+class LengthPolicy(Protocol):
+    """Chooses draft lengths for one request."""
+
+    def next_length(self) -> int: ...
+
+    def observe(self, cost: StepCost) -> None: ...
+
+
+@dataclass(frozen=True)
+class FixedLength:
+    """The same length at every step."""
+
+    length: int
+
+    def next_length(self) -> int:
+        return self.length
+
+    def observe(self, cost: StepCost) -> None:
+        """Nothing to learn."""
+
+
+@dataclass
+class Line:
+    """A straight line through points of which older ones count less."""
+
+    weight: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+
+    def add(self, x: float, y: float) -> None:
+        for name, value in (("weight", 1.0), ("x", x), ("y", y), ("xx", x * x), ("xy", x * y)):
+            setattr(self, name, _FORGETTING_COSTS * getattr(self, name) + value)
+
+    def at(self, x: float) -> float:
+        """The line's height. It never falls, and is flat where all points are of one x."""
+        if not self.weight:
+            return 0.0
+        spread = self.weight * self.xx - self.x * self.x
+        slope = (self.weight * self.xy - self.x * self.y) / spread if spread > 1e-9 else 0.0
+        slope = max(0.0, slope)
+        return max(0.0, (self.y - slope * self.x) / self.weight + slope * x)
+
+
+@dataclass
+class Acceptance:
+    """How often a draft token is accepted, given that those before it were."""
+
+    accepted: float = _FIRST_ACCEPTANCE * _PRIOR_TOKENS
+    judged: float = _PRIOR_TOKENS
+
+    @property
+    def rate(self) -> float:
+        return self.accepted / self.judged
+
+    def add(self, cost: StepCost) -> None:
+        was_rejected = cost.num_accepted_tokens < cost.num_draft_tokens
+        self.accepted = _FORGETTING_ACCEPTANCE * self.accepted + cost.num_accepted_tokens
+        self.judged = _FORGETTING_ACCEPTANCE * self.judged + cost.num_accepted_tokens + was_rejected
+
+    def prior(self) -> Acceptance:
+        """Where another text starts."""
+        return Acceptance(self.rate * _PRIOR_TOKENS, _PRIOR_TOKENS)
+
+
+@dataclass
+class Experience:
+    """What all requests to a pair have shown; a new request starts from it."""
+
+    verify_ns: Line = field(default_factory=Line)
+    draft_ns: Line = field(default_factory=Line)
+    misses: Line = field(default_factory=Line)
+    acceptance: Acceptance = field(default_factory=Acceptance)
+    length: int = FIRST_LENGTH
+
+    def observe(self, cost: StepCost) -> None:
+        self.verify_ns.add(cost.num_draft_tokens, cost.verify_ns)
+        if cost.num_draft_tokens == 0:
+            return
+        self.acceptance.add(cost)
+        self.misses.add(0.0, 0.0 if cost.was_prepared else 1.0)
+        if not cost.was_prepared:
+            self.draft_ns.add(cost.num_draft_tokens, cost.draft_ns)
+
+    def step_ns(self, length: int) -> float:
+        """What a step with so many draft tokens takes, on average over hits and misses."""
+        drafting = self.misses.at(0.0) * self.draft_ns.at(length) if length else 0.0
+        return drafting + self.verify_ns.at(length)
+
+
+class AdaptiveLength:
+    """Moves towards the best length, a little at a time."""
+
+    def __init__(self, experience: Experience) -> None:
+        self._experience = experience
+        self._acceptance = experience.acceptance.prior()
+        self._length = experience.length
+        self._steps_without = 0
+
+    def next_length(self) -> int:
+        if self._length == 0 and self._steps_without >= _STEPS_BETWEEN_PROBES:
+            return 1
+        return self._length
+
+    def observe(self, cost: StepCost) -> None:
+        self._experience.observe(cost)
+        if cost.num_draft_tokens:
+            self._acceptance.add(cost)
+        self._steps_without = 0 if cost.num_draft_tokens else self._steps_without + 1
+        best = max(range(MAX_LENGTH + 1), key=self.speed)
+        if self.speed(best) > _WORTHWHILE_GAIN * self.speed(self._length):
+            move = best - self._length
+            self._length += max(-_LONGEST_MOVE, min(_LONGEST_MOVE, move))
+        self._experience.length = self._length
+
+    def speed(self, length: int) -> float:
+        """Committed tokens per nanosecond with drafts of this length (arXiv 2211.17192)."""
+        rate = min(self._acceptance.rate, 0.999)
+        tokens = (1 - rate ** (length + 1)) / (1 - rate)
+        return tokens / max(1.0, self._experience.step_ns(length))

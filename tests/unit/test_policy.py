@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import itertools
+import random
+
+import pytest
+
+from orchestrator.policy import AdaptiveLength, Experience, FixedLength, Line, StepCost
+
+
+class Pair:
+    """A pair of models with given costs (ms) and acceptance, as the policy meets it."""
+
+    def __init__(self, acceptance: float, draft: float, verify: float, per_token: float = 0.0):
+        self.acceptance, self.draft, self.verify = acceptance, draft, verify
+        self.per_token = per_token
+        self._random = random.Random(0)
+
+    def step(self, length: int) -> StepCost:
+        accepted = 0
+        while accepted < length and self._random.random() < self.acceptance:
+            accepted += 1
+        noise = self._random.uniform(0.9, 1.1)
+        return StepCost(
+            length,
+            accepted,
+            int(1e6 * noise * self.draft * length),
+            int(1e6 * noise * (self.verify + self.per_token * length)),
+        )
+
+    def tokens_per_ms(self, lengths: list[int]) -> float:
+        steps = [self.step(length) for length in lengths]
+        tokens = sum(1 + step.num_accepted_tokens for step in steps)
+        return tokens / sum((step.draft_ns + step.verify_ns) / 1e6 for step in steps)
+
+
+def lengths(pair: Pair, policy: AdaptiveLength, num_steps: int = 200) -> list[int]:
+    chosen = []
+    for _ in range(num_steps):
+        chosen.append(policy.next_length())
+        policy.observe(pair.step(chosen[-1]))
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("pair", "low", "high"),
+    [
+        (Pair(0.95, draft=1, verify=30), 8, 16),
+        (Pair(0.8, draft=4, verify=24), 3, 6),
+        (Pair(0.5, draft=10, verify=40, per_token=2), 1, 2),
+        (Pair(0.6, draft=50, verify=40), 0, 0),
+        (Pair(0.0, draft=5, verify=40), 0, 0),
+    ],
+)
+def test_the_length_goes_where_it_pays(pair: Pair, low: int, high: int) -> None:
+    late = lengths(pair, AdaptiveLength(Experience()))[60:]
+    assert low <= sorted(late)[len(late) // 2] <= high
+
+
+def test_it_moves_by_little() -> None:
+    chosen = lengths(Pair(0.95, 1, 30), AdaptiveLength(Experience()))
+    assert max(abs(a - b) for a, b in itertools.pairwise(chosen)) <= 2
+
+
+@pytest.mark.parametrize("acceptance", [0.0, 0.3, 0.6])
+def test_a_draft_that_does_not_pay_costs_next_to_nothing(acceptance: float) -> None:
+    pair = Pair(acceptance, draft=40, verify=40)
+    chosen = lengths(pair, AdaptiveLength(Experience()), 1000)
+    assert pair.tokens_per_ms(chosen) > 0.95 * pair.tokens_per_ms([0] * 1000)
+    probes = [length for length in chosen[100:] if length]
+    assert 0 < len(probes) < 40
+
+
+def test_a_draft_that_has_become_good_is_found_out() -> None:
+    policy = AdaptiveLength(Experience())
+    assert lengths(Pair(0.0, 2, 40), policy, 300)[-2:] == [0, 0]
+    assert sum(lengths(Pair(0.95, 2, 40), policy, 600)[-50:]) > 100
+
+
+def test_a_new_request_starts_from_what_others_have_shown() -> None:
+    experience = Experience()
+    lengths(Pair(0.9, 1, 30), AdaptiveLength(experience))
+    assert AdaptiveLength(experience).next_length() >= 6
+    lengths(Pair(0.1, 30, 30), AdaptiveLength(experience))
+    assert AdaptiveLength(experience).next_length() == 0
+
+
+def test_drafts_that_are_prepared_cost_no_waiting() -> None:
+    pair, experience = Pair(0.7, draft=40, verify=40), Experience()
+    policy = AdaptiveLength(experience)
+    for _ in range(100):
+        step = pair.step(policy.next_length())
+        policy.observe(StepCost(step.num_draft_tokens, step.num_accepted_tokens, 0,
+                                step.verify_ns, was_prepared=True))  # fmt: skip
+    assert policy.next_length() >= 3
+
+
+def test_a_fixed_length_stays() -> None:
+    policy = FixedLength(5)
+    policy.observe(StepCost(5, 0, 10**9, 1))
+    assert policy.next_length() == 5
+
+
+def test_a_line_through_points() -> None:
+    line = Line()
+    assert line.at(3.0) == 0.0
+    line.add(2.0, 10.0)
+    assert line.at(5.0) == pytest.approx(10.0)
+    line.add(4.0, 14.0)
+    assert line.at(8.0) == pytest.approx(22.0)
+    falling = Line()
+    falling.add(1.0, 9.0)
+    falling.add(2.0, 3.0)
+    assert falling.at(100.0) >= 3.0
