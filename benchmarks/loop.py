@@ -1,15 +1,17 @@
 """The loop against its baselines, on the same weights, prompts and machine, in one run.
 
-    python -m benchmarks.loop [--threads 2] [--prompts 8] [--drafts ngram,layers:24]
+    python -m benchmarks.loop [--threads 1] [--prompts 8] [--drafts ngram@4,default@2]
 
 Per prompt, one after the other, greedy, the same number of tokens:
 
 - transformers `generate`
 - the target alone, through the three services
-- for each draft: the loop in one process, and the same loop over gRPC
+- for each draft: the loop in one process, draft and target in turn; the same over
+  gRPC; and over gRPC with outcomes prepared while the target verifies
 
-A draft `layers:N` is made of N of the target's own layers. The ratios are medians
-over prompts of time per output token; all outputs are compared.
+`default@2` is the default draft with 2 draft tokens a step; a draft `layers:N` is
+made of N of the target's own layers. The threads are those of each process. The
+ratios are medians over prompts of time per output token; all outputs are compared.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from typing import Any
 from benchmarks import one_process, plain_transformers
 from benchmarks.layer_draft import layer_draft
 from benchmarks.results_file import write_result
+from orchestrator.generation import DEFAULT_NUM_BRANCHES
 from outrider.client import Client
 from outrider.embedded import resolve_model
 from outrider.engine.model import EngineOptions
@@ -37,28 +41,41 @@ PROMPTS = Path(__file__).parent / "prompts.txt"
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", default="float32", help="of the target")
     parser.add_argument("--prompts", type=int, default=8, help="how many of prompts.txt")
     parser.add_argument("--max-new-tokens", type=int, default=48)
-    parser.add_argument("-k", type=int, default=4)
-    parser.add_argument("--drafts", default="ngram,layers:24")
+    parser.add_argument("--num-branches", type=int, default=DEFAULT_NUM_BRANCHES)
+    parser.add_argument("--drafts", default="ngram@4,default@2")
+    parser.add_argument("--name", default="loop", help="of the result's file")
     args = parser.parse_args()
     folder = resolve_model("default")
-    drafts = {name: draft_model(folder, name) for name in args.drafts.split(",")}
+    drafts = [Draft.of(folder, text) for text in args.drafts.split(",")]
     with ExitStack() as stack:
         bench = Bench(stack, folder, drafts, args)
         rows = []
         for prompt in spread(PROMPTS.read_text().splitlines(), args.prompts):
             rows.append(bench.measure(prompt))
             print(f"{prompt[:40]:40}", {name: round(ms, 1) for name, ms in rows[-1].items()})
-    print(write_result("loop", vars(args), summary(rows, list(drafts), bench.num_different)))
+    names = [draft.name for draft in drafts]
+    print(write_result(args.name, vars(args), summary(rows, names, bench.num_different)))
 
 
-def draft_model(folder: str, name: str) -> str:
-    """What `--model` of the draft service takes for a name of `--drafts`."""
-    kind, _, count = name.partition(":")
-    return str(layer_draft(folder, int(count))) if kind == "layers" else name
+@dataclass(frozen=True)
+class Draft:
+    """What `--model` of the draft service takes, and how many draft tokens a step."""
+
+    name: str
+    model: str
+    k: int
+
+    @classmethod
+    def of(cls, folder: str, text: str) -> Draft:
+        """From a part of `--drafts`."""
+        name, _, k = text.partition("@")
+        kind, _, count = name.partition(":")
+        model = str(layer_draft(folder, int(count))) if kind == "layers" else name
+        return cls(name, model, int(k))
 
 
 def spread(lines: Sequence[str], count: int) -> list[str]:
@@ -70,26 +87,27 @@ class Bench:
     """Every way to generate, each in processes of its own, so that they differ in nothing else."""
 
     def __init__(
-        self, stack: ExitStack, folder: str, drafts: dict[str, str], args: argparse.Namespace
+        self, stack: ExitStack, folder: str, drafts: list[Draft], args: argparse.Namespace
     ) -> None:
         self.args = args
+        self.drafts = drafts
         self.num_different = 0
         settings = {"dtype": args.dtype, "threads": args.threads}
         self.transformers = self._worker(stack, plain_transformers.load, folder, settings)
         target = EngineOptions(folder, slots=2, **settings)
         self.local = {}
         self.clients = {}
-        for name, draft in drafts.items():
-            options = EngineOptions(draft, slots=2, **settings)
-            self.local[name] = self._worker(stack, one_process.load, target, options)
+        for draft in drafts:
+            options = EngineOptions(draft.model, threads=args.threads, slots=2)
+            self.local[draft.name] = self._worker(stack, one_process.load, target, options)
             address, _ = stack.enter_context(
                 running_system(
                     {**settings, "model": folder, "port": 0},
-                    {**settings, "model": draft, "port": 0},
+                    {"threads": args.threads, "model": draft.model, "port": 0},
                     {"port": 0},
                 )
             )
-            self.clients[name] = stack.enter_context(Client(address))
+            self.clients[draft.name] = stack.enter_context(Client(address))
 
     @staticmethod
     def _worker(stack: ExitStack, load: Any, *arguments: Any) -> ProcessPoolExecutor:
@@ -99,7 +117,7 @@ class Bench:
 
     def measure(self, prompt: str) -> dict[str, float]:
         """Milliseconds per output token of each way, one after the other."""
-        count, k = self.args.max_new_tokens, self.args.k
+        count = self.args.max_new_tokens
         ids = self.transformers.submit(plain_transformers.encode, prompt).result()
         outputs = {
             "transformers": self.transformers.submit(
@@ -107,21 +125,28 @@ class Bench:
             ).result(),
             "target alone": self.over_grpc(next(iter(self.clients.values())), prompt, 0),
         }
-        for name, client in self.clients.items():
-            worker = self.local[name].submit(one_process.generate, ids, count, k)
+        for draft in self.drafts:
+            name, client = draft.name, self.clients[draft.name]
+            worker = self.local[name].submit(one_process.generate, ids, count, draft.k)
             outputs[f"{name}, one process"] = worker.result()
-            outputs[f"{name}, gRPC"] = self.over_grpc(client, prompt, k)
+            outputs[f"{name}, gRPC"] = self.over_grpc(client, prompt, draft.k)
+            outputs[f"{name}, prepared"] = self.over_grpc(
+                client, prompt, draft.k, self.args.num_branches
+            )
         expected = outputs["target alone"][0]
         self.num_different += sum(tokens != expected for tokens, _ in outputs.values())
         return {name: seconds * 1e3 / count for name, (_, seconds) in outputs.items()}
 
-    def over_grpc(self, client: Client, prompt: str, k: int) -> tuple[list[int], float]:
+    def over_grpc(
+        self, client: Client, prompt: str, k: int, num_branches: int = 0
+    ) -> tuple[list[int], float]:
         """The tokens, and the seconds as the client sees them."""
         began = time.perf_counter()
         generation = client.generate(
             [{"role": "user", "content": prompt}],
             max_new_tokens=self.args.max_new_tokens,
             num_speculative_tokens=k,
+            num_branches=num_branches,
             ignore_eos=True,
         )
         return generation.token_ids, time.perf_counter() - began
@@ -138,7 +163,11 @@ def summary(rows: list[dict[str, float]], drafts: list[str], num_different: int)
         ratios[f"{name}: gRPC vs one process"] = median_ratio(
             f"{name}, one process", f"{name}, gRPC"
         )
-        ratios[f"{name}: speedup over target alone"] = median_ratio("target alone", f"{name}, gRPC")
+        ratios[f"{name}: in turn vs target alone"] = median_ratio("target alone", f"{name}, gRPC")
+        ratios[f"{name}: prepared vs target alone"] = median_ratio(
+            "target alone", f"{name}, prepared"
+        )
+        ratios[f"{name}: prepared vs in turn"] = median_ratio(f"{name}, gRPC", f"{name}, prepared")
     medians = {name: round(statistics.median(row[name] for row in rows), 2) for name in rows[0]}
     for name, value in ratios.items():
         print(f"{name:45} {value:.2f}x")

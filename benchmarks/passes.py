@@ -1,9 +1,15 @@
-"""What a pass costs by its number of tokens, with and without packed linear layers.
+"""What a pass costs by its number of tokens, and what each of the engine's tricks gives.
 
     python -m benchmarks.passes [--threads 1] [--context 256]
 
 The shape of this curve decides what speculation is worth: a verification of k
-draft tokens is a pass of k + 1.
+draft tokens is a pass of k + 1, and drafting them is k passes of 1.
+
+- float32: fused layers, packed weights, as served
+- unfused: transformers' own layers, packed weights
+- unpacked: fused layers, weights as `nn.Linear` has them
+- plain: neither
+- int8: fused layers in int8, as drafts may be
 """
 
 from __future__ import annotations
@@ -11,6 +17,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
+from typing import Any
+from unittest import mock
 
 import torch
 
@@ -23,40 +31,51 @@ from outrider.engine.model import Engine, EngineOptions
 WIDTHS = (1, 2, 3, 4, 5, 7, 9, 13, 17, 33)
 REPEATS = 15
 
+# The dtype, and which tricks to leave out.
+VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "float32": ("float32", ()),
+    "unfused": ("float32", ("fuse_layers",)),
+    "unpacked": ("float32", ("pack_linears",)),
+    "plain": ("float32", ("fuse_layers", "pack_linears")),
+    "int8": ("int8", ()),
+}
+
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="What a pass costs by its number of tokens.")
     parser.add_argument("--model", default="default")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", default="auto")
     parser.add_argument("--context", type=int, default=256)
     args = parser.parse_args()
-    options = EngineOptions(
-        str(resolve_model(args.model)), dtype=args.dtype, threads=args.threads, slots=1
-    )
-    packed = Engine(options)
-    engine_model.pack_linears = lambda module: None  # type: ignore[attr-defined]
-    plain = Engine(options)
-    figures = [measure(packed, plain, args.context, width) for width in WIDTHS]
-    print(f"{'tokens':>6} {'packed ms':>10} {'nn.Linear ms':>13}")
-    for row in figures:
-        print(f"{row['tokens']:6} {row['packed_ms']:10.1f} {row['plain_ms']:13.1f}")
-    settings = {**vars(args), "dtype": str(packed.dtype), "threads": torch.get_num_threads()}
+    model = resolve_model(args.model)
+    engines = {name: engine_of(model, args.threads, *how) for name, how in VARIANTS.items()}
+    print("tokens", *(f"{name:>9}" for name in engines))
+    figures = []
+    for width in WIDTHS:
+        figures.append({"tokens": width, "ms": measure(engines, args.context, width)})
+        print(f"{width:6}", *(f"{ms:9.1f}" for ms in figures[-1]["ms"].values()))
+    settings = {**vars(args), "threads": torch.get_num_threads()}
     print(write_result(f"passes_{args.threads}_threads", settings, figures))
 
 
-def measure(packed: Engine, plain: Engine, context: int, width: int) -> dict[str, float]:
-    """Median times of one pass of `width` tokens after `context` tokens, the engines in turn."""
-    times: dict[Engine, list[float]] = {packed: [], plain: []}
-    for engine in times:
+def engine_of(model: str, threads: int, dtype: str, left_out: tuple[str, ...]) -> Engine:
+    """An engine without some of its tricks."""
+    without = {name: lambda *_: None for name in left_out}
+    with mock.patch.multiple(engine_model, **without) if without else mock.MagicMock():
+        return Engine(EngineOptions(model, dtype=dtype, threads=threads, slots=1))
+
+
+def measure(engines: dict[str, Engine], context: int, width: int) -> dict[str, Any]:
+    """Median ms of one pass of `width` tokens after `context` tokens, the engines in turn."""
+    times: dict[str, list[float]] = {name: [] for name in engines}
+    for engine in engines.values():
         engine.forward([Chunk(0, 0, range(10, 10 + context))])
     for _ in range(REPEATS):
-        for engine, seconds in times.items():
+        for name, engine in engines.items():
             began = time.perf_counter()
             engine.forward([Chunk(0, context, range(width), width)])
-            seconds.append(time.perf_counter() - began)
-    medians = [statistics.median(seconds) * 1e3 for seconds in times.values()]
-    return {"tokens": width, "packed_ms": round(medians[0], 2), "plain_ms": round(medians[1], 2)}
+            times[name].append(time.perf_counter() - began)
+    return {name: round(statistics.median(t) * 1e3, 2) for name, t in times.items()}
 
 
 if __name__ == "__main__":

@@ -97,6 +97,8 @@ def _system(
     if settings["draft"] is None and settings["target"] not in (None, "default"):
         settings["draft"] = "ngram"  # the embedded draft fits the embedded target only
     target, draft = (_model_settings(settings, role) for role in ("target", "draft"))
+    if settings["draft"] not in ("none", "ngram"):
+        _share_cores(target, draft)
     orchestrator_port, draft_port, target_port = ports
     console = Console(stderr=True)
     with (
@@ -119,6 +121,20 @@ def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:
         own = settings[f"{role}_{name}"]
         chosen[name] = settings[name] if own is None else own
     return chosen
+
+
+def _share_cores(target: dict[str, Any], draft: dict[str, Any]) -> None:
+    """Gives each model cores of its own where nothing else was asked for.
+
+    They work at the same time, and two pools of threads on the same cores wait for each
+    other at every operation.
+    """
+    if target["threads"] is not None or draft["threads"] is not None:
+        return
+    num_cores = os.cpu_count() or 1
+    num_draft_cores = max(1, num_cores // 4)
+    draft["threads"] = num_draft_cores
+    target["threads"] = max(1, num_cores - num_draft_cores)
 
 
 @cli.command()

@@ -154,3 +154,23 @@ def test_services_of_up_find_the_file_that_config_names(service: ScriptedService
 
 def test_version() -> None:
     assert __version__ in outrider("--version").stdout
+
+
+@pytest.mark.parametrize(
+    ("num_cores", "expected"), [(1, (1, 1)), (2, (1, 1)), (8, (6, 2)), (None, (1, 1))]
+)
+def test_models_on_one_machine_have_cores_of_their_own(
+    num_cores: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
+    target: dict[str, object] = {"threads": None}
+    draft: dict[str, object] = {"threads": None}
+    cli._share_cores(target, draft)
+    assert (target["threads"], draft["threads"]) == expected
+
+
+def test_threads_that_were_asked_for_stay() -> None:
+    target: dict[str, object] = {"threads": 5}
+    draft: dict[str, object] = {"threads": None}
+    cli._share_cores(target, draft)
+    assert (target["threads"], draft["threads"]) == (5, None)

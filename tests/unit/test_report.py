@@ -56,6 +56,18 @@ def test_speculation_is_told_in_counts() -> None:
     text = shown(report.report(SPECULATIVE))
     assert "3 of 4 draft tokens accepted (75.0%) in 2 steps · 2.50 tokens a step" in text
     assert "1.5 ms a token, 666.7 tokens/s" in text
+    assert "prepared" not in text
+
+
+def test_what_was_prepared_is_told() -> None:
+    counts = dataclasses.replace(
+        SPECULATIVE.speculation,
+        num_prepared_steps=1,
+        num_prepared_accepted_tokens=2,
+        num_prepared_tokens=9,
+    )
+    text = shown(report.report(dataclasses.replace(SPECULATIVE, speculation=counts)))
+    assert "1 steps found their draft prepared (of 9 tokens prepared, 2 were accepted)" in text
 
 
 def test_the_target_alone_has_no_ratios() -> None:
