@@ -74,6 +74,51 @@ async def test_a_draft_proposes_what_it_would_say_itself(system: System) -> None
     assert together.sequence_length == 3 + len(one_by_one) - 1
 
 
+async def table_of(call: Any, num_outcomes: int, num_tokens: int) -> dict[tuple[int, ...], Any]:
+    """What is pushed until so many outcomes have all their tokens."""
+    table: dict[tuple[int, ...], Any] = {}
+    async with asyncio.timeout(30):
+        while num_outcomes > sum(len(p.draft_token_ids) == num_tokens for p in table.values()):
+            response = await call.read()
+            assert not response.draft_token_ids
+            for prepared in response.prepared:
+                table[tuple(prepared.assumed_token_ids)] = prepared
+            assert response.context_length == 3
+    return table
+
+
+async def test_outcomes_are_pushed_and_can_be_followed(system: System) -> None:
+    call, fresh = system.draft.Propose(), system.draft.Propose()
+    preparation = {"num_branches": 3, "num_prepared_tokens": 2}
+    request = draft_pb2.ProposeRequest(token_ids=[5, 6, 7], num_speculative_tokens=2, **preparation)
+    await call.write(request)
+    draft = list((await call.read()).draft_token_ids)
+    table = await table_of(call, 3, 2)
+    assert [list(assumed[:2]) == draft for assumed in table].count(True) == 1
+    for assumed, prepared in table.items():
+        await fresh.write(
+            draft_pb2.ProposeRequest(token_ids=[5, 6, 7, *assumed], num_speculative_tokens=2)
+        )
+        assert (await fresh.read()).draft_token_ids == prepared.draft_token_ids
+    # One came true, and its draft is being verified.
+    assumed, prepared = next(iter(table.items()))
+    await call.write(
+        draft_pb2.ProposeRequest(
+            context_length=3,
+            token_ids=assumed,
+            draft_token_ids=prepared.draft_token_ids,
+            **preparation,
+        )
+    )
+    answer = await call.read()
+    while answer.prepared:  # was on its way
+        assert answer.context_length == 3
+        answer = await call.read()
+    assert (answer.context_length, list(answer.draft_token_ids)) == (3 + len(assumed), [])
+    assert answer.sequence_length == 3 + len(assumed) + 2
+    assert (await call.read()).prepared[0].draft_token_ids
+
+
 async def test_a_draft_stops_at_its_end_of_text(tiny_models: Callable[..., Path]) -> None:
     request = draft_pb2.ProposeRequest(token_ids=[5, 6, 7], num_speculative_tokens=8)
     async with running_system(tiny_models("llama"), tiny_models("llama")) as system:
