@@ -146,10 +146,12 @@ class Proposer:
     async def propose(self, tokens: Sequence[int], room: int) -> tuple[int, ...]:
         """Draft tokens, at most `room`; none where there is no drafter (any more)."""
         self.was_prepared = False
+        length = self._lengths.next_length()
+        if length == 0:
+            return ()
         await self._finish_prefill()
         if self._drafter is None:
             return ()
-        length = self._lengths.next_length()
         num_tokens = min(length, room, self._drafter.max_context_length - len(tokens))
         if num_tokens <= 0:
             return ()

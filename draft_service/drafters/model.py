@@ -75,11 +75,12 @@ class ModelDrafterSession:
         num_committed = len(tokens) - num_draft_tokens
         committed, draft = tokens[:num_committed], tokens[num_committed:]
         num_tokens = min(num_tokens, self._max_length - len(tokens) - 1)
-        if num_branches < 1 or num_tokens < 1 or tokens[-1] in self._sampler.eos_token_ids:
+        if num_branches < 1 or num_tokens < 1:
             return
         announce = Announcer(num_committed, on_prepared)
-        # As if all were accepted. The first token is the draft's guess of the bonus token.
-        self._draft_on(self._main, tokens, 1 + num_tokens, announce, guesses_bonus=True)
+        if tokens[-1] not in self._sampler.eos_token_ids:
+            # As if all were accepted. The first token is a guess of the bonus token.
+            self._draft_on(self._main, tokens, 1 + num_tokens, announce, guesses_bonus=True)
         ranks = [self._main.ranks.get(num_committed + i, []) for i in range(len(draft))]
         spare = (content for content in self._contents if content is not self._main)
         corrections = likeliest_corrections(draft, ranks, num_branches - 1)
