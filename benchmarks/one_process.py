@@ -12,7 +12,7 @@ from draft_service.drafters import DrafterSession
 from orchestrator.decoder import decode
 from orchestrator.latency import CriticalPath
 from orchestrator.mirror import Mirror
-from orchestrator.policy import FixedLength
+from orchestrator.policy import Experience, FixedLength
 from outrider.engine.model import Engine, EngineOptions
 from outrider.loading import in_own_thread
 from outrider.messages import GREEDY, Preparation, Prepared, Proposal, Verdict
@@ -43,7 +43,7 @@ async def _generate(ids: list[int], num_tokens: int, k: int) -> tuple[list[int],
         len(ids) + num_tokens,
         LocalVerifier(verifier),
         LocalDrafter(drafter),
-        FixedLength(k),
+        FixedLength(k, Experience()),
         CriticalPath(),
     )
     async for step in steps:

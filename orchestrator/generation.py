@@ -179,7 +179,7 @@ class Generation:
     def _lengths(self, experience: Experience) -> LengthPolicy:
         if self.request.num_speculative_tokens is None:
             return AdaptiveLength(experience)
-        return FixedLength(self.request.num_speculative_tokens)
+        return FixedLength(self.request.num_speculative_tokens, experience)
 
     def _finish(self, piece: Piece, text_stream: TextStream) -> Piece:
         """The last piece with the text that was held back; drops tokens behind a stop string."""

@@ -2,7 +2,8 @@
 
 The number with the most committed tokens per time, by what the steps so far have
 shown: how often the target accepts, and what drafting and verifying take. It is 0
-where speculation costs more than it gives, but for a probe now and then.
+where speculation costs more than it gives. Now and then a step probes the other side:
+one without draft tokens where there are some, one with one where there are none.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _FIRST_ACCEPTANCE = 0.7
 # The length changes for a gain of at least so much, and by so many tokens at most.
 _WORTHWHILE_GAIN = 1.03
 _LONGEST_MOVE = 2
-# Without speculation, steps until the next probe.
 _STEPS_BETWEEN_PROBES = 32
+# As long as the target alone was never tried, nobody knows what drafts cost it: probe early.
+_STEPS_TO_FIRST_PROBE = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +46,6 @@ class LengthPolicy(Protocol):
     def next_length(self) -> int: ...
 
     def observe(self, cost: StepCost) -> None: ...
-
-
-@dataclass(frozen=True)
-class FixedLength:
-    """The same length at every step."""
-
-    length: int
-
-    def next_length(self) -> int:
-        return self.length
-
-    def observe(self, cost: StepCost) -> None:
-        """Nothing to learn."""
 
 
 @dataclass
@@ -109,14 +98,17 @@ class Experience:
     """What all requests to a pair have shown; a new request starts from it."""
 
     verify_ns: Line = field(default_factory=Line)
-    draft_ns: Line = field(default_factory=Line)
+    # The little weight at the origin makes drafting proportional to its length at first.
+    draft_ns: Line = field(default_factory=lambda: Line(weight=0.05))
     misses: Line = field(default_factory=Line)
     acceptance: Acceptance = field(default_factory=Acceptance)
     length: int = FIRST_LENGTH
+    has_plain_steps: bool = False
 
     def observe(self, cost: StepCost) -> None:
         self.verify_ns.add(cost.num_draft_tokens, cost.verify_ns)
         if cost.num_draft_tokens == 0:
+            self.has_plain_steps = True
             return
         self.acceptance.add(cost)
         self.misses.add(0.0, 0.0 if cost.was_prepared else 1.0)
@@ -129,6 +121,20 @@ class Experience:
         return drafting + self.verify_ns.at(length)
 
 
+@dataclass(frozen=True)
+class FixedLength:
+    """The same length at every step. What it takes is experience for others."""
+
+    length: int
+    experience: Experience
+
+    def next_length(self) -> int:
+        return self.length
+
+    def observe(self, cost: StepCost) -> None:
+        self.experience.observe(cost)
+
+
 class AdaptiveLength:
     """Moves towards the best length, a little at a time."""
 
@@ -136,18 +142,21 @@ class AdaptiveLength:
         self._experience = experience
         self._acceptance = experience.acceptance.prior()
         self._length = experience.length
-        self._steps_without = 0
+        self._steps_since_probe = 0
 
     def next_length(self) -> int:
-        if self._length == 0 and self._steps_without >= _STEPS_BETWEEN_PROBES:
-            return 1
+        is_known = self._experience.has_plain_steps
+        patience = _STEPS_BETWEEN_PROBES if is_known else _STEPS_TO_FIRST_PROBE
+        if self._steps_since_probe >= patience:
+            return 0 if self._length else 1
         return self._length
 
     def observe(self, cost: StepCost) -> None:
         self._experience.observe(cost)
         if cost.num_draft_tokens:
             self._acceptance.add(cost)
-        self._steps_without = 0 if cost.num_draft_tokens else self._steps_without + 1
+        was_probe = (cost.num_draft_tokens == 0) != (self._length == 0)
+        self._steps_since_probe = 0 if was_probe else self._steps_since_probe + 1
         best = max(range(MAX_LENGTH + 1), key=self.speed)
         if self.speed(best) > _WORTHWHILE_GAIN * self.speed(self._length):
             move = best - self._length

@@ -4,7 +4,7 @@ import pytest
 
 from orchestrator.decoder import Step, decode
 from orchestrator.latency import CriticalPath
-from orchestrator.policy import FixedLength
+from orchestrator.policy import Experience, FixedLength
 from outrider.errors import ServiceUnavailable
 from tests.fakes import FakeDrafter, FakeVerifier, NextToken, nothing_prepared
 
@@ -37,7 +37,9 @@ async def run(
 ) -> list[Step]:
     verifier = FakeVerifier(target_model)
     path = path or CriticalPath()
-    steps = decode([1, 2, 3], max_length, verifier, drafter, FixedLength(k), path, num_branches)
+    steps = decode(
+        [1, 2, 3], max_length, verifier, drafter, FixedLength(k, Experience()), path, num_branches
+    )
     return [step async for step in steps]
 
 
@@ -141,7 +143,9 @@ async def test_a_lost_target_is_an_error_after_what_was_committed() -> None:
     committed: list[int] = []
     verifier = FakeVerifier(target_model, fails_at=3)
     with pytest.raises(ServiceUnavailable):
-        async for step in decode([1], 40, verifier, None, FixedLength(0), CriticalPath()):
+        async for step in decode(
+            [1], 40, verifier, None, FixedLength(0, Experience()), CriticalPath()
+        ):
             committed.extend(step.token_ids)
     assert committed == plain_decoding([1], 4)
 

@@ -59,7 +59,8 @@ def test_the_length_goes_where_it_pays(pair: Pair, low: int, high: int) -> None:
 
 def test_it_moves_by_little() -> None:
     chosen = lengths(Pair(0.95, 1, 30), AdaptiveLength(Experience()))
-    assert max(abs(a - b) for a, b in itertools.pairwise(chosen)) <= 2
+    moves = [abs(a - b) for a, b in itertools.pairwise(chosen) if a and b]  # probes aside
+    assert 0 < max(moves) <= 2
 
 
 @pytest.mark.parametrize("acceptance", [0.0, 0.3, 0.6])
@@ -73,7 +74,7 @@ def test_a_draft_that_does_not_pay_costs_next_to_nothing(acceptance: float) -> N
 
 def test_a_draft_that_has_become_good_is_found_out() -> None:
     policy = AdaptiveLength(Experience())
-    assert lengths(Pair(0.0, 2, 40), policy, 300)[-2:] == [0, 0]
+    assert lengths(Pair(0.0, 2, 40), policy, 300)[-40:].count(0) > 35
     assert sum(lengths(Pair(0.95, 2, 40), policy, 600)[-50:]) > 100
 
 
@@ -96,9 +97,25 @@ def test_drafts_that_are_prepared_cost_no_waiting() -> None:
 
 
 def test_a_fixed_length_stays() -> None:
-    policy = FixedLength(5)
-    policy.observe(StepCost(5, 0, 10**9, 1))
+    experience = Experience()
+    policy = FixedLength(5, experience)
+    policy.observe(StepCost(5, 0, 10**9, 7))
     assert policy.next_length() == 5
+    assert experience.verify_ns.at(5) == 7
+
+
+def test_the_target_alone_is_tried_before_long() -> None:
+    """Else nobody would know that a long verification is what makes steps slow."""
+    chosen = lengths(Pair(0.9, 1, 30), AdaptiveLength(Experience()), 100)
+    assert 0 in chosen[:4]
+    assert 1 < chosen.count(0) < 8
+
+
+def test_drafting_is_thought_of_as_proportional_at_first() -> None:
+    experience = Experience()
+    experience.observe(StepCost(3, 1, 30, 100))
+    assert experience.draft_ns.at(6) == pytest.approx(60)
+    assert experience.draft_ns.at(1) == pytest.approx(10)
 
 
 def test_a_line_through_points() -> None:
