@@ -108,3 +108,28 @@ def test_texts_may_be_self_written_or_come_from_files(
     record = json.loads((out / "distillation.json").read_text())
     assert record["num_texts"] > len(written) + len(data)
     assert all(text[0] == 1 for text in written)  # <|im_start|>, as the chat template begins
+
+
+async def test_training_for_int8_leaves_leading_layers_the_targets_own(
+    tmp_path: Path, questions: Path, tiny_models: Callable[..., Path]
+) -> None:
+    target, out = tiny_models("llama"), tmp_path / "draft"
+    finished = run(
+        [
+            *command(target, out, prompts=str(questions), layers="0-1", trained_layers="1"),
+            "--int8",
+        ]
+    )
+    assert finished.returncode == 0, finished.stderr
+    record = json.loads((out / "distillation.json").read_text())
+    assert record["layers"] == [0, 1]
+    assert record["losses"][-1] < record["losses"][0]
+    drafted, original = (load_file(path / "model.safetensors") for path in (out, target))
+    for name, weight in drafted.items():
+        rounding = 0.51 / 127 * original[name].abs().max()
+        is_own = torch.allclose(weight, original[name], rtol=0, atol=float(rounding))
+        assert is_own == ("layers.1." not in name and name != "model.norm.weight"), name
+    async with running_system(target, out, max_context_length=128) as system:
+        alone = await system.generate("the cat", num_speculative_tokens=0, ignore_eos=True)
+        text = await system.generate("the cat", num_speculative_tokens=4, ignore_eos=True)
+    assert text.token_ids == alone.token_ids
