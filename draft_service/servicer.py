@@ -82,6 +82,7 @@ class Responses:
         self._context = context
         self._turn = asyncio.Lock()
         self._writing: set[asyncio.Task[None]] = set()
+        self._is_closed = False
 
     async def write(self, response: draft_pb2.ProposeResponse) -> None:
         async with self._turn:
@@ -89,14 +90,17 @@ class Responses:
 
     def write_prepared(self, prepared: list[Prepared]) -> None:
         """Returns at once. A stream that ends meanwhile has nobody who misses it."""
+        if self._is_closed:
+            return
         task = asyncio.create_task(self._write_if_open(prepared_to_wire(prepared)))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 
     async def _write_if_open(self, response: draft_pb2.ProposeResponse) -> None:
-        with suppress(grpc.RpcError, asyncio.InvalidStateError):
+        with suppress(grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError):
             await self.write(response)
 
     def close(self) -> None:
+        self._is_closed = True
         for task in self._writing:
             task.cancel()

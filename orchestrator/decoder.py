@@ -98,18 +98,16 @@ async def decode(
         tokens.append(verdict.next_token_id)
         yield Step((verdict.next_token_id,), 0, 0)
         while len(tokens) < max_length:
-            began_ns = path.wall_ns
             draft = await proposer.propose(tokens, max_length - len(tokens) - 1)
             path.spend("orchestrator")
-            drafted_ns = path.wall_ns
             verdict = await verifier.verify(tokens, draft)
-            path.spend_waiting("verify", verdict.timings)
+            verify_ns = path.spend_waiting("verify", verdict.timings)
             lengths.observe(
                 StepCost(
                     len(draft),
                     verdict.num_accepted_tokens,
-                    drafted_ns - began_ns,
-                    path.wall_ns - drafted_ns,
+                    proposer.waited_ns,
+                    verify_ns,
                     proposer.was_prepared,
                 )
             )
@@ -130,7 +128,9 @@ class Proposer:
         num_branches: int,
         path: CriticalPath,
     ) -> None:
+        # Of the last call of `propose`:
         self.was_prepared = False
+        self.waited_ns = 0  # for the proposal; the reading of the prompt does not count
         self._drafter = drafter
         self._lengths = lengths
         self._num_branches = num_branches
@@ -145,7 +145,7 @@ class Proposer:
 
     async def propose(self, tokens: Sequence[int], room: int) -> tuple[int, ...]:
         """Draft tokens, at most `room`; none where there is no drafter (any more)."""
-        self.was_prepared = False
+        self.was_prepared, self.waited_ns = False, 0
         length = self._lengths.next_length()
         if length == 0:
             return ()
@@ -166,7 +166,7 @@ class Proposer:
         if proposal is None:
             self._path.spend("draft_network")
             return ()
-        self._path.spend_waiting("draft", proposal.timings)
+        self.waited_ns = self._path.spend_waiting("draft", proposal.timings)
         return proposal.draft_token_ids
 
     async def _follow(

@@ -33,8 +33,8 @@ class CriticalPath:
         self.stages[stage] += interval_ns
         return interval_ns
 
-    def spend_waiting(self, stage: str, timings: Timings) -> None:
-        """Books an interval in which nothing but a service's reply was awaited.
+    def spend_waiting(self, stage: str, timings: Timings) -> int:
+        """Books an interval in which nothing but a service's reply was awaited; returns it.
 
         The reply's durations split it: what the server does not account for was
         spent in the network and in gRPC at both ends.
@@ -45,6 +45,7 @@ class CriticalPath:
         self.stages[f"{stage}_network"] -= queue_ns + compute_ns
         self.stages[f"{stage}_queue"] += queue_ns
         self.stages[f"{stage}_compute"] += compute_ns
+        return interval_ns
 
     def hide(self, stage: str, duration_ns: int) -> None:
         """Notes work that ran behind something on the critical path."""

@@ -17,6 +17,8 @@ FIRST_LENGTH = 3
 # What an old step counts, step by step. A request's own acceptance says more about it.
 _FORGETTING_COSTS = 0.98
 _FORGETTING_ACCEPTANCE = 0.96
+# Points that vary less than this in x, squared, say nothing about a slope.
+_LEAST_SPREAD = 1e-2
 # A text's acceptance is taken from others before it, as if so many tokens had shown it.
 _PRIOR_TOKENS = 6.0
 _FIRST_ACCEPTANCE = 0.7
@@ -58,18 +60,21 @@ class Line:
     xx: float = 0.0
     xy: float = 0.0
 
+    slope: float = 0.0
+
     def add(self, x: float, y: float) -> None:
         for name, value in (("weight", 1.0), ("x", x), ("y", y), ("xx", x * x), ("xy", x * y)):
             setattr(self, name, _FORGETTING_COSTS * getattr(self, name) + value)
+        spread = self.weight * self.xx - self.x * self.x
+        # Long after the last point of another x, the slope is what it last was.
+        if spread > _LEAST_SPREAD * self.weight:
+            self.slope = max(0.0, (self.weight * self.xy - self.x * self.y) / spread)
 
     def at(self, x: float) -> float:
         """The line's height. It never falls, and is flat where all points are of one x."""
         if not self.weight:
             return 0.0
-        spread = self.weight * self.xx - self.x * self.x
-        slope = (self.weight * self.xy - self.x * self.y) / spread if spread > 1e-9 else 0.0
-        slope = max(0.0, slope)
-        return max(0.0, (self.y - slope * self.x) / self.weight + slope * x)
+        return max(0.0, (self.y - self.slope * self.x) / self.weight + self.slope * x)
 
 
 @dataclass
@@ -104,12 +109,15 @@ class Experience:
     acceptance: Acceptance = field(default_factory=Acceptance)
     length: int = FIRST_LENGTH
     has_plain_steps: bool = False
+    has_draft_steps: bool = False
+    steps_since_probe: int = 0
 
     def observe(self, cost: StepCost) -> None:
         self.verify_ns.add(cost.num_draft_tokens, cost.verify_ns)
         if cost.num_draft_tokens == 0:
             self.has_plain_steps = True
             return
+        self.has_draft_steps = True
         self.acceptance.add(cost)
         self.misses.add(0.0, 0.0 if cost.was_prepared else 1.0)
         if not cost.was_prepared:
@@ -142,12 +150,11 @@ class AdaptiveLength:
         self._experience = experience
         self._acceptance = experience.acceptance.prior()
         self._length = experience.length
-        self._steps_since_probe = 0
 
     def next_length(self) -> int:
         is_known = self._experience.has_plain_steps
         patience = _STEPS_BETWEEN_PROBES if is_known else _STEPS_TO_FIRST_PROBE
-        if self._steps_since_probe >= patience:
+        if self._experience.steps_since_probe >= patience:
             return 0 if self._length else 1
         return self._length
 
@@ -156,7 +163,10 @@ class AdaptiveLength:
         if cost.num_draft_tokens:
             self._acceptance.add(cost)
         was_probe = (cost.num_draft_tokens == 0) != (self._length == 0)
-        self._steps_since_probe = 0 if was_probe else self._steps_since_probe + 1
+        since = self._experience.steps_since_probe
+        self._experience.steps_since_probe = 0 if was_probe else since + 1
+        if not self._experience.has_draft_steps:
+            return  # a draft that has nothing to say, or is lost, teaches nothing
         best = max(range(MAX_LENGTH + 1), key=self.speed)
         if self.speed(best) > _WORTHWHILE_GAIN * self.speed(self._length):
             move = best - self._length

@@ -144,6 +144,7 @@ class DraftSession:
         # What the draft has prepared behind that context, by what it assumes.
         self._table: dict[tuple[int, ...], Prepared] = {}
         self._reader: asyncio.Task[None] | None = None
+        self._failure: OutriderError | None = None
         # Who waits for the responses to come; nobody for those that only confirm.
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
 
@@ -170,7 +171,7 @@ class DraftSession:
         request = self._request(tokens, preparation)
         request.draft_token_ids.extend(draft)
         self._waiting.append(None)
-        await self._stream.send(request)
+        await self._send(request)
         self._mirror.hold(tokens, draft, len(tokens) + len(draft))
 
     def prepared(self, tokens: Sequence[int]) -> Prepared | None:
@@ -199,10 +200,15 @@ class DraftSession:
         else:
             answer = asyncio.get_running_loop().create_future()
             self._waiting.append(answer)
-            await self._stream.send(request)
+            await self._send(request)
             response = await answer
         assert isinstance(response, draft_pb2.ProposeResponse)
         return response
+
+    async def _send(self, request: draft_pb2.ProposeRequest) -> None:
+        if self._failure is not None:
+            raise self._failure
+        await self._stream.send(request)
 
     async def _read(self) -> None:
         """Files what arrives: prepared continuations in the table, responses to who waits."""
@@ -211,21 +217,25 @@ class DraftSession:
                 response = await self._stream.receive()
                 if response.prepared:
                     self._add(prepared_from_wire(response))
+                elif not self._waiting:
+                    raise ServiceUnavailable("the draft answers what was not asked")
                 elif (answer := self._waiting.popleft()) is not None and not answer.done():
                     answer.set_result(response)
         except OutriderError as error:
+            self._failure = error
             for answer in self._waiting:
                 if answer is not None and not answer.done():
                     answer.set_exception(error)
 
     def _add(self, grown: list[Prepared]) -> None:
         for prepared in grown:
+            # One that was sent before the draft knew of the last verdict is stale.
+            if prepared.context_length != self._context_length:
+                continue
             before = self._table.get(prepared.assumed_token_ids)
             num_before = len(before.draft_token_ids) if before else 0
             self.num_prepared_tokens += len(prepared.draft_token_ids) - num_before
-            # One that was sent before the draft knew of the last verdict is stale.
-            if prepared.context_length == self._context_length:
-                self._table[prepared.assumed_token_ids] = prepared
+            self._table[prepared.assumed_token_ids] = prepared
 
     def close(self) -> None:
         if self._reader is not None:

@@ -31,6 +31,8 @@ from outrider.errors import InvalidRequest
 from outrider.generation import Generation
 from outrider.processes import ServiceProcess, running_system
 
+_EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
+
 _RUN_SETTINGS = ("device", "dtype", "threads", "slots", "max_context_length")
 
 cli = settings_group(help="Speculative decoding as a gRPC service pair.")
@@ -94,7 +96,7 @@ def _system(
 ) -> Iterator[tuple[str, list[ServiceProcess]]]:
     """The three services as `_pair_options` say; shows on standard error what loads."""
     _hand_on_config_file(click.get_current_context())
-    if settings["draft"] is None and settings["target"] not in (None, "default"):
+    if settings["draft"] is None and settings["target"] not in _EMBEDDED_TARGETS:
         settings["draft"] = "ngram"  # the embedded draft fits the embedded target only
     target, draft = (_model_settings(settings, role) for role in ("target", "draft"))
     if settings["draft"] not in ("none", "ngram"):

@@ -49,8 +49,10 @@ class SlotContent:
 
     def keep(self, length: int) -> None:
         """Forgets what comes after the first `length` tokens."""
-        del self.token_ids[length:]
-        self.ranks = {index: choices for index, choices in self.ranks.items() if index <= length}
+        self.token_ids = self.token_ids[:length]
+        # A copy first: a dropped job may still write there from the engine's thread.
+        ranks = list(self.ranks.items())
+        self.ranks = {index: choices for index, choices in ranks if index <= length}
 
 
 class Drafting(Job):
@@ -88,7 +90,7 @@ class Drafting(Job):
             copy_from,
             is_background,
         )
-        content.keep(start)
+        content.keep(own_length)
         self.draft_token_ids: list[int] = []
         self.ranks = content.ranks
         self._content = content
@@ -119,5 +121,7 @@ class Drafting(Job):
         return Prepared(context_length, assumed, draft, self.timings.forward_ns)
 
     def settle(self) -> None:
-        """Notes in the slot's content what has been read."""
-        self._content.token_ids = self._sequence[: self.start]
+        """Notes in the slot's content what has been read, or copied."""
+        uncopied = self.copy_from  # before `start`, since the engine's thread clears it after
+        num_read = self.start if uncopied is None else uncopied[1]
+        self._content.token_ids = self._sequence[:num_read]

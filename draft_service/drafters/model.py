@@ -26,13 +26,14 @@ from outrider.messages import GREEDY, Prepared, Proposal, SamplingParams
 class ModelDrafterSession:
     """A sequence in one of a session's slots; the others are for preparations."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, num_slots: int) -> None:
+    def __init__(self, engine: Engine, scheduler: Scheduler, max_branches: int) -> None:
         self._scheduler = scheduler
+        self._max_branches = max_branches
         self._max_length = engine.max_context_length
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
         self._logit_token_ids = engine.logit_token_ids
         self._sampler = Sampler(GREEDY, engine.logit_token_ids, engine.eos_token_ids)
-        self._contents = [SlotContent(slot) for slot in scheduler.acquire_all(num_slots)]
+        self._contents = [SlotContent(slot) for slot in scheduler.acquire_all(max(1, max_branches))]
         self._main = self._contents[0]
         self._last_draft_token: list[int] = []  # which the sequence does not have yet
         self._preparations: list[Drafting] = []
@@ -75,6 +76,7 @@ class ModelDrafterSession:
         num_committed = len(tokens) - num_draft_tokens
         committed, draft = tokens[:num_committed], tokens[num_committed:]
         num_tokens = min(num_tokens, self._max_length - len(tokens) - 1)
+        num_branches = min(num_branches, self._max_branches)
         if num_branches < 1 or num_tokens < 1:
             return
         announce = Announcer(num_committed, on_prepared)
@@ -129,7 +131,7 @@ class Announcer:
         self._context_length = context_length
         self._on_prepared = on_prepared
         self._loop = asyncio.get_running_loop()
-        self._grown: dict[tuple[int, ...], Prepared] = {}
+        self._grown: dict[Drafting, Prepared] = {}
 
     def __call__(self, job: Drafting) -> None:
         """Called on the engine's thread when `job` has drafted a token."""
@@ -138,15 +140,15 @@ class Announcer:
             self._loop.call_soon_threadsafe(self._add, job, prepared)
 
     def _add(self, job: Drafting, prepared: Prepared) -> None:
-        if job.is_dropped:
-            return
         if not self._grown:
             self._loop.call_soon(self._flush)
-        self._grown[prepared.assumed_token_ids] = prepared
+        self._grown[job] = prepared
 
     def _flush(self) -> None:
-        grown, self._grown = self._grown, {}
-        self._on_prepared(list(grown.values()))
+        grown = [prepared for job, prepared in self._grown.items() if not job.is_dropped]
+        self._grown.clear()
+        if grown:
+            self._on_prepared(grown)
 
 
 class ModelDrafter:
@@ -159,16 +161,16 @@ class ModelDrafter:
 
     def __init__(self, engine: Engine, num_branches: int) -> None:
         self._engine = engine
-        self._slots_per_session = max(1, num_branches)
+        self._num_branches = num_branches
         self._scheduler = Scheduler(engine, engine.cache.num_slots)
 
     @property
     def num_free_slots(self) -> int:
-        return self._scheduler.num_free_slots // self._slots_per_session
+        return self._scheduler.num_free_slots // max(1, self._num_branches)
 
     def open_session(self) -> ModelDrafterSession:
         """Raises NoFreeSlot."""
-        return ModelDrafterSession(self._engine, self._scheduler, self._slots_per_session)
+        return ModelDrafterSession(self._engine, self._scheduler, self._num_branches)
 
     def close(self) -> None:
         self._scheduler.close()

@@ -1,11 +1,15 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
+from orchestrator import latency
 from orchestrator.decoder import Step, decode
 from orchestrator.latency import CriticalPath
 from orchestrator.policy import Experience, FixedLength
 from outrider.errors import ServiceUnavailable
+from outrider.messages import Preparation, Proposal
 from tests.fakes import FakeDrafter, FakeVerifier, NextToken, nothing_prepared
 
 
@@ -137,6 +141,33 @@ async def test_without_branches_nothing_is_prepared() -> None:
     steps = await run(drafter, 3)
     assert drafter.followed == []
     assert not any(step.was_prepared for step in steps)
+
+
+async def test_reading_the_prompt_is_not_a_cost_of_drafting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now_ns = 0
+
+    def clock() -> int:
+        nonlocal now_ns
+        now_ns += 1
+        return now_ns
+
+    class SlowReader(FakeDrafter):
+        async def propose(
+            self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+        ) -> Proposal:
+            nonlocal now_ns
+            now_ns += 0 if num_speculative_tokens else 10**9
+            return await super().propose(tokens, num_speculative_tokens, preparation)
+
+    monkeypatch.setattr(latency.time, "perf_counter_ns", clock)
+    lengths, path = FixedLength(3, Experience()), CriticalPath()
+    drafter = SlowReader(target_model)
+    async for _ in decode([1, 2], 30, FakeVerifier(target_model), drafter, lengths, path):
+        pass
+    assert path.stages["prefill_draft"] >= 10**9
+    assert lengths.experience.draft_ns.at(3) < 10**6
 
 
 async def test_a_lost_target_is_an_error_after_what_was_committed() -> None:

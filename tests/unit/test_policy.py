@@ -81,9 +81,37 @@ def test_a_draft_that_has_become_good_is_found_out() -> None:
 def test_a_new_request_starts_from_what_others_have_shown() -> None:
     experience = Experience()
     lengths(Pair(0.9, 1, 30), AdaptiveLength(experience))
-    assert AdaptiveLength(experience).next_length() >= 6
+    assert lengths(Pair(0.9, 1, 30), AdaptiveLength(experience), 2)[-1] >= 6
     lengths(Pair(0.1, 30, 30), AdaptiveLength(experience))
-    assert AdaptiveLength(experience).next_length() == 0
+    assert lengths(Pair(0.1, 30, 30), AdaptiveLength(experience), 2)[-1] == 0
+
+
+def test_short_requests_probe_together() -> None:
+    experience = Experience()
+    lengths(Pair(0.0, 40, 40), AdaptiveLength(experience), 200)
+    good = Pair(0.95, 2, 40)
+    assert sum(lengths(good, AdaptiveLength(experience), 10)) <= 1
+    for _ in range(100):
+        last = lengths(good, AdaptiveLength(experience), 10)
+    assert sum(last) > 20
+
+
+def test_a_draft_that_has_nothing_to_say_teaches_nothing() -> None:
+    policy = AdaptiveLength(Experience())
+    first = policy.next_length()
+    for _ in range(20):
+        policy.observe(StepCost(0, 0, 0, 40))
+    assert policy.next_length() == first
+
+
+def test_what_long_verifications_take_is_not_forgotten() -> None:
+    line = Line()
+    for _ in range(20):
+        line.add(0.0, 20.0)
+        line.add(8.0, 100.0)
+    for _ in range(5000):
+        line.add(0.0, 20.0)
+    assert line.at(8.0) == pytest.approx(100.0, rel=0.05)
 
 
 def test_drafts_that_are_prepared_cost_no_waiting() -> None:

@@ -98,6 +98,33 @@ async def test_a_session_goes_on_from_any_outcome(drafter: ModelDrafter) -> None
             assert other.draft_token_ids == alone.draft_token_ids
 
 
+async def test_preparations_that_never_ran_leave_no_holes(drafter: ModelDrafter) -> None:
+    """Another session's proposal keeps them waiting until the next request drops them."""
+    session, busy = drafter.open_session(), drafter.open_session()
+    await propose(session, PROMPT, 3, GREEDY)
+    other = asyncio.create_task(propose(busy, PROMPT[::-1], 60, GREEDY))
+    await asyncio.sleep(0)
+    session.prepare(3, 4, 3, Table().add)
+    tokens, table = [*PROMPT, 9], Table()
+    await session.propose(len(PROMPT), [9], 3, GREEDY, None)
+    await other
+    session.prepare(3, 4, 3, table.add)
+    for assumed, one in (await table.full(4, 3)).items():
+        alone = await propose(busy, [*tokens, *assumed], 3, GREEDY)
+        assert one.draft_token_ids == alone.draft_token_ids, assumed
+
+
+async def test_without_branches_nothing_is_prepared(tiny_models: Callable[..., Path]) -> None:
+    options = EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=2)
+    drafter, table = ModelDrafter(Engine(options), num_branches=0), Table()
+    session = drafter.open_session()
+    await propose(session, PROMPT, 3, GREEDY)
+    session.prepare(3, 4, 3, table.add)
+    await propose(session, PROMPT[::-1], 8, GREEDY)
+    assert table.prepared == {}
+    drafter.close()
+
+
 async def test_an_outcome_nobody_thought_of_is_proposed_for_as_ever(drafter: ModelDrafter) -> None:
     session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
     await propose(session, PROMPT, 3, GREEDY)
