@@ -52,8 +52,14 @@ class LengthPolicy(Protocol):
 
 @dataclass
 class Line:
-    """A straight line through points of which older ones count less."""
+    """A straight line through points of which older ones count less.
 
+    Args:
+        origin: what the origin counts beside each point: with some, the line through
+            points of one x is a proportion, else it is flat.
+    """
+
+    origin: float = 0.0
     weight: float = 0.0
     x: float = 0.0
     y: float = 0.0
@@ -63,7 +69,13 @@ class Line:
     slope: float = 0.0
 
     def add(self, x: float, y: float) -> None:
-        for name, value in (("weight", 1.0), ("x", x), ("y", y), ("xx", x * x), ("xy", x * y)):
+        for name, value in (
+            ("weight", 1.0 + self.origin),
+            ("x", x),
+            ("y", y),
+            ("xx", x * x),
+            ("xy", x * y),
+        ):
             setattr(self, name, _FORGETTING_COSTS * getattr(self, name) + value)
         spread = self.weight * self.xx - self.x * self.x
         # Long after the last point of another x, the slope is what it last was.
@@ -71,7 +83,7 @@ class Line:
             self.slope = max(0.0, (self.weight * self.xy - self.x * self.y) / spread)
 
     def at(self, x: float) -> float:
-        """The line's height. It never falls, and is flat where all points are of one x."""
+        """The line's height; it never falls."""
         if not self.weight:
             return 0.0
         return max(0.0, (self.y - self.slope * self.x) / self.weight + self.slope * x)
@@ -103,10 +115,9 @@ class Experience:
     """What all requests to a pair have shown; a new request starts from it."""
 
     verify_ns: Line = field(default_factory=Line)
-    # The little weight at the origin makes drafting proportional to its length at first.
-    draft_ns: Line = field(default_factory=lambda: Line(weight=0.05))
+    draft_ns: Line = field(default_factory=lambda: Line(origin=0.05))
     misses: Line = field(default_factory=Line)
-    acceptance: Acceptance = field(default_factory=Acceptance)
+    acceptance: Acceptance = field(default_factory=Acceptance)  # of the latest text
     length: int = FIRST_LENGTH
     has_plain_steps: bool = False
     has_draft_steps: bool = False
@@ -118,7 +129,6 @@ class Experience:
             self.has_plain_steps = True
             return
         self.has_draft_steps = True
-        self.acceptance.add(cost)
         self.misses.add(0.0, 0.0 if cost.was_prepared else 1.0)
         if not cost.was_prepared:
             self.draft_ns.add(cost.num_draft_tokens, cost.draft_ns)
@@ -141,6 +151,8 @@ class FixedLength:
 
     def observe(self, cost: StepCost) -> None:
         self.experience.observe(cost)
+        if cost.num_draft_tokens:
+            self.experience.acceptance.add(cost)
 
 
 class AdaptiveLength:
@@ -162,6 +174,7 @@ class AdaptiveLength:
         self._experience.observe(cost)
         if cost.num_draft_tokens:
             self._acceptance.add(cost)
+            self._experience.acceptance = self._acceptance
         was_probe = (cost.num_draft_tokens == 0) != (self._length == 0)
         since = self._experience.steps_since_probe
         self._experience.steps_since_probe = 0 if was_probe else since + 1
