@@ -48,6 +48,7 @@ def generate(client: Client, prompt: str, k: int, args: argparse.Namespace) -> G
         [{"role": "user", "content": prompt}],
         max_new_tokens=args.max_new_tokens,
         num_speculative_tokens=k,
+        num_branches=0,  # prepared drafts are shorter, and nobody waits for them
         temperature=args.temperature,
         seed=1,
         ignore_eos=True,

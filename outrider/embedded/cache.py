@@ -84,5 +84,5 @@ def _writing_to(cache: Path) -> Iterator[None]:
     except OSError as error:
         raise ConfigurationError(
             f"cannot write the embedded models to {cache}: {error.strerror or error}; "
-            "they need 800 MB there, or in the folder that OUTRIDER_CACHE names"
+            "they need 1 GB there, or in the folder that OUTRIDER_CACHE names"
         ) from error
