@@ -1,6 +1,6 @@
 """The loop against its baselines, on the same weights, prompts and machine, in one run.
 
-    python -m benchmarks.loop [--threads 1] [--prompts 8] [--drafts ngram@4,default@2]
+    python -m benchmarks.loop [--threads 1] [--prompts 8] [--drafts ngram@4,default@1]
 
 Per prompt, one after the other, greedy, the same number of tokens:
 
@@ -9,7 +9,7 @@ Per prompt, one after the other, greedy, the same number of tokens:
 - for each draft: the loop in one process, draft and target in turn; the same over
   gRPC; and over gRPC with outcomes prepared while the target verifies
 
-`default@2` is the default draft with 2 draft tokens a step; a draft `layers:N` is
+`default@1` is the default draft with one draft token a step; a draft `layers:N` is
 made of N of the target's own layers. The threads are those of each process. The
 ratios are medians over prompts of time per output token; all outputs are compared.
 """
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=8, help="how many of prompts.txt")
     parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("--num-branches", type=int, default=DEFAULT_NUM_BRANCHES)
-    parser.add_argument("--drafts", default="ngram@4,default@2")
+    parser.add_argument("--drafts", default="ngram@4,default@1")
     parser.add_argument("--name", default="loop", help="of the result's file")
     args = parser.parse_args()
     folder = resolve_model("default")

@@ -24,6 +24,9 @@ Progress = Callable[[str], None]
 
 T = TypeVar("T")
 
+_WARM_UP_LENGTH = 64
+_WARM_UP_WIDTHS = (1, 2, 3, 5, 9)
+
 
 async def in_own_thread(function: Callable[[], T]) -> T:
     """Awaits `function` on a thread that ends with it.
@@ -56,7 +59,7 @@ def load_served_model(
     progress(f"{name}: weights")
     engine = Engine(dataclasses.replace(options, model=path))
     progress(f"{name}: warm-up")
-    engine.forward([Chunk(0, 0, [0, 0], 2)])
+    warm_up(engine)
     log.info(
         "%s on %s in %s: %d slots of %d tokens, %.0f MB of KV cache, loaded in %.1f s",
         name,
@@ -69,6 +72,16 @@ def load_served_model(
     )
     info = _describe(name, engine, files.tokenizer_json)
     return engine, ServedModel(info, tuple(chunks(to_bytes(files))))
+
+
+def warm_up(engine: Engine) -> None:
+    """Runs passes of the widths that are to come, so that the first request is no slower."""
+    length = min(_WARM_UP_LENGTH, engine.max_context_length - max(_WARM_UP_WIDTHS))
+    if length < 1:
+        return
+    engine.forward([Chunk(0, 0, [0] * length, 1)])
+    for width in _WARM_UP_WIDTHS * 2:
+        engine.forward([Chunk(0, length, [0] * width, width)])
 
 
 def _describe(name: str, engine: Engine, tokenizer_json: str) -> ModelInfo:

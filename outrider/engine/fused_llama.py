@@ -1,4 +1,4 @@
-"""Decoder layers of the Llama family in half as many operations.
+"""Decoder layers of the Llama family in fewer operations.
 
 A short pass of a small model is made of calls, not of arithmetic: in transformers'
 layer, those that are no products take longer than an int8 product. This one
