@@ -88,13 +88,15 @@ async def running_draft(draft: str | Path, **settings: Any) -> AsyncIterator[tup
 
 @asynccontextmanager
 async def running_system(
-    target: Path, draft: str | Path = "ngram", **settings: Any
+    target: Path, draft: str | Path = "ngram", draft_dtype: str = "float32", **settings: Any
 ) -> AsyncIterator[System]:
     async with AsyncExitStack() as stack:
         target_address, verifier = await stack.enter_async_context(
             running_target(target, **settings)
         )
-        draft_address, drafter = await stack.enter_async_context(running_draft(draft, **settings))
+        draft_address, drafter = await stack.enter_async_context(
+            running_draft(draft, **{"dtype": draft_dtype, **settings})
+        )
         servicer = GenerationServicer()
         servicer.serve_pair(await Pair.connect(target_address, draft_address))
         stack.push_async_callback(servicer.pair.close)

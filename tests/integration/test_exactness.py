@@ -156,3 +156,19 @@ async def test_pairs_of_families(
         for sampling in (GREEDY, SAMPLED):
             expected = await token_ids(system, 0, **sampling)
             assert await token_ids(system, 4, **sampling) == expected
+
+
+async def test_the_default_pair(real_target: Path) -> None:
+    """The shipped draft says the target's own text, and much of it before the target does."""
+    async with running_system(real_target, "default", draft_dtype="auto") as system:
+        fields: dict[str, Any] = {
+            "messages": [{"role": "user", "content": "Why do leaves turn red in autumn?"}],
+            "max_new_tokens": 24,
+        }
+        alone = await system.generate("", num_speculative_tokens=0, **fields)
+        for num_branches in (0, 4):
+            text = await system.generate(
+                "", num_speculative_tokens=2, num_branches=num_branches, **fields
+            )
+            assert text.token_ids == alone.token_ids
+            assert text.speculation.draft_acceptance_rate > 0.25

@@ -41,11 +41,13 @@ def up(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.wait(30)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("number", "family"), [(signal.SIGINT, "gpt_neox"), (signal.SIGTERM, "gpt2")]
+)
 def test_up_serves_and_ends_all_three(
-    number: signal.Signals, tiny_models: Callable[..., Path]
+    number: signal.Signals, family: str, tiny_models: Callable[..., Path]
 ) -> None:
-    target, draft = str(tiny_models("gpt_neox")), str(tiny_models("gpt_neox", seed=3))
+    target, draft = str(tiny_models(family)), str(tiny_models(family, seed=3))
     with up("--target", target, "--draft", draft, "--dtype", "float32") as (process, address):
         with Client(address) as client:
             text = client.generate("the cat", max_new_tokens=12, ignore_eos=True)
