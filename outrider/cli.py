@@ -194,6 +194,8 @@ def generate(
     if no_speculation:
         parameters["num_speculative_tokens"] = 0
     text = sys.stdin.read() if text == "-" else text
+    if not text.strip():
+        raise InvalidRequest("there is no text to answer")
     with _address(address, settings) as where, Client(where) as client:
         prompt = _prompt(client, text, raw)
         if as_json:
@@ -203,9 +205,13 @@ def generate(
         generation = _show(console, client, prompt, parameters)
         if compare:
             parameters |= {"num_speculative_tokens": 0, "seed": generation.seed}
-            alone = client.generate(prompt, **parameters)
+            stream = client.stream(
+                prompt, **parameters
+            )  # as above: it takes longer than `generate`
+            for _ in stream:
+                pass
             console.print()
-            console.print(report.comparison(generation, alone))
+            console.print(report.comparison(generation, stream.result))
 
 
 _REQUEST_PARAMETERS = (
@@ -232,8 +238,6 @@ def _address(address: str | None, settings: dict[str, Any]) -> Iterator[str]:
 
 
 def _prompt(client: Client, text: str, raw: bool) -> Prompt:
-    if not text.strip():
-        raise InvalidRequest("there is no text to answer")
     if raw or not client.info().has_chat_template:
         return text
     return [{"role": "user", "content": text}]

@@ -90,7 +90,9 @@ class ServiceProcess:
         return ServiceUnavailable(f"{self.name} ended with status {status}: {reason}")
 
     def log_lines(self) -> list[str]:
-        """What it wrote to standard error."""
+        """What it wrote to standard error; nothing after `stop`."""
+        if self._log.closed:
+            return []
         self._log.seek(0)
         return self._log.read().splitlines()
 

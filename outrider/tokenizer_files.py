@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -12,6 +13,8 @@ from outrider.errors import ModelNotFound, UnsupportedModel
 from outrider.messages import TokenizerFiles
 
 CHUNK_SIZE = 1 << 20
+
+_LONGEST_REASON = 300  # characters of what transformers says
 
 
 def read_tokenizer(model: str) -> TokenizerFiles:
@@ -23,11 +26,13 @@ def read_tokenizer(model: str) -> TokenizerFiles:
     """
     from transformers import AutoTokenizer
 
+    if Path(model).is_absolute() and not Path(model).is_dir():
+        raise ModelNotFound(f"there is no folder {model!r}")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model)
     except Exception as error:
         # Broken files come out of the parser as almost any exception.
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
         raise ModelNotFound(f"cannot load the tokenizer of {model!r}: {reason}") from error
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:

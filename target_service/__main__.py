@@ -8,6 +8,7 @@ import click
 
 from outrider.config import DEFAULT_TARGET_PORT, model_options, run_service, server_options
 from outrider.engine.model import EngineOptions
+from outrider.errors import ConfigurationError
 from outrider.loading import in_own_thread, load_served_model
 from outrider.server import run, serve
 from outrider.v1.target_pb2 import DESCRIPTOR
@@ -26,6 +27,8 @@ def main(host: str, port: int, **model: str | int | None) -> None:
 
 async def serve_target(host: str, port: int, options: EngineOptions) -> None:
     """Loads the model and serves it until SIGINT or SIGTERM. Raises OutriderError."""
+    if options.dtype == "int8":
+        raise ConfigurationError("a model in int8 can only be a draft")
     servicer = TargetServicer()
 
     async def load() -> None:
