@@ -16,7 +16,7 @@ AT_LEAST_ONE = click.IntRange(min=1)
 
 
 def _layers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    """ "0-3,7" as (0, 1, 2, 3, 7)."""
+    """The layers (0, 1, 2, 3, 7) of a text such as 0-3,7."""
     layers: set[int] = set()
     for part in filter(None, value.split(",")):
         first, _, last = part.partition("-")

@@ -2,6 +2,7 @@
 
 Weights and inputs are rounded as `outrider.engine.int8_linear` rounds them, and
 gradients pass as if they were not (the straight-through estimator, arXiv 1308.3432).
+GPT-2's transposed layers are left out: they meet it when they are served.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A short pass costs the reading of the weights. In int8 they are a quarter of their
 size in float32, and FBGEMM's kernel multiplies them as they are: a step of a draft
-takes half the time (`benchmarks/passes.py`). Weights are scaled by row, inputs as
+takes six tenths of the time (`benchmarks/passes.py`). Weights are scaled by row, inputs as
 they come, to 7 bits, since 8 would overflow where the CPU has no VNNI.
 
 Two kinds of layers are kept in float16, at half the size, since int8 would cost
