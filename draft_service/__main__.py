@@ -14,13 +14,13 @@ from draft_service.servicer import DraftServicer
 from outrider import __version__
 from outrider.config import DEFAULT_DRAFT_PORT, model_options, run_service, server_options
 from outrider.embedded import EMBEDDED_DRAFT
-from outrider.engine.int8_linear import int8_is_available
 from outrider.engine.model import (
     DEFAULT_MAX_CONTEXT_LENGTH,
     DEFAULT_NUM_SLOTS,
     EngineOptions,
     choose_device,
 )
+from outrider.engine.packed_linear import fbgemm_is_available
 from outrider.loading import in_own_thread, load_served_model
 from outrider.messages import ModelInfo
 from outrider.model_service import ServedModel
@@ -100,7 +100,7 @@ def load_drafter(
 def _embedded(options: EngineOptions) -> EngineOptions:
     """On a CPU in int8, for which the embedded draft was trained, unless asked otherwise."""
     dtype = options.dtype
-    if dtype == "auto" and choose_device(options.device).type == "cpu" and int8_is_available():
+    if dtype == "auto" and choose_device(options.device).type == "cpu" and fbgemm_is_available():
         dtype = "int8"
     return dataclasses.replace(options, model=EMBEDDED_DRAFT, dtype=dtype)
 

@@ -18,10 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from outrider.engine.packed_linear import linear_weight
+from outrider.engine.packed_linear import Float16Linear, fbgemm_is_available, linear_weight
 from outrider.errors import ConfigurationError
-
-ENGINES = ("x86", "fbgemm", "onednn")
 
 
 class Int8Linear(nn.Module):
@@ -55,29 +53,9 @@ class Int8Linear(nn.Module):
         return output
 
 
-class Float16Linear(nn.Module):
-    """`input @ weight.T + bias` in float32, with `weight` kept in float16."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
-
-    def forward(self, input: Tensor) -> Tensor:
-        if input.numel() == 0:
-            return input.new_empty(*input.shape[:-1], self.out_features)
-        output: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(input, self.packed)
-        return output
-
-
 def row_scales(weight: Tensor) -> Tensor:
     """What one step of int8 stands for in each row of [out_features, in_features]."""
     return (weight.abs().amax(dim=1) / 127).clamp(min=1e-9).double()
-
-
-def int8_is_available() -> bool:
-    """Whether this torch has the kernels for this CPU."""
-    return torch.backends.quantized.engine in ENGINES
 
 
 def quantize_linears(module: nn.Module, head: nn.Module) -> None:
@@ -86,7 +64,7 @@ def quantize_linears(module: nn.Module, head: nn.Module) -> None:
     Raises:
         ConfigurationError: this CPU or torch has no int8 layers.
     """
-    if not int8_is_available():
+    if not fbgemm_is_available():
         raise ConfigurationError("int8 needs torch with FBGEMM, on an x86 CPU")
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from outrider.engine.attention import IMPLEMENTATION, Chunk, Pass, attending
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
-from outrider.engine.fused_llama import fuse_layers
+from outrider.engine.fused_llama import FusedLlama, can_fuse
 from outrider.engine.int8_linear import quantize_linears
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.packed_linear import pack_linears
@@ -56,27 +56,18 @@ class Engine:
         self.device = choose_device(options.device)
         self.is_int8 = options.dtype == "int8"
         self.dtype = choose_dtype(options.dtype, self.device)
-        self.model = load_model(options.model, self.device, self.dtype)
+        model = load_model(options.model, self.device, self.dtype)
         draft_vocabulary = read_draft_vocabulary(options.model)
         self.has_draft_vocabulary = draft_vocabulary is not None
-        self.logit_token_ids = trim_head(self.model, draft_vocabulary)
-        self.config = self.model.config.get_text_config()
-        self.vocab_size: int = self.model.get_input_embeddings().num_embeddings
+        self.logit_token_ids = trim_head(model, draft_vocabulary)
+        self.config = model.config.get_text_config()
+        self.eos_token_ids = _eos_token_ids(model, self.config)
+        self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.max_context_length = _context_length(self.config, options.max_context_length)
         self.cache = SlotCache(options.slots or DEFAULT_NUM_SLOTS, self.max_context_length)
-        self._adopt_attention(options.model)
+        self.network = self._adopt(model, options.model)
         if self.is_int8:
-            quantize_linears(self.model, self.model.get_output_embeddings())
-
-    @property
-    def eos_token_ids(self) -> tuple[int, ...]:
-        """Tokens that end a text: the generation configuration's, else the model's."""
-        generation = getattr(self.model, "generation_config", None)
-        eos = getattr(generation, "eos_token_id", None)
-        eos = self.config.eos_token_id if eos is None else eos
-        if eos is None:
-            return ()
-        return tuple(eos) if isinstance(eos, list) else (int(eos),)
+            quantize_linears(self.network, model.get_output_embeddings())
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
@@ -91,20 +82,13 @@ class Engine:
     def _run(self, chunks: Sequence[Chunk]) -> tuple[list[Tensor], Pass]:
         forward_pass = Pass(chunks, self.cache, self.device)
         token_ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
-        with attending(forward_pass):
-            output = self.model(
-                input_ids=torch.tensor([token_ids], device=self.device),
-                position_ids=forward_pass.positions[None],
-                use_cache=False,
-                logits_to_keep=torch.tensor(
-                    _logit_rows(chunks), dtype=torch.long, device=self.device
-                ),
-            )
-        return list(output.logits[0].split([chunk.num_logits for chunk in chunks])), forward_pass
+        rows = torch.tensor(_logit_rows(chunks), dtype=torch.long, device=self.device)
+        logits = self.network(torch.tensor(token_ids, device=self.device), forward_pass, rows)
+        return list(logits.split([chunk.num_logits for chunk in chunks])), forward_pass
 
     @torch.inference_mode()
-    def _adopt_attention(self, name: str) -> None:
-        """Switches the model to slot attention and checks that it computes the same.
+    def _adopt(self, model: Any, name: str) -> nn.Module:
+        """Puts a model on the slot cache and checks that it computes the same there.
 
         A short random sequence is run by the model's own attention first, then
         as a prompt chunk, a second chunk and a rollback through the slot cache.
@@ -115,11 +99,10 @@ class Engine:
         ids: list[int] = torch.randint(self.vocab_size, (length,), generator=generator).tolist()
         try:
             inputs = torch.tensor([ids], device=self.device)
-            expected = self.model(input_ids=inputs, use_cache=False).logits[0].float()
-            fuse_layers(self.model, self.config)
+            expected = model(input_ids=inputs, use_cache=False).logits[0].float()
+            self.network = network_of(model, self.max_context_length)
             if not self.is_int8:  # which would fail the comparison by what it rounds
-                pack_linears(self.model)
-            self.model.set_attn_implementation(IMPLEMENTATION)
+                pack_linears(self.network)
             actual, windows = self._probe(ids)
         except Exception as error:
             raise UnsupportedModel(f"{family} cannot run on the slot cache ({error!r})") from error
@@ -136,6 +119,7 @@ class Engine:
                 f"(relative difference {difference:.2g})"
             )
         _check_windows(self.config, windows, self.max_context_length, name)
+        return self.network
 
     def _probe(self, ids: list[int]) -> tuple[Tensor, set[int]]:
         """Logits [length, vocab_size] of `ids`, with a wrong turn taken and rolled back."""
@@ -144,6 +128,34 @@ class Engine:
         self._run([Chunk(0, half, ids[:half])])
         second, _ = self._run([Chunk(0, half, ids[half:], len(ids) - half)])
         return torch.cat([first[0], second[0]]).float(), forward_pass.windows
+
+
+class TransformersNetwork(nn.Module):
+    """A model of any family that uses transformers' attention interface, over the slot cache."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        model.set_attn_implementation(IMPLEMENTATION)
+        self.model = model
+
+    def forward(self, token_ids: Tensor, forward_pass: Pass, rows: Tensor) -> Tensor:
+        """Logits [len(rows), num_ids] at `rows` of the pass's tokens [num_tokens]."""
+        with attending(forward_pass):
+            output = self.model(
+                input_ids=token_ids[None],
+                position_ids=forward_pass.positions[None],
+                use_cache=False,
+                logits_to_keep=rows,
+            )
+        logits: Tensor = output.logits[0]
+        return logits
+
+
+def network_of(model: Any, max_length: int) -> nn.Module:
+    """What runs a model's passes."""
+    if can_fuse(model.config):
+        return FusedLlama(model, max_length)
+    return TransformersNetwork(model)
 
 
 def choose_device(name: str) -> torch.device:
@@ -184,6 +196,16 @@ def load_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
     except (OSError, ValueError) as error:
         raise ModelNotFound(f"cannot load the model {name!r}: {_first_line(error)}") from error
     return model.eval().requires_grad_(False).to(device)
+
+
+def _eos_token_ids(model: Any, config: Any) -> tuple[int, ...]:
+    """Tokens that end a text: the generation configuration's, else the model's."""
+    generation = getattr(model, "generation_config", None)
+    eos = getattr(generation, "eos_token_id", None)
+    eos = config.eos_token_id if eos is None else eos
+    if eos is None:
+        return ()
+    return tuple(eos) if isinstance(eos, list) else (int(eos),)
 
 
 def _context_length(config: Any, wanted: int | None) -> int:

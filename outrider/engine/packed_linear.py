@@ -3,9 +3,11 @@
 A product of a few rows with a large weight costs the reading of the weight, if
 the weight lies as the kernel wants it. `torch.nn.Linear` rearranges it at each
 call, so that 2 to 16 rows cost about twice of what one row does, and it is these
-that verification is made of. oneDNN's packed layout costs nearly the same from 1
-to 9 rows (`benchmarks/passes.py`). torch.compile uses the same operators when it
-freezes a model.
+that verification is made of. Two layouts avoid that (`benchmarks/passes.py`):
+
+- FBGEMM's for weights in float16, which it multiplies in float32. Half the bytes, half
+  the time. Most models are published in half precision, so that nothing is lost.
+- oneDNN's for all else; torch.compile uses the same operators when it freezes a model.
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
+
+# The builds of torch that carry FBGEMM, all of them for x86.
+FBGEMM_ENGINES = ("x86", "fbgemm", "onednn")
 
 # The number of rows that the layout is chosen for; others work, too.
 _TYPICAL_ROWS = 8
@@ -23,6 +28,21 @@ def linear_weight(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     weight = linear.get_parameter("weight").detach()
     bias = None if linear.bias is None else linear.get_parameter("bias").detach()
     return weight.t().contiguous() if isinstance(linear, Conv1D) else weight.contiguous(), bias
+
+
+class Float16Linear(nn.Module):
+    """`input @ weight.T + bias` in float32; float16 `weight` [out_features, in_features]."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.numel() == 0:
+            return input.new_empty(*input.shape[:-1], self.out_features)
+        output: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(input, self.packed)
+        return output
 
 
 class PackedLinear(nn.Module):
@@ -50,7 +70,30 @@ def pack_linears(module: nn.Module) -> None:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in (nn.Linear, Conv1D):
-                setattr(parent, name, PackedLinear(*linear_weight(child)))
+                setattr(parent, name, _packed(*linear_weight(child)))
+
+
+def fbgemm_is_available() -> bool:
+    """Whether this torch has FBGEMM's kernels for this CPU."""
+    return torch.backends.quantized.engine in FBGEMM_ENGINES
+
+
+def fits_float16(weight: Tensor) -> bool:
+    """Whether float16 changes [out_features, in_features] by less than float32 sums would.
+
+    True of all that was published in float16, and of what was in bfloat16 as long as its
+    small weights, which float16 rounds, are small beside the largest of their row.
+    """
+    rounding = (weight.half().to(weight.dtype) - weight).abs().amax(dim=1)
+    # What rounding contributes to a sum of that many products, each of which is rounded.
+    of_sums = torch.finfo(torch.float32).eps * weight.shape[1] ** 0.5
+    return bool((rounding <= of_sums * weight.abs().amax(dim=1)).all())
+
+
+def _packed(weight: Tensor, bias: Tensor | None) -> nn.Module:
+    if weight.dtype == torch.float32 and fbgemm_is_available() and fits_float16(weight):
+        return Float16Linear(weight, bias)
+    return PackedLinear(weight, bias)
 
 
 def _can_pack(parameter: Tensor) -> bool:

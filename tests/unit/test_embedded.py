@@ -197,7 +197,7 @@ def test_the_converted_target_goes_on_as_it_should(real_target: Path) -> None:
 
     model = AutoModelForCausalLM.from_pretrained(real_target)
     tokenizer = AutoTokenizer.from_pretrained(real_target)
-    assert model.dtype == torch.float32
+    assert model.config.dtype == torch.float16
     assert tokenizer.convert_ids_to_tokens(model.generation_config.eos_token_id) == [
         "<|im_end|>",
         "<|endoftext|>",

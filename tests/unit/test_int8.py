@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from outrider.distill.fake_int8 import fake_int8, remove_fake_int8
-from outrider.engine import int8_linear
+from outrider.engine import packed_linear
 from outrider.engine.attention import Chunk
-from outrider.engine.int8_linear import Float16Linear, Int8Linear, quantize_linears
+from outrider.engine.int8_linear import Int8Linear, quantize_linears
 from outrider.engine.model import Engine, EngineOptions
+from outrider.engine.packed_linear import Float16Linear
 from outrider.errors import ConfigurationError
 from target_service.verifier import Verifier
 from tests.tiny_models import SUPPORTED_FAMILIES
@@ -92,7 +93,7 @@ def test_training_sees_what_int8_will_round(seeded: torch.Generator) -> None:
 def test_without_the_kernel_the_error_says_so(
     monkeypatch: pytest.MonkeyPatch, tiny_models: Callable[..., Path]
 ) -> None:
-    monkeypatch.setattr(int8_linear, "ENGINES", ())
+    monkeypatch.setattr(packed_linear, "FBGEMM_ENGINES", ())
     with pytest.raises(ConfigurationError, match="FBGEMM"):
         Engine(EngineOptions(str(tiny_models("llama")), "cpu", "int8"))
     with pytest.raises(ConfigurationError, match="CPU only"):
