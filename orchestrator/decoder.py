@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.latency import CriticalPath
-from orchestrator.policy import LengthPolicy, StepCost
+from orchestrator.policy import MAX_LENGTH, LengthPolicy, StepCost
 from outrider.errors import OutriderError
 from outrider.messages import Preparation, Prepared, Proposal, Verdict
+from outrider.prompt_lookup import longest_match
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Drafter(Protocol):
     async def follow(
         self, tokens: Sequence[int], draft: Sequence[int], preparation: Preparation
     ) -> None:
-        """Learns that prepared `draft` is being verified; prepares for outcomes of that."""
+        """Learns that `draft` is being verified, prepared or not its own; prepares for that."""
         ...
 
     def prepared(self, tokens: Sequence[int]) -> Prepared | None:
@@ -69,6 +70,8 @@ class Step:
     num_accepted_tokens: int
     was_prepared: bool = False
     """Whether the draft tokens were there before the verdict that they follow."""
+    was_looked_up: bool = False
+    """Whether the draft tokens stood in the text before."""
 
 
 async def decode(
@@ -79,18 +82,20 @@ async def decode(
     lengths: LengthPolicy,
     path: CriticalPath,
     num_branches: int = 0,
+    looks_up: bool = False,
 ) -> AsyncGenerator[Step, None]:
     """Continues `prompt` until the sequence has `max_length` tokens.
 
     Without a drafter, and where `lengths` says 0, a step commits one token: the target
     alone, through the same code. With `num_branches`, the drafter works while the
-    verifier does, on so many outcomes of the verification.
+    verifier does, on so many outcomes of the verification. With `looks_up`, what followed
+    the last tokens when they stood in the text before is a draft, too, which costs nothing.
 
     Raises:
         OutriderError: the verifier failed. A failing drafter is dropped instead.
     """
     tokens = list(prompt)
-    proposer = Proposer(drafter, lengths, num_branches, path)
+    proposer = Proposer(drafter, lengths, num_branches, looks_up, path)
     proposer.prefill(tokens)
     try:
         verdict = await verifier.verify(tokens, ())
@@ -109,31 +114,41 @@ async def decode(
                     proposer.waited_ns,
                     verify_ns,
                     proposer.was_prepared,
+                    proposer.match_length,
                 )
             )
             committed = (*draft[: verdict.num_accepted_tokens], verdict.next_token_id)
             tokens.extend(committed)
-            yield Step(committed, len(draft), verdict.num_accepted_tokens, proposer.was_prepared)
+            yield Step(
+                committed,
+                len(draft),
+                verdict.num_accepted_tokens,
+                proposer.was_prepared,
+                proposer.match_length > 0,
+            )
     finally:
         proposer.close()
 
 
 class Proposer:
-    """Gets draft tokens from a drafter for as long as it works."""
+    """Gets draft tokens: from the text itself, and from a drafter for as long as it works."""
 
     def __init__(
         self,
         drafter: Drafter | None,
         lengths: LengthPolicy,
         num_branches: int,
+        looks_up: bool,
         path: CriticalPath,
     ) -> None:
         # Of the last call of `propose`:
         self.was_prepared = False
+        self.match_length = 0  # of draft tokens that were looked up
         self.waited_ns = 0  # for the proposal; the reading of the prompt does not count
         self._drafter = drafter
         self._lengths = lengths
         self._num_branches = num_branches
+        self._looks_up = looks_up
         self._path = path
         self._prefill: asyncio.Task[Proposal | None] | None = None
 
@@ -144,12 +159,32 @@ class Proposer:
             self._prefill = asyncio.create_task(self._ask(self._drafter, list(prompt), 0, length))
 
     async def propose(self, tokens: Sequence[int], room: int) -> tuple[int, ...]:
-        """Draft tokens, at most `room`; none where there is no drafter (any more)."""
-        self.was_prepared, self.waited_ns = False, 0
+        """Draft tokens, at most `room`; none where nothing is to be had."""
+        self.was_prepared, self.match_length, self.waited_ns = False, 0, 0
         length = self._lengths.next_length()
+        # What followed a single token says less than a model does.
+        shortest = 1 if length == 0 or self._drafter is None else 2
+        looked_up = self._look_up(tokens, room, shortest)
+        if looked_up:
+            if length and self._prefill is None:
+                await self._follow(tokens, looked_up, length)
+            return looked_up
         if length == 0:
             return ()
         await self._finish_prefill()
+        return await self._draft(tokens, room, length)
+
+    def _look_up(self, tokens: Sequence[int], room: int, shortest: int) -> tuple[int, ...]:
+        if not self._looks_up or room == 0:
+            return ()
+        match = longest_match(tokens, shortest, MAX_LENGTH)
+        if match is None:
+            return ()
+        num_tokens = min(self._lengths.lookup_length(match.length), room)
+        self.match_length = match.length if num_tokens else 0
+        return tuple(tokens[match.end : match.end + num_tokens])
+
+    async def _draft(self, tokens: Sequence[int], room: int, length: int) -> tuple[int, ...]:
         if self._drafter is None:
             return ()
         num_tokens = min(length, room, self._drafter.max_context_length - len(tokens))
@@ -160,7 +195,8 @@ class Proposer:
         if prepared is not None:
             draft = prepared.draft_token_ids[:num_tokens]
             self._path.hide("draft_compute", prepared.forward_ns)
-            await self._follow(self._drafter, tokens, draft, length)
+            self.was_prepared = True
+            await self._follow(tokens, draft, length)
             return draft
         proposal = await self._ask(self._drafter, tokens, num_tokens, length)
         if proposal is None:
@@ -169,13 +205,12 @@ class Proposer:
         self.waited_ns = self._path.spend_waiting("draft", proposal.timings)
         return proposal.draft_token_ids
 
-    async def _follow(
-        self, drafter: Drafter, tokens: Sequence[int], draft: Sequence[int], length: int
-    ) -> None:
-        """Takes what was prepared: neither drafting nor the way to the draft is waited for."""
-        self.was_prepared = True
+    async def _follow(self, tokens: Sequence[int], draft: Sequence[int], length: int) -> None:
+        """Lets the drafter prepare behind a draft that it was not asked for."""
+        if self._drafter is None or len(tokens) + len(draft) > self._drafter.max_context_length:
+            return
         try:
-            await drafter.follow(tokens, draft, Preparation(self._num_branches, length))
+            await self._drafter.follow(tokens, draft, Preparation(self._num_branches, length))
         except OutriderError as error:
             self._lose(error)
 

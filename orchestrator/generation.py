@@ -43,6 +43,14 @@ class Request:
     """None leaves the number to the policy."""
     ignore_eos: bool = False
     num_branches: int = DEFAULT_NUM_BRANCHES
+    prompt_lookup: bool | None = None
+    """Whether to look drafts up in the text. None: if the policy chooses their length."""
+
+    @property
+    def looks_up(self) -> bool:
+        if self.prompt_lookup is None:
+            return self.num_speculative_tokens is None
+        return self.prompt_lookup
 
     def check(self) -> None:
         """Raises InvalidRequest."""
@@ -83,6 +91,9 @@ class Speculation:
     num_prepared_steps: int = 0
     num_prepared_accepted_tokens: int = 0
     num_prepared_tokens: int = 0
+    num_lookup_steps: int = 0
+    num_lookup_draft_tokens: int = 0
+    num_lookup_accepted_tokens: int = 0
 
     def count(self, step: Step) -> None:
         if step.num_draft_tokens == 0:
@@ -93,6 +104,10 @@ class Speculation:
         if step.was_prepared:
             self.num_prepared_steps += 1
             self.num_prepared_accepted_tokens += step.num_accepted_tokens
+        if step.was_looked_up:
+            self.num_lookup_steps += 1
+            self.num_lookup_draft_tokens += step.num_draft_tokens
+            self.num_lookup_accepted_tokens += step.num_accepted_tokens
         missing = step.num_draft_tokens + 1 - len(self.acceptance_histogram)
         self.acceptance_histogram.extend([0] * missing)
         self.acceptance_histogram[step.num_accepted_tokens] += 1
@@ -159,6 +174,7 @@ class Generation:
             self._lengths(experience),
             self.path,
             request.num_branches,
+            request.looks_up,
         )
         async with aclosing(steps):
             async for step in steps:

@@ -4,6 +4,9 @@ The number with the most committed tokens per time, by what the steps so far hav
 shown: how often the target accepts, and what drafting and verifying take. It is 0
 where speculation costs more than it gives. Now and then a step probes the other side:
 one without draft tokens where there are some, one with one where there are none.
+
+Tokens that were looked up in the text cost no drafting, so they have a length of their
+own: that of the match, or less where their verification is not worth it.
 """
 
 from __future__ import annotations
@@ -17,6 +20,9 @@ FIRST_LENGTH = 3
 # What an old step counts, step by step. A request's own acceptance says more about it.
 _FORGETTING_COSTS = 0.98
 _FORGETTING_ACCEPTANCE = 0.96
+# What follows matches of 1 and of more tokens is taken to be accepted so often until the text
+# shows otherwise.
+_FIRST_LOOKUP_ACCEPTANCE = (0.3, 0.6)
 # Points that vary less than this in x, squared, say nothing about a slope.
 _LEAST_SPREAD = 1e-2
 # A text's acceptance is taken from others before it, as if so many tokens had shown it.
@@ -40,12 +46,18 @@ class StepCost:
     draft_ns: int
     verify_ns: int
     was_prepared: bool = False
+    match_length: int = 0
+    """For draft tokens that were looked up: how many tokens before them matched."""
 
 
 class LengthPolicy(Protocol):
     """Chooses draft lengths for one request."""
 
     def next_length(self) -> int: ...
+
+    def lookup_length(self, match_length: int) -> int:
+        """How many tokens to take from behind a match of so many tokens in the text."""
+        ...
 
     def observe(self, cost: StepCost) -> None: ...
 
@@ -128,6 +140,8 @@ class Experience:
         if cost.num_draft_tokens == 0:
             self.has_plain_steps = True
             return
+        if cost.match_length:
+            return
         self.has_draft_steps = True
         self.misses.add(0.0, 0.0 if cost.was_prepared else 1.0)
         if not cost.was_prepared:
@@ -149,9 +163,12 @@ class FixedLength:
     def next_length(self) -> int:
         return self.length
 
+    def lookup_length(self, match_length: int) -> int:
+        return min(self.length, match_length)
+
     def observe(self, cost: StepCost) -> None:
         self.experience.observe(cost)
-        if cost.num_draft_tokens:
+        if cost.num_draft_tokens and not cost.match_length:
             self.experience.acceptance.add(cost)
 
 
@@ -161,6 +178,9 @@ class AdaptiveLength:
     def __init__(self, experience: Experience) -> None:
         self._experience = experience
         self._acceptance = experience.acceptance.prior()
+        self._lookups = [
+            Acceptance(rate * _PRIOR_TOKENS, _PRIOR_TOKENS) for rate in _FIRST_LOOKUP_ACCEPTANCE
+        ]
         self._length = experience.length
 
     def next_length(self) -> int:
@@ -170,8 +190,20 @@ class AdaptiveLength:
             return 0 if self._length else 1
         return self._length
 
+    def lookup_length(self, match_length: int) -> int:
+        rate = self._lookups[match_length > 1].rate
+
+        def speed(length: int) -> float:
+            return _speed(rate, length, self._experience.verify_ns.at(length))
+
+        # A match of n tokens promises about n more.
+        return max(range(min(match_length, MAX_LENGTH) + 1), key=speed)
+
     def observe(self, cost: StepCost) -> None:
         self._experience.observe(cost)
+        if cost.match_length:
+            self._lookups[cost.match_length > 1].add(cost)
+            return
         if cost.num_draft_tokens:
             self._acceptance.add(cost)
             self._experience.acceptance = self._acceptance
@@ -187,7 +219,12 @@ class AdaptiveLength:
         self._experience.length = self._length
 
     def speed(self, length: int) -> float:
-        """Committed tokens per nanosecond with drafts of this length (arXiv 2211.17192)."""
-        rate = min(self._acceptance.rate, 0.999)
-        tokens = (1 - rate ** (length + 1)) / (1 - rate)
-        return tokens / max(1.0, self._experience.step_ns(length))
+        """Committed tokens per nanosecond with drafts of this length."""
+        return _speed(self._acceptance.rate, length, self._experience.step_ns(length))
+
+
+def _speed(acceptance_rate: float, length: int, step_ns: float) -> float:
+    """Committed tokens per nanosecond (arXiv 2211.17192)."""
+    rate = min(acceptance_rate, 0.999)
+    tokens = (1 - rate ** (length + 1)) / (1 - rate)
+    return tokens / max(1.0, step_ns)

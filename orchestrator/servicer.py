@@ -166,6 +166,7 @@ def _request_from_wire(message: generation_pb2.GenerateRequest) -> Request:
         num_branches=(
             message.num_branches if message.HasField("num_branches") else DEFAULT_NUM_BRANCHES
         ),
+        prompt_lookup=message.prompt_lookup if message.HasField("prompt_lookup") else None,
     )
     request.check()
     return request
@@ -212,6 +213,9 @@ def _speculation_to_wire(generation: Generation) -> generation_pb2.SpeculationSt
         num_prepared_steps=speculation.num_prepared_steps,
         num_prepared_accepted_tokens=speculation.num_prepared_accepted_tokens,
         num_prepared_tokens=speculation.num_prepared_tokens,
+        num_lookup_steps=speculation.num_lookup_steps,
+        num_lookup_draft_tokens=speculation.num_lookup_draft_tokens,
+        num_lookup_accepted_tokens=speculation.num_lookup_accepted_tokens,
     )
 
 

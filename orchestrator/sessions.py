@@ -164,12 +164,12 @@ class DraftSession:
     async def follow(
         self, tokens: Sequence[int], draft: Sequence[int], preparation: Preparation
     ) -> None:
-        """Tells that prepared `draft` is being verified behind `tokens`, and prepares for that.
+        """Tells that `draft` is being verified behind `tokens`, and prepares for that.
 
         Raises OutriderError.
         """
         request = self._request(tokens, preparation)
-        request.draft_token_ids.extend(draft)
+        request.draft_token_ids.extend(map(self._representable, draft))
         self._waiting.append(None)
         await self._send(request)
         self._mirror.hold(tokens, draft, len(tokens) + len(draft))

@@ -172,6 +172,8 @@ def up(host: str, port: int, draft_port: int, target_port: int, **settings: Any)
 @click.option("--num-speculative-tokens", type=click.IntRange(min=0), help="Fixed draft length.")
 @click.option("--num-branches", type=click.IntRange(min=0),
               help="Outcomes to prepare for; 0: draft and target in turn.")  # fmt: skip
+@click.option("--prompt-lookup/--no-prompt-lookup", default=None,
+              help="Drafts from the text itself; on unless their number is fixed.")  # fmt: skip
 @click.option("--no-speculation", is_flag=True, help="The target alone.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after an end of text.")
 @click.option("--raw", is_flag=True, help="Continue the text instead of answering it.")
@@ -225,6 +227,7 @@ _REQUEST_PARAMETERS = (
     "num_speculative_tokens",
     "ignore_eos",
     "num_branches",
+    "prompt_lookup",
 )
 
 

@@ -34,6 +34,7 @@ class Parameters(TypedDict, total=False):
     num_speculative_tokens: int | None
     ignore_eos: bool | None
     num_branches: int | None
+    prompt_lookup: bool | None
 
 
 def _request(prompt: Prompt, parameters: Parameters) -> pb.GenerateRequest:

@@ -175,6 +175,9 @@ def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation
             num_prepared_steps=speculation.num_prepared_steps,
             num_prepared_accepted_tokens=speculation.num_prepared_accepted_tokens,
             num_prepared_tokens=speculation.num_prepared_tokens,
+            num_lookup_steps=speculation.num_lookup_steps,
+            num_lookup_draft_tokens=speculation.num_lookup_draft_tokens,
+            num_lookup_accepted_tokens=speculation.num_lookup_accepted_tokens,
         ),
         latency=Latency(
             wall_ns=latency.wall_ns,

@@ -39,6 +39,9 @@ class Speculation:
     num_prepared_steps: int = 0
     num_prepared_accepted_tokens: int = 0
     num_prepared_tokens: int = 0
+    num_lookup_steps: int = 0
+    num_lookup_draft_tokens: int = 0
+    num_lookup_accepted_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

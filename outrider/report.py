@@ -75,13 +75,19 @@ def _speculation(generation: Generation) -> str:
         f"{counts.mean_acceptance_length:.2f} tokens a step · "
         f"accepted 0, 1, 2, ...: {counts.acceptance_histogram}"
     )
-    if counts.num_prepared_tokens == 0:
-        return text
-    return (
-        f"{text}\n{counts.num_prepared_steps} steps found their draft prepared "
-        f"(of {counts.num_prepared_tokens} tokens prepared, "
-        f"{counts.num_prepared_accepted_tokens} were accepted)"
-    )
+    if counts.num_lookup_steps:
+        text += (
+            f"\n{counts.num_lookup_steps} steps looked their draft up in the text "
+            f"({counts.num_lookup_accepted_tokens} of {counts.num_lookup_draft_tokens} "
+            "tokens accepted)"
+        )
+    if counts.num_prepared_tokens:
+        text += (
+            f"\n{counts.num_prepared_steps} steps found their draft prepared "
+            f"(of {counts.num_prepared_tokens} tokens prepared, "
+            f"{counts.num_prepared_accepted_tokens} were accepted)"
+        )
+    return text
 
 
 def comparison(speculative: Generation, alone: Generation) -> RenderableType:

@@ -1,41 +1,24 @@
-"""Prompt lookup: proposes what followed the last tokens when they stood in the text before.
-
-Costs nothing and needs no model; pays where the answer repeats the prompt, as in
-summaries, edits and code. (Saxena, "Prompt Lookup Decoding", 2023.)
-"""
+"""Proposes by prompt lookup, without a model."""
 
 from __future__ import annotations
 
 import time
-from array import array
 from collections.abc import Sequence
 
 from draft_service.drafters import OnPrepared
 from outrider.engine.sequence import TokenSequence
 from outrider.errors import NoFreeSlot
 from outrider.messages import Proposal, SamplingParams, Timings
+from outrider.prompt_lookup import longest_match
 
 MAX_NGRAM = 4
 MIN_NGRAM = 2
 
 
 def look_up(token_ids: Sequence[int], num_tokens: int) -> list[int]:
-    """Up to `num_tokens` tokens that followed the latest earlier place of the text's end.
-
-    The longest end that stands in the text before wins: MAX_NGRAM tokens, then fewer.
-    """
-    text = array("I", token_ids)
-    width = text.itemsize
-    haystack = text.tobytes()
-    for length in range(min(MAX_NGRAM, len(text) - 1), MIN_NGRAM - 1, -1):
-        needle = haystack[-length * width :]
-        found = haystack.rfind(needle, 0, len(haystack) - width)
-        while found > 0 and found % width:  # between two tokens
-            found = haystack.rfind(needle, 0, found + len(needle) - 1)
-        if found >= 0:
-            begin = found // width + length
-            return list(text[begin : begin + num_tokens])
-    return []
+    """Up to `num_tokens` tokens that followed the latest earlier place of the text's end."""
+    match = longest_match(token_ids, MIN_NGRAM, MAX_NGRAM)
+    return [] if match is None else list(token_ids[match.end : match.end + num_tokens])
 
 
 class NgramSession:

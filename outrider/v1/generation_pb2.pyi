@@ -35,7 +35,7 @@ class ChatMessage(_message.Message):
     def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "messages", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop", "num_speculative_tokens", "ignore_eos", "num_branches")
+    __slots__ = ("prompt", "messages", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop", "num_speculative_tokens", "ignore_eos", "num_branches", "prompt_lookup")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -48,6 +48,7 @@ class GenerateRequest(_message.Message):
     NUM_SPECULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
     NUM_BRANCHES_FIELD_NUMBER: _ClassVar[int]
+    PROMPT_LOOKUP_FIELD_NUMBER: _ClassVar[int]
     prompt: str
     messages: _containers.RepeatedCompositeFieldContainer[ChatMessage]
     max_new_tokens: int
@@ -60,7 +61,8 @@ class GenerateRequest(_message.Message):
     num_speculative_tokens: int
     ignore_eos: bool
     num_branches: int
-    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., num_speculative_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., num_branches: _Optional[int] = ...) -> None: ...
+    prompt_lookup: bool
+    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., num_speculative_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., num_branches: _Optional[int] = ..., prompt_lookup: _Optional[bool] = ...) -> None: ...
 
 class Usage(_message.Message):
     __slots__ = ("prompt_tokens", "completion_tokens")
@@ -71,7 +73,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
 
 class SpeculationStats(_message.Message):
-    __slots__ = ("num_steps", "num_draft_tokens", "num_accepted_tokens", "draft_acceptance_rate", "mean_acceptance_length", "acceptance_histogram", "num_prepared_steps", "num_prepared_accepted_tokens", "num_prepared_tokens")
+    __slots__ = ("num_steps", "num_draft_tokens", "num_accepted_tokens", "draft_acceptance_rate", "mean_acceptance_length", "acceptance_histogram", "num_prepared_steps", "num_prepared_accepted_tokens", "num_prepared_tokens", "num_lookup_steps", "num_lookup_draft_tokens", "num_lookup_accepted_tokens")
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +83,9 @@ class SpeculationStats(_message.Message):
     NUM_PREPARED_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_PREPARED_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_PREPARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_LOOKUP_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_LOOKUP_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_LOOKUP_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     num_steps: int
     num_draft_tokens: int
     num_accepted_tokens: int
@@ -90,7 +95,10 @@ class SpeculationStats(_message.Message):
     num_prepared_steps: int
     num_prepared_accepted_tokens: int
     num_prepared_tokens: int
-    def __init__(self, num_steps: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., draft_acceptance_rate: _Optional[float] = ..., mean_acceptance_length: _Optional[float] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., num_prepared_steps: _Optional[int] = ..., num_prepared_accepted_tokens: _Optional[int] = ..., num_prepared_tokens: _Optional[int] = ...) -> None: ...
+    num_lookup_steps: int
+    num_lookup_draft_tokens: int
+    num_lookup_accepted_tokens: int
+    def __init__(self, num_steps: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., draft_acceptance_rate: _Optional[float] = ..., mean_acceptance_length: _Optional[float] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., num_prepared_steps: _Optional[int] = ..., num_prepared_accepted_tokens: _Optional[int] = ..., num_prepared_tokens: _Optional[int] = ..., num_lookup_steps: _Optional[int] = ..., num_lookup_draft_tokens: _Optional[int] = ..., num_lookup_accepted_tokens: _Optional[int] = ...) -> None: ...
 
 class StageDuration(_message.Message):
     __slots__ = ("stage", "duration_ns")

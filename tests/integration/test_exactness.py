@@ -48,9 +48,9 @@ async def test_text_is_the_targets_own(
         expected = await token_ids(system, 0, **sampling)
         assert len(set(expected)) > 5  # a text that repeats one token proves nothing
         for k in range(1, 9):
-            for num_branches in (0, 1, 4):
-                actual = await token_ids(system, k, num_branches=num_branches, **sampling)
-                assert actual == expected, (k, num_branches)
+            for num_branches, prompt_lookup in ((0, False), (1, False), (4, False), (4, True)):
+                fields = {"num_branches": num_branches, "prompt_lookup": prompt_lookup, **sampling}
+                assert await token_ids(system, k, **fields) == expected, (k, fields)
 
 
 async def test_the_target_itself_as_draft_is_always_accepted(

@@ -25,10 +25,16 @@ def mostly_right_model(tokens: list[int]) -> int:
     return target_model(tokens) if len(tokens) % 4 else 0
 
 
-def plain_decoding(prompt: list[int], max_length: int) -> list[int]:
+def repeating_model(tokens: list[int]) -> int:
+    return 60 + len(tokens) % 7
+
+
+def plain_decoding(
+    prompt: list[int], max_length: int, target: NextToken = target_model
+) -> list[int]:
     tokens = list(prompt)
     while len(tokens) < max_length:
-        tokens.append(target_model(tokens))
+        tokens.append(target(tokens))
     return tokens[len(prompt) :]
 
 
@@ -38,12 +44,13 @@ async def run(
     max_length: int = 40,
     num_branches: int = 0,
     path: CriticalPath | None = None,
+    looks_up: bool = False,
+    target: NextToken = target_model,
 ) -> list[Step]:
-    verifier = FakeVerifier(target_model)
+    verifier = FakeVerifier(target)
     path = path or CriticalPath()
-    steps = decode(
-        [1, 2, 3], max_length, verifier, drafter, FixedLength(k, Experience()), path, num_branches
-    )
+    lengths = FixedLength(k, Experience())
+    steps = decode([1, 2, 3], max_length, verifier, drafter, lengths, path, num_branches, looks_up)
     return [step async for step in steps]
 
 
@@ -186,3 +193,54 @@ async def test_beyond_the_drafts_context_the_target_goes_on_alone() -> None:
     steps = await run(drafter, 4)
     assert text(steps) == plain_decoding([1, 2, 3], 40)
     assert all(len(tokens) + k <= 12 for tokens, k in drafter.calls)
+
+
+@pytest.mark.parametrize("k", range(9))
+@pytest.mark.parametrize("target", [target_model, repeating_model])
+@pytest.mark.parametrize("draft_model", [None, unrelated_model, repeating_model])
+async def test_output_is_plain_decoding_with_tokens_from_the_text(
+    draft_model: NextToken | None, target: NextToken, k: int
+) -> None:
+    for num_prepared in PREPARATIONS:
+        drafter = draft_model and FakeDrafter(draft_model, num_prepared=num_prepared)
+        steps = await run(drafter, k, 60, num_branches=3, looks_up=True, target=target)
+        assert text(steps) == plain_decoding([1, 2, 3], 60, target)
+
+
+async def test_what_repeats_needs_no_draft() -> None:
+    path = CriticalPath()
+    steps = await run(None, 8, 60, path=path, looks_up=True, target=repeating_model)
+    looked_up = [step for step in steps if step.was_looked_up]
+    # A match of n tokens gives n, as far as the text goes.
+    assert [step.num_accepted_tokens for step in looked_up][:4] == [1, 3, 7, 7]
+    assert len(steps) - len(looked_up) == 8  # the first round, and its first token again
+    assert not [stage for stage in path.stages if stage.startswith("draft_")]
+
+
+async def test_the_draft_prepares_behind_what_was_looked_up() -> None:
+    drafter = FakeDrafter(repeating_model)
+    steps = await run(drafter, 4, 60, num_branches=2, looks_up=True, target=repeating_model)
+    looked_up = [step for step in steps if step.was_looked_up]
+    assert len(looked_up) == len(drafter.followed) > 0
+    committed = [1, 2, 3, *text(steps)]
+    for tokens, draft in drafter.followed:
+        assert tokens == committed[: len(tokens)]
+        assert draft == tuple(committed[len(tokens) : len(tokens) + len(draft)])
+
+
+async def test_one_token_that_stood_there_before_does_not_replace_a_draft() -> None:
+    def every_other_is_five(tokens: Sequence[int]) -> int:
+        return len(tokens) if len(tokens) % 2 else 5
+
+    drafter = FakeDrafter(every_other_is_five)
+    steps = await run(drafter, 4, looks_up=True, target=every_other_is_five)
+    assert len(drafter.calls) > 1
+    assert not any(step.was_looked_up for step in steps)
+
+
+async def test_a_draft_that_is_lost_while_following_costs_speed_only() -> None:
+    for fails_at in range(1, 6):
+        drafter = FakeDrafter(repeating_model, fails_at=fails_at)
+        steps = await run(drafter, 4, 60, num_branches=2, looks_up=True, target=repeating_model)
+        assert text(steps) == plain_decoding([1, 2, 3], 60, repeating_model)
+        assert len(drafter.calls) + len(drafter.followed) == fails_at + 1

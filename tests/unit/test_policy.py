@@ -157,3 +157,45 @@ def test_a_line_through_points() -> None:
     falling.add(1.0, 9.0)
     falling.add(2.0, 3.0)
     assert falling.at(100.0) >= 3.0
+
+
+def observe_lookups(
+    policy: AdaptiveLength, match_length: int, accepted: float, per_token: float, num_steps: int
+) -> None:
+    generator = random.Random(1)
+    for step in range(num_steps):
+        length = policy.lookup_length(match_length) if step % 2 else 0
+        num_accepted = 0
+        while num_accepted < length and generator.random() < accepted:
+            num_accepted += 1
+        verify_ns = int(1e6 * (30 + per_token * length))
+        policy.observe(
+            StepCost(length, num_accepted, 0, verify_ns, match_length=match_length * bool(length))
+        )
+
+
+def test_as_much_is_looked_up_as_has_matched() -> None:
+    policy = AdaptiveLength(Experience())
+    observe_lookups(policy, 6, accepted=0.9, per_token=1, num_steps=20)
+    assert [policy.lookup_length(n) for n in (2, 6)] == [2, 6]
+    assert 8 < policy.lookup_length(40) <= 16
+
+
+def test_what_the_text_refutes_is_not_looked_up_where_verifying_costs() -> None:
+    policy = AdaptiveLength(Experience())
+    observe_lookups(policy, 6, accepted=0.0, per_token=6, num_steps=40)
+    assert policy.lookup_length(6) == 0
+    assert policy.lookup_length(1) > 0, "short matches have acceptance of their own"
+
+
+def test_what_is_looked_up_says_nothing_of_the_draft() -> None:
+    experience = Experience()
+    policy = AdaptiveLength(experience)
+    before = experience.acceptance
+    observe_lookups(policy, 6, accepted=0.0, per_token=6, num_steps=40)
+    assert experience.acceptance == before
+    assert not experience.has_draft_steps
+
+
+def test_a_fixed_length_limits_what_is_looked_up() -> None:
+    assert [FixedLength(3, Experience()).lookup_length(n) for n in (1, 3, 9)] == [1, 3, 3]
