@@ -1,6 +1,6 @@
 # make run PROMPT="..."   the target alone and with its draft, side by side
 # make test               lint, then all tests
-# make bench              measures the pair on this machine
+# make bench              measures the pair beside its baselines (ten minutes)
 # make proto              generates outrider/v1 from protos/
 # make clean              removes what these made, the environment included
 #
@@ -56,7 +56,7 @@ proto: $(INSTALLED)
 	@echo 'Generated outrider/v1'
 
 bench: $(INSTALLED)
-	@$(BIN)/python -m benchmarks.loop
+	@$(BIN)/outrider bench
 
 clean:
 	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

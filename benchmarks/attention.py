@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.results_file import write_result
+from outrider_bench.results_file import write_result
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, MAX_LENGTH = 9, 3, 64, 2048
 SCALE = HEAD_DIM**-0.5
@@ -56,7 +56,7 @@ def main() -> None:
                     {"dtype": str(dtype), "queries": num_queries, "keys": length, **times}
                 )
                 print(figures[-1])
-    print(write_result("attention", {"threads": 1}, figures))
+    print(write_result("attention", {"threads": 1}, figures=figures))
 
 
 def measure(dtype: torch.dtype, num_queries: int, length: int) -> dict[str, float]:

@@ -26,10 +26,10 @@ from unittest import mock
 
 import torch
 
-from benchmarks.results_file import write_result
 from outrider.embedded import resolve_model
 from outrider.engine.attention import Chunk
 from outrider.engine.model import Engine, EngineOptions
+from outrider_bench.results_file import write_result
 
 WIDTHS = (1, 2, 3, 4, 5, 7, 9, 13, 17, 33)
 REPEATS = 15
@@ -59,7 +59,7 @@ def main() -> None:
         figures.append({"tokens": width, "ms": measure(engines, args.context, width)})
         print(f"{width:6}", *(f"{ms:9.1f}" for ms in figures[-1]["ms"].values()))
     settings = {**vars(args), "threads": torch.get_num_threads()}
-    print(write_result(f"passes_{args.threads}_threads", settings, figures))
+    print(write_result(f"passes_{args.threads}_threads", settings, figures=figures))
 
 
 def engine_of(model: str, threads: int, dtype: str, left_out: tuple[str, ...]) -> Engine:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+from pathlib import Path
 
 import click
 
 from draft_service.drafters import Drafter
 from draft_service.drafters.model import ModelDrafter
 from draft_service.drafters.ngram import NgramDrafter
+from draft_service.drafters.replay import REPLAY, ReplayDrafter, Script
 from draft_service.servicer import DraftServicer
 from outrider import __version__
 from outrider.config import DEFAULT_DRAFT_PORT, model_options, run_service, server_options
@@ -42,7 +44,10 @@ DEFAULT_NUM_BRANCHES = 4
     help="Outcomes of a verification that a session can prepare for.",
 )
 def main(host: str, port: int, branches: int, **model: str | int | None) -> None:
-    """Serve the draft: a small model, or `--model ngram` (prompt lookup)."""
+    """Serve the draft: a small model, or `--model ngram` (prompt lookup).
+
+    `--model replay:FILE` proposes recorded texts with a chosen acceptance.
+    """
     run(serve_draft(host, port, EngineOptions(**model), branches))  # type: ignore[arg-type]
 
 
@@ -78,17 +83,28 @@ def load_drafter(
     Raises OutriderError.
     """
     name = options.model
+    if name == "ngram":
+        return _load_ngram(options)
+    script = Path(name.removeprefix(REPLAY)) if name.startswith(REPLAY) else None
+    model = Script.read(script).model if script else name
+    if model in ("default", EMBEDDED_DRAFT):
+        options, model = _embedded(options), EMBEDDED_DRAFT
     num_slots = options.slots or DEFAULT_NUM_SLOTS
-    if name in ("default", EMBEDDED_DRAFT):
-        options = _embedded(options)
-    if name != "ngram":
-        slots = num_slots * max(1, num_branches)
-        engine, model = load_served_model(dataclasses.replace(options, slots=slots))
-        info = dataclasses.replace(model.info, num_slots=num_slots)
-        return dataclasses.replace(model, info=info), ModelDrafter(engine, num_branches)
+    slots = num_slots * max(1, num_branches)
+    engine, served = load_served_model(dataclasses.replace(options, model=model, slots=slots))
+    model_id = name if script else served.info.model_id
+    info = dataclasses.replace(served.info, model_id=model_id, num_slots=num_slots)
+    served = dataclasses.replace(served, info=info)
+    if script:
+        return served, ReplayDrafter(engine, num_branches, script)
+    return served, ModelDrafter(engine, num_branches)
+
+
+def _load_ngram(options: EngineOptions) -> tuple[ServedModel, Drafter]:
+    num_slots = options.slots or DEFAULT_NUM_SLOTS
     max_context_length = options.max_context_length or DEFAULT_MAX_CONTEXT_LENGTH
     info = ModelInfo(
-        model_id=name,
+        model_id=options.model,
         max_context_length=max_context_length,
         vocab_size=2**32 - 1,
         num_slots=num_slots,
@@ -102,7 +118,7 @@ def _embedded(options: EngineOptions) -> EngineOptions:
     dtype = options.dtype
     if dtype == "auto" and choose_device(options.device).type == "cpu" and fbgemm_is_available():
         dtype = "int8"
-    return dataclasses.replace(options, model=EMBEDDED_DRAFT, dtype=dtype)
+    return dataclasses.replace(options, dtype=dtype)
 
 
 if __name__ == "__main__":

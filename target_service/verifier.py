@@ -98,16 +98,16 @@ class Verifier:
         if engine.is_int8:
             # Its logits depend on what shares the pass, so there is no text that is its own.
             raise ConfigurationError("a model in int8 can only be a draft")
-        self._engine = engine
-        self._scheduler = Scheduler(engine, engine.cache.num_slots)
+        self.engine = engine
+        self.scheduler = Scheduler(engine, engine.cache.num_slots)
 
     @property
     def num_free_slots(self) -> int:
-        return self._scheduler.num_free_slots
+        return self.scheduler.num_free_slots
 
     def open_session(self) -> VerifierSession:
         """Raises NoFreeSlot."""
-        return VerifierSession(self._engine, self._scheduler)
+        return VerifierSession(self.engine, self.scheduler)
 
     def close(self) -> None:
-        self._scheduler.close()
+        self.scheduler.close()

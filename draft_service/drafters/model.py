@@ -160,17 +160,17 @@ class ModelDrafter:
     """
 
     def __init__(self, engine: Engine, num_branches: int) -> None:
-        self._engine = engine
+        self.engine = engine
         self._num_branches = num_branches
-        self._scheduler = Scheduler(engine, engine.cache.num_slots)
+        self.scheduler = Scheduler(engine, engine.cache.num_slots)
 
     @property
     def num_free_slots(self) -> int:
-        return self._scheduler.num_free_slots // max(1, self._num_branches)
+        return self.scheduler.num_free_slots // max(1, self._num_branches)
 
     def open_session(self) -> ModelDrafterSession:
         """Raises NoFreeSlot."""
-        return ModelDrafterSession(self._engine, self._scheduler, self._num_branches)
+        return ModelDrafterSession(self.engine, self.scheduler, self._num_branches)
 
     def close(self) -> None:
-        self._scheduler.close()
+        self.scheduler.close()

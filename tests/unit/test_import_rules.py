@@ -76,6 +76,11 @@ def test_services_are_imported_by_nobody_else(package: str) -> None:
         assert not top_level_imports(path) & (SERVICES - {package}), path
 
 
+def test_nothing_that_is_served_imports_measurements() -> None:
+    for path in sources("outrider", *SERVICES):
+        assert not top_level_imports(path) & {"outrider_bench", "benchmarks", "matplotlib"}, path
+
+
 def test_protobuf_stops_at_the_edge() -> None:
     for path in sources("outrider", *SERVICES):
         if path.stem not in PROTOBUF_MODULES:
@@ -101,7 +106,9 @@ def test_imports_no_torch(module: str) -> None:
     assert set(finished.stdout.split()) <= allowed
 
 
-@pytest.mark.parametrize("package", sorted(SERVICES | {"outrider", "tests", "benchmarks"}))
+@pytest.mark.parametrize(
+    "package", sorted(SERVICES | {"outrider", "tests", "benchmarks", "outrider_bench"})
+)
 def test_files_are_short(package: str) -> None:
     lengths = {path: len(path.read_text().splitlines()) for path in sources(package)}
     assert not {path: length for path, length in lengths.items() if length > MAX_LINES}

@@ -1,4 +1,4 @@
-"""Writes a benchmark's result with what is needed to judge it."""
+"""Writes a measurement's result with what is needed to judge it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,18 @@ import torch
 import transformers
 
 from outrider import __version__
+from outrider.errors import ConfigurationError
 
-RESULTS = Path(__file__).parent / "results"
+RESULTS = Path("benchmarks/results")
 
 
-def write_result(name: str, settings: dict[str, Any], figures: Any) -> Path:
-    """Writes `benchmarks/results/<name>.json` and returns its path."""
-    path = RESULTS / f"{name}.json"
+def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **parts: Any) -> Path:
+    """Writes `<folder>/<name>.json` with these parts and returns its path.
+
+    Raises:
+        ConfigurationError: it cannot be written there.
+    """
+    path = folder / f"{name}.json"
     document = {
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -32,12 +37,15 @@ def write_result(name: str, settings: dict[str, Any], figures: Any) -> Path:
             "transformers": transformers.__version__,
             "grpcio": grpc.__version__,
         },
-        "hardware": {"cpu": _cpu_model(), "cores": torch.get_num_threads()},
+        "hardware": {"cpu": _cpu_model(), "system": platform.platform()},
         "settings": settings,
-        "figures": figures,
+        **parts,
     }
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(document, indent=1) + "\n")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(document, indent=1) + "\n")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write the result: {error}") from error
     return path
 
 

@@ -1,0 +1,163 @@
+"""Proposes a recorded text, each token wrong with a chosen probability, at a model's cost.
+
+For measurements that should not depend on how good a draft happens to be. The model
+runs as ever, with preparations and all; only what it chose is replaced afterwards.
+
+How errors are modelled: the token at each place of a text is right with the chosen
+probability, by a draw of its own that is the same in every branch. Where it is wrong,
+the text's token is the r-th runner-up as often as `RUNNER_UP_CHANCES` says, or none of
+them. The probabilities that the draft gives to its choices are these same numbers: it
+knows how often it is right, but not when. Behind a wrong token nothing can be accepted,
+so what is said there does not matter.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import zlib
+from array import array
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from draft_service.drafters.drafting import Sampler
+from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
+from outrider.engine.model import Engine
+from outrider.errors import ConfigurationError, InvalidRequest
+from outrider.messages import Proposal, SamplingParams
+from outrider.sampling import Choice
+
+REPLAY = "replay:"
+
+# How often the target's token is the first, second, ... runner-up where the default
+# draft is wrong, greedy (`outrider bench`, section "trace").
+RUNNER_UP_CHANCES = (0.23, 0.13, 0.08, 0.05, 0.035, 0.03, 0.025, 0.02)
+
+
+@dataclass(frozen=True)
+class Script:
+    """What a replaying draft says, and how well.
+
+    Args:
+        model: which draft model runs, and gives the cost.
+        acceptance: probability that a draft token is right.
+        texts: prompt and output tokens, each as one sequence.
+    """
+
+    model: str
+    acceptance: float
+    texts: Sequence[Sequence[int]] = ()
+    seed: int = 0
+
+    @classmethod
+    def read(cls, path: Path) -> Script:
+        """Raises ConfigurationError."""
+        try:
+            script = cls(**json.loads(path.read_text()))
+            is_valid = 0.0 <= script.acceptance <= 1.0 and isinstance(script.model, str)
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigurationError(f"cannot replay {path}: {error}") from error
+        if not is_valid:
+            raise ConfigurationError(f"cannot replay {path}: acceptance must be from 0 to 1")
+        return script
+
+    def write(self, path: Path) -> None:
+        path.write_text(json.dumps(asdict(self)))
+
+    def text(self, beginning: Sequence[int]) -> Sequence[int]:
+        """The first text that begins so. Raises InvalidRequest."""
+        for text in self.texts:
+            if list(text[: len(beginning)]) == list(beginning):
+                return text
+        raise InvalidRequest("no recorded text begins with this prompt")
+
+
+def draw_ranks(text: Sequence[int], acceptance: float, seed: int) -> list[int]:
+    """Where the text's token is among the draft's choices, for each place; 0: it is right.
+
+    A number behind all runners-up says that it is none of them.
+    """
+    # The same draws in every session, and others for every text.
+    source = random.Random(f"{seed} {zlib.crc32(array('Q', text).tobytes())}")
+    wrong_ranks = range(1, len(RUNNER_UP_CHANCES) + 2)
+    chances = (*RUNNER_UP_CHANCES, 1 - sum(RUNNER_UP_CHANCES))
+    ranks = []
+    for _ in text:
+        is_right = source.random() < acceptance
+        rank = source.choices(wrong_ranks, chances)[0]
+        ranks.append(0 if is_right else rank)
+    return ranks
+
+
+@dataclass(frozen=True, slots=True)
+class ReplaySampler(Sampler):
+    """Chooses what the model would, then puts the text's token where it was drawn to be."""
+
+    text: Sequence[int]
+    ranks: Sequence[int]
+    acceptance: float
+
+    def rank(self, logits: Tensor, index: int) -> list[Choice]:
+        choices = Sampler.rank(self, logits, index)
+        if index >= len(self.text):
+            return choices
+        others = [c.token_id for c in choices if c.token_id != self.text[index]]
+        rank, width = self.ranks[index], len(choices)
+        token_ids = [*others[:rank], self.text[index], *others[rank:]]
+        if rank >= width:
+            token_ids = others
+        return [
+            Choice(token_id, self._prob(rank)) for rank, token_id in enumerate(token_ids[:width])
+        ]
+
+    def _prob(self, rank: int) -> float:
+        """Of a choice to be the text's token."""
+        if rank == 0:
+            return self.acceptance
+        chance = RUNNER_UP_CHANCES[rank - 1] if rank <= len(RUNNER_UP_CHANCES) else 0.0
+        return (1 - self.acceptance) * chance
+
+
+class ReplaySession(ModelDrafterSession):
+    """A session of the model, with the script's text instead of the model's."""
+
+    script: Script
+
+    async def propose(
+        self,
+        context_length: int,
+        token_ids: Sequence[int],
+        num_speculative_tokens: int,
+        params: SamplingParams,
+        vocab_size: int | None,
+    ) -> Proposal:
+        if not isinstance(self._sampler, ReplaySampler):  # the first request has the prompt
+            self._sampler = self._replay(self.script.text(token_ids))
+        return await super().propose(
+            context_length, token_ids, num_speculative_tokens, params, vocab_size
+        )
+
+    def _replay(self, text: Sequence[int]) -> ReplaySampler:
+        sampler, script = self._sampler, self.script
+        ranks = draw_ranks(text, script.acceptance, script.seed)
+        return ReplaySampler(
+            sampler.params, sampler.token_ids, sampler.eos_token_ids, text, ranks, script.acceptance
+        )
+
+
+class ReplayDrafter(ModelDrafter):
+    """Reads its script anew for each session, so that whoever measures can rewrite it."""
+
+    def __init__(self, engine: Engine, num_branches: int, path: Path) -> None:
+        super().__init__(engine, num_branches)
+        self._path = path
+
+    def open_session(self) -> ReplaySession:
+        """Raises NoFreeSlot, ConfigurationError."""
+        script = Script.read(self._path)
+        session = ReplaySession(self.engine, self.scheduler, self._num_branches)
+        session.script = script
+        return session

@@ -1,0 +1,1 @@
+"""`outrider bench`: the pair against its baselines, all in one run."""

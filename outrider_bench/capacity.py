@@ -1,0 +1,51 @@
+"""How many tokens a second a pair gives when many ask at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from outrider_bench.runs import Task, Way
+from outrider_bench.stand import Legs, Stand
+
+ALONE, ONE_HOST, TWO_HOSTS = "target only", "both on the target's host", "two hosts"
+
+
+def measure(
+    stand: Stand, tasks: Sequence[Task], levels: Sequence[int]
+) -> dict[str, dict[int, float]]:
+    """Tokens a second of all sessions together, by system and number of sessions."""
+    with stand.section() as stack:
+        second = stand.begin_draft(stack, stand.models.draft, on_target_host=True)
+        legs = {ONE_HOST: Legs(second.wait_until_ready()), TWO_HOSTS: Legs(stand.draft_address)}
+        clients = {ALONE: stand.alone, **stand.orchestrators(stack, legs)}
+        systems = {name: stand.over_grpc(client) for name, client in clients.items()}
+        for way in systems.values():
+            way(tasks[0])
+        found: dict[str, dict[int, float]] = {name: {} for name in systems}
+        for level in levels:
+            for name, way in systems.items():
+                stand.progress(f"{level} sessions · {name}")
+                found[name][level] = round(tokens_per_second(way, tasks, level), 2)
+    return found
+
+
+def tokens_per_second(way: Way, tasks: Sequence[Task], num_sessions: int) -> float:
+    """Of so many sessions that begin at the same time and are equally long."""
+    each = [
+        # The same prompt twice is another text.
+        dataclasses.replace(tasks[i % len(tasks)], temperature=1.0, seed=i + 1)
+        for i in range(num_sessions)
+    ]
+    with ThreadPoolExecutor(num_sessions) as executor:
+        began = time.perf_counter()
+        runs = list(executor.map(way, each))
+        seconds = time.perf_counter() - began
+    return sum(len(run.token_ids) for run in runs) / seconds
+
+
+def best_gain(found: Mapping[str, Mapping[int, float]], system: str) -> float:
+    """The highest ratio to the target alone at any number of sessions."""
+    return max(found[system][n] / found[ALONE][n] for n in found[system])

@@ -1,0 +1,159 @@
+"""A model of the loop: replays recorded texts with other times of draft, target and network.
+
+What the draft gets right where, and which runners-up it has, is recorded by `outrider
+bench` (section "trace"); the times it measures, too. `conclusions.py` sets the model
+beside what was measured, `what_if.py` asks it for other times.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from draft_service.drafters.outcomes import likeliest_corrections
+from outrider.sampling import Choice
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A place in a text of the target's, as the draft sees it after the tokens before it.
+
+    `rank` is where the text's token is among the draft's choices: 0 where the draft is
+    right, then its runners-up. `probs` are what the draft gives to its first choice and
+    to the runners-up. `guesses_bonus`: whether its guess of a bonus token is right.
+    """
+
+    rank: int
+    probs: tuple[float, ...]
+    guesses_bonus: bool
+
+
+@dataclass(frozen=True)
+class Times:
+    """What parts of a step take, in milliseconds.
+
+    A verification of k draft tokens takes `verify + k * verify_per_token`, drafting them
+    `draft + k * draft_step`, a pass of the draft over n branches
+    `draft_step + (n - 1) * draft_per_branch`; `overhead` is what a step takes on top,
+    `draft_overhead` what it takes on top if it asks the draft.
+    """
+
+    target_alone: float
+    verify: float
+    verify_per_token: float
+    draft: float
+    draft_step: float
+    draft_per_branch: float
+    overhead: float = 0.0
+    draft_overhead: float = 0.0
+    rtt_draft: float = 0.0
+    rtt_target: float = 0.0
+
+    def branches_step(self, num_branches: int) -> float:
+        return self.draft_step + max(0, num_branches - 1) * self.draft_per_branch
+
+
+@dataclass
+class Replay:
+    """What came of texts: counts, and the time from the first token to the last."""
+
+    ms: float = 0.0
+    num_tokens: int = 0
+    num_steps: int = 0
+    num_hits: int = 0
+    num_accepted: int = 0
+
+    @property
+    def ms_per_token(self) -> float:
+        return self.ms / self.num_tokens if self.num_tokens else 0.0
+
+    @property
+    def hit_rate(self) -> float:
+        """Steps that found their draft prepared, of those with draft tokens."""
+        return self.num_hits / self.num_steps if self.num_steps else 0.0
+
+
+def replay(texts: Sequence[Sequence[Place]], times: Times, k: int, num_branches: int = 0) -> Replay:
+    """The loop over all texts with draft length k, in turn or with branches prepared."""
+    result = Replay()
+    for text in texts:
+        _replay_text(text, times, k, num_branches, result)
+    return result
+
+
+def _replay_text(
+    text: Sequence[Place], times: Times, k: int, num_branches: int, result: Replay
+) -> None:
+    position, num_prepared = 1, 0  # the target's own first token comes with its prompt
+    while position < len(text):
+        room = len(text) - position - 1
+        is_hit = min(num_prepared, room) > 0
+        length = min(k, room, num_prepared) if is_hit else min(k, room)
+        if length and not is_hit:
+            result.ms += _drafting_ms(times, length, num_branches)
+        verify_ms = times.verify + length * times.verify_per_token + times.rtt_target
+        result.ms += verify_ms + times.overhead
+        drafted = text[position : position + length]
+        accepted = next((i for i, place in enumerate(drafted) if place.rank), length)
+        num_prepared = 0
+        if num_branches and length:
+            # To follow what was prepared, the draft hears of it and reads its last token.
+            late_ms = times.rtt_draft + times.draft_step if is_hit else 0.0
+            num_passes = int((verify_ms - late_ms) / times.branches_step(num_branches))
+            num_prepared = prepared_length(
+                text[position:], length, accepted, num_branches, max(0, num_passes)
+            )
+        result.num_steps += length > 0
+        result.num_hits += is_hit
+        result.num_accepted += accepted
+        result.num_tokens += accepted + 1
+        position += accepted + 1
+
+
+def _drafting_ms(times: Times, length: int, num_branches: int) -> float:
+    """What is waited for draft tokens; a pass over branches that runs must end first."""
+    running = times.branches_step(num_branches) / 2 if num_branches else 0.0
+    drafting = times.draft + length * times.draft_step
+    return running + drafting + times.draft_overhead + times.rtt_draft
+
+
+def prepared_length(
+    ahead: Sequence[Place], length: int, accepted: int, num_branches: int, num_passes: int
+) -> int:
+    """How many tokens are prepared for what the verdict turned out to be; 0 on a miss."""
+    if accepted == length:
+        # The first pass guesses the bonus token.
+        return max(0, num_passes - 1) if ahead[length].guesses_bonus else 0
+    ranks = [[Choice(rank, prob) for rank, prob in enumerate(p.probs)] for p in ahead[:length]]
+    corrections = likeliest_corrections([0] * length, ranks, num_branches - 1)
+    outcome = [0] * accepted + [ahead[accepted].rank]
+    return num_passes if outcome in corrections else 0
+
+
+def best_speedup(
+    texts: Sequence[Sequence[Place]], times: Times, num_branches: int, longest: int = 16
+) -> tuple[float, int]:
+    """Over the target alone, with the draft length that is best here; and that length."""
+    alone = times.target_alone + times.rtt_target
+    ways = {k: replay(texts, times, k, num_branches).ms_per_token for k in range(1, longest + 1)}
+    best = min(ways, key=lambda k: ways[k])
+    return (alone / ways[best], best) if ways[best] < alone else (1.0, 0)
+
+
+def what_if(times: Times) -> dict[str, Times]:
+    """Other times worth a look."""
+    change = dataclasses.replace
+    faster = {
+        name: getattr(times, name) / 2 for name in ("draft", "draft_step", "draft_per_branch")
+    }
+    return {
+        "as measured": times,
+        "verification flat in k": change(times, verify_per_token=0.0),
+        "draft twice as fast": change(times, **faster),
+        "branches for nothing": change(times, draft_per_branch=0.0),
+        "no overhead": change(times, overhead=0.0, draft_overhead=0.0),
+        "draft 20 ms away": change(times, rtt_draft=20.0),
+        "draft 50 ms away": change(times, rtt_draft=50.0),
+        "draft and target 20 ms away": change(times, rtt_draft=20.0, rtt_target=20.0),
+    }

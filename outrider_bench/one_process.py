@@ -1,0 +1,149 @@
+"""The same loop with draft and target inside one process, in turn and without gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from draft_service.__main__ import load_drafter
+from draft_service.drafters import DrafterSession
+from orchestrator.decoder import decode
+from orchestrator.latency import CriticalPath
+from orchestrator.mirror import Mirror
+from orchestrator.policy import AdaptiveLength, Experience, FixedLength
+from outrider.engine.model import Engine, EngineOptions
+from outrider.loading import in_own_thread
+from outrider.messages import GREEDY, Preparation, Prepared, Proposal, SamplingParams, Verdict
+from outrider_bench.loop_model import Place
+from outrider_bench.runs import Run, Task
+from outrider_bench.trace import Rejection, places, read, rejection
+from target_service.verifier import Verifier, VerifierSession
+
+_loaded: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A text as the draft sees it; `rejection` for sampled texts only."""
+
+    places: list[Place]
+    rejection: Rejection | None
+
+
+def load(target: EngineOptions, draft: EngineOptions) -> None:
+    """Loads both models; called once in the worker process."""
+    engine = asyncio.run(in_own_thread(lambda: Engine(target)))
+    _loaded["max_context_length"] = engine.max_context_length
+    _loaded["verifier"] = Verifier(engine)
+    _loaded["drafter"] = asyncio.run(in_own_thread(lambda: load_drafter(draft, 0)))[1]
+    _loaded["experience"] = Experience()
+
+
+def generate(prompt: list[int], task: Task, k: int | None) -> Run:
+    """Continues the prompt's tokens; the policy chooses the draft lengths if k is None."""
+    return asyncio.run(_generate(prompt, task, k))
+
+
+async def _generate(prompt: list[int], task: Task, k: int | None) -> Run:
+    experience = _loaded["experience"]
+    params = SamplingParams(temperature=task.temperature, seed=task.seed)
+    began = time.perf_counter()
+    first = 0.0
+    drafter, verifier = _loaded["drafter"].open_session(), _loaded["verifier"].open_session()
+    tokens: list[int] = []
+    steps = decode(
+        prompt,
+        len(prompt) + task.max_new_tokens,
+        LocalVerifier(verifier, params),
+        LocalDrafter(drafter, params),
+        AdaptiveLength(experience) if k is None else FixedLength(k, experience),
+        CriticalPath(),
+    )
+    async for step in steps:
+        tokens.extend(step.token_ids)
+        first = first or time.perf_counter()
+    drafter.close()
+    verifier.close()
+    later_ms = (time.perf_counter() - first) * 1e3
+    return Run(tokens, (first - began) * 1e3, later_ms / max(1, len(tokens) - 1))
+
+
+class LocalDrafter:
+    """`orchestrator.decoder.Drafter` on a session of this process."""
+
+    def __init__(self, session: DrafterSession, params: SamplingParams) -> None:
+        self.max_context_length = _loaded["max_context_length"]
+        self.num_prepared_tokens = 0
+        self._session = session
+        self._params = params
+        self._mirror = Mirror()
+
+    async def propose(
+        self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+    ) -> Proposal:
+        context_length, token_ids = self._mirror.difference(tokens)
+        proposal = await self._session.propose(
+            context_length, token_ids, num_speculative_tokens, self._params, None
+        )
+        self._mirror.hold(tokens, proposal.draft_token_ids, proposal.sequence_length)
+        return proposal
+
+    async def follow(
+        self, tokens: Sequence[int], draft: Sequence[int], preparation: Preparation
+    ) -> None:
+        """Never called: nothing is prepared here."""
+
+    def prepared(self, tokens: Sequence[int]) -> Prepared | None:
+        return None
+
+
+class LocalVerifier:
+    """`orchestrator.decoder.Verifier` on a session of this process."""
+
+    def __init__(self, session: VerifierSession, params: SamplingParams) -> None:
+        self._session = session
+        self._params = params
+        self._mirror = Mirror()
+
+    async def verify(self, tokens: Sequence[int], draft_token_ids: Sequence[int]) -> Verdict:
+        context_length, token_ids = self._mirror.difference(tokens)
+        verdict = await self._session.verify(
+            context_length, token_ids, draft_token_ids, self._params
+        )
+        self._mirror.hold(tokens, draft_token_ids, verdict.sequence_length)
+        return verdict
+
+
+def trace(text: list[int], num_output_tokens: int, params: SamplingParams) -> Traced:
+    """What draft and target say at each output token of a text of the target's."""
+    drafter = _loaded["drafter"]
+    ids = drafter.engine.logit_token_ids
+    draft_logits = read(drafter.scheduler, text, num_output_tokens)
+    shared = places(draft_logits, ids, text, params)
+    if params.greedy:
+        return Traced(shared, None)
+    target_logits = read(_loaded["verifier"].scheduler, text, num_output_tokens)
+    return Traced(shared, rejection(target_logits, draft_logits, ids, params))
+
+
+def draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> float:
+    """What a pass of the draft takes that gives `num_rows` sequences a token each."""
+    return asyncio.run(_draft_pass_ms(prompt, num_rows, num_passes))
+
+
+async def _draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> float:
+    sessions = [_loaded["drafter"].open_session() for _ in range(num_rows)]
+    for session in sessions:
+        await session.propose(0, prompt, 0, GREEDY, None)
+    began = time.perf_counter()
+    proposals = await asyncio.gather(
+        *(s.propose(len(prompt), [], num_passes, GREEDY, None) for s in sessions)
+    )
+    ended = time.perf_counter()
+    for session in sessions:
+        session.close()
+    longest = max(len(proposal.draft_token_ids) for proposal in proposals)
+    return (ended - began) * 1e3 / longest

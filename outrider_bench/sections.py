@@ -1,0 +1,197 @@
+"""The parts of a run: each starts what it needs, measures ways side by side, gives figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from outrider.messages import SamplingParams
+from outrider_bench import capacity, one_process, plain_transformers
+from outrider_bench.figures import TARGET_ONLY, figures
+from outrider_bench.loop_model import Place
+from outrider_bench.runs import Run, Task, Way, interleave
+from outrider_bench.stand import Legs, Stand
+from outrider_bench.trace import runner_up_coverage
+
+IN_TURN, PIPELINED = "in turn", "pipelined"
+ONE_PROCESS, TRANSFORMERS, ASSISTED = "one process", "transformers", "transformers assisted"
+NO_DRAFT_TOKENS = "k = 0"
+GREEDY, SHARED_NOISE, REJECTION = "greedy", "shared noise", "rejection sampling"
+
+BRANCHES: dict[str, int | None] = {IN_TURN: 0, PIPELINED: None}  # None: the default
+
+# Passes of the draft that are timed by how many sequences they serve.
+_NUM_ROWS = (1, 2, 4, 8)
+_NUM_PASSES = 6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: tasks, and the points of the curves."""
+
+    tasks: Sequence[Task]  # greedy; of the side-by-side table
+    curve_tasks: Sequence[Task]  # of the curves
+    k: int | None = None  # None: the policy's
+    rtts_ms: Sequence[float] = (5.0, 20.0, 50.0)
+    lengths: Sequence[int] = (1, 2, 4, 8)
+    acceptances: Sequence[float] = (0.0, 0.4, 0.6, 0.8, 0.95)
+    sessions: Sequence[int] = (1, 2, 4, 8, 16)
+
+
+def modes(stand: Stand, plan: Plan) -> dict[str, Any]:
+    """Every way to generate, greedy and at temperature 1."""
+    found = {}
+    for temperature in (0.0, 1.0):
+        tasks = [dataclasses.replace(task, temperature=temperature) for task in plan.tasks]
+        with stand.section() as stack:
+            legs = Legs(stand.draft_address)
+            clients = stand.orchestrators(stack, dict.fromkeys(BRANCHES, legs))
+            ways: dict[str, Way] = {
+                TRANSFORMERS: partial(stand.transformers.run, plain_transformers.generate),
+                ASSISTED: lambda task: stand.transformers.run(
+                    plain_transformers.generate_assisted, task, plan.k
+                ),
+                TARGET_ONLY: stand.over_grpc(stand.alone),
+                NO_DRAFT_TOKENS: stand.over_grpc(clients[IN_TURN], 0),
+                ONE_PROCESS: lambda task: stand.one_process.run(
+                    one_process.generate, stand.prompt_tokens(task), task, plan.k
+                ),
+            }
+            ways |= {
+                name: stand.over_grpc(client, plan.k, BRANCHES[name])
+                for name, client in clients.items()
+            }
+            result = figures(interleave(ways, tasks, stand.progress))
+        if temperature:  # transformers draws other random numbers
+            for name in (TRANSFORMERS, ASSISTED):
+                result[name]["num_different"] = None
+        found[f"temperature {temperature:g}"] = result
+    return found
+
+
+def round_trips(stand: Stand, plan: Plan) -> dict[str, Any]:
+    """Longer ways: to the draft, then to both services. Speedups are over the same way.
+
+    By leg, then by round-trip time.
+    """
+    found: dict[str, Any] = {}
+    for leg in ("draft", "both"):
+        found[leg] = {}
+        for rtt in (0.0, *plan.rtts_ms):
+            if leg == "both" and not rtt:
+                continue  # the same as above
+            legs = Legs(stand.draft_address, rtt, rtt if leg == "both" else 0.0)
+            with stand.section() as stack:
+                clients = stand.orchestrators(stack, dict.fromkeys((TARGET_ONLY, *BRANCHES), legs))
+                ways: dict[str, Way] = {TARGET_ONLY: stand.over_grpc(clients[TARGET_ONLY], 0)}
+                ways |= {
+                    name: stand.over_grpc(clients[name], plan.k, branches)
+                    for name, branches in BRANCHES.items()
+                }
+                rows = interleave(ways, plan.curve_tasks, stand.progress)
+            found[leg][f"{rtt:g}"] = figures(rows)
+    return found
+
+
+def draft_lengths(stand: Stand, plan: Plan) -> dict[str, Any]:
+    """Fixed numbers of draft tokens a step, by mode and number."""
+    with stand.section() as stack:
+        legs = Legs(stand.draft_address)
+        clients = stand.orchestrators(stack, dict.fromkeys(BRANCHES, legs))
+        ways: dict[str, Way] = {TARGET_ONLY: stand.over_grpc(stand.alone)}
+        ways |= {
+            f"{name} {k}": stand.over_grpc(clients[name], k, branches)
+            for name, branches in BRANCHES.items()
+            for k in plan.lengths
+        }
+        found = figures(interleave(ways, plan.curve_tasks, stand.progress))
+    by_mode = {mode: {k: found[f"{mode} {k}"] for k in plan.lengths} for mode in BRANCHES}
+    return {TARGET_ONLY: found[TARGET_ONLY], **by_mode}
+
+
+def trace(stand: Stand, plan: Plan) -> dict[str, Any]:
+    """What the draft says along the texts, by rule of sampling; what its passes take."""
+    if stand.models.draft == "ngram":
+        return {}
+    found: dict[str, Any] = {}
+    for temperature in (0.0, 1.0):
+        tasks = [dataclasses.replace(task, temperature=temperature) for task in plan.tasks]
+        params = SamplingParams(temperature=temperature, seed=tasks[0].seed)
+        traced = []
+        for number, task in enumerate(tasks):
+            stand.progress(f"text {number + 1} of {len(tasks)} · temperature {temperature:g}")
+            arguments = (stand.text(task), task.max_new_tokens, params)
+            traced.append(stand.one_process.run(one_process.trace, *arguments))
+        name = SHARED_NOISE if temperature else GREEDY
+        found[name] = _trace_figures([text.places for text in traced])
+        if temperature:
+            source = random.Random(1)
+            drawn = [t.rejection.places(source) for t in traced if t.rejection is not None]
+            found[REJECTION] = _trace_figures(drawn)
+    prompt = stand.prompt_tokens(plan.tasks[0])
+    found["draft_pass_ms"] = {
+        rows: round(stand.one_process.run(one_process.draft_pass_ms, prompt, rows, _NUM_PASSES), 2)
+        for rows in _NUM_ROWS
+    }
+    return found
+
+
+def _trace_figures(texts: list[list[Place]]) -> dict[str, Any]:
+    all_places = [place for text in texts for place in text]
+    return {
+        "acceptance_rate": round(sum(p.rank == 0 for p in all_places) / len(all_places), 3),
+        "bonus_guess_rate": round(sum(p.guesses_bonus for p in all_places) / len(all_places), 3),
+        "runner_up_coverage": runner_up_coverage(texts),
+        "texts": [[dataclasses.astuple(place) for place in text] for text in texts],
+    }
+
+
+def chosen_acceptance(stand: Stand, plan: Plan) -> dict[str, Any]:
+    """The draft at its cost, right as often as is said; by mode and acceptance."""
+    if stand.models.draft == "ngram":
+        return {}
+    with stand.section() as stack:
+        address, tell = stand.replaying_draft(stack)
+        names = [f"{mode} {a:g}" for mode in BRANCHES for a in plan.acceptances]
+        clients = stand.orchestrators(stack, dict.fromkeys(names, Legs(address)))
+
+        def replayed(mode: str, acceptance: float, task: Task) -> Run:
+            tell(task, acceptance)
+            client = clients[f"{mode} {acceptance:g}"]
+            return stand.over_grpc(client, plan.k, BRANCHES[mode])(task)
+
+        ways: dict[str, Way] = {TARGET_ONLY: stand.over_grpc(stand.alone)}
+        ways |= {
+            f"{mode} {a:g}": partial(replayed, mode, a)
+            for mode in BRANCHES
+            for a in plan.acceptances
+        }
+        found = figures(interleave(ways, plan.curve_tasks, stand.progress))
+    by_mode = {
+        mode: {f"{a:g}": found[f"{mode} {a:g}"] for a in plan.acceptances} for mode in BRANCHES
+    }
+    return {TARGET_ONLY: found[TARGET_ONLY], **by_mode}
+
+
+def sessions(stand: Stand, plan: Plan) -> dict[str, Any]:
+    """Tokens a second of many sessions at once."""
+    return capacity.measure(stand, plan.tasks, plan.sessions)
+
+
+SECTIONS = {
+    "modes": modes,
+    "rtt": round_trips,
+    "lengths": draft_lengths,
+    "trace": trace,
+    "acceptance": chosen_acceptance,
+    "capacity": sessions,
+}
+
+
+def run(stand: Stand, plan: Plan, names: Sequence[str]) -> Mapping[str, Any]:
+    """The figures of these sections. Raises OutriderError."""
+    return {name: SECTIONS[name](stand, plan) for name in SECTIONS if name in names}

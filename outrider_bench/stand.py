@@ -1,0 +1,231 @@
+"""The test stand: everything that is measured, each in a process of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Set
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from draft_service.drafters.replay import REPLAY, Script
+from outrider.client import Client
+from outrider.embedded import EMBEDDED_DRAFT, resolve_model
+from outrider.engine.model import EngineOptions
+from outrider.errors import OutriderError
+from outrider.processes import ServiceProcess, to_arguments
+from outrider_bench import one_process, plain_transformers
+from outrider_bench.delay import DelayingProxy
+from outrider_bench.hosts import Hosts, bound_to
+from outrider_bench.runs import OverGrpc, Run, Task
+from outrider_bench.worker import Worker
+
+Progress = Callable[[str], None]
+
+_DRAFT_ROWS = 8  # that are timed in one pass
+
+
+@dataclass(frozen=True)
+class Models:
+    """What runs, and how."""
+
+    target: str = "default"
+    draft: str = "default"
+    device: str = "auto"
+    dtype: str = "auto"
+    draft_dtype: str = "auto"
+    threads: int = 1
+    slots: int = 16
+
+
+@dataclass(frozen=True)
+class Legs:
+    """Addresses of the services, and the round-trip times that are added to the ways there."""
+
+    draft: str | None
+    draft_rtt_ms: float = 0.0
+    target_rtt_ms: float = 0.0
+
+
+class Stand:
+    """Starts services and workers and ends them all with the `with` block.
+
+    Raises:
+        ServiceUnavailable: a service did not start, or ended; says why.
+        OutriderError: what the workers raise for models that cannot be loaded.
+    """
+
+    def __init__(self, models: Models, hosts: Hosts, progress: Progress) -> None:
+        self.models = models
+        self.hosts = hosts
+        self.progress = progress
+        self.draft_address = self.target_address = ""
+        self._stack = ExitStack()
+        self._services: list[ServiceProcess] = []
+        self._references: dict[Task, Run] = {}
+
+    def __enter__(self) -> Stand:
+        with ExitStack() as stack:
+            self._stack = stack
+            self._start()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+        self._stack.close()
+
+    @contextmanager
+    def section(self) -> Iterator[ExitStack]:
+        """A part of the run: what is started on the stack that it yields ends with it.
+
+        Raises:
+            ServiceUnavailable: a service has ended meanwhile. The loop would go on without
+                a lost draft, and something else would be measured than was meant.
+        """
+        with ExitStack() as stack:
+            try:
+                yield stack
+            except OutriderError as error:
+                self._check_services(error)
+                raise
+            self._check_services(None)
+
+    def _check_services(self, cause: OutriderError | None) -> None:
+        for service in self._services:
+            if service.poll() is not None:
+                raise service.failure() from cause
+
+    def _start(self) -> None:
+        models = self.models
+        self.folder = Path(self._stack.enter_context(TemporaryDirectory()))
+        self.progress("starting target and draft")
+        target = self._begin(
+            self._stack, "target_service", self.hosts.target, self._settings(models.target)
+        )
+        draft = self.begin_draft(self._stack, models.draft)
+        self.target_address = target.wait_until_ready()
+        self.draft_address = draft.wait_until_ready()
+        self.alone = self.orchestrators(self._stack, {"": Legs(None)})[""]
+        self.info = self.alone.info()
+        self.progress("loading the baselines")
+        target_folder = resolve_model(models.target)
+        draft_folder = resolve_model(EMBEDDED_DRAFT if models.draft == "default" else models.draft)
+        engine = partial(EngineOptions, device=models.device, threads=models.threads)
+        self.transformers = self._worker(
+            "transformers",
+            plain_transformers.load,
+            target_folder,
+            draft_folder,
+            models.device,
+            self.info.target.dtype,
+            models.threads,
+        )
+        self.one_process = self._worker(
+            "one process",
+            one_process.load,
+            engine(target_folder, dtype=models.dtype, slots=2),
+            engine(models.draft, dtype=models.draft_dtype, slots=_DRAFT_ROWS),
+        )
+        self.transformers.wait_until_loaded()
+        self.one_process.wait_until_loaded()
+
+    def _settings(self, model: str) -> dict[str, object]:
+        models = self.models
+        return {
+            "model": model,
+            "port": 0,
+            "device": models.device,
+            "dtype": models.dtype,
+            "threads": models.threads,
+            "slots": models.slots,
+        }
+
+    def _begin(
+        self,
+        stack: ExitStack,
+        module: str,
+        cores: Set[int] | None,
+        settings: Mapping[str, object],
+    ) -> ServiceProcess:
+        with bound_to(cores):
+            service = stack.enter_context(ServiceProcess(module, to_arguments(settings)))
+        self._services.append(service)
+        stack.callback(self._services.remove, service)
+        return service
+
+    def _worker(self, name: str, load: Callable[..., None], *arguments: object) -> Worker:
+        worker = Worker(name, self.hosts.target, load, *arguments)
+        return self._stack.enter_context(worker)
+
+    def begin_draft(
+        self, stack: ExitStack, model: str, on_target_host: bool = False
+    ) -> ServiceProcess:
+        """Another draft service, until `stack` closes; `wait_until_ready` gives its address."""
+        cores = self.hosts.target if on_target_host else self.hosts.draft
+        settings = {**self._settings(model), "dtype": self.models.draft_dtype}
+        return self._begin(stack, "draft_service", cores, settings)
+
+    def orchestrators(self, stack: ExitStack, legs: Mapping[str, Legs]) -> dict[str, Client]:
+        """Clients of orchestrators on the target's host, each its own, until `stack` closes.
+
+        What one measures and learns, the others do not know.
+        """
+        services = {}
+        for name, leg in legs.items():
+            target = self._through_proxy(stack, self.target_address, leg.target_rtt_ms)
+            draft = "none"
+            if leg.draft is not None:
+                draft = self._through_proxy(stack, leg.draft, leg.draft_rtt_ms)
+            settings = {"port": 0, "target": target, "draft": draft}
+            services[name] = self._begin(stack, "orchestrator", self.hosts.target, settings)
+        return {
+            name: stack.enter_context(Client(service.wait_until_ready()))
+            for name, service in services.items()
+        }
+
+    @staticmethod
+    def _through_proxy(stack: ExitStack, address: str, rtt_ms: float) -> str:
+        if not rtt_ms:
+            return address
+        return stack.enter_context(DelayingProxy(address, rtt_ms / 1e3)).address
+
+    def draft_info(self) -> dict[str, object]:
+        """What the draft serves."""
+        with self.section() as stack:
+            client = self.orchestrators(stack, {"": Legs(self.draft_address)})[""]
+            draft = client.info().draft
+        return asdict(draft) if draft is not None else {}
+
+    def over_grpc(
+        self,
+        client: Client,
+        num_speculative_tokens: int | None = None,
+        num_branches: int | None = None,
+    ) -> OverGrpc:
+        """A way through one of the orchestrators."""
+        return OverGrpc(client, self.info.has_chat_template, num_speculative_tokens, num_branches)
+
+    def prompt_tokens(self, task: Task) -> list[int]:
+        return self.transformers.run(plain_transformers.encode, task.prompt)
+
+    def reference(self, task: Task) -> Run:
+        """What the target alone generates; measured once for each task."""
+        if task not in self._references:
+            self._references[task] = self.over_grpc(self.alone)(task)
+        return self._references[task]
+
+    def text(self, task: Task) -> list[int]:
+        """The prompt's tokens and the target's after them."""
+        return [*self.prompt_tokens(task), *self.reference(task).token_ids]
+
+    def replaying_draft(self, stack: ExitStack) -> tuple[str, Callable[[Task, float], None]]:
+        """The address of a draft that replays, and what tells it the text and the acceptance."""
+        path = self.folder / "script.json"
+
+        def tell(task: Task, acceptance: float) -> None:
+            Script(self.models.draft, acceptance, [self.text(task)], task.seed).write(path)
+
+        Script(self.models.draft, 0.0).write(path)
+        service = self.begin_draft(stack, f"{REPLAY}{path}")
+        return service.wait_until_ready(), tell
