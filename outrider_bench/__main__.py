@@ -30,7 +30,8 @@ _WIDTH = 140  # of tables that go into a file
 
 @click.command("bench")
 @click.option("--target", default="default", show_default=True, help="Target model.")
-@click.option("--draft", default="default", show_default=True, help="Draft model, or 'ngram'.")
+@click.option("--draft", help="Draft model, or 'ngram'.  "
+              "[default: the embedded pair's; ngram for another target]")  # fmt: skip
 @click.option("--device", default="auto", show_default=True, help="Device of both models.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto", help="Of the target.")
 @click.option("--draft-dtype", type=click.Choice(DTYPES), default="auto", help="Of the draft.")
@@ -70,6 +71,8 @@ def main(
     """
     if plots:
         import_pyplot()  # an error now rather than after the measurements
+    if models["draft"] is None:
+        models["draft"] = "default" if models["target"] == "default" else "ngram"
     lines = read_prompts(prompts)
     plan = plan_of(lines, num_prompts, curve_prompts, max_new_tokens, num_speculative_tokens, quick)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
@@ -89,7 +92,7 @@ def measure(
     """Runs the sections and draws the conclusions. Raises OutriderError."""
     hosts = Hosts.of(models.threads, available_cores())
     with console.status("starting") as status, Stand(models, hosts, status.update) as stand:
-        found = sections.run(stand, plan, names)
+        found, seconds = sections.run(stand, plan, names)
         num_branches = stand.info.default_num_branches
         served = {"target": asdict(stand.info.target), "draft": stand.draft_info()}
     settings = {
@@ -99,6 +102,7 @@ def measure(
         "num_branches": num_branches,
         "plan": {**asdict(plan), "tasks": len(plan.tasks), "curve_tasks": len(plan.curve_tasks)},
         "max_new_tokens": plan.tasks[0].max_new_tokens,
+        "seconds": seconds,
         "assisted": "transformers has the draft's weights in the target's precision",
     }
     return {

@@ -8,8 +8,8 @@ from typing import Any
 
 from outrider_bench.costs import cost_table, decode_ms_per_token, fit_times
 from outrider_bench.figures import TARGET_ONLY
-from outrider_bench.loop_model import Place, Times, best_speedup, replay, what_if
-from outrider_bench.sections import GREEDY, IN_TURN, PIPELINED, REJECTION, SHARED_NOISE
+from outrider_bench.loop_model import Place, Replay, Times, best_speedup, replay, what_if
+from outrider_bench.sections import CURVE_TEXTS, GREEDY, IN_TURN, PIPELINED, REJECTION, SHARED_NOISE
 
 Texts = Sequence[Sequence[Place]]
 
@@ -30,9 +30,10 @@ def conclude(sections: Mapping[str, Any], num_branches: int) -> dict[str, Any]:
     }
     branches = {IN_TURN: 0, PIPELINED: num_branches}
     texts = read_texts(trace[GREEDY]["texts"])
+    curve_texts = read_texts(trace[CURVE_TEXTS]["texts"])
     found["times"] = {mode: dataclasses.asdict(of_mode) for mode, of_mode in times.items()}
     found["predicted"] = [
-        _beside(mode, k, 0.0, figures, replay(texts, times[mode], k, branches[mode]))
+        _beside(mode, k, figures, replay(curve_texts, times[mode], k, branches[mode]))
         for mode in times
         for k, figures in lengths[mode].items()
     ]
@@ -48,7 +49,7 @@ def _has_steps(lengths: Mapping[str, Any]) -> bool:
     )
 
 
-def _beside(mode: str, k: int, rtt: float, measured: Any, predicted: Any) -> dict[str, Any]:
+def _beside(mode: str, k: int, measured: Any, predicted: Replay) -> dict[str, Any]:
     return {
         "mode": mode,
         "k": k,

@@ -48,8 +48,10 @@ def import_pyplot() -> Any:
 
 
 def _modes(axes: Any, sections: Mapping[str, Any]) -> bool:
-    modes = sections.get("modes", {})
-    height = 0.8 / max(1, len(modes))
+    modes = sections.get("modes")
+    if not modes:
+        return False
+    height = 0.8 / len(modes)
     for number, (temperature, ways) in enumerate(modes.items()):
         places = [row + number * height for row in range(len(ways))]
         bars = axes.barh(places, [way["speedup"] for way in ways.values()], height)
@@ -60,16 +62,15 @@ def _modes(axes: Any, sections: Mapping[str, Any]) -> bool:
     axes.invert_yaxis()
     axes.set_xlabel("speed, target only = 1")
     axes.legend(loc="lower right")
-    return bool(modes)
+    return True
 
 
 def _round_trips(axes: Any, sections: Mapping[str, Any]) -> bool:
-    found = sections.get("rtt", {})
-    start = found.get("draft", {}).get("0")
+    found = sections.get("rtt")
+    if not found:
+        return False
     for leg, style in (("draft", "-"), ("both", "--")):
-        by_rtt = found.get(leg, {})
-        if start is not None:
-            by_rtt = {"0": start, **by_rtt}
+        by_rtt = {"0": found["draft"]["0"], **found[leg]}
         for mode, colour in ((IN_TURN, "C0"), (PIPELINED, "C1")):
             where = "the draft" if leg == "draft" else "draft and target"
             points = [(float(rtt), ways[mode]["speedup"]) for rtt, ways in by_rtt.items()]
@@ -80,7 +81,7 @@ def _round_trips(axes: Any, sections: Mapping[str, Any]) -> bool:
     axes.set_xlabel("added round trip, ms")
     axes.set_ylabel("speed, target only = 1")
     axes.legend()
-    return bool(found)
+    return True
 
 
 def _lengths(axes: Any, sections: Mapping[str, Any]) -> bool:
@@ -125,6 +126,8 @@ def _acceptance(axes: Any, sections: Mapping[str, Any]) -> bool:
 
 def _stages(axes: Any, sections: Mapping[str, Any]) -> bool:
     ways: Mapping[str, Any] = next(iter(sections.get("modes", {}).values()), {})
+    if not ways:
+        return False
     ours = [name for name in (TARGET_ONLY, IN_TURN, PIPELINED) if name in ways]
     stages = {stage: None for name in ours for stage in ways[name]["critical_path_ms_per_token"]}
     ends = [0.0] * len(ours)
@@ -136,7 +139,7 @@ def _stages(axes: Any, sections: Mapping[str, Any]) -> bool:
     axes.invert_yaxis()
     axes.set_xlabel("critical path, ms a token, first token included")
     axes.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    return bool(ours)
+    return True
 
 
 def _capacity(axes: Any, sections: Mapping[str, Any]) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import random
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -21,6 +22,7 @@ IN_TURN, PIPELINED = "in turn", "pipelined"
 ONE_PROCESS, TRANSFORMERS, ASSISTED = "one process", "transformers", "transformers assisted"
 NO_DRAFT_TOKENS = "k = 0"
 GREEDY, SHARED_NOISE, REJECTION = "greedy", "shared noise", "rejection sampling"
+CURVE_TEXTS = "greedy, texts of the curves"
 
 BRANCHES: dict[str, int | None] = {IN_TURN: 0, PIPELINED: None}  # None: the default
 
@@ -55,7 +57,7 @@ def modes(stand: Stand, plan: Plan) -> dict[str, Any]:
                 ASSISTED: lambda task: stand.transformers.run(
                     plain_transformers.generate_assisted, task, plan.k
                 ),
-                TARGET_ONLY: stand.over_grpc(stand.alone),
+                TARGET_ONLY: stand.target_only,
                 NO_DRAFT_TOKENS: stand.over_grpc(clients[IN_TURN], 0),
                 ONE_PROCESS: lambda task: stand.one_process.run(
                     one_process.generate, stand.prompt_tokens(task), task, plan.k
@@ -102,7 +104,7 @@ def draft_lengths(stand: Stand, plan: Plan) -> dict[str, Any]:
     with stand.section() as stack:
         legs = Legs(stand.draft_address)
         clients = stand.orchestrators(stack, dict.fromkeys(BRANCHES, legs))
-        ways: dict[str, Way] = {TARGET_ONLY: stand.over_grpc(stand.alone)}
+        ways: dict[str, Way] = {TARGET_ONLY: stand.target_only}
         ways |= {
             f"{name} {k}": stand.over_grpc(clients[name], k, branches)
             for name, branches in BRANCHES.items()
@@ -117,26 +119,31 @@ def trace(stand: Stand, plan: Plan) -> dict[str, Any]:
     """What the draft says along the texts, by rule of sampling; what its passes take."""
     if stand.models.draft == "ngram":
         return {}
-    found: dict[str, Any] = {}
-    for temperature in (0.0, 1.0):
-        tasks = [dataclasses.replace(task, temperature=temperature) for task in plan.tasks]
-        params = SamplingParams(temperature=temperature, seed=tasks[0].seed)
-        traced = []
-        for number, task in enumerate(tasks):
-            stand.progress(f"text {number + 1} of {len(tasks)} · temperature {temperature:g}")
-            arguments = (stand.text(task), task.max_new_tokens, params)
-            traced.append(stand.one_process.run(one_process.trace, *arguments))
-        name = SHARED_NOISE if temperature else GREEDY
-        found[name] = _trace_figures([text.places for text in traced])
-        if temperature:
-            source = random.Random(1)
-            drawn = [t.rejection.places(source) for t in traced if t.rejection is not None]
-            found[REJECTION] = _trace_figures(drawn)
+    sampled = [dataclasses.replace(task, temperature=1.0) for task in plan.tasks]
+    traced = _traced(stand, sampled)
+    source = random.Random(1)
+    drawn = [text.rejection.places(source) for text in traced if text.rejection is not None]
+    found: dict[str, Any] = {
+        GREEDY: _trace_figures([text.places for text in _traced(stand, plan.tasks)]),
+        CURVE_TEXTS: _trace_figures([text.places for text in _traced(stand, plan.curve_tasks)]),
+        SHARED_NOISE: _trace_figures([text.places for text in traced]),
+        REJECTION: _trace_figures(drawn),
+    }
     prompt = stand.prompt_tokens(plan.tasks[0])
     found["draft_pass_ms"] = {
         rows: round(stand.one_process.run(one_process.draft_pass_ms, prompt, rows, _NUM_PASSES), 2)
         for rows in _NUM_ROWS
     }
+    return found
+
+
+def _traced(stand: Stand, tasks: Sequence[Task]) -> list[one_process.Traced]:
+    found = []
+    for number, task in enumerate(tasks):
+        stand.progress(f"text {number + 1} of {len(tasks)} · temperature {task.temperature:g}")
+        params = SamplingParams(temperature=task.temperature, seed=task.seed)
+        arguments = (stand.text(task), task.max_new_tokens, params)
+        found.append(stand.one_process.run(one_process.trace, *arguments))
     return found
 
 
@@ -164,7 +171,7 @@ def chosen_acceptance(stand: Stand, plan: Plan) -> dict[str, Any]:
             client = clients[f"{mode} {acceptance:g}"]
             return stand.over_grpc(client, plan.k, BRANCHES[mode])(task)
 
-        ways: dict[str, Way] = {TARGET_ONLY: stand.over_grpc(stand.alone)}
+        ways: dict[str, Way] = {TARGET_ONLY: stand.target_only}
         ways |= {
             f"{mode} {a:g}": partial(replayed, mode, a)
             for mode in BRANCHES
@@ -192,6 +199,12 @@ SECTIONS = {
 }
 
 
-def run(stand: Stand, plan: Plan, names: Sequence[str]) -> Mapping[str, Any]:
-    """The figures of these sections. Raises OutriderError."""
-    return {name: SECTIONS[name](stand, plan) for name in SECTIONS if name in names}
+def run(stand: Stand, plan: Plan, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, float]]:
+    """The figures of these sections, and the seconds that each took. Raises OutriderError."""
+    found, seconds = {}, {}
+    for name, section in SECTIONS.items():
+        if name in names:
+            began = time.perf_counter()
+            found[name] = section(stand, plan)
+            seconds[name] = round(time.perf_counter() - began, 1)
+    return found, seconds

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,7 +23,8 @@ from outrider_bench.worker import Worker
 
 Progress = Callable[[str], None]
 
-_DRAFT_ROWS = 8  # that are timed in one pass
+# Of the models in one process: a slot that is given back is free only after its pass.
+_LOCAL_SLOTS = 16
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ class Stand:
         self.draft_address = self.target_address = ""
         self._stack = ExitStack()
         self._services: list[ServiceProcess] = []
-        self._references: dict[Task, Run] = {}
+        self._texts: dict[Task, list[int]] = {}
 
     def __enter__(self) -> Stand:
         with ExitStack() as stack:
@@ -100,7 +101,7 @@ class Stand:
         models = self.models
         self.folder = Path(self._stack.enter_context(TemporaryDirectory()))
         self.progress("starting target and draft")
-        target = self._begin(
+        target = self.begin(
             self._stack, "target_service", self.hosts.target, self._settings(models.target)
         )
         draft = self.begin_draft(self._stack, models.draft)
@@ -108,27 +109,35 @@ class Stand:
         self.draft_address = draft.wait_until_ready()
         self.alone = self.orchestrators(self._stack, {"": Legs(None)})[""]
         self.info = self.alone.info()
-        self.progress("loading the baselines")
-        target_folder = resolve_model(models.target)
-        draft_folder = resolve_model(EMBEDDED_DRAFT if models.draft == "default" else models.draft)
-        engine = partial(EngineOptions, device=models.device, threads=models.threads)
-        self.transformers = self._worker(
+
+    @cached_property
+    def transformers(self) -> Worker:
+        """A process with `plain_transformers`, started when it is first needed."""
+        models = self.models
+        is_embedded = models.draft == "default"
+        return self.begin_worker(
             "transformers",
             plain_transformers.load,
-            target_folder,
-            draft_folder,
+            resolve_model(models.target),
+            resolve_model(EMBEDDED_DRAFT if is_embedded else models.draft),
             models.device,
             self.info.target.dtype,
             models.threads,
         )
-        self.one_process = self._worker(
+
+    @cached_property
+    def one_process(self) -> Worker:
+        """A process with both models and the loop, started when it is first needed."""
+        models = self.models
+        engine = partial(
+            EngineOptions, device=models.device, threads=models.threads, slots=_LOCAL_SLOTS
+        )
+        return self.begin_worker(
             "one process",
             one_process.load,
-            engine(target_folder, dtype=models.dtype, slots=2),
-            engine(models.draft, dtype=models.draft_dtype, slots=_DRAFT_ROWS),
+            engine(resolve_model(models.target), dtype=models.dtype),
+            engine(models.draft, dtype=models.draft_dtype),
         )
-        self.transformers.wait_until_loaded()
-        self.one_process.wait_until_loaded()
 
     def _settings(self, model: str) -> dict[str, object]:
         models = self.models
@@ -141,22 +150,26 @@ class Stand:
             "slots": models.slots,
         }
 
-    def _begin(
+    def begin(
         self,
         stack: ExitStack,
         module: str,
         cores: Set[int] | None,
         settings: Mapping[str, object],
     ) -> ServiceProcess:
+        """Starts a service on these cores, until `stack` closes."""
         with bound_to(cores):
             service = stack.enter_context(ServiceProcess(module, to_arguments(settings)))
         self._services.append(service)
         stack.callback(self._services.remove, service)
         return service
 
-    def _worker(self, name: str, load: Callable[..., None], *arguments: object) -> Worker:
-        worker = Worker(name, self.hosts.target, load, *arguments)
-        return self._stack.enter_context(worker)
+    def begin_worker(self, name: str, load: Callable[..., None], *arguments: object) -> Worker:
+        """Starts a worker on the target's host that has loaded what it needs."""
+        self.progress(f"loading {name}")
+        worker = self._stack.enter_context(Worker(name, self.hosts.target, load, *arguments))
+        worker.wait_until_loaded()
+        return worker
 
     def begin_draft(
         self, stack: ExitStack, model: str, on_target_host: bool = False
@@ -164,7 +177,7 @@ class Stand:
         """Another draft service, until `stack` closes; `wait_until_ready` gives its address."""
         cores = self.hosts.target if on_target_host else self.hosts.draft
         settings = {**self._settings(model), "dtype": self.models.draft_dtype}
-        return self._begin(stack, "draft_service", cores, settings)
+        return self.begin(stack, "draft_service", cores, settings)
 
     def orchestrators(self, stack: ExitStack, legs: Mapping[str, Legs]) -> dict[str, Client]:
         """Clients of orchestrators on the target's host, each its own, until `stack` closes.
@@ -178,7 +191,7 @@ class Stand:
             if leg.draft is not None:
                 draft = self._through_proxy(stack, leg.draft, leg.draft_rtt_ms)
             settings = {"port": 0, "target": target, "draft": draft}
-            services[name] = self._begin(stack, "orchestrator", self.hosts.target, settings)
+            services[name] = self.begin(stack, "orchestrator", self.hosts.target, settings)
         return {
             name: stack.enter_context(Client(service.wait_until_ready()))
             for name, service in services.items()
@@ -209,15 +222,17 @@ class Stand:
     def prompt_tokens(self, task: Task) -> list[int]:
         return self.transformers.run(plain_transformers.encode, task.prompt)
 
-    def reference(self, task: Task) -> Run:
-        """What the target alone generates; measured once for each task."""
-        if task not in self._references:
-            self._references[task] = self.over_grpc(self.alone)(task)
-        return self._references[task]
+    def target_only(self, task: Task) -> Run:
+        """The baseline: the target alone, through its service and an orchestrator."""
+        run = self.over_grpc(self.alone)(task)
+        self._texts[task] = [*self.prompt_tokens(task), *run.token_ids]
+        return run
 
     def text(self, task: Task) -> list[int]:
         """The prompt's tokens and the target's after them."""
-        return [*self.prompt_tokens(task), *self.reference(task).token_ids]
+        if task not in self._texts:
+            self.target_only(task)
+        return self._texts[task]
 
     def replaying_draft(self, stack: ExitStack) -> tuple[str, Callable[[Task, float], None]]:
         """The address of a draft that replays, and what tells it the text and the acceptance."""

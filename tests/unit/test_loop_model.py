@@ -1,0 +1,118 @@
+"""The model of the loop on texts that can be followed by hand."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from outrider_bench.conclusions import conclude, read_texts
+from outrider_bench.loop_model import Place, Times, best_speedup, prepared_length, replay, what_if
+from outrider_bench.what_if import what_if as what_if_command
+
+TIMES = Times(
+    target_alone=10,
+    verify=10,
+    verify_per_token=1,
+    draft=0,
+    draft_step=2,
+    draft_per_branch=0,
+    overhead=0.5,
+    draft_overhead=0.25,
+)
+PROBS = (0.6, 0.3, 0.1)
+RIGHT = Place(0, PROBS, True)
+FIRST_RUNNER_UP = Place(1, PROBS, False)
+NOWHERE = Place(17, PROBS, False)
+
+
+def test_in_turn_a_step_is_drafting_and_verifying() -> None:
+    # First token; 2 accepted and a bonus token; 0 accepted; no room for a draft.
+    text = [RIGHT, RIGHT, RIGHT, NOWHERE, NOWHERE, RIGHT]
+    found = replay([text], TIMES, k=2)
+    full_step = (2 * 2 + 0.25) + (10 + 2 + 0.5)
+    short_step = (1 * 2 + 0.25) + (10 + 1 + 0.5)
+    assert found.ms == pytest.approx(full_step + short_step + 10.5)
+    assert (found.num_steps, found.num_hits, found.num_accepted, found.num_tokens) == (2, 0, 2, 5)
+
+
+def test_on_a_hit_only_the_verification_counts() -> None:
+    text = [RIGHT] * 8
+    found = replay([text], TIMES, k=2, num_branches=4)
+    miss = (1 + 2 * 2 + 0.25) + 12.5  # half a pass of the draft runs when it is asked
+    hit = 12.5
+    # 3 + 3 tokens, then one that has no room for a draft.
+    assert found.ms == pytest.approx(miss + hit + 10.5)
+    assert (found.num_steps, found.num_hits) == (2, 1)
+
+
+def test_round_trips_are_waited_for_and_leave_less_time_to_prepare() -> None:
+    text = [RIGHT] * 60
+    near = replay([text], TIMES, 2)
+    far = replay([text], dataclasses.replace(TIMES, rtt_draft=20, rtt_target=10), 2)
+    assert far.ms - near.ms == pytest.approx(30 * near.num_steps)
+    hidden = replay([text], dataclasses.replace(TIMES, rtt_draft=4), 2, num_branches=4)
+    assert hidden.hit_rate > 0.9
+    # What takes longer to hear of than to verify cannot be prepared in time.
+    late = replay([text], dataclasses.replace(TIMES, rtt_draft=20), 2, num_branches=4)
+    assert late.hit_rate == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("accepted", "ahead", "expected"),
+    [
+        (2, [RIGHT, RIGHT, RIGHT], 4),  # one pass guesses the bonus token
+        (2, [RIGHT, RIGHT, FIRST_RUNNER_UP], 0),
+        (0, [FIRST_RUNNER_UP, RIGHT, RIGHT], 5),
+        (1, [RIGHT, FIRST_RUNNER_UP, RIGHT], 5),
+        (1, [RIGHT, NOWHERE, RIGHT], 0),
+    ],
+)
+def test_what_is_prepared(accepted: int, ahead: list[Place], expected: int) -> None:
+    assert prepared_length(ahead, 2, accepted, num_branches=4, num_passes=5) == expected
+
+
+def test_one_branch_prepares_for_no_correction() -> None:
+    ahead = [FIRST_RUNNER_UP, RIGHT]
+    assert prepared_length(ahead, 1, 0, num_branches=1, num_passes=5) == 0
+
+
+def test_the_best_length_is_none_where_nothing_is_right() -> None:
+    assert best_speedup([[NOWHERE] * 30], TIMES, 4) == (1.0, 0)
+    speedup, k = best_speedup([[RIGHT] * 30], TIMES, 4)
+    assert speedup > 2
+    assert k > 4
+
+
+def test_other_times_change_what_they_say() -> None:
+    text = [RIGHT, RIGHT, RIGHT, FIRST_RUNNER_UP] * 10
+    ms = {name: replay([text], t, 3, 4).ms for name, t in what_if(TIMES).items()}
+    assert ms["verification flat in k"] < ms["as measured"] < ms["draft 20 ms away"]
+    assert ms["draft twice as fast"] < ms["as measured"]
+
+
+def test_nothing_is_concluded_without_draft_tokens() -> None:
+    assert conclude({}, 4) == {}
+    way = {"critical_path_ms_per_token": {}, "num_tokens": 4, "num_prompts": 1}
+    lengths = {"target only": way, "in turn": {1: way}, "pipelined": {1: way}}
+    assert conclude({"lengths": lengths}, 4) == {}
+
+
+def test_the_command_reads_a_result_and_changes_its_times(tmp_path: Path) -> None:
+    texts = [[dataclasses.astuple(RIGHT) for _ in range(20)]]
+    times = {mode: dataclasses.asdict(TIMES) for mode in ("in turn", "pipelined")}
+    sections = {"trace": {"greedy": {"texts": texts}}}
+    result = tmp_path / "result.json"
+    result.write_text(json.dumps({"sections": sections, "conclusions": {"times": times}}))
+    assert read_texts(json.loads(json.dumps(texts))) == [[RIGHT] * 20]
+    before = CliRunner().invoke(what_if_command, [str(result)])
+    after = CliRunner().invoke(what_if_command, [str(result), "--rtt-draft", "30"])
+    assert before.exit_code == after.exit_code == 0
+    assert "in turn    k =  1" in before.output
+    assert before.output != after.output
+    result.write_text("{}")
+    refused = CliRunner().invoke(what_if_command, [str(result)])
+    assert "has no trace" in str(refused.exception)
