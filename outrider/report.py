@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from outrider.generation import Generation, Latency, ServerInfo, TextPiece
+from outrider.generation import Generation, Latency, ServerInfo, Speculation, TextPiece
 from outrider.messages import ModelInfo
 
 STYLES = {"draft": "green", "target": "bright_white bold"}
@@ -82,12 +82,23 @@ def _speculation(generation: Generation) -> str:
             "tokens accepted)"
         )
     if counts.num_prepared_tokens:
-        text += (
-            f"\n{counts.num_prepared_steps} steps found their draft prepared "
-            f"(of {counts.num_prepared_tokens} tokens prepared, "
-            f"{counts.num_prepared_accepted_tokens} were accepted)"
-        )
+        text += f"\n{_table_hits(counts)}"
     return text
+
+
+def _table_hits(counts: Speculation) -> str:
+    """How often a draft was there before it was asked for, and what preparing was worth."""
+    num_hits, on_hits = counts.num_prepared_steps, counts.num_prepared_accepted_tokens
+    num_steps = counts.num_steps - counts.num_lookup_steps
+    num_misses = num_steps - num_hits
+    on_misses = counts.num_accepted_tokens - counts.num_lookup_accepted_tokens - on_hits
+    parts = [f"{num_hits} of {num_steps} drafted steps found their draft prepared"]
+    if num_hits:
+        parts.append(f"{1 + on_hits / num_hits:.2f} tokens a step")
+    if num_misses:
+        parts.append(f"{1 + on_misses / num_misses:.2f} on the others")
+    parts.append(f"of {counts.num_prepared_tokens} tokens prepared, {on_hits} were accepted")
+    return " · ".join(parts)
 
 
 def comparison(speculative: Generation, alone: Generation) -> RenderableType:

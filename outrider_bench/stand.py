@@ -64,7 +64,7 @@ class Stand:
         self.draft_address = self.target_address = ""
         self._stack = ExitStack()
         self._services: list[ServiceProcess] = []
-        self._texts: dict[Task, list[int]] = {}
+        self._references: dict[Task, Run] = {}
 
     def __enter__(self) -> Stand:
         with ExitStack() as stack:
@@ -225,14 +225,13 @@ class Stand:
     def target_only(self, task: Task) -> Run:
         """The baseline: the target alone, through its service and an orchestrator."""
         run = self.over_grpc(self.alone)(task)
-        self._texts[task] = [*self.prompt_tokens(task), *run.token_ids]
+        self._references[task] = run
         return run
 
     def text(self, task: Task) -> list[int]:
         """The prompt's tokens and the target's after them."""
-        if task not in self._texts:
-            self.target_only(task)
-        return self._texts[task]
+        run = self._references.get(task) or self.target_only(task)
+        return [*self.prompt_tokens(task), *run.token_ids]
 
     def replaying_draft(self, stack: ExitStack) -> tuple[str, Callable[[Task, float], None]]:
         """The address of a draft that replays, and what tells it the text and the acceptance."""

@@ -5,12 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import os
-import signal
 import subprocess
-import sys
 import threading
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -29,9 +25,8 @@ from outrider_bench.plots import write_plots
 from outrider_bench.runs import Task
 from outrider_bench.stand import Models, Stand
 from outrider_bench.tables import tables
-from tests.integration.test_up import OUTRIDER, children
+from tests.integration.test_up import OUTRIDER
 from tests.system import running_draft, running_target, serving
-from tests.unit.test_processes import wait_for_end
 
 MODELS = ["--dtype", "float32", "--draft-dtype", "float32"]
 
@@ -187,44 +182,12 @@ def test_processes_of_a_run_work_together(
     models = ["--target", str(tiny_models("gpt2")), "--draft", str(tiny_models("gpt2", seed=3))]
     finished = bench(
         *models,
-        *("--prompts", prompts, "--only", "lengths", "--only", "trace"),
+        *("--prompts", prompts, "--only", "lengths"),
         *("--num-prompts", "1", "--max-new-tokens", "8", "--output", str(tmp_path / "out")),
     )
     assert finished.returncode == 0, finished.stderr
     document = json.loads((tmp_path / "out/bench.json").read_text())
     assert {"versions", "hardware", "settings"} <= set(document)
-    assert set(document["sections"]) == {"lengths", "trace"}
+    assert set(document["sections"]) == {"lengths"}
     assert "fixed draft length" in finished.stdout
     assert (tmp_path / "out/bench_lengths.svg").exists()
-
-
-def test_a_model_that_is_not_there_is_named(tmp_path: Path, prompts: str) -> None:
-    finished = bench(
-        *("--target", str(tmp_path / "no-such-model"), "--draft", "ngram", "--prompts", prompts)
-    )
-    assert finished.returncode == 1
-    assert "error: target_service ended with status 1" in finished.stderr
-    assert "no-such-model" in finished.stderr
-    assert "Traceback" not in finished.stderr
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_an_interrupted_run_leaves_nothing_behind(
-    tiny_models: Callable[..., Path], prompts: str
-) -> None:
-    models = ["--target", str(tiny_models("llama")), "--draft", "ngram", "--prompts", prompts]
-    command = [*OUTRIDER, "bench", *MODELS, *models, "--no-plots", "--only", "modes"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    try:
-        while len(found := children(process.pid)) < 3:
-            assert process.poll() is None
-            time.sleep(0.02)
-        ends = [os.pidfd_open(pid) for pid in found]
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) != 0
-        assert process.stderr is not None
-        assert "Traceback" not in process.stderr.read()
-        assert all(wait_for_end(end) for end in ends)
-    finally:
-        process.kill()
-        process.wait()

@@ -1,16 +1,17 @@
-"""Cores, and worker processes."""
+"""The test stand's processes, and the cores that they stay on."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from outrider.errors import ConfigurationError, ServiceUnavailable
+from outrider.errors import ServiceUnavailable
 from outrider_bench.hosts import Hosts, available_cores, bound_to
-from outrider_bench.worker import Worker
+from outrider_bench.stand import Models, Stand
 
 
 @pytest.mark.parametrize(
@@ -41,28 +42,58 @@ def test_children_stay_on_the_cores_and_the_parent_does_not() -> None:
         assert available_cores() == before
 
 
-def load(number: int) -> None:
-    if number < 0:
-        raise ConfigurationError("a negative number")
-    os.environ["LOADED"] = str(number)
+# Serves until its parent is gone, or dies of a wish that its model's name holds.
+SERVICE = """
+import os, sys
+from pathlib import Path
+module = Path(sys.argv[0]).stem
+arguments = dict(zip(sys.argv[1::2], sys.argv[2::2]))
+Path(f"{module}.pid").write_text(str(os.getpid()))
+Path(f"{module}.cores").write_text(str(sorted(os.sched_getaffinity(0))))
+if arguments.get("--model") == "dies":
+    sys.exit("error: no memory")
+print("ready 127.0.0.1:1", flush=True)
+sys.stdin.read()
+"""
 
 
-def loaded() -> str:
-    return os.environ["LOADED"]
+@pytest.fixture
+def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with stand-ins of the three services, found before the real ones."""
+    for name in ("draft_service", "target_service", "orchestrator"):
+        (tmp_path / f"{name}.py").write_text(SERVICE)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
 
 
-def die() -> None:
-    os._exit(3)
+def start(draft: str) -> None:
+    cores = available_cores()
+    hosts = Hosts(frozenset(cores[:1]), frozenset(cores[-1:]))
+    with Stand(Models("big", draft), hosts, lambda what: None):
+        pass
 
 
-def test_a_worker_keeps_what_it_loaded_and_says_when_it_dies() -> None:
-    with Worker("doomed", None, load, 7) as worker:
-        worker.wait_until_loaded()
-        assert worker.run(loaded) == "7"
-        with pytest.raises(ServiceUnavailable, match="doomed: the process died"):
-            worker.run(die)
-    with (
-        Worker("mistaken", None, load, -1) as worker,
-        pytest.raises(ConfigurationError, match="a negative number"),
-    ):
-        worker.wait_until_loaded()
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+class TestStand:
+    def test_a_service_that_does_not_start_is_named_and_the_others_end(
+        self, services: Path
+    ) -> None:
+        with pytest.raises(ServiceUnavailable, match=r"draft_service ended.* no memory"):
+            start("dies")
+        assert not Path("/proc", (services / "target_service.pid").read_text()).exists()
+
+    def test_services_are_on_the_cores_of_their_hosts(self, services: Path) -> None:
+        # The stand-in of the orchestrator answers nothing.
+        with pytest.raises(ServiceUnavailable):
+            start("small")
+        cores = available_cores()
+        found = {path.stem: path.read_text() for path in services.glob("*.cores")}
+        on_target_host, on_draft_host = str(cores[:1]), str(cores[-1:])
+        assert found == {
+            "target_service": on_target_host,
+            "orchestrator": on_target_host,
+            "draft_service": on_draft_host,
+        }
+        for path in services.glob("*.pid"):
+            assert not Path("/proc", path.read_text()).exists()
