@@ -24,6 +24,7 @@ from outrider.config import settings_group
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ["target", "draft", "orchestrator"]
+SERVICE_PACKAGES = ("draft_service", "target_service", "orchestrator")
 FILES = ["docker-compose.yml", "docker-compose.gpu.yml"]
 
 
@@ -143,7 +144,7 @@ def test_every_package_is_installed() -> None:
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())
     folders = {
         ".".join(path.relative_to(ROOT).parts[:-1])
-        for package in ("outrider", "draft_service", "target_service", "orchestrator")
+        for package in ("outrider", "outrider_bench", *SERVICE_PACKAGES)
         for path in (ROOT / package).rglob("__init__.py")
     }
     assert set(settings["tool"]["setuptools"]["packages"]) == folders
