@@ -77,6 +77,7 @@ def main(
     plan = plan_of(lines, num_prompts, curve_prompts, max_new_tokens, num_speculative_tokens, quick)
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     document = measure(Models(**models), plan, only or list(sections.SECTIONS), console)
+    console.print(f"{document['settings']['hosts']}; threads of each model: {models['threads']}\n")
     for table in tables(document):
         console.print(table, "")
     settings = document.pop("settings")
@@ -100,7 +101,8 @@ def measure(
         "served": served,
         "hosts": str(hosts),
         "num_branches": num_branches,
-        "plan": {**asdict(plan), "tasks": len(plan.tasks), "curve_tasks": len(plan.curve_tasks)},
+        "plan": asdict(plan)
+        | {part: [t.prompt for t in getattr(plan, part)] for part in ("tasks", "curve_tasks")},
         "max_new_tokens": plan.tasks[0].max_new_tokens,
         "seconds": seconds,
         "assisted": "transformers has the draft's weights in the target's precision",

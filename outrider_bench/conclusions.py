@@ -95,6 +95,6 @@ def table_hits(
     }
 
 
-def read_texts(stored: Sequence[Sequence[Sequence[Any]]]) -> Texts:
+def read_texts(stored: Sequence[Sequence[Sequence[float]]]) -> Texts:
     """Texts as they stand in a result's trace."""
-    return [[Place(rank, tuple(probs), bool(guess)) for rank, probs, guess in t] for t in stored]
+    return [[Place.read(place) for place in text] for text in stored]

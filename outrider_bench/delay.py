@@ -67,6 +67,8 @@ class DelayingProxy:
             await asyncio.gather(
                 self._pass_on(reader, far_writer), self._pass_on(far_reader, writer)
             )
+        except asyncio.CancelledError:
+            pass  # the proxy ends; asyncio's streams would log it as an error
         finally:
             writer.close()
             far_writer.close()

@@ -28,6 +28,16 @@ class Place:
     probs: tuple[float, ...]
     guesses_bonus: bool
 
+    def stored(self) -> list[float]:
+        """As it stands in a result's file."""
+        return [self.rank, int(self.guesses_bonus), *(round(prob, 4) for prob in self.probs)]
+
+    @classmethod
+    def read(cls, stored: Sequence[float]) -> Place:
+        """The reverse of `stored`."""
+        rank, guesses_bonus, *probs = stored
+        return cls(int(rank), tuple(probs), bool(guesses_bonus))
+
 
 @dataclass(frozen=True)
 class Times:

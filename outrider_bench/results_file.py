@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,7 +44,10 @@ def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **
     }
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(document, indent=1) + "\n")
+        text = json.dumps(document, indent=1)
+        # Lists of numbers on a line each.
+        text = re.sub(r'\[[^][{}"]*\]', lambda found: " ".join(found[0].split()), text)
+        path.write_text(text + "\n")
     except OSError as error:
         raise ConfigurationError(f"cannot write the result: {error}") from error
     return path

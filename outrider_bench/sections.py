@@ -153,7 +153,7 @@ def _trace_figures(texts: list[list[Place]]) -> dict[str, Any]:
         "acceptance_rate": round(sum(p.rank == 0 for p in all_places) / len(all_places), 3),
         "bonus_guess_rate": round(sum(p.guesses_bonus for p in all_places) / len(all_places), 3),
         "runner_up_coverage": runner_up_coverage(texts),
-        "texts": [[dataclasses.astuple(place) for place in text] for text in texts],
+        "texts": [[place.stored() for place in text] for text in texts],
     }
 
 

@@ -102,7 +102,7 @@ def test_nothing_is_concluded_without_draft_tokens() -> None:
 
 
 def test_the_command_reads_a_result_and_changes_its_times(tmp_path: Path) -> None:
-    texts = [[dataclasses.astuple(RIGHT) for _ in range(20)]]
+    texts = [[RIGHT.stored()] * 20]
     times = {mode: dataclasses.asdict(TIMES) for mode in ("in turn", "pipelined")}
     sections = {"trace": {"greedy": {"texts": texts}}}
     result = tmp_path / "result.json"
