@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from outrider_bench.runs import Task, Way
@@ -44,8 +44,3 @@ def tokens_per_second(way: Way, tasks: Sequence[Task], num_sessions: int) -> flo
         runs = list(executor.map(way, each))
         seconds = time.perf_counter() - began
     return sum(len(run.token_ids) for run in runs) / seconds
-
-
-def best_gain(found: Mapping[str, Mapping[int, float]], system: str) -> float:
-    """The highest ratio to the target alone at any number of sessions."""
-    return max(found[system][n] / found[ALONE][n] for n in found[system])

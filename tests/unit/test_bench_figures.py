@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from outrider.generation import Generation, Latency, Speculation, Usage
-from outrider_bench.capacity import ALONE, TWO_HOSTS, best_gain
 from outrider_bench.costs import (
     StepCost,
     break_even_acceptance,
@@ -128,7 +127,3 @@ def test_times_are_lines_through_the_costs() -> None:
     assert times.draft_step == pytest.approx(3, rel=1e-2)
     assert times.draft_per_branch == pytest.approx(0.6, rel=1e-2)
     assert times.overhead == pytest.approx(1, rel=2e-2)
-
-
-def test_best_gain() -> None:
-    assert best_gain({ALONE: {1: 10.0, 4: 20.0}, TWO_HOSTS: {1: 15.0, 4: 22.0}}, TWO_HOSTS) == 1.5
