@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import signal
 import sys
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ _WIDTH = 140  # of tables that go into a file
 @click.option("--max-new-tokens", type=click.IntRange(min=4), help="Tokens of each text.")
 @click.option("--num-speculative-tokens", type=click.IntRange(min=1),
               help="Fixed draft length.  [default: up to the policy]")  # fmt: skip
+@click.option("--prompt-lookup/--no-prompt-lookup", default=True,
+              help="Whether the pair looks drafts up in the text, too.")  # fmt: skip
 @click.option("--only", type=click.Choice(list(sections.SECTIONS)), multiple=True,
               help="A part of the run; repeatable.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Few prompts and few points.")
@@ -57,6 +60,7 @@ def main(
     curve_prompts: int | None,
     max_new_tokens: int | None,
     num_speculative_tokens: int | None,
+    prompt_lookup: bool,
     only: Sequence[str],
     quick: bool,
     plots: bool,
@@ -74,7 +78,11 @@ def main(
     if models["draft"] is None:
         models["draft"] = "default" if models["target"] == "default" else "ngram"
     lines = read_prompts(prompts)
-    plan = plan_of(lines, num_prompts, curve_prompts, max_new_tokens, num_speculative_tokens, quick)
+    plan = dataclasses.replace(
+        plan_of(lines, num_prompts, curve_prompts, max_new_tokens, quick),
+        k=num_speculative_tokens,
+        looks_up=prompt_lookup,
+    )
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     document = measure(Models(**models), plan, only or list(sections.SECTIONS), console)
     console.print(f"{document['settings']['hosts']}; threads of each model: {models['threads']}\n")
@@ -136,7 +144,6 @@ def plan_of(
     num_prompts: int | None,
     curve_prompts: int | None,
     max_new_tokens: int | None,
-    k: int | None,
     quick: bool,
 ) -> sections.Plan:
     """What is measured; what is not chosen depends on `quick`."""
@@ -154,7 +161,7 @@ def plan_of(
             "sessions": (1, 4),
         }
     of_table, of_curves = num_prompts or (2 if quick else 8), curve_prompts or (1 if quick else 3)
-    return sections.Plan(tasks(of_table), tasks(of_curves), k, **points)
+    return sections.Plan(tasks(of_table), tasks(of_curves), **points)
 
 
 if __name__ == "__main__":

@@ -14,14 +14,16 @@ ALONE, ONE_HOST, TWO_HOSTS = "target only", "both on the target's host", "two ho
 
 
 def measure(
-    stand: Stand, tasks: Sequence[Task], levels: Sequence[int]
+    stand: Stand, tasks: Sequence[Task], levels: Sequence[int], looks_up: bool
 ) -> dict[str, dict[int, float]]:
     """Tokens a second of all sessions together, by system and number of sessions."""
     with stand.section() as stack:
         second = stand.begin_draft(stack, stand.models.draft, on_target_host=True)
         legs = {ONE_HOST: Legs(second.wait_until_ready()), TWO_HOSTS: Legs(stand.draft_address)}
-        clients = {ALONE: stand.alone, **stand.orchestrators(stack, legs)}
-        systems = {name: stand.over_grpc(client) for name, client in clients.items()}
+        systems = {ALONE: stand.over_grpc(stand.alone, 0)} | {
+            name: stand.over_grpc(client, prompt_lookup=looks_up)
+            for name, client in stand.orchestrators(stack, legs).items()
+        }
         for way in systems.values():
             way(tasks[0])
         found: dict[str, dict[int, float]] = {name: {} for name in systems}

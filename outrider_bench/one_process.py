@@ -42,12 +42,12 @@ def load(target: EngineOptions, draft: EngineOptions) -> None:
     _loaded["experience"] = Experience()
 
 
-def generate(prompt: list[int], task: Task, k: int | None) -> Run:
+def generate(prompt: list[int], task: Task, k: int | None, looks_up: bool) -> Run:
     """Continues the prompt's tokens; the policy chooses the draft lengths if k is None."""
-    return asyncio.run(_generate(prompt, task, k))
+    return asyncio.run(_generate(prompt, task, k, looks_up))
 
 
-async def _generate(prompt: list[int], task: Task, k: int | None) -> Run:
+async def _generate(prompt: list[int], task: Task, k: int | None, looks_up: bool) -> Run:
     experience = _loaded["experience"]
     params = SamplingParams(temperature=task.temperature, seed=task.seed)
     began = time.perf_counter()
@@ -61,6 +61,7 @@ async def _generate(prompt: list[int], task: Task, k: int | None) -> Run:
         LocalDrafter(drafter, params),
         AdaptiveLength(experience) if k is None else FixedLength(k, experience),
         CriticalPath(),
+        looks_up=looks_up,
     )
     async for step in steps:
         tokens.extend(step.token_ids)

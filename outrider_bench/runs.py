@@ -50,6 +50,7 @@ class OverGrpc:
     is_chat: bool
     num_speculative_tokens: int | None = None
     num_branches: int | None = None
+    prompt_lookup: bool | None = None
 
     def __call__(self, task: Task) -> Run:
         """Raises OutriderError."""
@@ -64,6 +65,7 @@ class OverGrpc:
             seed=task.seed,
             num_speculative_tokens=self.num_speculative_tokens,
             num_branches=self.num_branches,
+            prompt_lookup=self.prompt_lookup,
             ignore_eos=True,
         )
         wall_ms = (time.perf_counter() - began) * 1e3

@@ -20,7 +20,7 @@ from outrider_bench.trace import runner_up_coverage
 
 IN_TURN, PIPELINED = "in turn", "pipelined"
 ONE_PROCESS, TRANSFORMERS, ASSISTED = "one process", "transformers", "transformers assisted"
-NO_DRAFT_TOKENS = "k = 0"
+NO_DRAFT_TOKENS, PROMPT_LOOKUP = "k = 0", "prompt lookup, no draft"
 GREEDY, SHARED_NOISE, REJECTION = "greedy", "shared noise", "rejection sampling"
 CURVE_TEXTS = "greedy, texts of the curves"
 
@@ -38,6 +38,7 @@ class Plan:
     tasks: Sequence[Task]  # greedy; of the side-by-side table
     curve_tasks: Sequence[Task]  # of the curves
     k: int | None = None  # None: the policy's
+    looks_up: bool = True  # as well as drafting; with fixed lengths or acceptance never
     rtts_ms: Sequence[float] = (5.0, 20.0, 50.0)
     lengths: Sequence[int] = (1, 2, 4, 8)
     acceptances: Sequence[float] = (0.0, 0.4, 0.6, 0.8, 0.95)
@@ -59,12 +60,13 @@ def modes(stand: Stand, plan: Plan) -> dict[str, Any]:
                 ),
                 TARGET_ONLY: stand.target_only,
                 NO_DRAFT_TOKENS: stand.over_grpc(clients[IN_TURN], 0),
+                PROMPT_LOOKUP: stand.over_grpc(stand.alone, plan.k, prompt_lookup=True),
                 ONE_PROCESS: lambda task: stand.one_process.run(
-                    one_process.generate, stand.prompt_tokens(task), task, plan.k
+                    one_process.generate, stand.prompt_tokens(task), task, plan.k, plan.looks_up
                 ),
             }
             ways |= {
-                name: stand.over_grpc(client, plan.k, BRANCHES[name])
+                name: stand.over_grpc(client, plan.k, BRANCHES[name], plan.looks_up)
                 for name, client in clients.items()
             }
             result = figures(interleave(ways, tasks, stand.progress))
@@ -91,7 +93,7 @@ def round_trips(stand: Stand, plan: Plan) -> dict[str, Any]:
                 clients = stand.orchestrators(stack, dict.fromkeys((TARGET_ONLY, *BRANCHES), legs))
                 ways: dict[str, Way] = {TARGET_ONLY: stand.over_grpc(clients[TARGET_ONLY], 0)}
                 ways |= {
-                    name: stand.over_grpc(clients[name], plan.k, branches)
+                    name: stand.over_grpc(clients[name], plan.k, branches, plan.looks_up)
                     for name, branches in BRANCHES.items()
                 }
                 rows = interleave(ways, plan.curve_tasks, stand.progress)
@@ -106,7 +108,7 @@ def draft_lengths(stand: Stand, plan: Plan) -> dict[str, Any]:
         clients = stand.orchestrators(stack, dict.fromkeys(BRANCHES, legs))
         ways: dict[str, Way] = {TARGET_ONLY: stand.target_only}
         ways |= {
-            f"{name} {k}": stand.over_grpc(clients[name], k, branches)
+            f"{name} {k}": stand.over_grpc(clients[name], k, branches, False)
             for name, branches in BRANCHES.items()
             for k in plan.lengths
         }
@@ -169,7 +171,7 @@ def chosen_acceptance(stand: Stand, plan: Plan) -> dict[str, Any]:
         def replayed(mode: str, acceptance: float, task: Task) -> Run:
             tell(task, acceptance)
             client = clients[f"{mode} {acceptance:g}"]
-            return stand.over_grpc(client, plan.k, BRANCHES[mode])(task)
+            return stand.over_grpc(client, plan.k, BRANCHES[mode], False)(task)
 
         ways: dict[str, Way] = {TARGET_ONLY: stand.target_only}
         ways |= {
@@ -186,7 +188,7 @@ def chosen_acceptance(stand: Stand, plan: Plan) -> dict[str, Any]:
 
 def sessions(stand: Stand, plan: Plan) -> dict[str, Any]:
     """Tokens a second of many sessions at once."""
-    return capacity.measure(stand, plan.tasks, plan.sessions)
+    return capacity.measure(stand, plan.tasks, plan.sessions, plan.looks_up)
 
 
 SECTIONS = {

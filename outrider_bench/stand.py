@@ -215,16 +215,18 @@ class Stand:
         client: Client,
         num_speculative_tokens: int | None = None,
         num_branches: int | None = None,
+        prompt_lookup: bool | None = None,
     ) -> OverGrpc:
         """A way through one of the orchestrators."""
-        return OverGrpc(client, self.info.has_chat_template, num_speculative_tokens, num_branches)
+        is_chat = self.info.has_chat_template
+        return OverGrpc(client, is_chat, num_speculative_tokens, num_branches, prompt_lookup)
 
     def prompt_tokens(self, task: Task) -> list[int]:
         return self.transformers.run(plain_transformers.encode, task.prompt)
 
     def target_only(self, task: Task) -> Run:
         """The baseline: the target alone, through its service and an orchestrator."""
-        run = self.over_grpc(self.alone)(task)
+        run = self.over_grpc(self.alone, 0)(task)
         self._references[task] = run
         return run
 

@@ -53,7 +53,7 @@ def _cell(value: Any, digits: int = 2) -> str:
 def _ways(title: str, ways: Mapping[str, Any]) -> Table:
     table = _table(
         title, "", "ms a token", "first token ms", "speedup", "accepted", "k",
-        "tokens a step", "hits", "on hit", "on miss", "in vain", "different",
+        "tokens a step", "hits", "on hit", "on miss", "in vain", "looked up", "different",
     )  # fmt: skip
     for name, found in ways.items():
         table.add_row(
@@ -76,6 +76,7 @@ def _ratio_cells(ratios: Mapping[str, Any]) -> list[str]:
         "tokens_per_step_on_hit",
         "tokens_per_step_on_miss",
         "prepared_in_vain",
+        "lookup_step_rate",
     )
     return [_cell(ratios.get(name)) for name in names]
 

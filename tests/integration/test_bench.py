@@ -114,7 +114,7 @@ def found(tiny_models: Callable[..., Path]) -> dict[str, Any]:
     """All sections with tiny models, one prompt and few points."""
     target, draft = str(tiny_models("llama")), str(tiny_models("llama", seed=3))
     tasks = [Task("the cat sat on", 12), Task("the dog sat on", 12)]
-    plan = sections.Plan(tasks, tasks[:1], 2, (20.0,), (1, 2), (0.0, 0.9), (1, 2))
+    plan = sections.Plan(tasks, tasks[:1], 2, True, (20.0,), (1, 2), (0.0, 0.9), (1, 2))
     with LocalStand(Models(target, draft, "cpu", "float32", "float32")) as stand:
         result, _ = sections.run(stand, plan, list(sections.SECTIONS))
     return result
@@ -127,7 +127,7 @@ def test_all_ways_of_a_prompt_give_the_same_text(found: dict[str, Any]) -> None:
         for name, way in group.items()
         if isinstance(way, dict) and "num_different" in way
     }
-    assert len(ways) == 2 * 7 + 3 * 3 + 5 + 5
+    assert len(ways) == 2 * 8 + 3 * 3 + 5 + 5
     different = {name: way["num_different"] for name, way in ways.items() if way["num_different"]}
     assert not different
     assert all(way["ms_per_token"] > 0 for way in ways.values())

@@ -40,28 +40,33 @@ def test_counts_are_summed_before_they_are_divided() -> None:
     counts = Counts.of(
         [
             report(
-                num_steps=4,
-                num_draft_tokens=8,
-                num_accepted_tokens=6,
+                num_steps=5,
+                num_draft_tokens=11,
+                num_accepted_tokens=7,
+                num_lookup_steps=1,
+                num_lookup_draft_tokens=3,
+                num_lookup_accepted_tokens=1,
                 num_prepared_steps=1,
                 num_prepared_accepted_tokens=2,
                 num_prepared_tokens=10,
-                acceptance_histogram=[1, 0, 3],
+                acceptance_histogram=[1, 1, 3],
             ),
             report(
                 num_steps=1, num_draft_tokens=2, num_accepted_tokens=0, acceptance_histogram=[1]
             ),
         ]
     )
-    assert counts.acceptance_histogram == [2, 0, 3]
+    assert counts.acceptance_histogram == [2, 1, 3]
     assert counts.ratios() == {
         "draft_acceptance_rate": 0.6,
         "mean_draft_length": 2.0,
-        "mean_acceptance_length": 2.2,
-        "acceptance_rate_per_position": [0.6, 0.6],
+        "mean_acceptance_length": 2.167,
+        "acceptance_rate_per_position": [0.667, 0.5],
         "table_hit_rate": 0.2,
         "tokens_per_step_on_hit": 3.0,
         "tokens_per_step_on_miss": 2.0,
+        "lookup_step_rate": 0.167,
+        "lookup_acceptance_rate": 0.333,
         "prepared_in_vain": 0.8,
     }
 
