@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from orchestrator.admission import DEFAULT_MAX_QUEUED
 from orchestrator.pair import Pair
 from orchestrator.servicer import GenerationServicer
 from outrider.config import (
@@ -32,14 +33,30 @@ from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_ser
     show_default=True,
     help="Address of the draft service; 'none' for the target alone.",
 )
-def main(host: str, port: int, target: str, draft: str) -> None:
+@click.option(
+    "--max-queued",
+    type=click.IntRange(min=0),
+    default=DEFAULT_MAX_QUEUED,
+    show_default=True,
+    help="Requests that may wait for a slot of the target; more are refused at once.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=click.IntRange(min=1),
+    help="Tokens that a request may ask for.  [default: as many as the context holds]",
+)
+def main(
+    host: str, port: int, target: str, draft: str, max_queued: int, max_new_tokens: int | None
+) -> None:
     """Serve the generation API: the loop between draft and target."""
-    run(serve_generation(host, port, target, None if draft == "none" else draft))
+    servicer = GenerationServicer(max_queued, max_new_tokens)
+    run(serve_generation(servicer, host, port, target, None if draft == "none" else draft))
 
 
-async def serve_generation(host: str, port: int, target: str, draft: str | None) -> None:
+async def serve_generation(
+    servicer: GenerationServicer, host: str, port: int, target: str, draft: str | None
+) -> None:
     """Connects to the pair and serves until SIGINT or SIGTERM. Raises OutriderError."""
-    servicer = GenerationServicer()
     pair: Pair | None = None
 
     async def load() -> None:

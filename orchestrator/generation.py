@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import secrets
 from collections.abc import AsyncGenerator, Sequence
@@ -20,6 +21,11 @@ DEFAULT_MAX_NEW_TOKENS = 64
 DEFAULT_NUM_BRANCHES = 4
 MAX_NUM_SPECULATIVE_TOKENS = 64
 MAX_NUM_BRANCHES = 64
+MAX_NUM_STOP_STRINGS = 16
+MAX_STOP_STRING_LENGTH = 256
+
+# From so many characters on, tokenising takes long enough to hold up other requests.
+_LONG_TEXT = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +58,24 @@ class Request:
             return self.num_speculative_tokens is None
         return self.prompt_lookup
 
-    def check(self) -> None:
-        """Raises InvalidRequest."""
+    @property
+    def texts(self) -> list[str]:
+        return [self.prompt, *(message.content for message in self.messages)]
+
+    def check(self, max_new_tokens: int | None = None) -> None:
+        """Raises InvalidRequest. `max_new_tokens` is what a request may ask for at most."""
         if bool(self.prompt) == bool(self.messages):
             raise InvalidRequest("either prompt or messages must be given, and not be empty")
         if self.max_new_tokens < 1:
             raise InvalidRequest("max_new_tokens must be at least 1")
+        if max_new_tokens is not None and self.max_new_tokens > max_new_tokens:
+            raise InvalidRequest(f"max_new_tokens must be at most {max_new_tokens}")
+        if len(self.stop) > MAX_NUM_STOP_STRINGS:
+            raise InvalidRequest(f"there may be at most {MAX_NUM_STOP_STRINGS} stop strings")
+        if any(len(stop) > MAX_STOP_STRING_LENGTH for stop in self.stop):
+            raise InvalidRequest(
+                f"a stop string may have at most {MAX_STOP_STRING_LENGTH} characters"
+            )
         if (self.num_speculative_tokens or 0) > MAX_NUM_SPECULATIVE_TOKENS:
             raise InvalidRequest(
                 f"num_speculative_tokens must be at most {MAX_NUM_SPECULATIVE_TOKENS}"
@@ -134,23 +152,26 @@ class Generation:
         self.ttft_ns = 0
         self.speculation = Speculation()
 
-    def encode(self, tokenizer: Tokenizer, target: ModelInfo) -> list[int]:
+    async def encode(self, tokenizer: Tokenizer, target: ModelInfo) -> list[int]:
         """The prompt's tokens. Raises InvalidRequest, ContextTooLong."""
-        if self.request.messages:
-            prompt = tokenizer.encode_messages(self.request.messages)
+        texts = self.request.texts
+        # What cannot fit is refused before it is split.
+        _check_fits(max(map(tokenizer.fewest_tokens, texts)), target)
+        if sum(map(len, texts)) < _LONG_TEXT:
+            prompt = self._encode(tokenizer)
         else:
-            prompt = tokenizer.encode(self.request.prompt)
+            prompt = await asyncio.to_thread(self._encode, tokenizer)
         if not prompt:
             raise InvalidRequest("the prompt has no tokens")
-        if len(prompt) >= target.max_context_length:
-            raise ContextTooLong(
-                "the prompt exceeds the context limit",
-                prompt_tokens=str(len(prompt)),
-                limit=str(target.max_context_length),
-            )
+        _check_fits(len(prompt), target)
         self.num_prompt_tokens = len(prompt)
         self.path.spend("tokenize")
         return prompt
+
+    def _encode(self, tokenizer: Tokenizer) -> list[int]:
+        if self.request.messages:
+            return tokenizer.encode_messages(self.request.messages)
+        return tokenizer.encode(self.request.prompt)
 
     async def pieces(
         self,
@@ -218,3 +239,13 @@ class Generation:
                 self.stopped = True
                 break
         return pieces
+
+
+def _check_fits(num_prompt_tokens: int, target: ModelInfo) -> None:
+    """Raises ContextTooLong if there is no room for a token after the prompt."""
+    if num_prompt_tokens >= target.max_context_length:
+        raise ContextTooLong(
+            "the prompt exceeds the context limit",
+            prompt_tokens=str(num_prompt_tokens),
+            limit=str(target.max_context_length),
+        )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 import grpc
 
+from orchestrator.admission import DEFAULT_MAX_QUEUED, Admission
 from orchestrator.generation import (
     DEFAULT_MAX_NEW_TOKENS,
     DEFAULT_NUM_BRANCHES,
@@ -22,12 +22,9 @@ from orchestrator.latency import CriticalPath
 from orchestrator.pair import Pair
 from outrider import __version__
 from outrider.codec import checked_sampling, model_info_to_wire
-from outrider.errors import DeadlineExceeded, NoFreeSlot, OutriderError, ServiceUnavailable
+from outrider.errors import DeadlineExceeded, OutriderError, ServiceUnavailable
 from outrider.messages import SamplingParams
 from outrider.v1 import generation_pb2, generation_pb2_grpc
-
-# Requests that may wait for a slot of the target; more are refused at once.
-MAX_QUEUED_REQUESTS = 256
 
 # Left of the caller's deadline for the way back.
 _DEADLINE_MARGIN_SECONDS = 0.05
@@ -36,16 +33,23 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """Answers UNAVAILABLE until `serve_pair` is called."""
+    """Answers UNAVAILABLE until `serve_pair` is called.
 
-    def __init__(self) -> None:
+    Args:
+        max_queued: how many requests may wait for a slot of the target.
+        max_new_tokens: how many tokens a request may ask for; None: no limit but the context.
+    """
+
+    def __init__(
+        self, max_queued: int = DEFAULT_MAX_QUEUED, max_new_tokens: int | None = None
+    ) -> None:
         self._pair: Pair | None = None
-        self._slots = asyncio.Semaphore(0)
-        self._num_queued = 0
+        self.max_new_tokens = max_new_tokens
+        self.admission = Admission(0, max_queued)
 
     def serve_pair(self, pair: Pair) -> None:
         self._pair = pair
-        self._slots = asyncio.Semaphore(pair.target_info.num_slots)
+        self.admission = Admission(pair.target_info.num_slots, self.admission.max_queued)
 
     @property
     def pair(self) -> Pair:
@@ -56,7 +60,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     async def Generate(
         self, request: generation_pb2.GenerateRequest, context: Context
     ) -> generation_pb2.GenerateResponse:
-        generation = Generation(_request_from_wire(request), CriticalPath())
+        generation = self._generation(request)
         async with aclosing(self._run(generation, context)) as steps:
             async for _ in steps:
                 pass
@@ -65,7 +69,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     async def GenerateStream(
         self, request: generation_pb2.GenerateRequest, context: Context
     ) -> None:
-        generation = Generation(_request_from_wire(request), CriticalPath())
+        generation = self._generation(request)
         async with aclosing(self._run(generation, context)) as steps:
             async for pieces in steps:
                 wire_pieces = map(_piece_to_wire, pieces)
@@ -87,13 +91,23 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             has_chat_template=pair.tokenizer.has_chat_template,
         )
 
+    def _generation(self, message: generation_pb2.GenerateRequest) -> Generation:
+        """Raises InvalidRequest."""
+        path = CriticalPath()
+        request = _request_from_wire(message)
+        request.check(self.max_new_tokens)
+        return Generation(request, path)
+
     async def _run(
         self, generation: Generation, context: Context
     ) -> AsyncGenerator[list[Piece], None]:
         pair = self.pair
         request = generation.request
-        prompt = generation.encode(pair.tokenizer, pair.target_info)
-        async with self._slot():
+        self.admission.check_queue()
+        prompt = await generation.encode(pair.tokenizer, pair.target_info)
+        room = pair.target_info.max_context_length - len(prompt)
+        num_tokens = min(request.max_new_tokens, room)
+        async with self.admission.slot(num_tokens, _timeout(context)):
             generation.path.spend("queue")
             speculate = request.num_speculative_tokens != 0
             with (
@@ -107,21 +121,6 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                     async for pieces in steps:
                         yield pieces
         generation.path.spend("orchestrator")
-
-    @asynccontextmanager
-    async def _slot(self) -> AsyncIterator[None]:
-        """Waits for one of the target's slots, in order. Raises NoFreeSlot if too many wait."""
-        if self._num_queued >= MAX_QUEUED_REQUESTS:
-            raise NoFreeSlot("too many requests are waiting")
-        self._num_queued += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self._num_queued -= 1
-        try:
-            yield
-        finally:
-            self._slots.release()
 
 
 @contextmanager
@@ -153,7 +152,7 @@ def _request_from_wire(message: generation_pb2.GenerateRequest) -> Request:
     num_speculative_tokens = None
     if message.HasField("num_speculative_tokens"):
         num_speculative_tokens = message.num_speculative_tokens
-    request = Request(
+    return Request(
         prompt=message.prompt,
         messages=tuple(Message(turn.role, turn.content) for turn in message.messages),
         max_new_tokens=(
@@ -168,8 +167,6 @@ def _request_from_wire(message: generation_pb2.GenerateRequest) -> Request:
         ),
         prompt_lookup=message.prompt_lookup if message.HasField("prompt_lookup") else None,
     )
-    request.check()
-    return request
 
 
 def _piece_to_wire(piece: Piece) -> generation_pb2.TextPiece:

@@ -54,7 +54,23 @@ class Tokenizer:
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, with the special tokens that the tokenizer adds."""
-        ids: list[int] = self.backend.encode(text).ids
+        return self._encode(text, add_special_tokens=True)
+
+    def fewest_tokens(self, text: str) -> int:
+        """A number of tokens that `text` has at least, without splitting it."""
+        if self.backend.normalizer is not None:
+            return 0  # which may make it any shorter
+        # A token's name has at least as many bytes as the text that it stands for.
+        return len(text.encode()) // self._longest_token
+
+    @cached_property
+    def _longest_token(self) -> int:
+        return max(len(token.encode()) for token in self.vocab)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        # A batch of one: unlike `encode` it lets other threads run meanwhile.
+        [encoding] = self.backend.encode_batch([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
         return ids
 
     def encode_messages(self, messages: Sequence[Turn]) -> list[int]:
@@ -78,8 +94,7 @@ class Tokenizer:
             # A template is a program that came with the model: it may fail in any way.
             raise InvalidRequest(f"the chat template refuses the messages: {error}") from error
         # The template has written the special tokens itself.
-        ids: list[int] = self.backend.encode(text, add_special_tokens=False).ids
-        return ids
+        return self._encode(text, add_special_tokens=False)
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, special ones left out."""

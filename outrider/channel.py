@@ -36,8 +36,10 @@ _CLASSES = [
     errors.ContextTooLong,
     errors.VocabularyMismatch,
     errors.NoFreeSlot,
+    errors.QueueFull,
     errors.ServiceUnavailable,
     errors.DeadlineExceeded,
+    errors.DeadlineUnreachable,
     errors.Cancelled,
     errors.ModelNotFound,
     errors.UnsupportedModel,
@@ -56,24 +58,27 @@ _CLASS_BY_CODE: dict[grpc.StatusCode, type[OutriderError]] = {
 
 def from_rpc_error(error: Any) -> OutriderError:
     """The exception that a failed call stands for: by its reason, else by its status code."""
-    info = _error_info(error)
+    info, retry_after = _details(error)
     message = error.details() or error.code().name
     for known_class in _CLASSES:
         if info.reason == known_class.reason:
-            return known_class(message, **info.metadata)
+            return known_class(message, retry_after=retry_after, **info.metadata)
     if (error_class := _CLASS_BY_CODE.get(error.code())) is not None:
-        return error_class(message)
-    unknown = OutriderError(message)
+        return error_class(message, retry_after=retry_after)
+    unknown = OutriderError(message, retry_after=retry_after)
     unknown.code = error.code()
     return unknown
 
 
-def _error_info(error: Any) -> error_details_pb2.ErrorInfo:
-    info = error_details_pb2.ErrorInfo()
+def _details(error: Any) -> tuple[error_details_pb2.ErrorInfo, float | None]:
+    """The reason, empty if there is none, and the seconds after which to try again."""
+    info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+    has_retry = False
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY:
             # Whatever stands between us and the service may have written something else.
             with suppress(DecodeError):
                 for detail in status_pb2.Status.FromString(value).details:
                     detail.Unpack(info)
-    return info
+                    has_retry |= detail.Unpack(retry)
+    return info, retry.retry_delay.ToMilliseconds() / 1e3 if has_retry else None

@@ -19,10 +19,12 @@ class OutriderError(Exception):
     code: grpc.StatusCode = grpc.StatusCode.INTERNAL
     reason: str = "INTERNAL"
 
-    def __init__(self, message: str, **metadata: str) -> None:
+    def __init__(self, message: str, *, retry_after: float | None = None, **metadata: str) -> None:
         super().__init__(message)
         self.message = message
         self.metadata = metadata
+        self.retry_after = retry_after
+        """Seconds after which a new try makes sense (`google.rpc.RetryInfo`), where known."""
 
 
 class InvalidRequest(OutriderError):
@@ -67,6 +69,13 @@ class NoFreeSlot(OutriderError):
     reason = "NO_FREE_SLOT"
 
 
+class QueueFull(OutriderError):
+    """As many requests wait as may wait."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "QUEUE_FULL"
+
+
 class ServiceUnavailable(OutriderError):
     """A service cannot be reached, is not ready, or is shutting down."""
 
@@ -79,6 +88,12 @@ class DeadlineExceeded(OutriderError):
 
     code = grpc.StatusCode.DEADLINE_EXCEEDED
     reason = "DEADLINE_EXCEEDED"
+
+
+class DeadlineUnreachable(DeadlineExceeded):
+    """The caller's deadline would pass; nothing was begun."""
+
+    reason = "DEADLINE_UNREACHABLE"
 
 
 class Cancelled(OutriderError):

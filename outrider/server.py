@@ -12,7 +12,6 @@ from typing import Any
 
 import grpc
 import uvloop
-from google.protobuf.any_pb2 import Any as AnyMessage
 from google.rpc import error_details_pb2, status_pb2
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -74,15 +73,24 @@ def _guarded(behaviour: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[...
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: OutriderError) -> None:
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
-    detail = AnyMessage()
-    detail.Pack(info)
-    status = status_pb2.Status(code=error.code.value[0], message=error.message, details=[detail])
+    status = status_to_wire(error)
     await context.abort(
         error.code,
         error.message,
         trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
     )
+
+
+def status_to_wire(error: OutriderError) -> status_pb2.Status:
+    """An error with its reason and, where there is one, the time after which to try again."""
+    status = status_pb2.Status(code=error.code.value[0], message=error.message)
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
+    status.details.add().Pack(info)
+    if error.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(error.retry_after * 1e3))
+        status.details.add().Pack(retry)
+    return status
 
 
 async def serve(

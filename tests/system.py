@@ -33,6 +33,7 @@ class System:
     drafter: Drafter
     verifier: Verifier
     address: str
+    servicer: GenerationServicer
 
     async def generate(self, prompt: str, **fields: Any) -> generation_pb2.GenerateResponse:
         request = generation_pb2.GenerateRequest(prompt=prompt, **fields)
@@ -118,4 +119,5 @@ async def running_system(
             drafter,
             verifier,
             address,
+            servicer,
         )

@@ -58,8 +58,9 @@ class GenerationServiceServicer:
         """Generates a whole text. {"prompt": "hi"} is a whole request.
 
         Errors: INVALID_ARGUMENT (empty prompt, parameters out of range),
-        OUT_OF_RANGE (prompt longer than the context), RESOURCE_EXHAUSTED (no free
-        slot), UNAVAILABLE (target unreachable), DEADLINE_EXCEEDED. Each carries a
+        OUT_OF_RANGE (prompt longer than the context), RESOURCE_EXHAUSTED (too many
+        requests wait; with a google.rpc.RetryInfo), UNAVAILABLE (target unreachable),
+        DEADLINE_EXCEEDED (at once if the deadline cannot be met). Each carries a
         google.rpc.ErrorInfo whose reason can be branched on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

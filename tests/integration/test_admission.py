@@ -1,0 +1,86 @@
+"""What the public API refuses under load, and how it says so."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import grpc
+import pytest
+
+from outrider.channel import from_rpc_error
+from outrider.errors import ContextTooLong, DeadlineUnreachable, InvalidRequest, QueueFull
+from outrider.v1 import generation_pb2
+from tests.system import System, running_system
+
+LONG = generation_pb2.GenerateRequest(prompt="the cat", max_new_tokens=400, ignore_eos=True)
+
+
+@pytest.fixture
+async def system(tiny_models: Callable[..., Path]) -> AsyncIterator[System]:
+    async with running_system(tiny_models("llama"), slots=1) as system:
+        yield system
+
+
+async def refusal(system: System, timeout: float | None = None, **fields: object) -> Exception:
+    request = generation_pb2.GenerateRequest(**{"prompt": "hi", **fields})  # type: ignore[arg-type]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await system.generation.Generate(request, timeout=timeout)
+    return from_rpc_error(caught.value)
+
+
+async def test_a_full_queue_answers_with_the_time_to_come_back(system: System) -> None:
+    admission = system.servicer.admission
+    admission.max_queued = 1
+    running = system.generation.GenerateStream(LONG)
+    await running.read()
+    waiting = asyncio.ensure_future(system.generate("the cat", max_new_tokens=2))
+    for _ in range(1000):
+        await asyncio.sleep(0.005)
+        if admission.num_queued:
+            break
+    error = await refusal(system)
+    assert isinstance(error, QueueFull)
+    assert error.retry_after is not None
+    assert error.retry_after > 0
+    running.cancel()
+    assert (await waiting).usage.completion_tokens == 2
+
+
+async def test_a_deadline_that_cannot_be_met_is_refused_before_it_passes(system: System) -> None:
+    system.servicer.admission.seconds_per_token = 1.0
+    running = system.generation.GenerateStream(LONG)
+    await running.read()
+    error = await refusal(system, timeout=60.0, max_new_tokens=100)
+    assert isinstance(error, DeadlineUnreachable)
+    running.cancel()
+
+
+async def test_a_prompt_that_is_too_long_by_its_bytes_is_not_split(system: System) -> None:
+    tokenizer = system.servicer.pair.tokenizer
+    splits: list[str] = []
+    tokenizer._encode = lambda text, add_special_tokens: splits.append(text) or []  # type: ignore
+    error = await refusal(system, prompt="cat " * 100_000)
+    assert isinstance(error, ContextTooLong)
+    assert not splits
+    assert system.verifier.num_free_slots == 1
+
+
+async def test_the_fewest_tokens_are_never_more_than_there_are(system: System) -> None:
+    tokenizer = system.servicer.pair.tokenizer
+    longest = max(tokenizer.vocab, key=len)
+    for text in ("", "the cat sat on the mat", longest * 50, "漢字🦊" * 9):
+        assert tokenizer.fewest_tokens(text) <= len(tokenizer.encode(text))
+    assert tokenizer.fewest_tokens("cat " * 1000) > 0
+
+
+async def test_limits_of_a_request(system: System) -> None:
+    system.servicer.max_new_tokens = 50
+    for fields in (
+        {"max_new_tokens": 51},
+        {"stop": ["a"] * 17},
+        {"stop": ["a" * 257]},
+    ):
+        assert isinstance(await refusal(system, **fields), InvalidRequest)
+    assert (await system.generate("hi", max_new_tokens=50)).usage.completion_tokens
