@@ -14,6 +14,7 @@ from outrider import __version__
 from outrider.embedded import resolve_model
 from outrider.engine.attention import Chunk
 from outrider.engine.model import Engine, EngineOptions
+from outrider.engine.pace import measure_pace
 from outrider.messages import ModelInfo
 from outrider.model_service import ServedModel
 from outrider.tokenizer_files import chunks, read_tokenizer, to_bytes, vocabulary_fingerprint
@@ -60,14 +61,17 @@ def load_served_model(
     engine = Engine(dataclasses.replace(options, model=path))
     progress(f"{name}: warm-up")
     warm_up(engine)
+    engine.pace = measure_pace(engine)
     log.info(
-        "%s on %s in %s: %d slots of %d tokens, %.0f MB of KV cache, loaded in %.1f s",
+        "%s on %s in %s: %d slots of %d tokens, %.0f MB of KV cache, passes of up to %d tokens, "
+        "loaded in %.1f s",
         name,
         engine.device,
         engine.dtype,
         engine.cache.num_slots,
         engine.max_context_length,
         engine.cache.num_bytes / 1e6,
+        engine.pace.token_budget,
         time.perf_counter() - began,
     )
     info = _describe(name, engine, files.tokenizer_json)

@@ -77,6 +77,10 @@ class ServiceProcess:
                 progress(rest)
         raise self.failure()
 
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
     def poll(self) -> int | None:
         """The exit status, or None while it runs."""
         return self._process.poll()

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from outrider.engine.scheduler import Job, Scheduler
+from outrider.engine.job import Job
+from outrider.engine.scheduler import Scheduler
 from outrider.messages import SamplingParams
 from outrider.sampling import filter_logits, rank_tokens
 from outrider_bench.loop_model import Place

@@ -33,7 +33,7 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
         requests: AsyncIterator[target_pb2.VerifyRequest],
         context: grpc.aio.ServicerContext[target_pb2.VerifyRequest, target_pb2.VerifyResponse],
     ) -> None:
-        session = self.available(self.verifier).open_session()
+        session = await self.available(self.verifier).open_session_in_turn()
         params = GREEDY
         try:
             async for request in requests:

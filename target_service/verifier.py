@@ -8,12 +8,16 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from outrider.acceptance import accept_matching
+from outrider.engine.job import Job
 from outrider.engine.model import Engine
-from outrider.engine.scheduler import Job, Scheduler
+from outrider.engine.scheduler import Scheduler
 from outrider.engine.sequence import TokenSequence
 from outrider.errors import ConfigurationError
 from outrider.messages import SamplingParams, Verdict
 from outrider.sampling import choose_tokens
+
+# Each orchestrator sends no more sessions than there are slots: these are for several.
+MAX_WAITING = 64
 
 
 class Verification(Job):
@@ -45,11 +49,11 @@ class Verification(Job):
 class VerifierSession:
     """One client's sequence, in a slot of its own. Close it to give the slot back."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler) -> None:
+    def __init__(self, engine: Engine, scheduler: Scheduler, slot: int) -> None:
         self._scheduler = scheduler
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
         self._logit_token_ids = engine.logit_token_ids
-        self._slot = scheduler.acquire()
+        self._slot = slot
         self._num_cached = 0  # how many tokens of the sequence the slot has read
 
     async def verify(
@@ -88,18 +92,22 @@ class VerifierSession:
 class Verifier:
     """Opens sessions on one engine.
 
+    Args:
+        max_waiting: how many sessions may wait for a slot.
+
     Raises:
         ConfigurationError: the model cannot say every token, so it is no target.
     """
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, max_waiting: int = MAX_WAITING) -> None:
         if engine.has_draft_vocabulary:
             raise ConfigurationError("a model with a draft vocabulary can only be a draft")
         if engine.is_int8:
             # Its logits depend on what shares the pass, so there is no text that is its own.
             raise ConfigurationError("a model in int8 can only be a draft")
         self.engine = engine
-        self.scheduler = Scheduler(engine, engine.cache.num_slots)
+        self.max_waiting = max_waiting
+        self.scheduler = Scheduler(engine, engine.cache.num_slots, engine.pace)
 
     @property
     def num_free_slots(self) -> int:
@@ -107,7 +115,12 @@ class Verifier:
 
     def open_session(self) -> VerifierSession:
         """Raises NoFreeSlot."""
-        return VerifierSession(self.engine, self.scheduler)
+        return VerifierSession(self.engine, self.scheduler, self.scheduler.acquire())
+
+    async def open_session_in_turn(self) -> VerifierSession:
+        """Waits for a slot, in the order of the calls. Raises NoFreeSlot if too many wait."""
+        slot = await self.scheduler.acquire_in_turn(self.max_waiting)
+        return VerifierSession(self.engine, self.scheduler, slot)
 
     def close(self) -> None:
         self.scheduler.close()

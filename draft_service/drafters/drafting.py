@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from outrider.engine.scheduler import Job
+from outrider.engine.job import Job
 from outrider.messages import Prepared, SamplingParams
 from outrider.sampling import Choice, rank_tokens
 

@@ -162,7 +162,7 @@ class ModelDrafter:
     def __init__(self, engine: Engine, num_branches: int) -> None:
         self.engine = engine
         self._num_branches = num_branches
-        self.scheduler = Scheduler(engine, engine.cache.num_slots)
+        self.scheduler = Scheduler(engine, engine.cache.num_slots, engine.pace)
 
     @property
     def num_free_slots(self) -> int:

@@ -15,8 +15,9 @@ from typing import Any
 from torch import Tensor
 
 from outrider.distill.texts import Texts
+from outrider.engine.job import Job
 from outrider.engine.model import Engine
-from outrider.engine.scheduler import Job, Scheduler
+from outrider.engine.scheduler import Scheduler
 from outrider.errors import ConfigurationError
 from outrider.messages import SamplingParams
 from outrider.sampling import choose_tokens

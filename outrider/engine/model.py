@@ -17,6 +17,7 @@ from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
 from outrider.engine.fused_llama import FusedLlama, can_fuse
 from outrider.engine.int8_linear import quantize_linears
 from outrider.engine.kv_cache import SlotCache
+from outrider.engine.pace import Pace
 from outrider.engine.packed_linear import pack_linears
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
 
@@ -49,6 +50,9 @@ class Engine:
         UnsupportedModel: the model's logits do not come out as in transformers.
         ConfigurationError: a device or length that is not to be had.
     """
+
+    pace = Pace()
+    """What a pass should do; measured when the model is loaded to be served."""
 
     def __init__(self, options: EngineOptions) -> None:
         if options.threads is not None:

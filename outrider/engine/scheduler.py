@@ -3,11 +3,13 @@
 Request handlers never run the model. They submit a job for their slot and await
 its future; each pass takes a chunk of every pending job, within a token budget.
 Short jobs come first, so that a long prompt, taken in chunks, delays nobody, and
-background jobs come when there are no others.
+background jobs come when there are no others. A prompt that begins like what some
+slot has read, now or for an earlier session, starts from a copy of that.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 import time
@@ -18,12 +20,13 @@ from typing import Protocol
 from torch import Tensor
 
 from outrider.engine.attention import Chunk
-from outrider.errors import Cancelled, NoFreeSlot, ServiceUnavailable
+from outrider.engine.job import Job, in_order
+from outrider.engine.pace import Pace
+from outrider.engine.slots import Slots
+from outrider.errors import Cancelled, ServiceUnavailable
 from outrider.messages import Timings
 
 log = logging.getLogger(__name__)
-
-DEFAULT_TOKEN_BUDGET = 256
 
 
 class Passes(Protocol):
@@ -32,93 +35,20 @@ class Passes(Protocol):
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]: ...
 
 
-class Job:
-    """Tokens for one slot to read, and what to do with the logits after them.
-
-    Subclasses implement `advance`; everything else belongs to the scheduler.
-    `done` gives the durations, all but the total, once `advance` wants no more.
-
-    Args:
-        start: how many tokens of the slot are valid; `token_ids` follow them.
-        num_logits: how many rows of logits `advance` wants, for the last tokens.
-        copy_from: a slot and a place: the tokens from there up to `start` are valid
-            only there, and are copied first.
-        is_background: waits until no other job does, and may be dropped.
-    """
-
-    def __init__(
-        self,
-        slot: int,
-        start: int,
-        token_ids: Sequence[int],
-        num_logits: int,
-        copy_from: tuple[int, int] | None = None,
-        is_background: bool = False,
-    ) -> None:
-        self.slot = slot
-        self.start = start
-        self.token_ids = list(token_ids)
-        self.num_logits = num_logits
-        self.copy_from = copy_from
-        self.is_background = is_background
-        self.is_dropped = False
-        self.done: Future[Timings] = Future()
-        self._submitted_ns = time.perf_counter_ns()
-        self._queue_ns = self._forward_ns = self._sample_ns = 0
-
-    def advance(self, logits: Tensor) -> list[int]:
-        """Takes [num_logits, vocab_size]; returns the tokens to read next, or none when done."""
-        raise NotImplementedError
-
-    def next_chunk(self, budget: int) -> Chunk:
-        """At most `budget` tokens, maybe none. Those whose logits are wanted stay together."""
-        num_tokens = len(self.token_ids)
-        if num_tokens <= budget:
-            return Chunk(self.slot, self.start, self.token_ids[:], self.num_logits, self.copy_from)
-        num_taken = max(0, min(budget, num_tokens - self.num_logits))
-        return Chunk(self.slot, self.start, self.token_ids[:num_taken], 0, self.copy_from)
-
-    def begin_pass(self, now_ns: int) -> None:
-        self._queue_ns = self._queue_ns or now_ns - self._submitted_ns
-
-    def finish_pass(self, chunk: Chunk, logits: Tensor, forward_ns: int) -> None:
-        """Books a pass; resolves `done` when the job wants no more."""
-        self._forward_ns += forward_ns
-        self.start = chunk.end
-        self.copy_from = None
-        del self.token_ids[: len(chunk.token_ids)]
-        if self.token_ids or self.is_dropped:
-            return
-        began = time.perf_counter_ns()
-        try:
-            self.token_ids = self.advance(logits)
-        except Exception as error:  # one session's trouble is not the others'
-            self.done.set_exception(error)
-            return
-        self._sample_ns += time.perf_counter_ns() - began
-        if not self.token_ids:
-            self.done.set_result(self.timings)
-
-    @property
-    def timings(self) -> Timings:
-        return Timings(self._queue_ns, self._forward_ns, self._sample_ns)
-
-
 class Scheduler:
-    """Owns the engine's thread and the slots.
+    """Owns the engine's thread and the slots. The counts are for whoever watches."""
 
-    Slots are handed out at once or not at all. A slot that is released while a
-    pass uses it is handed out again only after that pass.
-    """
-
-    def __init__(
-        self, engine: Passes, num_slots: int, token_budget: int = DEFAULT_TOKEN_BUDGET
-    ) -> None:
+    def __init__(self, engine: Passes, num_slots: int, pace: Pace = Pace()) -> None:  # noqa: B008
+        self.pace = pace
+        self.num_slots = num_slots
+        self.num_passes = 0
+        self.num_tokens = 0  # read in all passes
+        self.num_reused_tokens = 0  # not read, since a slot had them
+        self.last_num_tokens = 0  # of the latest pass
+        self.last_num_sessions = 0
         self._engine = engine
-        self._token_budget = token_budget
-        self._free_slots = list(range(num_slots))
-        self._released: set[int] = set()  # to be freed after the pass that uses them
-        self._in_pass: set[int] = set()
+        self._slots = Slots(num_slots)
+        self._last_slots: set[int] = set()  # of sessions in the latest pass that may come back
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
         self._closed = False
@@ -127,7 +57,17 @@ class Scheduler:
 
     @property
     def num_free_slots(self) -> int:
-        return len(self._free_slots)
+        return self._slots.num_free
+
+    @property
+    def num_waiting(self) -> int:
+        """Sessions that wait for a slot."""
+        return self._slots.num_waiting
+
+    @property
+    def num_jobs(self) -> int:
+        """Jobs that wait for a pass or are in one."""
+        return len(self._jobs)
 
     def acquire(self) -> int:
         """Takes a slot. Raises NoFreeSlot."""
@@ -136,15 +76,24 @@ class Scheduler:
     def acquire_all(self, count: int) -> list[int]:
         """Takes so many slots, or none. Raises NoFreeSlot."""
         with self._changed:
-            if len(self._free_slots) < count:
-                raise NoFreeSlot("all sessions of this service are taken")
-            return [self._free_slots.pop() for _ in range(count)]
+            return self._slots.take(count)
+
+    async def acquire_in_turn(self, max_waiting: int) -> int:
+        """Takes a slot when one is free. Raises NoFreeSlot if so many wait already."""
+        with self._changed:
+            future = self._slots.request(1, max_waiting)
+        try:
+            [slot] = await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if not future.cancelled():  # the slot came at the same moment
+                self.release(future.result()[0])
+            raise
+        return slot
 
     def release(self, slot: int) -> None:
         """Gives a slot back and cancels its pending jobs."""
         with self._changed:
-            self._released.add(slot)
-            self._free_released()
+            self._cancel_jobs(self._slots.release([slot]))
 
     def submit(self, job: Job) -> Future[Timings]:
         """Queues a job; its future fails if the pass does. Raises ServiceUnavailable if closed."""
@@ -170,57 +119,62 @@ class Scheduler:
         self._thread.join()
 
     def _run(self) -> None:
-        while chunks := self._wait_for_chunks():
+        while packed := self._wait_for_chunks():
             try:
-                self._run_pass([job for job, _ in chunks], [chunk for _, chunk in chunks])
+                self._run_pass([job for job, _ in packed], [chunk for _, chunk in packed])
             except Exception as error:
                 log.exception("a forward pass failed")
-                for job, _ in chunks:
+                for job, _ in packed:
                     if not job.done.done():
                         job.done.set_exception(error)
-            with self._changed:
-                self._jobs = [job for job in self._jobs if not job.done.done()]
-                self._in_pass.clear()
-                self._free_released()
+                self._end_pass(packed, failed=True)
+            else:
+                self._end_pass(packed, failed=False)
 
     def _wait_for_chunks(self) -> list[tuple[Job, Chunk]]:
         """The next pass's jobs and their chunks; empty when closed."""
         with self._changed:
             while not self._jobs and not self._closed:
                 self._changed.wait()
+            self._gather()
             if self._closed:
                 for job in self._jobs:
                     job.done.set_exception(ServiceUnavailable("the service is shutting down"))
                 self._jobs = []
                 return []
-            packed = self._pack()
-            self._in_pass.update(job.slot for job, _ in packed)
-            return packed
+            return self._pack()
 
-    def _free_released(self) -> None:
-        """Frees released slots that no running pass uses, and cancels their jobs."""
-        ready = self._released - self._in_pass
-        for job in self._jobs:
-            if job.slot in ready:
-                job.done.set_exception(Cancelled("the session was closed"))
-        self._jobs = [job for job in self._jobs if job.slot not in ready]
-        self._free_slots.extend(ready)
-        self._released -= ready
+    def _gather(self) -> None:
+        """Waits for more sessions while they keep arriving: a pass costs little more with them."""
+        while missing := self._last_slots - {job.slot for job in self._jobs}:
+            if self._closed or all(job.is_background for job in self._jobs):
+                return
+            if not self._changed.wait(self.pace.gather_seconds):
+                self._last_slots -= missing
 
     def _pack(self) -> list[tuple[Job, Chunk]]:
-        """A chunk of each job, shortest first, until the token budget is spent.
+        """A chunk of each job whose turn it is, until the token budget is spent.
 
-        The first job gets one even if the logits that it wants exceed the budget.
-        Background jobs are left out as long as there are others.
+        The first gets one even if the logits that it wants exceed the budget. Copies
+        between slots are made in this order, before anything is written.
         """
         packed: list[tuple[Job, Chunk]] = []
-        budget = self._token_budget
-        jobs = [job for job in self._jobs if not job.is_background] or self._jobs
-        for job in sorted(jobs, key=lambda job: len(job.token_ids)):
+        budget = self.pace.token_budget
+        for job in in_order(self._jobs):
+            if job.reads_all:
+                job.skip(*self._slots.longest_prefix(job.slot, job.token_ids))
             chunk = job.next_chunk(budget if packed else max(budget, job.num_logits))
-            if chunk.token_ids:
-                packed.append((job, chunk))
-                budget -= len(chunk.token_ids)
+            if not chunk.token_ids:
+                job.num_missed += 1
+                if job.num_passes == 0:
+                    job.take_back_skip()
+                continue
+            if job.num_passes == 0:
+                self.num_reused_tokens += job.num_skipped
+            self._slots.overwrite(job.slot, chunk.start, chunk.copy_from)
+            packed.append((job, chunk))
+            budget -= len(chunk.token_ids)
+        self._slots.begin_pass(job.slot for job, _ in packed)
         return packed
 
     def _run_pass(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> None:
@@ -229,5 +183,29 @@ class Scheduler:
             job.begin_pass(began)
         logits = self._engine.forward(chunks)
         forward_ns = time.perf_counter_ns() - began
+        self.num_passes += 1
+        self.last_num_sessions = len(chunks)
+        self.last_num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
+        self.num_tokens += self.last_num_tokens
         for job, chunk, rows in zip(jobs, chunks, logits, strict=True):
             job.finish_pass(chunk, rows, forward_ns)
+
+    def _end_pass(self, packed: Sequence[tuple[Job, Chunk]], failed: bool) -> None:
+        with self._changed:
+            for job, chunk in packed:
+                if failed:
+                    self._slots.forget(job.slot)
+                else:
+                    self._slots.append(job.slot, chunk.token_ids)
+            self._jobs = [job for job in self._jobs if not job.done.done()]
+            self._last_slots = {job.slot for job, _ in packed if job.done.done()}
+            self._cancel_jobs(self._slots.end_pass())
+
+    def _cancel_jobs(self, slots: set[int]) -> None:
+        """The sessions that had these slots are gone."""
+        for job in self._jobs:
+            if job.slot in slots:
+                job.done.set_exception(Cancelled("the session was closed"))
+        self._jobs = [job for job in self._jobs if job.slot not in slots]
+        self._last_slots -= slots
+        self._changed.notify()

@@ -60,7 +60,9 @@ class TargetServiceServicer:
         Every request gets one response, in order. Requests may be sent without
         waiting for responses.
 
-        Errors: RESOURCE_EXHAUSTED (no free slot), INVALID_ARGUMENT (token ids out
+        A session more than there are slots waits for its turn.
+
+        Errors: RESOURCE_EXHAUSTED (too many wait for a slot), INVALID_ARGUMENT (token ids out
         of range, nothing to continue), FAILED_PRECONDITION (context_length beyond
         what the session holds), OUT_OF_RANGE (longer than a slot).
         """

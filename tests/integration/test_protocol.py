@@ -175,14 +175,27 @@ async def test_a_draft_token_out_of_range_is_refused(system: System) -> None:
     assert await refusal(system.target.Verify(), request) == expected
 
 
-async def test_a_session_more_than_slots_is_refused_at_once(system: System) -> None:
+async def test_sessions_more_than_slots_wait_their_turn_and_no_more_than_may(
+    system: System,
+) -> None:
+    system.verifier.max_waiting = 2
     open_calls = [system.target.Verify() for _ in range(4)]
-    for call in open_calls:
-        await call.write(target_pb2.VerifyRequest(token_ids=[1]))
-        await call.read()
     request = target_pb2.VerifyRequest(token_ids=[1])
+    for call in open_calls:
+        await call.write(request)
+        await call.read()
+    given_up, patient = system.target.Verify(), system.target.Verify()
+    for num_waiting, call in enumerate((given_up, patient), 1):
+        await call.write(request)
+        async with asyncio.timeout(10):
+            while system.verifier.scheduler.num_waiting < num_waiting:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
     expected = (grpc.StatusCode.RESOURCE_EXHAUSTED, "NO_FREE_SLOT")
     assert await refusal(system.target.Verify(), request) == expected
+    given_up.cancel()
+    await open_calls.pop().done_writing()
+    assert (await patient.read()).sequence_length == 1
+    patient.cancel()
     for call in open_calls:
         await call.done_writing()
         assert await call.read() is grpc.aio.EOF

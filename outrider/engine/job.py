@@ -1,0 +1,130 @@
+"""A job of the scheduler: tokens for one slot to read, and what to do with the logits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future
+
+from torch import Tensor
+
+from outrider.engine.attention import Chunk
+from outrider.messages import Timings
+
+# Passes that a job may be left out of before it goes first.
+PATIENCE = 4
+
+
+class Job:
+    """Tokens for one slot to read, and what to do with the logits after them.
+
+    Subclasses implement `advance`; everything else belongs to the scheduler.
+    `done` gives the durations, all but the total, once `advance` wants no more.
+
+    Args:
+        start: how many tokens of the slot are valid; `token_ids` follow them.
+        num_logits: how many rows of logits `advance` wants, for the last tokens.
+        copy_from: a slot and a place: the tokens from there up to `start` are valid
+            only there, and are copied first.
+        is_background: waits until no other job does, and may be dropped.
+    """
+
+    def __init__(
+        self,
+        slot: int,
+        start: int,
+        token_ids: Sequence[int],
+        num_logits: int,
+        copy_from: tuple[int, int] | None = None,
+        is_background: bool = False,
+    ) -> None:
+        self.slot = slot
+        self.start = start
+        self.token_ids = list(token_ids)
+        self.num_logits = num_logits
+        self.copy_from = copy_from
+        self.is_background = is_background
+        self.is_dropped = False
+        self.num_passes = 0
+        self._skipped: list[int] = []
+        self.num_missed = 0  # passes since the last one that it was in
+        self.done: Future[Timings] = Future()
+        self._submitted_ns = time.perf_counter_ns()
+        self._queue_ns = self._forward_ns = self._sample_ns = 0
+
+    def advance(self, logits: Tensor) -> list[int]:
+        """Takes [num_logits, vocab_size]; returns the tokens to read next, or none when done."""
+        raise NotImplementedError
+
+    def next_chunk(self, budget: int) -> Chunk:
+        """At most `budget` tokens, maybe none. Those whose logits are wanted stay together."""
+        num_tokens = len(self.token_ids)
+        if num_tokens <= budget:
+            return Chunk(self.slot, self.start, self.token_ids[:], self.num_logits, self.copy_from)
+        num_taken = max(0, min(budget, num_tokens - self.num_logits))
+        return Chunk(self.slot, self.start, self.token_ids[:num_taken], 0, self.copy_from)
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether it begins with the sequence's first token."""
+        return self.start == 0 and self.copy_from is None and self.num_passes == 0
+
+    @property
+    def num_skipped(self) -> int:
+        """Tokens that it did not read, since a slot had them."""
+        return len(self._skipped)
+
+    def skip(self, source: int, num_tokens: int) -> None:
+        """Leaves out tokens at the beginning that slot `source` has read.
+
+        Those whose logits are wanted, and the last one, are read in any case.
+        """
+        num_tokens = min(num_tokens, len(self.token_ids) - max(1, self.num_logits))
+        if num_tokens > 0:
+            self._skipped, self.token_ids = self.token_ids[:num_tokens], self.token_ids[num_tokens:]
+            self.start = num_tokens
+            self.copy_from = None if source == self.slot else (source, 0)
+
+    def take_back_skip(self) -> None:
+        """The pass had no room after all, and in the next one the slots hold something else."""
+        self.start -= len(self._skipped)
+        self.token_ids[:0] = self._skipped
+        self._skipped, self.copy_from = [], None
+
+    def begin_pass(self, now_ns: int) -> None:
+        self._queue_ns = self._queue_ns or now_ns - self._submitted_ns
+        self.num_passes += 1
+        self.num_missed = 0
+
+    def finish_pass(self, chunk: Chunk, logits: Tensor, forward_ns: int) -> None:
+        """Books a pass; resolves `done` when the job wants no more."""
+        self._forward_ns += forward_ns
+        self.start = chunk.end
+        self.copy_from = None
+        del self.token_ids[: len(chunk.token_ids)]
+        if self.token_ids or self.is_dropped:
+            return
+        began = time.perf_counter_ns()
+        try:
+            self.token_ids = self.advance(logits)
+        except Exception as error:  # one session's trouble is not the others'
+            self.done.set_exception(error)
+            return
+        self._sample_ns += time.perf_counter_ns() - began
+        if not self.token_ids:
+            self.done.set_result(self.timings)
+
+    @property
+    def timings(self) -> Timings:
+        return Timings(self._queue_ns, self._forward_ns, self._sample_ns)
+
+
+def in_order(jobs: Sequence[Job]) -> list[Job]:
+    """Whose turn it is in a pass with room for some tokens only.
+
+    Shortest first, so that a long prompt delays nobody; but who was left out of some
+    passes goes before the others, so that nobody is left out for ever. Background
+    jobs are left out as long as there are others.
+    """
+    waiting = [job for job in jobs if not job.is_background] or jobs
+    return sorted(waiting, key=lambda job: (-(job.num_missed // PATIENCE), len(job.token_ids)))

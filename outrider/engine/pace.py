@@ -1,0 +1,59 @@
+"""How much a pass should do on this machine, found by measuring passes when the model loads."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from outrider.engine.attention import Chunk
+
+# A full pass takes at most so many times as long as one of a single token. Sessions that
+# run wait for the tokens of prompts that share their passes; more at a time would make
+# them wait longer, and fewer would read the weights too often.
+LONGEST_PASS = 4.0
+
+_BUDGETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+_REPEATS = 2
+
+
+class Passes(Protocol):
+    """What is measured of an engine."""
+
+    @property
+    def max_context_length(self) -> int: ...
+
+    def forward(self, chunks: Sequence[Chunk]) -> Any: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What a scheduler aims at."""
+
+    token_budget: int = 256
+    """Tokens of a pass: steps of sessions that run, and chunks of prompts in what is left."""
+    gather_seconds: float = 0.001
+    """How long a pass waits for one more session, as long as sessions keep arriving."""
+
+
+def measure_pace(engine: Passes) -> Pace:
+    """The longest pass that takes no more than LONGEST_PASS times as long as the shortest."""
+    shortest = _seconds(engine, 1)
+    chosen = _BUDGETS[0]
+    for budget in _BUDGETS:
+        if budget > engine.max_context_length or _seconds(engine, budget) > LONGEST_PASS * shortest:
+            break
+        chosen = budget
+    return Pace(chosen)
+
+
+def _seconds(engine: Passes, num_tokens: int) -> float:
+    """Of the best of some passes: whatever else runs can only make them longer."""
+    chunk = Chunk(0, 0, [0] * num_tokens, 1)
+    durations = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        engine.forward([chunk])
+        durations.append(time.perf_counter() - began)
+    return min(durations)
