@@ -27,7 +27,7 @@ from unittest import mock
 import torch
 
 from outrider.embedded import resolve_model
-from outrider.engine.attention import Chunk
+from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider_bench.results_file import write_result
 

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from outrider import __version__
 from outrider.embedded import resolve_model
-from outrider.engine.attention import Chunk
+from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.pace import measure_pace
 from outrider.messages import ModelInfo

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from outrider.distill.texts import Array, Texts, save_arrays
-from outrider.engine.attention import Chunk
+from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine
 
 NUM_TOP_TOKENS = 48

@@ -2,7 +2,7 @@
 
 A pass packs chunks of several sequences into one row of tokens without padding.
 Every layer stores the pass's keys and values in the slot cache; then each chunk
-attends to its own slot, up to its own length. The function is registered with
+attends to its own slot, up to its own length, short ones together. The function is registered with
 transformers as an attention implementation, so the engine needs no model code.
 """
 
@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -19,29 +19,14 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from outrider.engine.chunk import Chunk
+from outrider.engine.chunk_batch import ChunkBatch, batch_of
 from outrider.engine.kv_cache import SlotCache
 
 IMPLEMENTATION = "outrider"
 
 # Keyword arguments with which some families ask for attention that this is not.
 _UNSUPPORTED = ("softcap", "s_aux", "head_mask", "position_bias")
-
-
-@dataclass(frozen=True, slots=True)
-class Chunk:
-    """The tokens that one sequence feeds into a pass, after its first `start` tokens."""
-
-    slot: int
-    start: int
-    token_ids: Sequence[int]
-    num_logits: int = 0
-    """How many rows of logits are wanted, those of the chunk's last tokens."""
-    copy_from: tuple[int, int] | None = None
-    """A slot and a place: tokens from there up to `start` are copied from that slot first."""
-
-    @property
-    def end(self) -> int:
-        return self.start + len(self.token_ids)
 
 
 class Pass:
@@ -51,10 +36,23 @@ class Pass:
         self.chunks = chunks
         self.cache = cache
         self.windows: set[int] = set()  # sliding windows that layers asked for
-        self.places = [(c.slot, c.start, c.end) for c in chunks]
+        ends = list(accumulate(len(c.token_ids) for c in chunks))
+        self.rows = [
+            slice(end - len(c.token_ids), end) for c, end in zip(chunks, ends, strict=True)
+        ]
         self.positions = torch.tensor(
             [position for c in chunks for position in range(c.start, c.end)], device=device
         )  # [num_tokens]
+        members = batch_of(chunks)
+        self.batch = ChunkBatch(chunks, members, device) if members else None
+        self.alone = [i for i in range(len(chunks)) if i not in members]
+        slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
+        first = chunks[0]
+        self.places = (
+            (slots, self.positions)
+            if len(chunks) > 1
+            else (first.slot, slice(first.start, first.end))
+        )
         self._masks: dict[tuple[int, int, int | None], Tensor | None] = {}
 
     def mask(self, index: int, query: Tensor, groups: int, window: int | None) -> Tensor | None:
@@ -103,41 +101,47 @@ def slot_attention(
     assert isinstance(layer, int)
     keys, values = forward_pass.cache.write(layer, key[0], value[0], forward_pass.places)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    outputs = []
-    offset = 0
-    for index, chunk in enumerate(forward_pass.chunks):
-        rows = query[0, :, offset : offset + len(chunk.token_ids)]
-        mask = forward_pass.mask(index, rows, rows.shape[0] // keys.shape[1], sliding_window)
-        outputs.append(
-            _attend(
-                rows,
-                keys[chunk.slot, :, : chunk.end],
-                values[chunk.slot, :, : chunk.end],
-                mask,
-                scale,
-            )
+    if len(forward_pass.chunks) == 1:
+        output = _attend_alone(forward_pass, 0, query[0], keys, values, scale, sliding_window)
+        return output.transpose(0, 1).unsqueeze(0), None
+    output = torch.empty_like(query[0])
+    if forward_pass.batch is not None:
+        output[:, forward_pass.batch.tokens] = forward_pass.batch.attend(
+            query[0], keys, values, scale, sliding_window
         )
-        offset += len(chunk.token_ids)
-    output = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
+    for index in forward_pass.alone:
+        rows = forward_pass.rows[index]
+        output[:, rows] = _attend_alone(
+            forward_pass, index, query[0, :, rows], keys, values, scale, sliding_window
+        )
     return output.transpose(0, 1).unsqueeze(0), None
 
 
 AttentionInterface.register(IMPLEMENTATION, slot_attention)
 
 
-def _attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """One chunk's attention: query [num_heads, n, d] over key and value [num_kv_heads, end, d].
+def _attend_alone(
+    forward_pass: Pass,
+    index: int,
+    query: Tensor,  # [num_heads, num_queries, head_dim]
+    keys: Tensor,  # [num_slots, num_kv_heads, max_length, head_dim]
+    values: Tensor,
+    scale: float,
+    window: int | None,
+) -> Tensor:
+    """Attention of one chunk, [num_heads, num_queries, head_dim].
 
     The query heads that share a key-value head are folded into rows, which spares
     copying keys and values once for each of them (`benchmarks/attention.py`).
     """
+    chunk = forward_pass.chunks[index]
     num_heads, num_queries, head_dim = query.shape
-    num_kv_heads = key.shape[0]
-    rows = query.reshape(num_kv_heads, -1, head_dim)  # [num_kv_heads, groups * n, d]
-    output = scaled_dot_product_attention(
-        rows[None], key[None], value[None], attn_mask=mask, scale=scale
-    )
-    return output.reshape(num_heads, num_queries, -1)
+    num_kv_heads = keys.shape[1]
+    rows = query.reshape(1, num_kv_heads, -1, head_dim)  # [1, num_kv_heads, groups * n, d]
+    key, value = (stored[chunk.slot, :, : chunk.end][None] for stored in (keys, values))
+    mask = forward_pass.mask(index, query, num_heads // num_kv_heads, window)
+    output = scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scale)
+    return output.reshape(num_heads, num_queries, head_dim)
 
 
 def _causal_mask(chunk: Chunk, query: Tensor, groups: int, window: int | None) -> Tensor | None:

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 
 from torch import Tensor
 
-from outrider.engine.attention import Chunk
+from outrider.engine.chunk import Chunk
 from outrider.messages import Timings
 
 # Passes that a job may be left out of before it goes first.

@@ -7,9 +7,10 @@ behind it are never read, and the next tokens overwrite them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from torch import Tensor
+
+Places = tuple[int, slice] | tuple[Tensor, Tensor]
+"""Where a pass's tokens are stored: one slot and a range, or slot and position of each token."""
 
 
 class SlotCache:
@@ -34,13 +35,12 @@ class SlotCache:
         return sum(k.nbytes + v.nbytes for k, v in self._layers.values())
 
     def write(
-        self, layer: int, key: Tensor, value: Tensor, places: Sequence[tuple[int, int, int]]
+        self, layer: int, key: Tensor, value: Tensor, places: Places
     ) -> tuple[Tensor, Tensor]:
         """Stores one pass's keys and values and returns the layer's whole storage.
 
         Args:
             key, value: [num_kv_heads, num_tokens, head_dim]
-            places: slot, start and end of each chunk of tokens, in their order.
 
         Returns:
             keys and values, each [num_slots, num_kv_heads, max_length, head_dim].
@@ -48,12 +48,13 @@ class SlotCache:
         if layer not in self._layers:
             self._layers[layer] = (self._storage(key), self._storage(value))
         keys, values = self._layers[layer]
-        offset = 0
-        for slot, start, end in places:
-            rows = slice(offset, offset + end - start)
-            keys[slot, :, start:end] = key[:, rows]
-            values[slot, :, start:end] = value[:, rows]
-            offset = rows.stop
+        slots, positions = places
+        if isinstance(slots, int):
+            keys[slots, :, positions] = key
+            values[slots, :, positions] = value
+        else:  # dimensions that are indexed come first: [num_tokens, num_kv_heads, head_dim]
+            keys[slots, :, positions] = key.transpose(0, 1)
+            values[slots, :, positions] = value.transpose(0, 1)
         return keys, values
 
     def copy(self, source: int, slot: int, begin: int, end: int) -> None:
@@ -64,4 +65,5 @@ class SlotCache:
 
     def _storage(self, like: Tensor) -> Tensor:
         num_kv_heads, _, head_dim = like.shape
-        return like.new_empty(self.num_slots, num_kv_heads, self.max_length, head_dim)
+        # Zeros, not just any values: what is masked is multiplied all the same.
+        return like.new_zeros(self.num_slots, num_kv_heads, self.max_length, head_dim)

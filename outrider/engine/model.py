@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
-from outrider.engine.attention import IMPLEMENTATION, Chunk, Pass, attending
+from outrider.engine.attention import IMPLEMENTATION, Pass, attending
+from outrider.engine.chunk import Chunk
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
 from outrider.engine.fused_llama import FusedLlama, can_fuse
 from outrider.engine.int8_linear import quantize_linears

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from outrider.engine.attention import Chunk
+from outrider.engine.chunk import Chunk
 
 # A full pass takes at most so many times as long as one of a single token. Sessions that
 # run wait for the tokens of prompts that share their passes; more at a time would make

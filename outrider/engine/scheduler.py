@@ -19,7 +19,7 @@ from typing import Protocol
 
 from torch import Tensor
 
-from outrider.engine.attention import Chunk
+from outrider.engine.chunk import Chunk
 from outrider.engine.job import Job, in_order
 from outrider.engine.pace import Pace
 from outrider.engine.slots import Slots

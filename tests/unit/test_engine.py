@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from outrider.engine.attention import Chunk
+from outrider.engine.chunk import Chunk
+from outrider.engine.chunk_batch import batch_of
 from outrider.engine.model import Engine, EngineOptions, choose_dtype
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
 from tests.tiny_models import SUPPORTED_FAMILIES
@@ -93,3 +94,30 @@ def test_impossible_settings_are_refused(tiny_models: Callable[..., Path]) -> No
         Engine(EngineOptions(folder, device="cuda:99"))
     with pytest.raises(ConfigurationError, match="int3"):
         choose_dtype("int3", torch.device("cpu"))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
+def test_many_short_chunks_share_a_pass(family: str, tiny_models: Callable[..., Path]) -> None:
+    """In slots with a gap between them, of different lengths, one of them a long prompt."""
+    folder = tiny_models(family)
+    engine = Engine(EngineOptions(str(folder), "cpu", "float32", slots=6, max_context_length=128))
+    expected, other = reference(folder, IDS), reference(folder, OTHER_IDS)
+    lengths = {0: 20, 4: 25, 2: 31, 1: 2}
+    for slot, length in lengths.items():
+        engine.forward([Chunk(slot, 0, IDS[:length])])
+    widths = {0: 1, 4: 3, 2: 2, 1: 1}
+    chunks = [Chunk(s, lengths[s], IDS[lengths[s] :][: widths[s]], widths[s]) for s in lengths]
+    *steps, prompt = engine.forward([*chunks, Chunk(5, 0, OTHER_IDS[:40], 40)])
+    tolerance = {"atol": 1e-3 * float(expected.std()), "rtol": 1e-4}
+    for chunk, logits in zip(chunks, steps, strict=True):
+        torch.testing.assert_close(logits, expected[chunk.start : chunk.end], **tolerance)
+    torch.testing.assert_close(prompt, other[:40], **tolerance)
+
+
+def test_chunks_share_where_few_places_are_wasted() -> None:
+    steps = [Chunk(slot, 100, [1]) for slot in (0, 3, 5)]
+    assert batch_of(steps) == [0, 1, 2]
+    assert batch_of([*steps, Chunk(1, 2000, [1])]) == [0, 1, 2]  # much longer than they are
+    assert batch_of([*steps, Chunk(1, 0, [1] * 40)]) == [0, 1, 2]  # a prompt
+    assert batch_of([Chunk(0, 100, [1]), Chunk(15, 100, [1])]) == []  # far apart
+    assert batch_of(steps[:1]) == []

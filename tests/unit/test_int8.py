@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from outrider.distill.fake_int8 import fake_int8, remove_fake_int8
 from outrider.engine import packed_linear
-from outrider.engine.attention import Chunk
+from outrider.engine.chunk import Chunk
 from outrider.engine.int8_linear import Int8Linear, quantize_linears
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.packed_linear import Float16Linear

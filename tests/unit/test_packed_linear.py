@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from outrider.engine import packed_linear
-from outrider.engine.attention import Chunk
+from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.packed_linear import (
     Float16Linear,

@@ -8,7 +8,7 @@ from concurrent.futures import Future
 import pytest
 import torch
 
-from outrider.engine.attention import Chunk
+from outrider.engine.chunk import Chunk
 from outrider.engine.job import PATIENCE, Job
 from outrider.engine.pace import Pace
 from outrider.engine.scheduler import Scheduler
