@@ -1,6 +1,7 @@
 # make run PROMPT="..."   the target alone and with its draft, side by side
 # make test               lint, then all tests
 # make bench              measures the pair beside its baselines (ten minutes)
+# make load               puts load on the pair, by k6: a table and a drawing
 # make proto              generates outrider/v1 from protos/
 # make clean              removes what these made, the environment included
 #
@@ -21,7 +22,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: install run test lint proto bench clean
+.PHONY: install run test lint proto bench load clean
 
 install: $(INSTALLED)
 
@@ -57,6 +58,10 @@ proto: $(INSTALLED)
 
 bench: $(INSTALLED)
 	@$(BIN)/outrider bench
+
+load: $(INSTALLED)
+	@$(PIP_INSTALL) -e '.[load]'
+	@$(BIN)/python -m benchmarks.load
 
 clean:
 	@rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,120 @@
+"""The load tests' files: what ghz and k6 would send is what the services understand."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import descriptor_pool, json_format, message_factory
+from google.protobuf.message import Message
+
+from orchestrator.servicer import _request_from_wire
+from outrider.v1 import draft_pb2, generation_pb2, target_pb2
+
+FOLDER = Path(__file__).parents[2] / "deploy" / "ghz"
+FILES = sorted(FOLDER.glob("*.json"))
+
+# ghz's settings (runner/config.go), as far as the files use them. It ignores unknown ones.
+INTEGERS = {
+    "total",
+    "concurrency",
+    "rps",
+    "concurrency-start",
+    "concurrency-step",
+    "concurrency-end",
+    "load-start",
+    "load-step",
+    "load-end",
+}
+DURATIONS = {"timeout", "duration", "concurrency-step-duration", "load-step-duration"}
+WORDS = {
+    "name": None,
+    "host": None,
+    "call": None,
+    "duration-stop": {"wait"},
+    "concurrency-schedule": {"step"},
+    "load-schedule": {"step"},
+}
+FLAGS = {"insecure", "async"}
+
+PORTS = {"GenerationService": 50051, "DraftService": 50052, "TargetService": 50053}
+
+
+def load(path: Path) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(path.read_text())
+    return config
+
+
+def rendered(data: Any) -> Any:
+    """The data as ghz's templates fill it in."""
+    text = json.dumps(data).replace("{{.RequestNumber}}", "17")
+    text = re.sub(r"\{\{randomInt (\d+) \d+\}\}", r"\1", text)
+    assert "{{" not in text
+    return json.loads(text)
+
+
+def messages(config: dict[str, Any]) -> list[Message]:
+    """The messages of one call. Raises ParseError, KeyError."""
+    service, _, method = config["call"].partition("/")
+    pool = descriptor_pool.Default()
+    descriptor = pool.FindServiceByName(service).methods_by_name[method]
+    data = rendered(config["data"])
+    request_class = message_factory.GetMessageClass(descriptor.input_type)
+    assert descriptor.client_streaming == isinstance(data, list)
+    return [
+        json_format.ParseDict(one, request_class())
+        for one in (data if isinstance(data, list) else [data])
+    ]
+
+
+def test_there_is_a_file_for_every_kind_of_load() -> None:
+    names = {path.stem for path in FILES}
+    assert {"smoke", "latency", "stream", "verify", "propose", "overload"} <= names
+    assert {f"closed-loop-{c}" for c in (2, 4, 8, 16, 32, 64)} <= names
+    table = (FOLDER / "README.md").read_text()
+    for name in names - {"closed-loop-4", "closed-loop-8", "closed-loop-16", "closed-loop-32"}:
+        assert name in table or name.rpartition("-")[2] in table, name
+    assert names == {load(path)["name"] for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_says_what_ghz_understands(path: Path) -> None:
+    config = load(path)
+    for key, value in config.items():
+        if key in INTEGERS:
+            assert type(value) is int, key
+        elif key in DURATIONS:
+            assert re.fullmatch(r"\d+s", value), key
+        elif key in FLAGS:
+            assert value is True, key
+        elif key in WORDS:
+            words = WORDS[key]
+            assert isinstance(value, str), key
+            assert words is None or value in words
+        else:
+            assert key == "data", key
+    service = config["call"].partition("/")[0].rpartition(".")[2]
+    assert config["host"] == f"127.0.0.1:{PORTS[service]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_calls_what_there_is_with_data_that_fits(path: Path) -> None:
+    held = 0
+    for message in messages(load(path)):
+        if isinstance(message, generation_pb2.GenerateRequest):
+            _request_from_wire(message).check()
+            continue
+        assert isinstance(message, draft_pb2.ProposeRequest | target_pb2.VerifyRequest)
+        assert message.context_length <= held  # whatever is accepted
+        held = message.context_length + len(message.token_ids)
+
+
+def test_data_that_does_not_fit_is_noticed() -> None:
+    config = load(FOLDER / "smoke.json")
+    with pytest.raises(json_format.ParseError):
+        messages({**config, "data": {"promt": "hi"}})
+    with pytest.raises(KeyError):
+        messages({**config, "call": "outrider.v1.GenerationService/Genrate"})
