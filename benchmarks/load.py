@@ -23,8 +23,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.results_file import RESULTS, write_result
 from outrider.processes import running_system
+from outrider_bench.results_file import RESULTS, write_result
 
 SCRIPT = Path(__file__).parent.parent / "deploy" / "k6" / "generate.js"
 SLOTS = 16
@@ -58,7 +58,7 @@ def main() -> None:
     with address_of(args) as address:
         rows = [run_step(k6, address, int(users), args) for users in args.users.split(",")]
     show(rows)
-    print(write_result(args.name, vars(args), rows))
+    print(write_result(args.name, vars(args), figures=rows))
     print(draw(rows, RESULTS / f"{args.name}.png"))
     if any(row["errors"] for row in rows):
         sys.exit("error: some requests failed")

@@ -59,6 +59,9 @@ def test_a_generation_as_a_dictionary(client: Client) -> None:
             "num_prepared_steps": 0,
             "num_prepared_accepted_tokens": 0,
             "num_prepared_tokens": 0,
+            "num_lookup_steps": 0,
+            "num_lookup_draft_tokens": 0,
+            "num_lookup_accepted_tokens": 0,
         },
         "latency": {
             "wall_ns": 100,
