@@ -147,7 +147,7 @@ def plan_of(
     quick: bool,
 ) -> sections.Plan:
     """What is measured; what is not chosen depends on `quick`."""
-    length = max_new_tokens or (16 if quick else 32)
+    length = max_new_tokens or (12 if quick else 32)
 
     def tasks(count: int) -> list[Task]:
         return [Task(line, length, seed=_SEED) for line in spread(lines, count)]
