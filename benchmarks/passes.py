@@ -8,6 +8,7 @@ draft tokens is a pass of k + 1, and drafting them is k passes of 1.
 - served: fused layers, packed weights, which are in float16 where that loses nothing
 - wide: the same with weights in float32
 - unfused: transformers' own layers, packed weights
+- uncompiled: fused layers as Python runs them, packed weights
 - unpacked: fused layers, weights as `nn.Linear` has them
 - plain: neither
 - int8: fused layers in int8, as drafts may be
@@ -39,6 +40,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "served": ("float32", ()),
     "wide": ("float32", ("packed_linear.fits_float16",)),
     "unfused": ("float32", ("model.can_fuse",)),
+    "uncompiled": ("float32", ("model.compile_network",)),
     "unpacked": ("float32", ("model.pack_linears",)),
     "plain": ("float32", ("model.can_fuse", "model.pack_linears")),
     "int8": ("int8", ()),

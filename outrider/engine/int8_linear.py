@@ -45,11 +45,14 @@ class Int8Linear(nn.Module):
             # token of a text has inputs that would leave the others no bits.
             size = input.abs().amax(dim=-1, keepdim=True).clamp(min=1e-9)
             output = self._multiply(input / size) * size
-        return output if self.bias is None else output + self.bias
+        bias = self.bias
+        return output if bias is None else output + bias
 
     def _multiply(self, input: Tensor) -> Tensor:
-        # The overload itself: looking for it takes as long as some of these products.
-        output: Tensor = torch.ops.quantized.linear_dynamic.default(input, self.packed, True)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            output: Tensor = torch.ops.quantized.linear_dynamic(input, self.packed, True)
+        else:
+            output = torch.ops.quantized.linear_dynamic.default(input, self.packed, True)
         return output
 
 

@@ -57,6 +57,14 @@ class SlotCache:
             values[slots, :, positions] = value.transpose(0, 1)
         return keys, values
 
+    def of_slot(self, slot: int, num_layers: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of a slot by layer, each [num_kv_heads, max_length, head_dim].
+
+        The layers must have written before.
+        """
+        layers = [self._layers[layer] for layer in range(num_layers)]
+        return [keys[slot] for keys, _ in layers], [values[slot] for _, values in layers]
+
     def copy(self, source: int, slot: int, begin: int, end: int) -> None:
         """Copies what slot `source` holds of the tokens [begin, end) to `slot`."""
         for keys, values in self._layers.values():

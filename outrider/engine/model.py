@@ -73,6 +73,7 @@ class Engine:
         self.network = self._adopt(model, options.model)
         if self.is_int8:
             quantize_linears(self.network, model.get_output_embeddings())
+            compile_network(self.network)
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
@@ -108,6 +109,7 @@ class Engine:
             self.network = network_of(model, self.max_context_length)
             if not self.is_int8:  # which would fail the comparison by what it rounds
                 pack_linears(self.network)
+                compile_network(self.network)
             actual, windows = self._probe(ids)
         except Exception as error:
             raise UnsupportedModel(f"{family} cannot run on the slot cache ({error!r})") from error
@@ -161,6 +163,12 @@ def network_of(model: Any, max_length: int) -> nn.Module:
     if can_fuse(model.config):
         return FusedLlama(model, max_length)
     return TransformersNetwork(model)
+
+
+def compile_network(network: nn.Module) -> None:
+    """Spares Python's share of a pass where that can be done."""
+    if isinstance(network, FusedLlama):
+        network.compile_layers()
 
 
 def choose_device(name: str) -> torch.device:

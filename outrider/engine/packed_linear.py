@@ -39,9 +39,13 @@ class Float16Linear(nn.Module):
         self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.numel() == 0:
-            return input.new_empty(*input.shape[:-1], self.out_features)
-        output: Tensor = torch.ops.quantized.linear_dynamic_fp16.default(input, self.packed)
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            output: Tensor = torch.ops.quantized.linear_dynamic_fp16(input, self.packed)
+        else:
+            if input.numel() == 0:
+                return input.new_empty(*input.shape[:-1], self.out_features)
+            # The overload itself: looking for it takes as long as some of these products.
+            output = torch.ops.quantized.linear_dynamic_fp16.default(input, self.packed)
         return output
 
 
@@ -55,11 +59,16 @@ class PackedLinear(nn.Module):
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.numel() == 0:
-            return input.new_empty(*input.shape[:-1], self.out_features)
-        output: Tensor = torch.ops.mkldnn._linear_pointwise.default(
-            input, self.packed, self.bias, "none", [], ""
-        )
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            output: Tensor = torch.ops.mkldnn._linear_pointwise(
+                input, self.packed, self.bias, "none", [], ""
+            )
+        else:
+            if input.numel() == 0:
+                return input.new_empty(*input.shape[:-1], self.out_features)
+            output = torch.ops.mkldnn._linear_pointwise.default(
+                input, self.packed, self.bias, "none", [], ""
+            )
         return output
 
 

@@ -121,3 +121,30 @@ def test_chunks_share_where_few_places_are_wasted() -> None:
     assert batch_of([*steps, Chunk(1, 0, [1] * 40)]) == [0, 1, 2]  # a prompt
     assert batch_of([Chunk(0, 100, [1]), Chunk(15, 100, [1])]) == []  # far apart
     assert batch_of(steps[:1]) == []
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "bfloat16"])
+@pytest.mark.parametrize("family", ["llama", "qwen2"])
+def test_compiled_layers_compute_what_they_do_in_python(
+    family: str, dtype: str, tiny_models: Callable[..., Path]
+) -> None:
+    folder = tiny_models(family)
+    compiled, plain = engine_of(folder, dtype), engine_of(folder, dtype)
+    assert compiled.network._compiled is not None
+    plain.network._compiled = None
+    for chunk in (Chunk(1, 0, IDS[:9], 9), Chunk(1, 9, IDS[9:10], 1), Chunk(1, 5, IDS[:7], 7)):
+        [logits], [expected] = compiled.forward([chunk]), plain.forward([chunk])
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_layers_that_cannot_be_compiled_run_in_python(
+    tiny_models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("not in this torch")
+
+    monkeypatch.setattr("torch.jit.script", fail)
+    engine = engine_of(tiny_models("llama"))
+    assert engine.network._compiled is None
+    [logits] = engine.forward([Chunk(0, 0, IDS, len(IDS))])
+    torch.testing.assert_close(logits, reference(tiny_models("llama"), IDS), rtol=1e-4, atol=1e-4)
