@@ -7,6 +7,7 @@ import dataclasses
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 
 import grpc
 
@@ -68,7 +69,7 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
                     len(request.draft_token_ids) + len(proposal.draft_token_ids),
                     request.num_branches,
                     request.num_prepared_tokens,
-                    responses.write_prepared,
+                    partial(responses.write_prepared, arrived_ns),
                 )
         finally:
             session.close()
@@ -88,11 +89,16 @@ class Responses:
         async with self._turn:
             await self._context.write(response)
 
-    def write_prepared(self, prepared: list[Prepared]) -> None:
-        """Returns at once. A stream that ends meanwhile has nobody who misses it."""
+    def write_prepared(self, arrived_ns: int, prepared: list[Prepared]) -> None:
+        """Returns at once. A stream that ends meanwhile has nobody who misses it.
+
+        Args:
+            arrived_ns: when the request came that this belongs to.
+        """
         if self._is_closed:
             return
-        task = asyncio.create_task(self._write_if_open(prepared_to_wire(prepared)))
+        total_ns = time.perf_counter_ns() - arrived_ns
+        task = asyncio.create_task(self._write_if_open(prepared_to_wire(prepared, total_ns)))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from orchestrator.sessions import DraftSession, TargetSession
+from orchestrator.timeline import Timeline
 from outrider.channel import CHANNEL_OPTIONS, from_rpc_error
 from outrider.codec import model_info_from_wire
 from outrider.errors import DeadlineExceeded, ServiceUnavailable
@@ -68,9 +69,16 @@ class DraftClient(ModelClient):
         super().__init__(address, draft_pb2_grpc.DraftServiceStub)
 
     def open_session(
-        self, params: SamplingParams, draft: ModelInfo, target: ModelInfo, timeout: float | None
+        self,
+        params: SamplingParams,
+        draft: ModelInfo,
+        target: ModelInfo,
+        timeout: float | None,
+        timeline: Timeline | None,
     ) -> DraftSession:
-        return DraftSession(lambda: self.stub.Propose(timeout=timeout), params, draft, target)
+        return DraftSession(
+            lambda: self.stub.Propose(timeout=timeout), params, draft, target, timeline
+        )
 
 
 class TargetClient(ModelClient):
@@ -79,5 +87,7 @@ class TargetClient(ModelClient):
     def __init__(self, address: str) -> None:
         super().__init__(address, target_pb2_grpc.TargetServiceStub)
 
-    def open_session(self, params: SamplingParams, timeout: float | None) -> TargetSession:
-        return TargetSession(lambda: self.stub.Verify(timeout=timeout), params)
+    def open_session(
+        self, params: SamplingParams, timeout: float | None, timeline: Timeline | None
+    ) -> TargetSession:
+        return TargetSession(lambda: self.stub.Verify(timeout=timeout), params, timeline)

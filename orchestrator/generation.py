@@ -200,7 +200,7 @@ class Generation:
         async with aclosing(steps):
             async for step in steps:
                 self.path.spend("orchestrator")
-                self.speculation.count(step)
+                self._count(step)
                 pieces = self._commit(step, text_stream, eos)
                 is_last = self.stopped or len(prompt) + len(self.token_ids) >= max_length
                 if is_last:
@@ -212,6 +212,13 @@ class Generation:
                     break
         if drafter is not None:
             self.speculation.num_prepared_tokens = drafter.num_prepared_tokens
+
+    def _count(self, step: Step) -> None:
+        self.speculation.count(step)
+        if self.path.timeline is not None:
+            self.path.timeline.step(
+                step.num_draft_tokens, step.num_accepted_tokens, step.was_prepared
+            )
 
     def _lengths(self, experience: Experience) -> LengthPolicy:
         if self.request.num_speculative_tokens is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 
+from orchestrator.timeline import Timeline
 from outrider.messages import Timings
 
 
@@ -12,10 +13,11 @@ class CriticalPath:
     """Attributes every nanosecond since its creation to a stage.
 
     Each call books the interval since the previous call, so the stages add up to
-    the wall time by the way they are measured.
+    the wall time by the way they are measured. A timeline gets the intervals, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, timeline: Timeline | None = None) -> None:
+        self.timeline = timeline
         self.stages: defaultdict[str, int] = defaultdict(int)
         self.hidden: defaultdict[str, int] = defaultdict(int)
         self._began_ns = self._last_ns = time.perf_counter_ns()
@@ -27,9 +29,7 @@ class CriticalPath:
 
     def spend(self, stage: str) -> int:
         """Books the interval since the last call to `stage` and returns it."""
-        now_ns = time.perf_counter_ns()
-        interval_ns = now_ns - self._last_ns
-        self._last_ns = now_ns
+        interval_ns = self._advance(stage)
         self.stages[stage] += interval_ns
         return interval_ns
 
@@ -39,13 +39,20 @@ class CriticalPath:
         The reply's durations split it: what the server does not account for was
         spent in the network and in gRPC at both ends.
         """
-        interval_ns = self.spend(f"{stage}_network")
+        interval_ns = self._advance(stage)
         queue_ns = min(timings.queue_ns, interval_ns)
         compute_ns = min(timings.total_ns, interval_ns) - queue_ns
-        self.stages[f"{stage}_network"] -= queue_ns + compute_ns
+        self.stages[f"{stage}_network"] += interval_ns - queue_ns - compute_ns
         self.stages[f"{stage}_queue"] += queue_ns
         self.stages[f"{stage}_compute"] += compute_ns
         return interval_ns
+
+    def _advance(self, name: str) -> int:
+        """The interval since the last call, which the timeline gets under this name."""
+        began_ns, self._last_ns = self._last_ns, time.perf_counter_ns()
+        if self.timeline is not None:
+            self.timeline.stage(name, began_ns, self._last_ns)
+        return self._last_ns - began_ns
 
     def hide(self, stage: str, duration_ns: int) -> None:
         """Notes work that ran behind something on the critical path."""

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from orchestrator.clients import DraftClient, TargetClient
 from orchestrator.decoder import Drafter, Verifier
 from orchestrator.policy import Experience
+from orchestrator.timeline import Timeline
 from orchestrator.tokenizer import Tokenizer
 from orchestrator.vocabulary import check_compatible
 from outrider.errors import OutriderError
@@ -60,13 +61,19 @@ class Pair:
 
     @contextmanager
     def sessions(
-        self, params: SamplingParams, speculate: bool, timeout: float | None
+        self,
+        params: SamplingParams,
+        speculate: bool,
+        timeout: float | None,
+        timeline: Timeline | None = None,
     ) -> Iterator[tuple[Verifier, Drafter | None]]:
         """A session on each service, closed at the end whatever happens."""
-        verifier = self._target.open_session(params, timeout)
+        verifier = self._target.open_session(params, timeout, timeline)
         drafter = None
         if speculate and self._draft is not None and self.draft_info is not None:
-            drafter = self._draft.open_session(params, self.draft_info, self.target_info, timeout)
+            drafter = self._draft.open_session(
+                params, self.draft_info, self.target_info, timeout, timeline
+            )
         try:
             yield verifier, drafter
         finally:

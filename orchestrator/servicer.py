@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import Any
@@ -20,6 +21,7 @@ from orchestrator.generation import (
 )
 from orchestrator.latency import CriticalPath
 from orchestrator.pair import Pair
+from orchestrator.timeline import Timeline
 from outrider import __version__
 from outrider.codec import checked_sampling, model_info_to_wire
 from outrider.errors import DeadlineExceeded, OutriderError, ServiceUnavailable
@@ -93,7 +95,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     def _generation(self, message: generation_pb2.GenerateRequest) -> Generation:
         """Raises InvalidRequest."""
-        path = CriticalPath()
+        path = CriticalPath(Timeline() if message.trace else None)
         request = _request_from_wire(message)
         request.check(self.max_new_tokens)
         return Generation(request, path)
@@ -112,7 +114,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             speculate = request.num_speculative_tokens != 0
             with (
                 _deadline_explains_errors(context),
-                pair.sessions(request.sampling, speculate, _timeout(context)) as sessions,
+                pair.sessions(
+                    request.sampling, speculate, _timeout(context), generation.path.timeline
+                ) as sessions,
             ):
                 steps = generation.pieces(
                     prompt, pair.tokenizer, pair.target_info, *sessions, pair.experience
@@ -195,6 +199,7 @@ def _result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
         ),
         speculation=_speculation_to_wire(generation),
         latency=_latency_to_wire(generation),
+        trace=_trace_to_wire(generation.path.timeline),
     )
 
 
@@ -233,3 +238,8 @@ def _latency_to_wire(generation: Generation) -> generation_pb2.LatencyReport:
             for stage, duration in path.hidden.items()
         ],
     )
+
+
+def _trace_to_wire(timeline: Timeline | None) -> list[generation_pb2.TraceInterval]:
+    intervals = [] if timeline is None else timeline.intervals
+    return [generation_pb2.TraceInterval(**dataclasses.asdict(one)) for one in intervals]

@@ -14,11 +14,13 @@ from typing import Any
 import grpc
 
 from orchestrator.mirror import Mirror
+from orchestrator.timeline import DRAFT, TARGET, Timeline
 from outrider.channel import from_rpc_error
 from outrider.codec import (
     prepared_from_wire,
     proposal_from_wire,
     sampling_to_wire,
+    timings_from_wire,
     verdict_from_wire,
 )
 from outrider.errors import NoFreeSlot, OutriderError, ServiceUnavailable
@@ -128,6 +130,7 @@ class DraftSession:
         params: SamplingParams,
         draft: ModelInfo,
         target: ModelInfo,
+        timeline: Timeline | None = None,
     ) -> None:
         self.max_context_length = draft.max_context_length
         self.num_prepared_tokens = 0
@@ -147,6 +150,7 @@ class DraftSession:
         self._failure: OutriderError | None = None
         # Who waits for the responses to come; nobody for those that only confirm.
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
+        self._timeline = timeline
 
     async def propose(
         self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
@@ -157,6 +161,7 @@ class DraftSession:
         """
         request = self._request(tokens, preparation)
         request.num_speculative_tokens = num_speculative_tokens
+        self._note_sent("propose" if num_speculative_tokens else "read", request)
         proposal = proposal_from_wire(await self._exchange(request))
         self._mirror.hold(tokens, proposal.draft_token_ids, proposal.sequence_length)
         return proposal
@@ -171,6 +176,7 @@ class DraftSession:
         request = self._request(tokens, preparation)
         request.draft_token_ids.extend(map(self._representable, draft))
         self._waiting.append(None)
+        self._note_sent("follow", request)
         await self._send(request)
         self._mirror.hold(tokens, draft, len(tokens) + len(draft))
 
@@ -196,6 +202,7 @@ class DraftSession:
     async def _exchange(self, request: draft_pb2.ProposeRequest) -> draft_pb2.ProposeResponse:
         if self._reader is None:
             response = await self._stream.exchange(request)
+            self._note_answered(response)
             self._reader = asyncio.create_task(self._read())
         else:
             answer = asyncio.get_running_loop().create_future()
@@ -216,16 +223,30 @@ class DraftSession:
             while True:
                 response = await self._stream.receive()
                 if response.prepared:
-                    self._add(prepared_from_wire(response))
+                    grown = prepared_from_wire(response)
+                    if self._timeline is not None:
+                        self._timeline.prepared(response.timings.total_ns, grown)
+                    self._add(grown)
                 elif not self._waiting:
                     raise ServiceUnavailable("the draft answers what was not asked")
-                elif (answer := self._waiting.popleft()) is not None and not answer.done():
-                    answer.set_result(response)
+                else:
+                    self._note_answered(response)
+                    if (answer := self._waiting.popleft()) is not None and not answer.done():
+                        answer.set_result(response)
         except OutriderError as error:
             self._failure = error
             for answer in self._waiting:
                 if answer is not None and not answer.done():
                     answer.set_exception(error)
+
+    def _note_sent(self, name: str, request: draft_pb2.ProposeRequest) -> None:
+        if self._timeline is not None:
+            self._timeline.sent(DRAFT, name, request.token_ids)
+
+    def _note_answered(self, response: draft_pb2.ProposeResponse) -> None:
+        if self._timeline is not None:
+            timings = timings_from_wire(response.timings)
+            self._timeline.answered(DRAFT, timings, response.draft_token_ids)
 
     def _add(self, grown: list[Prepared]) -> None:
         for prepared in grown:
@@ -246,10 +267,16 @@ class DraftSession:
 class TargetSession:
     """Verdicts on one sequence; `decoder.Verifier` over the network."""
 
-    def __init__(self, open_call: Callable[[], Any], params: SamplingParams) -> None:
+    def __init__(
+        self,
+        open_call: Callable[[], Any],
+        params: SamplingParams,
+        timeline: Timeline | None = None,
+    ) -> None:
         settings = target_pb2.VerifyRequest(sampling=sampling_to_wire(params))
         self._stream = SessionStream(open_call, settings, _TARGET_PATIENCE_SECONDS)
         self._mirror = Mirror()
+        self._timeline = timeline
 
     async def verify(self, tokens: Sequence[int], draft_token_ids: Sequence[int]) -> Verdict:
         """The target's verdict on draft tokens that follow `tokens`. Raises OutriderError."""
@@ -257,7 +284,12 @@ class TargetSession:
         request = target_pb2.VerifyRequest(
             context_length=context_length, token_ids=token_ids, draft_token_ids=draft_token_ids
         )
+        if self._timeline is not None:
+            self._timeline.sent(TARGET, "verify" if draft_token_ids else "read", token_ids)
         verdict = verdict_from_wire(await self._stream.exchange(request))
+        if self._timeline is not None:
+            counts = {"accepted_tokens": verdict.num_accepted_tokens}
+            self._timeline.answered(TARGET, verdict.timings, draft_token_ids, counts)
         self._mirror.hold(tokens, draft_token_ids, verdict.sequence_length)
         return verdict
 

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TextIO
 
 import click
 from rich.console import Console
@@ -29,6 +29,7 @@ from outrider.config import (
 )
 from outrider.errors import InvalidRequest
 from outrider.generation import Generation
+from outrider.perfetto import write_trace
 from outrider.processes import ServiceProcess, running_system
 
 _EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
@@ -180,6 +181,8 @@ def up(host: str, port: int, draft_port: int, target_port: int, **settings: Any)
 @click.option("--raw", is_flag=True, help="Continue the text instead of answering it.")
 @click.option("--compare", is_flag=True, help="Generate once more by the target alone.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--trace", "trace_file", type=click.File("w", lazy=False, atomic=True),
+              help="A file for ui.perfetto.dev: what worked when.")  # fmt: skip
 @_pair_options
 def generate(
     text: str,
@@ -187,6 +190,7 @@ def generate(
     raw: bool,
     compare: bool,
     as_json: bool,
+    trace_file: TextIO | None,
     no_speculation: bool,
     **settings: Any,
 ) -> None:
@@ -194,6 +198,7 @@ def generate(
     if compare and as_json:
         raise click.UsageError("--compare and --json exclude each other")
     parameters = {name: settings.pop(name) for name in _REQUEST_PARAMETERS}
+    parameters["trace"] = trace_file is not None
     if no_speculation:
         parameters["num_speculative_tokens"] = 0
     text = sys.stdin.read() if text == "-" else text
@@ -202,12 +207,15 @@ def generate(
     with _address(address, settings) as where, Client(where) as client:
         prompt = _prompt(client, text, raw)
         if as_json:
-            click.echo(json.dumps(client.generate(prompt, **parameters).to_dict()))
-            return
-        console = report.terminal()
-        generation = _show(console, client, prompt, parameters)
+            generation = client.generate(prompt, **parameters)
+            click.echo(json.dumps(generation.to_dict()))
+        else:
+            console = report.terminal()
+            generation = _show(console, client, prompt, parameters)
+        if trace_file is not None:
+            write_trace(trace_file, generation.trace)
         if compare:
-            parameters |= {"num_speculative_tokens": 0, "seed": generation.seed}
+            parameters |= {"num_speculative_tokens": 0, "seed": generation.seed, "trace": False}
             stream = client.stream(
                 prompt, **parameters
             )  # as above: it takes longer than `generate`

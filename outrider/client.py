@@ -35,6 +35,7 @@ class Parameters(TypedDict, total=False):
     ignore_eos: bool | None
     num_branches: int | None
     prompt_lookup: bool | None
+    trace: bool | None
 
 
 def _request(prompt: Prompt, parameters: Parameters) -> pb.GenerateRequest:
@@ -135,7 +136,8 @@ class Client:
 
     Keyword parameters of `generate` and `stream` are the fields of GenerateRequest:
     max_new_tokens, temperature, top_k, top_p, min_p, seed, stop,
-    num_speculative_tokens (0: the target alone) and ignore_eos. `timeout` is in seconds.
+    num_speculative_tokens (0: the target alone), ignore_eos, num_branches and trace.
+    `timeout` is in seconds.
     """
 
     def __init__(self, address: str) -> None:

@@ -6,7 +6,15 @@ from collections.abc import Iterable, Sequence
 
 from outrider.errors import InvalidRequest
 from outrider.generation import Generation, Latency, ServerInfo, Speculation, TextPiece, Usage
-from outrider.messages import ModelInfo, Prepared, Proposal, SamplingParams, Timings, Verdict
+from outrider.messages import (
+    Interval,
+    ModelInfo,
+    Prepared,
+    Proposal,
+    SamplingParams,
+    Timings,
+    Verdict,
+)
 from outrider.v1 import common_pb2, draft_pb2, generation_pb2, target_pb2
 
 
@@ -70,10 +78,11 @@ def proposal_from_wire(message: draft_pb2.ProposeResponse) -> Proposal:
     )
 
 
-def prepared_to_wire(prepared: Sequence[Prepared]) -> draft_pb2.ProposeResponse:
-    """At least one; all are of one context."""
+def prepared_to_wire(prepared: Sequence[Prepared], total_ns: int) -> draft_pb2.ProposeResponse:
+    """At least one; all are of one context, whose request came `total_ns` ago."""
     return draft_pb2.ProposeResponse(
         context_length=prepared[0].context_length,
+        timings=common_pb2.ServerTimings(total_ns=total_ns),
         prepared=[
             draft_pb2.PreparedProposal(
                 assumed_token_ids=one.assumed_token_ids,
@@ -186,6 +195,18 @@ def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation
             critical_path=_durations(latency.critical_path),
             hidden=_durations(latency.hidden),
         ),
+        trace=[_interval_from_wire(interval) for interval in message.trace],
+    )
+
+
+def _interval_from_wire(message: generation_pb2.TraceInterval) -> Interval:
+    return Interval(
+        message.track,
+        message.lane,
+        message.name,
+        message.begin_ns,
+        message.duration_ns,
+        dict(message.counts),
     )
 
 

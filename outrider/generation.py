@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from outrider.messages import ModelInfo
+from outrider.messages import Interval, ModelInfo
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A generated text. `finish_reason` is "stop" or "length"."""
+    """A generated text. `finish_reason` is "stop" or "length"; `trace` is there if asked for."""
 
     text: str
     token_ids: list[int]
@@ -66,10 +66,13 @@ class Generation:
     usage: Usage
     speculation: Speculation
     latency: Latency
+    trace: list[Interval] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dictionaries, as `outrider generate --json` prints them."""
-        return dataclasses.asdict(self)
+        """Nested dictionaries, as `outrider generate --json` prints them; no trace."""
+        fields = dataclasses.asdict(self)
+        del fields["trace"]
+        return fields
 
 
 @dataclass(frozen=True, slots=True)

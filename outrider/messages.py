@@ -6,7 +6,7 @@ them. `outrider.codec` converts them to and from the wire.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +84,18 @@ class Verdict:
     is_bonus: bool
     sequence_length: int
     timings: Timings = Timings()
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Something that went on for a while during a request; see TraceInterval."""
+
+    track: str
+    lane: str
+    name: str
+    begin_ns: int
+    duration_ns: int
+    counts: dict[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,8 +59,8 @@ class DraftServiceServicer:
         """A stream is a session: its slot of the KV cache lives as long as the stream.
         Every request gets one response, in order. Requests may be sent without
         waiting for responses. Behind the response to a request with num_branches
-        come responses that have only context_length and prepared, as long as no
-        other request arrives.
+        come responses that have only context_length, prepared and timings, as long
+        as no other request arrives.
 
         Errors: RESOURCE_EXHAUSTED (no free slot), INVALID_ARGUMENT (token ids out
         of range, nothing to continue), FAILED_PRECONDITION (context_length beyond

@@ -62,7 +62,7 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
 
     def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         self._begin(request, context)
-        return response()
+        return self._response(request)
 
     def GenerateStream(
         self, request: pb.GenerateRequest, context: Any
@@ -74,7 +74,7 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
             self.cancelled.wait()
             return
         yield pb.GenerateStreamResponse(pieces=PIECES)
-        yield pb.GenerateStreamResponse(result=response())
+        yield pb.GenerateStreamResponse(result=self._response(request))
 
     def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Any
@@ -83,6 +83,12 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
         info.target.model_id = "the-target"
         info.target.device = "cpu"
         return info
+
+    def _response(self, request: pb.GenerateRequest) -> pb.GenerateResponse:
+        answer = response()
+        if request.trace:
+            answer.trace.add(track="target", lane="session", name="verify", duration_ns=70)
+        return answer
 
     def _begin(self, request: pb.GenerateRequest, context: Any) -> None:
         self.requests.append(request)

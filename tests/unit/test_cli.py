@@ -106,6 +106,23 @@ def test_compare_repeats_the_request_without_draft_and_with_the_same_seed(
     assert "speedup 1.00x, the same tokens" in result.stdout
 
 
+@pytest.mark.parametrize("flags", [[], ["--json"], ["--compare"]])
+def test_trace_writes_a_file_for_perfetto(service: ScriptedService, flags: list[str]) -> None:
+    assert outrider("generate", "--trace", "trace.json", *flags, "hi").exit_code == 0
+    assert [request.trace for request in service.requests] in ([True], [True, False])
+    events = json.loads(Path("trace.json").read_text())["traceEvents"]
+    assert [event["name"] for event in events if event["ph"] == "X"] == ["verify"]
+
+
+def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_generated(
+    service: ScriptedService,
+) -> None:
+    result = outrider("generate", "--trace", "nowhere/trace.json", "hi")
+    assert result.exit_code != 0
+    assert "nowhere/trace.json" in result.stderr
+    assert service.requests == []
+
+
 def test_compare_and_json_exclude_each_other(service: ScriptedService) -> None:
     result = outrider("generate", "--compare", "--json", "hi")
     assert result.exit_code == 2
