@@ -26,7 +26,7 @@ from outrider.engine.packed_linear import fbgemm_is_available
 from outrider.loading import in_own_thread, load_served_model
 from outrider.messages import ModelInfo
 from outrider.model_service import ServedModel
-from outrider.server import run, serve
+from outrider.server import run, serve, start_metrics
 from outrider.v1.draft_pb2 import DESCRIPTOR
 from outrider.v1.draft_pb2_grpc import add_DraftServiceServicer_to_server
 
@@ -43,16 +43,19 @@ DEFAULT_NUM_BRANCHES = 4
     show_default=True,
     help="Outcomes of a verification that a session can prepare for.",
 )
-def main(host: str, port: int, branches: int, **model: str | int | None) -> None:
+def main(
+    host: str, port: int, metrics_port: int | None, branches: int, **model: str | int | None
+) -> None:
     """Serve the draft: a small model, or `--model ngram` (prompt lookup).
 
     `--model replay:FILE` proposes recorded texts with a chosen acceptance.
     """
-    run(serve_draft(host, port, EngineOptions(**model), branches))  # type: ignore[arg-type]
+    options = EngineOptions(**model)  # type: ignore[arg-type]
+    run(serve_draft(host, port, metrics_port, options, branches))
 
 
 async def serve_draft(
-    host: str, port: int, options: EngineOptions, num_branches: int = DEFAULT_NUM_BRANCHES
+    host: str, port: int, metrics_port: int | None, options: EngineOptions, num_branches: int
 ) -> None:
     """Loads the drafter and serves it until SIGINT or SIGTERM. Raises OutriderError."""
     servicer = DraftServicer()
@@ -72,6 +75,7 @@ async def serve_draft(
         lambda server: add_DraftServiceServicer_to_server(servicer, server),
         load,
         close,
+        start_metrics(host, metrics_port, servicer.metrics),
     )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from functools import partial
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -16,6 +17,9 @@ from outrider.codec import prepared_to_wire, proposal_to_wire, sampling_from_wir
 from outrider.messages import GREEDY, ModelInfo, Prepared
 from outrider.model_service import ModelServicer, ServedModel
 from outrider.v1 import draft_pb2, draft_pb2_grpc
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
 
 Context = grpc.aio.ServicerContext[draft_pb2.ProposeRequest, draft_pb2.ProposeResponse]
 
@@ -28,6 +32,12 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
     def serve_model(self, model: ServedModel, drafter: Drafter) -> None:
         self.served = model
         self.drafter = drafter
+
+    def metrics(self) -> Iterator[Metric]:
+        """For Prometheus; nothing while the model loads."""
+        from outrider.model_metrics import model_metrics
+
+        return model_metrics(None if self.drafter is None else self.drafter.activity())
 
     def model_info(self) -> ModelInfo:
         num_free_slots = self.available(self.drafter).num_free_slots

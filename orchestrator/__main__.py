@@ -14,7 +14,7 @@ from outrider.config import (
     run_service,
     server_options,
 )
-from outrider.server import run, serve
+from outrider.server import run, serve, start_metrics
 from outrider.v1.generation_pb2 import DESCRIPTOR
 from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 
@@ -46,15 +46,27 @@ from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_ser
     help="Tokens that a request may ask for.  [default: as many as the context holds]",
 )
 def main(
-    host: str, port: int, target: str, draft: str, max_queued: int, max_new_tokens: int | None
+    host: str,
+    port: int,
+    metrics_port: int | None,
+    target: str,
+    draft: str,
+    max_queued: int,
+    max_new_tokens: int | None,
 ) -> None:
     """Serve the generation API: the loop between draft and target."""
     servicer = GenerationServicer(max_queued, max_new_tokens)
-    run(serve_generation(servicer, host, port, target, None if draft == "none" else draft))
+    address = None if draft == "none" else draft
+    run(serve_generation(servicer, host, port, metrics_port, target, address))
 
 
 async def serve_generation(
-    servicer: GenerationServicer, host: str, port: int, target: str, draft: str | None
+    servicer: GenerationServicer,
+    host: str,
+    port: int,
+    metrics_port: int | None,
+    target: str,
+    draft: str | None,
 ) -> None:
     """Connects to the pair and serves until SIGINT or SIGTERM. Raises OutriderError."""
     pair: Pair | None = None
@@ -77,6 +89,7 @@ async def serve_generation(
         lambda server: add_GenerationServiceServicer_to_server(servicer, server),
         load,
         close,
+        start_metrics(host, metrics_port, servicer.metrics),
     )
 
 

@@ -7,11 +7,12 @@ import dataclasses
 import secrets
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from orchestrator.decoder import Drafter, Step, Verifier, decode
 from orchestrator.latency import CriticalPath
 from orchestrator.policy import AdaptiveLength, Experience, FixedLength, LengthPolicy
+from orchestrator.speculation import Speculation
 from orchestrator.text_stream import TextStream
 from orchestrator.tokenizer import Tokenizer
 from outrider.errors import ContextTooLong, InvalidRequest
@@ -98,47 +99,6 @@ class Piece:
     from_draft: bool
 
 
-@dataclass
-class Speculation:
-    """Counts of steps with draft tokens."""
-
-    num_steps: int = 0
-    num_draft_tokens: int = 0
-    num_accepted_tokens: int = 0
-    acceptance_histogram: list[int] = field(default_factory=list)
-    num_prepared_steps: int = 0
-    num_prepared_accepted_tokens: int = 0
-    num_prepared_tokens: int = 0
-    num_lookup_steps: int = 0
-    num_lookup_draft_tokens: int = 0
-    num_lookup_accepted_tokens: int = 0
-
-    def count(self, step: Step) -> None:
-        if step.num_draft_tokens == 0:
-            return
-        self.num_steps += 1
-        self.num_draft_tokens += step.num_draft_tokens
-        self.num_accepted_tokens += step.num_accepted_tokens
-        if step.was_prepared:
-            self.num_prepared_steps += 1
-            self.num_prepared_accepted_tokens += step.num_accepted_tokens
-        if step.was_looked_up:
-            self.num_lookup_steps += 1
-            self.num_lookup_draft_tokens += step.num_draft_tokens
-            self.num_lookup_accepted_tokens += step.num_accepted_tokens
-        missing = step.num_draft_tokens + 1 - len(self.acceptance_histogram)
-        self.acceptance_histogram.extend([0] * missing)
-        self.acceptance_histogram[step.num_accepted_tokens] += 1
-
-    @property
-    def draft_acceptance_rate(self) -> float:
-        return self.num_accepted_tokens / self.num_draft_tokens if self.num_draft_tokens else 0.0
-
-    @property
-    def mean_acceptance_length(self) -> float:
-        return 1 + self.num_accepted_tokens / self.num_steps if self.num_steps else 0.0
-
-
 class Generation:
     """A request under way: iterate `pieces` to its end, then read the result."""
 
@@ -151,6 +111,14 @@ class Generation:
         self.stopped = False
         self.ttft_ns = 0
         self.speculation = Speculation()
+
+    @property
+    def tpot_ns(self) -> int:
+        """Time of a token after the first; 0 below two tokens."""
+        num_later_tokens = len(self.token_ids) - 1
+        if num_later_tokens < 1:
+            return 0
+        return (self.path.wall_ns - self.ttft_ns) // num_later_tokens
 
     async def encode(self, tokenizer: Tokenizer, target: ModelInfo) -> list[int]:
         """The prompt's tokens. Raises InvalidRequest, ContextTooLong."""

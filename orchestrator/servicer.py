@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from orchestrator.activity import Activity
 from orchestrator.admission import DEFAULT_MAX_QUEUED, Admission
 from orchestrator.generation import (
     DEFAULT_MAX_NEW_TOKENS,
@@ -27,6 +28,9 @@ from outrider.codec import checked_sampling, model_info_to_wire
 from outrider.errors import DeadlineExceeded, OutriderError, ServiceUnavailable
 from outrider.messages import SamplingParams
 from outrider.v1 import generation_pb2, generation_pb2_grpc
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
 
 # Left of the caller's deadline for the way back.
 _DEADLINE_MARGIN_SECONDS = 0.05
@@ -48,10 +52,17 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self._pair: Pair | None = None
         self.max_new_tokens = max_new_tokens
         self.admission = Admission(0, max_queued)
+        self.activity = Activity()
 
     def serve_pair(self, pair: Pair) -> None:
         self._pair = pair
         self.admission = Admission(pair.target_info.num_slots, self.admission.max_queued)
+
+    def metrics(self) -> Iterator[Metric]:
+        """For Prometheus."""
+        from orchestrator.metrics import generation_metrics
+
+        return generation_metrics(self.activity, self.admission.num_queued)
 
     @property
     def pair(self) -> Pair:
@@ -113,6 +124,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             generation.path.spend("queue")
             speculate = request.num_speculative_tokens != 0
             with (
+                self.activity.running(generation),
                 _deadline_explains_errors(context),
                 pair.sessions(
                     request.sampling, speculate, _timeout(context), generation.path.timeline
@@ -223,12 +235,10 @@ def _speculation_to_wire(generation: Generation) -> generation_pb2.SpeculationSt
 
 def _latency_to_wire(generation: Generation) -> generation_pb2.LatencyReport:
     path = generation.path
-    num_later_tokens = len(generation.token_ids) - 1
-    tpot_ns = (path.wall_ns - generation.ttft_ns) // num_later_tokens if num_later_tokens > 0 else 0
     return generation_pb2.LatencyReport(
         wall_ns=path.wall_ns,
         ttft_ns=generation.ttft_ns,
-        tpot_ns=tpot_ns,
+        tpot_ns=generation.tpot_ns,
         critical_path=[
             generation_pb2.StageDuration(stage=stage, duration_ns=duration)
             for stage, duration in path.stages.items()

@@ -41,7 +41,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 def server_options(default_port: int) -> Callable[[F], F]:
-    """Adds --host and --port to a command."""
+    """Adds to a command where it listens, and what it tells of itself."""
 
     def add(command: F) -> F:
         port = click.option(
@@ -54,7 +54,10 @@ def server_options(default_port: int) -> Callable[[F], F]:
         host = click.option(
             "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
         )
-        return host(port(command))
+        metrics_port = click.option(
+            "--metrics-port", type=PORT, help="Port for Prometheus, at --host.  [default: none]"
+        )
+        return host(port(metrics_port(command)))
 
     return add
 

@@ -12,6 +12,7 @@ from typing import TypeVar
 
 from outrider import __version__
 from outrider.embedded import resolve_model
+from outrider.engine.activity import PassCounts
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.pace import measure_pace
@@ -62,6 +63,7 @@ def load_served_model(
     progress(f"{name}: warm-up")
     warm_up(engine)
     engine.pace = measure_pace(engine)
+    engine.passes = PassCounts()  # those to come are somebody's
     log.info(
         "%s on %s in %s: %d slots of %d tokens, %.0f MB of KV cache, passes of up to %d tokens, "
         "loaded in %.1f s",

@@ -7,8 +7,8 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import uvloop
@@ -19,6 +19,11 @@ from grpc_reflection.v1alpha import reflection
 
 from outrider.errors import DOMAIN, ConfigurationError, OutriderError
 from outrider.processes import exit_with_parent
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+    from outrider.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +98,23 @@ def status_to_wire(error: OutriderError) -> status_pb2.Status:
     return status
 
 
+def start_metrics(
+    host: str, port: int | None, collect: Callable[[], Iterable[Metric]]
+) -> Metrics | None:
+    """Serves metrics at `port`; nothing is imported if that is None. `collect`: see Metrics.
+
+    Raises:
+        ConfigurationError: the port cannot be bound.
+    """
+    if port is None:
+        return None
+    from outrider.metrics import Metrics
+
+    metrics = Metrics(collect)
+    log.info("metrics at http://%s:%d/metrics", host, metrics.serve(host, port))
+    return metrics
+
+
 async def serve(
     host: str,
     port: int,
@@ -100,6 +122,7 @@ async def serve(
     register: Callable[[grpc.aio.Server], None],
     load: Callable[[], Awaitable[None]],
     close: Callable[[], Awaitable[None]],
+    metrics: Metrics | None = None,
 ) -> None:
     """Serves until SIGINT or SIGTERM, then drains.
 
@@ -109,7 +132,8 @@ async def serve(
     Raises:
         ConfigurationError: the port cannot be bound.
     """
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()], options=_OPTIONS)
+    interceptors = [*([metrics.interceptor] if metrics else []), ErrorInterceptor()]
+    server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
     register(server)
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)

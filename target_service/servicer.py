@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING
 
 import grpc
 
@@ -13,6 +14,9 @@ from outrider.messages import GREEDY, ModelInfo
 from outrider.model_service import ModelServicer, ServedModel
 from outrider.v1 import target_pb2, target_pb2_grpc
 from target_service.verifier import Verifier
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
 
 
 class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
@@ -23,6 +27,12 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
     def serve_model(self, model: ServedModel, verifier: Verifier) -> None:
         self.served = model
         self.verifier = verifier
+
+    def metrics(self) -> Iterator[Metric]:
+        """For Prometheus; nothing while the model loads."""
+        from outrider.model_metrics import model_metrics
+
+        return model_metrics(None if self.verifier is None else self.verifier.activity())
 
     def model_info(self) -> ModelInfo:
         num_free_slots = self.available(self.verifier).num_free_slots

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from outrider.acceptance import accept_matching
+from outrider.engine.activity import ModelActivity
 from outrider.engine.job import Job
 from outrider.engine.model import Engine
 from outrider.engine.scheduler import Scheduler
@@ -112,6 +113,16 @@ class Verifier:
     @property
     def num_free_slots(self) -> int:
         return self.scheduler.num_free_slots
+
+    def activity(self) -> ModelActivity:
+        cache = self.engine.cache
+        return ModelActivity(
+            cache.num_slots,
+            self.num_free_slots,
+            self.scheduler.num_jobs,
+            cache.num_bytes,
+            self.engine.passes,
+        )
 
     def open_session(self) -> VerifierSession:
         """Raises NoFreeSlot."""

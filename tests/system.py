@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import grpc
+from prometheus_client.metrics_core import Metric
 
 from draft_service.__main__ import load_drafter
 from draft_service.drafters import Drafter
@@ -17,6 +18,7 @@ from orchestrator.pair import Pair
 from orchestrator.servicer import GenerationServicer
 from outrider.engine.model import EngineOptions
 from outrider.loading import load_served_model
+from outrider.metrics import Metrics
 from outrider.server import ErrorInterceptor
 from outrider.v1 import draft_pb2_grpc, generation_pb2, generation_pb2_grpc, target_pb2_grpc
 from target_service.servicer import TargetServicer
@@ -34,6 +36,7 @@ class System:
     verifier: Verifier
     address: str
     servicer: GenerationServicer
+    metrics: dict[str, Metrics]  # of the target, the draft and the orchestrator
 
     async def generate(self, prompt: str, **fields: Any) -> generation_pb2.GenerateResponse:
         request = generation_pb2.GenerateRequest(prompt=prompt, **fields)
@@ -46,9 +49,13 @@ def options(model: str | Path, **settings: Any) -> EngineOptions:
 
 
 @asynccontextmanager
-async def serving(register: Callable[[grpc.aio.Server], None]) -> AsyncIterator[str]:
+async def serving(
+    register: Callable[[grpc.aio.Server], None], metrics: Metrics | None = None
+) -> AsyncIterator[str]:
     """A server on a free port; yields its address."""
-    server = grpc.aio.server(interceptors=[ErrorInterceptor()])
+    server = grpc.aio.server(
+        interceptors=[*([metrics.interceptor] if metrics else []), ErrorInterceptor()]
+    )
     register(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -58,15 +65,28 @@ async def serving(register: Callable[[grpc.aio.Server], None]) -> AsyncIterator[
         await server.stop(None)
 
 
+def watched(
+    name: str, collect: Callable[[], Iterable[Metric]], metrics: dict[str, Metrics] | None
+) -> Metrics | None:
+    """A service's metrics, also put into `metrics`; none where that is None."""
+    if metrics is None:
+        return None
+    metrics[name] = Metrics(collect)
+    return metrics[name]
+
+
 @asynccontextmanager
-async def running_target(target: Path, **settings: Any) -> AsyncIterator[tuple[str, Verifier]]:
+async def running_target(
+    target: Path, metrics: dict[str, Metrics] | None = None, **settings: Any
+) -> AsyncIterator[tuple[str, Verifier]]:
     engine, model = load_served_model(options(target, **settings), lambda what: None)
     verifier = Verifier(engine)
     servicer = TargetServicer()
     servicer.serve_model(model, verifier)
     try:
         async with serving(
-            lambda server: target_pb2_grpc.add_TargetServiceServicer_to_server(servicer, server)
+            lambda server: target_pb2_grpc.add_TargetServiceServicer_to_server(servicer, server),
+            watched("target", servicer.metrics, metrics),
         ) as address:
             yield address, verifier
     finally:
@@ -74,13 +94,16 @@ async def running_target(target: Path, **settings: Any) -> AsyncIterator[tuple[s
 
 
 @asynccontextmanager
-async def running_draft(draft: str | Path, **settings: Any) -> AsyncIterator[tuple[str, Drafter]]:
+async def running_draft(
+    draft: str | Path, metrics: dict[str, Metrics] | None = None, **settings: Any
+) -> AsyncIterator[tuple[str, Drafter]]:
     model, drafter = load_drafter(options(draft, **settings))
     servicer = DraftServicer()
     servicer.serve_model(model, drafter)
     try:
         async with serving(
-            lambda server: draft_pb2_grpc.add_DraftServiceServicer_to_server(servicer, server)
+            lambda server: draft_pb2_grpc.add_DraftServiceServicer_to_server(servicer, server),
+            watched("draft", servicer.metrics, metrics),
         ) as address:
             yield address, drafter
     finally:
@@ -91,12 +114,13 @@ async def running_draft(draft: str | Path, **settings: Any) -> AsyncIterator[tup
 async def running_system(
     target: Path, draft: str | Path = "ngram", draft_dtype: str = "float32", **settings: Any
 ) -> AsyncIterator[System]:
+    metrics: dict[str, Metrics] = {}
     async with AsyncExitStack() as stack:
         target_address, verifier = await stack.enter_async_context(
-            running_target(target, **settings)
+            running_target(target, metrics, **settings)
         )
         draft_address, drafter = await stack.enter_async_context(
-            running_draft(draft, **{"dtype": draft_dtype, **settings})
+            running_draft(draft, metrics, **{"dtype": draft_dtype, **settings})
         )
         servicer = GenerationServicer()
         servicer.serve_pair(await Pair.connect(target_address, draft_address))
@@ -105,7 +129,8 @@ async def running_system(
             serving(
                 lambda server: generation_pb2_grpc.add_GenerationServiceServicer_to_server(
                     servicer, server
-                )
+                ),
+                watched("orchestrator", servicer.metrics, metrics),
             )
         )
         channels = [
@@ -120,4 +145,5 @@ async def running_system(
             verifier,
             address,
             servicer,
+            metrics,
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from outrider.engine.activity import ModelActivity
 from outrider.messages import Prepared, Proposal, SamplingParams
 
 OnPrepared = Callable[[list[Prepared]], None]
@@ -54,6 +55,10 @@ class Drafter(Protocol):
 
     @property
     def num_free_slots(self) -> int: ...
+
+    def activity(self) -> ModelActivity:
+        """What it does at this moment, for metrics."""
+        ...
 
     def open_session(self) -> DrafterSession:
         """Raises NoFreeSlot."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from draft_service.drafters import OnPrepared
 from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
 from draft_service.drafters.outcomes import likeliest_corrections
+from outrider.engine.activity import ModelActivity
 from outrider.engine.model import Engine
 from outrider.engine.scheduler import Scheduler
 from outrider.engine.sequence import TokenSequence
@@ -167,6 +168,17 @@ class ModelDrafter:
     @property
     def num_free_slots(self) -> int:
         return self.scheduler.num_free_slots // max(1, self._num_branches)
+
+    def activity(self) -> ModelActivity:
+        cache = self.engine.cache
+        num_branches = max(1, self._num_branches)
+        return ModelActivity(
+            cache.num_slots // num_branches,
+            self.num_free_slots,
+            self.scheduler.num_jobs,
+            cache.num_bytes,
+            self.engine.passes,
+        )
 
     def open_session(self) -> ModelDrafterSession:
         """Raises NoFreeSlot."""

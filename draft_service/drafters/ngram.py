@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 
 from draft_service.drafters import OnPrepared
+from outrider.engine.activity import ModelActivity
 from outrider.engine.sequence import TokenSequence
 from outrider.errors import NoFreeSlot
 from outrider.messages import Proposal, SamplingParams, Timings
@@ -56,8 +57,11 @@ class NgramDrafter:
     """Opens sessions of prompt lookup, at most `num_slots` at a time."""
 
     def __init__(self, num_slots: int, max_context_length: int) -> None:
-        self.num_free_slots = num_slots
+        self.num_slots = self.num_free_slots = num_slots
         self.max_context_length = max_context_length
+
+    def activity(self) -> ModelActivity:
+        return ModelActivity(self.num_slots, self.num_free_slots)
 
     def open_session(self) -> NgramSession:
         """Raises NoFreeSlot."""

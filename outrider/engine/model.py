@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
+from outrider.engine.activity import PassCounts
 from outrider.engine.attention import IMPLEMENTATION, Pass, attending
 from outrider.engine.chunk import Chunk
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
@@ -70,6 +72,7 @@ class Engine:
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.max_context_length = _context_length(self.config, options.max_context_length)
         self.cache = SlotCache(options.slots or DEFAULT_NUM_SLOTS, self.max_context_length)
+        self.passes = PassCounts()
         self.network = self._adopt(model, options.model)
         if self.is_int8:
             quantize_linears(self.network, model.get_output_embeddings())
@@ -82,7 +85,10 @@ class Engine:
             if chunk.copy_from is not None:
                 source, begin = chunk.copy_from
                 self.cache.copy(source, chunk.slot, begin, chunk.start)
+        began = time.perf_counter_ns()
         logits, _ = self._run(chunks)
+        duration_ns = time.perf_counter_ns() - began
+        self.passes.count([len(chunk.token_ids) for chunk in chunks], duration_ns)
         return logits
 
     def _run(self, chunks: Sequence[Chunk]) -> tuple[list[Tensor], Pass]:

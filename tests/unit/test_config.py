@@ -41,6 +41,7 @@ def test_defaults(group: click.Group, seen: dict[str, Any]) -> None:
     assert seen == {
         "host": "127.0.0.1",
         "port": 50052,
+        "metrics_port": None,
         "model": "default",
         "device": "auto",
         "dtype": "auto",

@@ -1,0 +1,91 @@
+"""What the orchestrator does now, and has done since its start."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from orchestrator.generation import Generation
+from orchestrator.speculation import Speculation
+from outrider.distribution import Distribution, powers_of_two
+
+
+def _durations() -> Distribution:
+    """From a quarter of a millisecond to two minutes."""
+    return Distribution(powers_of_two(250_000, 20))
+
+
+@dataclass
+class Totals:
+    """Sums over requests, those that run included."""
+
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+    speculation: Speculation = field(default_factory=Speculation)
+    critical_path: Counter[str] = field(default_factory=Counter)
+    hidden: Counter[str] = field(default_factory=Counter)
+
+    def add(self, generation: Generation) -> None:
+        self.num_prompt_tokens += generation.num_prompt_tokens
+        self.num_completion_tokens += len(generation.token_ids)
+        self.speculation.add(generation.speculation)
+        self.critical_path.update(generation.path.stages)
+        self.hidden.update(generation.path.hidden)
+
+
+class Activity:
+    """Knows the requests that run, and sums up those that have ended.
+
+    Nothing is counted while a request runs: whoever looks adds up what requests count
+    for themselves.
+    """
+
+    def __init__(self) -> None:
+        self.num_ended = 0
+        # Nanoseconds, a value for each request that has ended.
+        self.stages: defaultdict[str, Distribution] = defaultdict(_durations)
+        self.hidden: defaultdict[str, Distribution] = defaultdict(_durations)
+        self.ttft, self.tpot = _durations(), _durations()
+        self._began_ns = time.monotonic_ns()
+        self._ended = Totals()
+        self._running: set[Generation] = set()
+
+    @property
+    def uptime_ns(self) -> int:
+        return time.monotonic_ns() - self._began_ns
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @contextmanager
+    def running(self, generation: Generation) -> Iterator[None]:
+        """A request runs as long as the context, and counts however it ends."""
+        self._running.add(generation)
+        try:
+            yield
+        finally:
+            self._running.remove(generation)
+            self._end(generation)
+
+    def _end(self, generation: Generation) -> None:
+        self.num_ended += 1
+        self._ended.add(generation)
+        for stage, duration_ns in generation.path.stages.items():
+            self.stages[stage].add(duration_ns)
+        for stage, duration_ns in generation.path.hidden.items():
+            self.hidden[stage].add(duration_ns)
+        if generation.ttft_ns:
+            self.ttft.add(generation.ttft_ns)
+        if generation.tpot_ns:
+            self.tpot.add(generation.tpot_ns)
+
+    def totals(self) -> Totals:
+        totals = copy.deepcopy(self._ended)
+        for generation in self._running:
+            totals.add(generation)
+        return totals

@@ -1,0 +1,72 @@
+"""The orchestrator's metrics beside those of its RPCs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
+
+from orchestrator.activity import Activity
+from orchestrator.speculation import Speculation
+from outrider.metrics import histogram
+
+# Longer drafts are rare; what lies behind is left out.
+MAX_POSITIONS = 16
+
+
+def generation_metrics(activity: Activity, num_queued: int) -> Iterator[Metric]:
+    """What is counted, running requests included."""
+    totals = activity.totals()
+    yield _gauge("queued_requests", "Requests that wait for a slot.", num_queued)
+    yield _gauge("running_requests", "Requests that run.", activity.num_running)
+    yield _counter("prompt_tokens", "Tokens of prompts.", totals.num_prompt_tokens)
+    yield _counter("completion_tokens", "Tokens committed.", totals.num_completion_tokens)
+    yield from _speculation_metrics(totals.speculation)
+    yield from _latency_metrics(activity)
+
+
+def _speculation_metrics(speculation: Speculation) -> Iterator[Metric]:
+    steps = CounterMetricFamily(
+        "outrider_steps",
+        "Steps with draft tokens, by whether these had been prepared (a hit in the table).",
+        labels=["prepared"],
+    )
+    num_prepared = speculation.num_prepared_steps
+    steps.add_metric(["true"], num_prepared)
+    steps.add_metric(["false"], speculation.num_steps - num_prepared)
+    yield steps
+    for name, text, at in (
+        ("outrider_draft_tokens", "Draft tokens verified.", speculation.drafted_at),
+        ("outrider_accepted_tokens", "Draft tokens accepted.", speculation.accepted_at),
+    ):
+        tokens = CounterMetricFamily(name, f"{text} By position in the draft.", labels=["position"])
+        for position in range(MAX_POSITIONS):
+            tokens.add_metric([str(position)], at(position))
+        yield tokens
+    yield _counter(
+        "prepared_tokens",
+        "Draft tokens prepared behind verifications of requests that have ended.",
+        speculation.num_prepared_tokens,
+    )
+
+
+def _latency_metrics(activity: Activity) -> Iterator[Metric]:
+    """Distributions over requests that have ended, of what their latency reports say."""
+    for name, text, stages in (
+        ("stage", "A request's time on its critical path.", activity.stages),
+        ("hidden", "A request's work behind its critical path.", activity.hidden),
+    ):
+        yield histogram(f"outrider_{name}_seconds", text, stages, 1e9, "stage")
+    for name, text, times in (
+        ("time_to_first_token", "From a request's arrival to its first token.", activity.ttft),
+        ("time_per_output_token", "A request's time of a token after the first.", activity.tpot),
+    ):
+        yield histogram(f"outrider_{name}_seconds", text, {"": times}, 1e9)
+
+
+def _gauge(name: str, text: str, value: int) -> Metric:
+    return GaugeMetricFamily(f"outrider_{name}", text, value)
+
+
+def _counter(name: str, text: str, value: int) -> Metric:
+    return CounterMetricFamily(f"outrider_{name}", text, value)

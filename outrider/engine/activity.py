@@ -1,0 +1,35 @@
+"""What a model service does now and has done, in plain numbers. Knows no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from outrider.distribution import Distribution, powers_of_two
+
+
+@dataclass
+class PassCounts:
+    """Forward passes: how many jobs shared one, how many tokens it took, how long it went on."""
+
+    jobs: Distribution = field(default_factory=lambda: Distribution(powers_of_two(1, 7)))
+    tokens: Distribution = field(default_factory=lambda: Distribution(powers_of_two(1, 12)))
+    duration_ns: Distribution = field(
+        default_factory=lambda: Distribution(powers_of_two(1_000_000, 11))
+    )
+
+    def count(self, chunk_lengths: Sequence[int], duration_ns: int) -> None:
+        self.jobs.add(len(chunk_lengths))
+        self.tokens.add(sum(chunk_lengths))
+        self.duration_ns.add(duration_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelActivity:
+    """A draft or target service at one moment; no passes where there is no model."""
+
+    num_slots: int
+    num_free_slots: int
+    num_pending_jobs: int = 0
+    kv_bytes: int = 0
+    passes: PassCounts | None = None

@@ -1,0 +1,79 @@
+"""Something around every call of our own services: metrics, request ids, spans."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+_KINDS = {
+    "unary_unary": "unary",
+    "unary_stream": "server_stream",
+    "stream_stream": "bidi_stream",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """An RPC. `kind` is "unary", "server_stream" or "bidi_stream"."""
+
+    service: str
+    name: str
+    kind: str
+
+
+class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
+    """Runs handlers of our own services inside a context manager; health and such are left out.
+
+    The handlers are coroutines that write to their context. One who raises or is cancelled
+    raises within the context manager.
+    """
+
+    def around(self, method: Method, context: Context) -> AbstractContextManager[None]:
+        raise NotImplementedError
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        path = handler_call_details.method
+        if handler is None or not path.startswith("/outrider.v1."):
+            return handler
+        service, name = path[1:].split("/")
+        for attribute, kind in _KINDS.items():
+            if (behaviour := getattr(handler, attribute)) is not None:
+                wrapped = self._wrapped(Method(service, name, kind), behaviour)
+                return handler._replace(**{attribute: wrapped})
+        return handler
+
+    def _wrapped(
+        self, method: Method, behaviour: Callable[[Any, Context], Awaitable[Any]]
+    ) -> Callable[[Any, Context], Awaitable[Any]]:
+        async def wrapped(request: Any, context: Context) -> Any:
+            with self.around(method, context):
+                return await behaviour(request, context)
+
+        return wrapped
+
+
+def call_code(context: Context, error: BaseException | None) -> grpc.StatusCode:
+    """How a call ends whose handler returned, or raised `error`."""
+    if error is None:
+        return grpc.StatusCode.OK
+    if isinstance(error, grpc.aio.AbortError):
+        return _CODES[context.code()]
+    remaining = context.time_remaining()
+    if remaining is not None and remaining <= 0:
+        return grpc.StatusCode.DEADLINE_EXCEEDED
+    return grpc.StatusCode.CANCELLED
+
+
+_CODES: dict[Any, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
+_CODES.update({code: code for code in grpc.StatusCode})

@@ -1,0 +1,140 @@
+"""What Prometheus reads from each of the three services."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from urllib.request import urlopen
+
+import grpc
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from outrider.errors import ConfigurationError
+from outrider.metrics import Metrics
+from outrider.server import start_metrics
+from outrider.v1 import generation_pb2
+from tests.integration.test_protocol import all_slots_free
+from tests.system import System, running_system
+
+PROMPT = "the cat sat on the mat"
+GENERATION = {"grpc_service": "outrider.v1.GenerationService", "grpc_method": "Generate"}
+
+
+class Scraped:
+    """The samples of one scrape over HTTP."""
+
+    def __init__(self, text: str) -> None:
+        self.samples = [
+            sample for family in text_string_to_metric_families(text) for sample in family.samples
+        ]
+
+    def __call__(self, name: str, **labels: str) -> float:
+        """The sum of the samples of that name that have these labels, of which there are some."""
+        values = [
+            sample.value
+            for sample in self.samples
+            if sample.name == name and labels.items() <= sample.labels.items()
+        ]
+        assert values, (name, labels)
+        return sum(values)
+
+
+async def scrape(metrics: Metrics) -> Scraped:
+    url = f"http://127.0.0.1:{metrics.serve('127.0.0.1', 0)}/metrics"
+    return Scraped(await asyncio.to_thread(lambda: urlopen(url, timeout=30).read().decode()))
+
+
+@pytest.fixture
+async def system(tiny_models: Callable[..., Path]) -> AsyncIterator[System]:
+    async with running_system(tiny_models("llama"), tiny_models("gpt2", seed=7)) as system:
+        yield system
+
+
+async def test_what_requests_did_is_counted(system: System) -> None:
+    response = await system.generate(PROMPT, num_speculative_tokens=3, ignore_eos=True)
+    other = await system.generate(PROMPT, max_new_tokens=9, num_speculative_tokens=2)
+    value = await scrape(system.metrics["orchestrator"])
+    both = (response, other)
+    assert value("outrider_completion_tokens_total") == sum(len(r.token_ids) for r in both)
+    assert value("outrider_prompt_tokens_total") == sum(r.usage.prompt_tokens for r in both)
+    assert value("outrider_steps_total") == sum(r.speculation.num_steps for r in both)
+    prepared = sum(r.speculation.num_prepared_steps for r in both)
+    assert value("outrider_steps_total", prepared="true") == prepared
+    drafted = sum(r.speculation.num_draft_tokens for r in both)
+    accepted = sum(r.speculation.num_accepted_tokens for r in both)
+    assert value("outrider_draft_tokens_total") == drafted
+    assert value("outrider_accepted_tokens_total") == accepted
+    at = [value("outrider_draft_tokens_total", position=str(i)) for i in range(4)]
+    assert at[0] == sum(r.speculation.num_steps for r in both)
+    assert at[0] >= at[1] >= at[2] > at[3] == 0
+    compute = sum(
+        stage.duration_ns
+        for r in both
+        for stage in r.latency.critical_path
+        if stage.stage == "verify_compute"
+    )
+    sums = value("outrider_stage_seconds_sum", stage="verify_compute")
+    assert sums == pytest.approx(compute / 1e9)
+    assert value("outrider_stage_seconds_count", stage="verify_compute") == 2
+    assert value("outrider_time_to_first_token_seconds_bucket", le="+Inf") == 2
+    assert value("outrider_time_per_output_token_seconds_count") == 2
+    assert value("outrider_queued_requests") == value("outrider_running_requests") == 0
+
+
+async def test_a_running_request_is_seen_in_all_services(system: System) -> None:
+    request = generation_pb2.GenerateRequest(prompt=PROMPT, max_new_tokens=400, ignore_eos=True)
+    call = system.generation.GenerateStream(request)
+    await call.read()
+    value = await scrape(system.metrics["orchestrator"])
+    assert value("outrider_running_requests") == 1
+    assert value("outrider_completion_tokens_total") > 0
+    for name in ("draft", "target"):
+        value = await scrape(system.metrics[name])
+        assert (value("outrider_slots"), value("outrider_slots_in_use")) == (4, 1)
+        assert value("outrider_kv_cache_bytes") > 0
+        assert value("outrider_pass_tokens_sum") >= len(PROMPT.split())
+        assert value("outrider_pass_jobs_count") == value("outrider_pass_seconds_count") > 0
+        assert value("outrider_pending_jobs") >= 0
+    call.cancel()
+    assert await all_slots_free(system)
+
+
+async def test_calls_are_counted_by_how_they_ended(system: System) -> None:
+    await system.generate(PROMPT, max_new_tokens=2)
+    with suppress(grpc.aio.AioRpcError):
+        await system.generate("")
+    request = generation_pb2.GenerateRequest(prompt=PROMPT, max_new_tokens=450, ignore_eos=True)
+    cancelled = system.generation.GenerateStream(request)
+    await cancelled.read()
+    cancelled.cancel()
+    with suppress(grpc.aio.AioRpcError):
+        await system.generation.Generate(request, timeout=0.1)
+    assert await all_slots_free(system)
+    value = await scrape(system.metrics["orchestrator"])
+    for code in ("OK", "InvalidArgument", "DeadlineExceeded"):
+        assert value("grpc_server_handled_total", grpc_code=code, **GENERATION) == 1, code
+    assert value("grpc_server_handled_total", grpc_method="GenerateStream") == 1
+    assert value("grpc_server_handled_total", grpc_code="Canceled") == 1
+    assert value("grpc_server_started_total", grpc_type="unary", **GENERATION) == 3
+    assert value("grpc_server_handling_seconds_count", **GENERATION) == 3
+    target = await scrape(system.metrics["target"])
+    assert target("grpc_server_handled_total", grpc_type="bidi_stream", grpc_method="Verify") == 3
+
+
+async def test_prompt_lookup_has_slots_and_no_passes(tiny_models: Callable[..., Path]) -> None:
+    async with running_system(tiny_models("llama"), "ngram") as system:
+        value = await scrape(system.metrics["draft"])
+    assert (value("outrider_slots"), value("outrider_slots_in_use")) == (4, 0)
+    assert not [s for s in value.samples if s.name.startswith(("outrider_pass", "outrider_kv"))]
+
+
+async def test_a_port_that_is_taken_is_a_clear_error() -> None:
+    assert start_metrics("127.0.0.1", None, list) is None
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"metrics on 127.0.0.1:{port}"):
+            start_metrics("127.0.0.1", port, list)
