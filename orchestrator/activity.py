@@ -31,7 +31,7 @@ class Totals:
 
     def add(self, generation: Generation) -> None:
         self.num_prompt_tokens += generation.num_prompt_tokens
-        self.num_completion_tokens += len(generation.token_ids)
+        self.num_completion_tokens += generation.num_committed_tokens
         self.speculation.add(generation.speculation)
         self.critical_path.update(generation.path.stages)
         self.hidden.update(generation.path.hidden)
@@ -73,6 +73,7 @@ class Activity:
             self._end(generation)
 
     def _end(self, generation: Generation) -> None:
+        generation.path.spend("orchestrator")  # the path ends here
         self.num_ended += 1
         self._ended.add(generation)
         for stage, duration_ns in generation.path.stages.items():

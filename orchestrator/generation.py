@@ -108,6 +108,7 @@ class Generation:
         self.token_ids: list[int] = []
         self.text = ""
         self.num_prompt_tokens = 0
+        self.num_committed_tokens = 0  # never falls, unlike token_ids at a stop string
         self.stopped = False
         self.ttft_ns = 0
         self.speculation = Speculation()
@@ -207,6 +208,7 @@ class Generation:
         pieces = []
         for index, token_id in enumerate(step.token_ids):
             self.token_ids.append(token_id)
+            self.num_committed_tokens += 1
             text = "" if token_id in eos else text_stream.push(token_id)
             self.text += text
             pieces.append(Piece(text, token_id, index < step.num_accepted_tokens))

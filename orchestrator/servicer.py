@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,22 +10,19 @@ import grpc
 
 from orchestrator.activity import Activity
 from orchestrator.admission import DEFAULT_MAX_QUEUED, Admission
-from orchestrator.generation import (
-    DEFAULT_MAX_NEW_TOKENS,
-    DEFAULT_NUM_BRANCHES,
-    Generation,
-    Message,
-    Piece,
-    Request,
-    draw_seed,
+from orchestrator.codec import (
+    activity_to_wire,
+    piece_to_wire,
+    request_from_wire,
+    result_to_wire,
 )
+from orchestrator.generation import DEFAULT_NUM_BRANCHES, Generation, Piece
 from orchestrator.latency import CriticalPath
 from orchestrator.pair import Pair
 from orchestrator.timeline import Timeline
 from outrider import __version__
-from outrider.codec import checked_sampling, model_info_to_wire
+from outrider.codec import model_info_to_wire
 from outrider.errors import DeadlineExceeded, OutriderError, ServiceUnavailable
-from outrider.messages import SamplingParams
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 
 if TYPE_CHECKING:
@@ -77,7 +73,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         async with aclosing(self._run(generation, context)) as steps:
             async for _ in steps:
                 pass
-        return _result_to_wire(generation)
+        return result_to_wire(generation)
 
     async def GenerateStream(
         self, request: generation_pb2.GenerateRequest, context: Context
@@ -85,10 +81,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         generation = self._generation(request)
         async with aclosing(self._run(generation, context)) as steps:
             async for pieces in steps:
-                wire_pieces = map(_piece_to_wire, pieces)
+                wire_pieces = map(piece_to_wire, pieces)
                 await context.write(generation_pb2.GenerateStreamResponse(pieces=wire_pieces))
                 generation.path.spend("deliver")
-        result = _result_to_wire(generation)
+        result = result_to_wire(generation)
         await context.write(generation_pb2.GenerateStreamResponse(result=result))
 
     async def GetServerInfo(
@@ -102,12 +98,13 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             draft=None if draft_info is None else model_info_to_wire(draft_info),
             default_num_branches=DEFAULT_NUM_BRANCHES,
             has_chat_template=pair.tokenizer.has_chat_template,
+            activity=activity_to_wire(self.activity, self.admission.num_queued),
         )
 
     def _generation(self, message: generation_pb2.GenerateRequest) -> Generation:
         """Raises InvalidRequest."""
         path = CriticalPath(Timeline() if message.trace else None)
-        request = _request_from_wire(message)
+        request = request_from_wire(message)
         request.check(self.max_new_tokens)
         return Generation(request, path)
 
@@ -136,7 +133,6 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 async with aclosing(steps):
                     async for pieces in steps:
                         yield pieces
-        generation.path.spend("orchestrator")
 
 
 @contextmanager
@@ -154,102 +150,3 @@ def _deadline_explains_errors(context: Context) -> Iterator[None]:
 def _timeout(context: Context) -> float | None:
     remaining = context.time_remaining()
     return None if remaining is None else max(0.001, remaining - _DEADLINE_MARGIN_SECONDS)
-
-
-def _request_from_wire(message: generation_pb2.GenerateRequest) -> Request:
-    """Raises InvalidRequest."""
-    sampling = SamplingParams(
-        temperature=message.temperature,
-        top_k=message.top_k,
-        top_p=message.top_p if message.HasField("top_p") else 1.0,
-        min_p=message.min_p,
-        seed=message.seed if message.HasField("seed") else draw_seed(),
-    )
-    num_speculative_tokens = None
-    if message.HasField("num_speculative_tokens"):
-        num_speculative_tokens = message.num_speculative_tokens
-    return Request(
-        prompt=message.prompt,
-        messages=tuple(Message(turn.role, turn.content) for turn in message.messages),
-        max_new_tokens=(
-            message.max_new_tokens if message.HasField("max_new_tokens") else DEFAULT_MAX_NEW_TOKENS
-        ),
-        sampling=checked_sampling(sampling),
-        stop=tuple(message.stop),
-        num_speculative_tokens=num_speculative_tokens,
-        ignore_eos=message.ignore_eos,
-        num_branches=(
-            message.num_branches if message.HasField("num_branches") else DEFAULT_NUM_BRANCHES
-        ),
-        prompt_lookup=message.prompt_lookup if message.HasField("prompt_lookup") else None,
-    )
-
-
-def _piece_to_wire(piece: Piece) -> generation_pb2.TextPiece:
-    source = (
-        generation_pb2.TOKEN_SOURCE_DRAFT
-        if piece.from_draft
-        else generation_pb2.TOKEN_SOURCE_TARGET
-    )
-    return generation_pb2.TextPiece(text=piece.text, token_id=piece.token_id, source=source)
-
-
-def _result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
-    finish_reason = (
-        generation_pb2.FINISH_REASON_STOP
-        if generation.stopped
-        else generation_pb2.FINISH_REASON_LENGTH
-    )
-    return generation_pb2.GenerateResponse(
-        text=generation.text,
-        token_ids=generation.token_ids,
-        finish_reason=finish_reason,
-        seed=generation.request.sampling.seed,
-        usage=generation_pb2.Usage(
-            prompt_tokens=generation.num_prompt_tokens,
-            completion_tokens=len(generation.token_ids),
-        ),
-        speculation=_speculation_to_wire(generation),
-        latency=_latency_to_wire(generation),
-        trace=_trace_to_wire(generation.path.timeline),
-    )
-
-
-def _speculation_to_wire(generation: Generation) -> generation_pb2.SpeculationStats:
-    speculation = generation.speculation
-    return generation_pb2.SpeculationStats(
-        num_steps=speculation.num_steps,
-        num_draft_tokens=speculation.num_draft_tokens,
-        num_accepted_tokens=speculation.num_accepted_tokens,
-        draft_acceptance_rate=speculation.draft_acceptance_rate,
-        mean_acceptance_length=speculation.mean_acceptance_length,
-        acceptance_histogram=speculation.acceptance_histogram,
-        num_prepared_steps=speculation.num_prepared_steps,
-        num_prepared_accepted_tokens=speculation.num_prepared_accepted_tokens,
-        num_prepared_tokens=speculation.num_prepared_tokens,
-        num_lookup_steps=speculation.num_lookup_steps,
-        num_lookup_draft_tokens=speculation.num_lookup_draft_tokens,
-        num_lookup_accepted_tokens=speculation.num_lookup_accepted_tokens,
-    )
-
-
-def _latency_to_wire(generation: Generation) -> generation_pb2.LatencyReport:
-    path = generation.path
-    return generation_pb2.LatencyReport(
-        wall_ns=path.wall_ns,
-        ttft_ns=generation.ttft_ns,
-        tpot_ns=generation.tpot_ns,
-        critical_path=[
-            generation_pb2.StageDuration(stage=stage, duration_ns=duration)
-            for stage, duration in path.stages.items()
-        ],
-        hidden=[
-            generation_pb2.StageDuration(stage=stage, duration_ns=duration)
-            for stage, duration in path.hidden.items()
-        ],
-    )
-
-
-def _trace_to_wire(timeline: Timeline | None) -> list[generation_pb2.TraceInterval]:
-    intervals = [] if timeline is None else timeline.intervals
-    return [generation_pb2.TraceInterval(**dataclasses.asdict(one)) for one in intervals]

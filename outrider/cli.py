@@ -31,6 +31,7 @@ from outrider.errors import InvalidRequest
 from outrider.generation import Generation
 from outrider.perfetto import write_trace
 from outrider.processes import ServiceProcess, running_system
+from outrider.top import top
 
 _EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
 
@@ -285,3 +286,6 @@ def info(address: str, as_json: bool) -> None:
         click.echo(json.dumps(dataclasses.asdict(answer)))
     else:
         report.terminal().print(report.server_table(answer))
+
+
+cli.add_command(top)

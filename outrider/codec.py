@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from outrider.errors import InvalidRequest
-from outrider.generation import Generation, Latency, ServerInfo, Speculation, TextPiece, Usage
+from outrider.generation import (
+    Generation,
+    Latency,
+    ServerActivity,
+    ServerInfo,
+    Speculation,
+    TextPiece,
+    Usage,
+)
 from outrider.messages import (
     Interval,
     ModelInfo,
@@ -226,4 +234,22 @@ def server_info_from_wire(message: generation_pb2.GetServerInfoResponse) -> Serv
         draft=model_info_from_wire(message.draft) if message.HasField("draft") else None,
         default_num_branches=message.default_num_branches,
         has_chat_template=message.has_chat_template,
+        activity=_activity_from_wire(message.activity),
+    )
+
+
+def _activity_from_wire(message: generation_pb2.ServerActivity) -> ServerActivity:
+    return ServerActivity(
+        uptime_ns=message.uptime_ns,
+        num_queued_requests=message.num_queued_requests,
+        num_running_requests=message.num_running_requests,
+        num_ended_requests=message.num_ended_requests,
+        num_prompt_tokens=message.num_prompt_tokens,
+        num_completion_tokens=message.num_completion_tokens,
+        num_steps=message.num_steps,
+        num_prepared_steps=message.num_prepared_steps,
+        draft_tokens_by_position=list(message.draft_tokens_by_position),
+        accepted_tokens_by_position=list(message.accepted_tokens_by_position),
+        critical_path=_durations(message.critical_path),
+        hidden=_durations(message.hidden),
     )

@@ -76,6 +76,24 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerActivity:
+    """What an orchestrator does now, and has done since its start; see ServerActivity."""
+
+    uptime_ns: int = 0
+    num_queued_requests: int = 0
+    num_running_requests: int = 0
+    num_ended_requests: int = 0
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+    num_steps: int = 0
+    num_prepared_steps: int = 0
+    draft_tokens_by_position: list[int] = field(default_factory=list)
+    accepted_tokens_by_position: list[int] = field(default_factory=list)
+    critical_path: dict[str, int] = field(default_factory=dict)
+    hidden: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """What an orchestrator serves."""
 
@@ -84,3 +102,4 @@ class ServerInfo:
     draft: ModelInfo | None
     default_num_branches: int
     has_chat_template: bool
+    activity: ServerActivity = field(default_factory=ServerActivity)

@@ -29,15 +29,18 @@ def styled(piece: TextPiece) -> Text:
 def report(generation: Generation) -> RenderableType:
     """The latency report: stages on the critical path, what was hidden, and the counts."""
     latency = generation.latency
-    parts: list[RenderableType] = [_stages("critical path", latency.critical_path, latency.wall_ns)]
+    parts: list[RenderableType] = [
+        stages_table("critical path", latency.critical_path, latency.wall_ns)
+    ]
     if latency.hidden:
-        parts.append(_stages("hidden behind it", latency.hidden, latency.wall_ns))
+        parts.append(stages_table("hidden behind it", latency.hidden, latency.wall_ns))
     parts.append(Text(_speeds(generation)))
     parts.append(Text(_speculation(generation)))
     return Group(*parts)
 
 
-def _stages(title: str, stages: dict[str, int], wall_ns: int) -> Table:
+def stages_table(title: str, stages: dict[str, int], wall_ns: int) -> Table:
+    """Stages by their time, each with its share of `wall_ns`."""
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column(title, min_width=18)
     table.add_column("ms", justify="right", min_width=9)

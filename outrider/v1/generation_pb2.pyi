@@ -190,15 +190,45 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "target", "draft", "default_num_branches", "has_chat_template")
+    __slots__ = ("version", "target", "draft", "default_num_branches", "has_chat_template", "activity")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_NUM_BRANCHES_FIELD_NUMBER: _ClassVar[int]
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
+    ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     version: str
     target: _common_pb2.GetModelInfoResponse
     draft: _common_pb2.GetModelInfoResponse
     default_num_branches: int
     has_chat_template: bool
-    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., draft: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., default_num_branches: _Optional[int] = ..., has_chat_template: _Optional[bool] = ...) -> None: ...
+    activity: ServerActivity
+    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., draft: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., default_num_branches: _Optional[int] = ..., has_chat_template: _Optional[bool] = ..., activity: _Optional[_Union[ServerActivity, _Mapping]] = ...) -> None: ...
+
+class ServerActivity(_message.Message):
+    __slots__ = ("uptime_ns", "num_queued_requests", "num_running_requests", "num_ended_requests", "num_prompt_tokens", "num_completion_tokens", "num_steps", "num_prepared_steps", "draft_tokens_by_position", "accepted_tokens_by_position", "critical_path", "hidden")
+    UPTIME_NS_FIELD_NUMBER: _ClassVar[int]
+    NUM_QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ENDED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREPARED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_TOKENS_BY_POSITION_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTED_TOKENS_BY_POSITION_FIELD_NUMBER: _ClassVar[int]
+    CRITICAL_PATH_FIELD_NUMBER: _ClassVar[int]
+    HIDDEN_FIELD_NUMBER: _ClassVar[int]
+    uptime_ns: int
+    num_queued_requests: int
+    num_running_requests: int
+    num_ended_requests: int
+    num_prompt_tokens: int
+    num_completion_tokens: int
+    num_steps: int
+    num_prepared_steps: int
+    draft_tokens_by_position: _containers.RepeatedScalarFieldContainer[int]
+    accepted_tokens_by_position: _containers.RepeatedScalarFieldContainer[int]
+    critical_path: _containers.RepeatedCompositeFieldContainer[StageDuration]
+    hidden: _containers.RepeatedCompositeFieldContainer[StageDuration]
+    def __init__(self, uptime_ns: _Optional[int] = ..., num_queued_requests: _Optional[int] = ..., num_running_requests: _Optional[int] = ..., num_ended_requests: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_completion_tokens: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_prepared_steps: _Optional[int] = ..., draft_tokens_by_position: _Optional[_Iterable[int]] = ..., accepted_tokens_by_position: _Optional[_Iterable[int]] = ..., critical_path: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ..., hidden: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ...) -> None: ...

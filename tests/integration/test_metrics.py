@@ -85,6 +85,31 @@ async def test_what_requests_did_is_counted(system: System) -> None:
     assert value("outrider_queued_requests") == value("outrider_running_requests") == 0
 
 
+async def test_server_info_says_the_same(system: System) -> None:
+    response = await system.generate(PROMPT, num_speculative_tokens=3, ignore_eos=True)
+    info = await system.generation.GetServerInfo(generation_pb2.GetServerInfoRequest())
+    activity, counts = info.activity, response.speculation
+    assert (activity.num_ended_requests, activity.num_running_requests) == (1, 0)
+    assert activity.num_prompt_tokens == response.usage.prompt_tokens
+    assert activity.num_completion_tokens == len(response.token_ids)
+    assert activity.num_steps == activity.draft_tokens_by_position[0] == counts.num_steps
+    assert activity.num_prepared_steps == counts.num_prepared_steps
+    assert sum(activity.draft_tokens_by_position) == counts.num_draft_tokens
+    assert sum(activity.accepted_tokens_by_position) == counts.num_accepted_tokens
+    assert sum(stage.duration_ns for stage in activity.critical_path) == response.latency.wall_ns
+    assert activity.uptime_ns > response.latency.wall_ns
+
+
+async def test_tokens_cut_by_a_stop_string_stay_counted(system: System) -> None:
+    """A counter that falls is taken for one that started anew."""
+    whole = await system.generate(PROMPT, max_new_tokens=40, ignore_eos=True)
+    stop = whole.text[10:13]
+    cut = await system.generate(PROMPT, max_new_tokens=40, ignore_eos=True, stop=[stop])
+    value = await scrape(system.metrics["orchestrator"])
+    committed = value("outrider_completion_tokens_total")
+    assert committed >= len(whole.token_ids) + len(cut.token_ids)
+
+
 async def test_a_running_request_is_seen_in_all_services(system: System) -> None:
     request = generation_pb2.GenerateRequest(prompt=PROMPT, max_new_tokens=400, ignore_eos=True)
     call = system.generation.GenerateStream(request)

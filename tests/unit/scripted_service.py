@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Iterator
 from concurrent import futures
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ PIECES = [
     pb.TextPiece(text="Hello", token_id=7, source=pb.TOKEN_SOURCE_DRAFT),
     pb.TextPiece(text=" you", token_id=8, source=pb.TOKEN_SOURCE_TARGET),
 ]
+
+
+ACTIVITY = pb.ServerActivity(uptime_ns=3_725_000_000_000)
 
 
 def response() -> pb.GenerateResponse:
@@ -58,6 +62,7 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
         self.error: OutriderError | None = None
         self.endless = False
         self.has_chat_template = False
+        self.activities: deque[pb.ServerActivity] = deque()
         self.cancelled = threading.Event()
 
     def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
@@ -82,6 +87,7 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
         info = pb.GetServerInfoResponse(version="9", has_chat_template=self.has_chat_template)
         info.target.model_id = "the-target"
         info.target.device = "cpu"
+        info.activity.CopyFrom(self.activities.popleft() if self.activities else ACTIVITY)
         return info
 
     def _response(self, request: pb.GenerateRequest) -> pb.GenerateResponse:

@@ -1,0 +1,141 @@
+"""Requests from the wire, and results to it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from orchestrator.activity import Activity
+from orchestrator.generation import (
+    DEFAULT_MAX_NEW_TOKENS,
+    DEFAULT_NUM_BRANCHES,
+    Generation,
+    Message,
+    Piece,
+    Request,
+    draw_seed,
+)
+from orchestrator.timeline import Timeline
+from outrider.codec import checked_sampling
+from outrider.messages import SamplingParams
+from outrider.v1 import generation_pb2
+
+
+def request_from_wire(message: generation_pb2.GenerateRequest) -> Request:
+    """Raises InvalidRequest."""
+    sampling = SamplingParams(
+        temperature=message.temperature,
+        top_k=message.top_k,
+        top_p=message.top_p if message.HasField("top_p") else 1.0,
+        min_p=message.min_p,
+        seed=message.seed if message.HasField("seed") else draw_seed(),
+    )
+    num_speculative_tokens = None
+    if message.HasField("num_speculative_tokens"):
+        num_speculative_tokens = message.num_speculative_tokens
+    return Request(
+        prompt=message.prompt,
+        messages=tuple(Message(turn.role, turn.content) for turn in message.messages),
+        max_new_tokens=(
+            message.max_new_tokens if message.HasField("max_new_tokens") else DEFAULT_MAX_NEW_TOKENS
+        ),
+        sampling=checked_sampling(sampling),
+        stop=tuple(message.stop),
+        num_speculative_tokens=num_speculative_tokens,
+        ignore_eos=message.ignore_eos,
+        num_branches=(
+            message.num_branches if message.HasField("num_branches") else DEFAULT_NUM_BRANCHES
+        ),
+        prompt_lookup=message.prompt_lookup if message.HasField("prompt_lookup") else None,
+    )
+
+
+def piece_to_wire(piece: Piece) -> generation_pb2.TextPiece:
+    source = (
+        generation_pb2.TOKEN_SOURCE_DRAFT
+        if piece.from_draft
+        else generation_pb2.TOKEN_SOURCE_TARGET
+    )
+    return generation_pb2.TextPiece(text=piece.text, token_id=piece.token_id, source=source)
+
+
+def result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
+    finish_reason = (
+        generation_pb2.FINISH_REASON_STOP
+        if generation.stopped
+        else generation_pb2.FINISH_REASON_LENGTH
+    )
+    return generation_pb2.GenerateResponse(
+        text=generation.text,
+        token_ids=generation.token_ids,
+        finish_reason=finish_reason,
+        seed=generation.request.sampling.seed,
+        usage=generation_pb2.Usage(
+            prompt_tokens=generation.num_prompt_tokens,
+            completion_tokens=len(generation.token_ids),
+        ),
+        speculation=_speculation_to_wire(generation),
+        latency=_latency_to_wire(generation),
+        trace=_trace_to_wire(generation.path.timeline),
+    )
+
+
+def _speculation_to_wire(generation: Generation) -> generation_pb2.SpeculationStats:
+    speculation = generation.speculation
+    return generation_pb2.SpeculationStats(
+        num_steps=speculation.num_steps,
+        num_draft_tokens=speculation.num_draft_tokens,
+        num_accepted_tokens=speculation.num_accepted_tokens,
+        draft_acceptance_rate=speculation.draft_acceptance_rate,
+        mean_acceptance_length=speculation.mean_acceptance_length,
+        acceptance_histogram=speculation.acceptance_histogram,
+        num_prepared_steps=speculation.num_prepared_steps,
+        num_prepared_accepted_tokens=speculation.num_prepared_accepted_tokens,
+        num_prepared_tokens=speculation.num_prepared_tokens,
+        num_lookup_steps=speculation.num_lookup_steps,
+        num_lookup_draft_tokens=speculation.num_lookup_draft_tokens,
+        num_lookup_accepted_tokens=speculation.num_lookup_accepted_tokens,
+    )
+
+
+def _latency_to_wire(generation: Generation) -> generation_pb2.LatencyReport:
+    path = generation.path
+    return generation_pb2.LatencyReport(
+        wall_ns=path.wall_ns,
+        ttft_ns=generation.ttft_ns,
+        tpot_ns=generation.tpot_ns,
+        critical_path=_durations_to_wire(path.stages),
+        hidden=_durations_to_wire(path.hidden),
+    )
+
+
+def _durations_to_wire(stages: Mapping[str, int]) -> list[generation_pb2.StageDuration]:
+    return [
+        generation_pb2.StageDuration(stage=stage, duration_ns=duration_ns)
+        for stage, duration_ns in stages.items()
+    ]
+
+
+def _trace_to_wire(timeline: Timeline | None) -> list[generation_pb2.TraceInterval]:
+    intervals = [] if timeline is None else timeline.intervals
+    return [generation_pb2.TraceInterval(**dataclasses.asdict(one)) for one in intervals]
+
+
+def activity_to_wire(activity: Activity, num_queued: int) -> generation_pb2.ServerActivity:
+    totals = activity.totals()
+    speculation = totals.speculation
+    positions = range(len(speculation.length_histogram) - 1)
+    return generation_pb2.ServerActivity(
+        uptime_ns=activity.uptime_ns,
+        num_queued_requests=num_queued,
+        num_running_requests=activity.num_running,
+        num_ended_requests=activity.num_ended,
+        num_prompt_tokens=totals.num_prompt_tokens,
+        num_completion_tokens=totals.num_completion_tokens,
+        num_steps=speculation.num_steps,
+        num_prepared_steps=speculation.num_prepared_steps,
+        draft_tokens_by_position=map(speculation.drafted_at, positions),
+        accepted_tokens_by_position=map(speculation.accepted_at, positions),
+        critical_path=_durations_to_wire(totals.critical_path),
+        hidden=_durations_to_wire(totals.hidden),
+    )
