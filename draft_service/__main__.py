@@ -14,7 +14,13 @@ from draft_service.drafters.ngram import NgramDrafter
 from draft_service.drafters.replay import REPLAY, ReplayDrafter, Script
 from draft_service.servicer import DraftServicer
 from outrider import __version__
-from outrider.config import DEFAULT_DRAFT_PORT, model_options, run_service, server_options
+from outrider.config import (
+    DEFAULT_DRAFT_PORT,
+    ServerOptions,
+    model_options,
+    run_service,
+    server_options,
+)
 from outrider.embedded import EMBEDDED_DRAFT
 from outrider.engine.model import (
     DEFAULT_MAX_CONTEXT_LENGTH,
@@ -26,7 +32,7 @@ from outrider.engine.packed_linear import fbgemm_is_available
 from outrider.loading import in_own_thread, load_served_model
 from outrider.messages import ModelInfo
 from outrider.model_service import ServedModel
-from outrider.server import run, serve, start_metrics
+from outrider.server import run, serve
 from outrider.v1.draft_pb2 import DESCRIPTOR
 from outrider.v1.draft_pb2_grpc import add_DraftServiceServicer_to_server
 
@@ -43,20 +49,16 @@ DEFAULT_NUM_BRANCHES = 4
     show_default=True,
     help="Outcomes of a verification that a session can prepare for.",
 )
-def main(
-    host: str, port: int, metrics_port: int | None, branches: int, **model: str | int | None
-) -> None:
+def main(server: ServerOptions, branches: int, **model: str | int | None) -> None:
     """Serve the draft: a small model, or `--model ngram` (prompt lookup).
 
     `--model replay:FILE` proposes recorded texts with a chosen acceptance.
     """
     options = EngineOptions(**model)  # type: ignore[arg-type]
-    run(serve_draft(host, port, metrics_port, options, branches))
+    run(serve_draft(server, options, branches), server)
 
 
-async def serve_draft(
-    host: str, port: int, metrics_port: int | None, options: EngineOptions, num_branches: int
-) -> None:
+async def serve_draft(server: ServerOptions, options: EngineOptions, num_branches: int) -> None:
     """Loads the drafter and serves it until SIGINT or SIGTERM. Raises OutriderError."""
     servicer = DraftServicer()
 
@@ -69,13 +71,12 @@ async def serve_draft(
 
     name = DESCRIPTOR.services_by_name["DraftService"].full_name
     await serve(
-        host,
-        port,
+        server,
         [name],
-        lambda server: add_DraftServiceServicer_to_server(servicer, server),
+        lambda grpc_server: add_DraftServiceServicer_to_server(servicer, grpc_server),
         load,
         close,
-        start_metrics(host, metrics_port, servicer.metrics),
+        servicer.metrics,
     )
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import grpc
 
 from draft_service.drafters import Drafter
+from outrider import telemetry
 from outrider.codec import prepared_to_wire, proposal_to_wire, sampling_from_wire
 from outrider.messages import GREEDY, ModelInfo, Prepared
 from outrider.model_service import ModelServicer, ServedModel
@@ -58,13 +59,15 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
                 if request.HasField("sampling"):
                     params = sampling_from_wire(request.sampling)
                 vocab_size = request.vocab_size or vocab_size
-                proposal = await session.propose(
-                    request.context_length,
-                    [*request.token_ids, *request.draft_token_ids],
-                    request.num_speculative_tokens,
-                    params,
-                    vocab_size,
-                )
+                with telemetry.span("propose", request.step_span_id) as span:
+                    proposal = await session.propose(
+                        request.context_length,
+                        [*request.token_ids, *request.draft_token_ids],
+                        request.num_speculative_tokens,
+                        params,
+                        vocab_size,
+                    )
+                    span.set(**dataclasses.asdict(proposal.timings))
                 total_ns = time.perf_counter_ns() - arrived_ns
                 await responses.write(
                     proposal_to_wire(

@@ -11,10 +11,11 @@ from outrider.config import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
+    ServerOptions,
     run_service,
     server_options,
 )
-from outrider.server import run, serve, start_metrics
+from outrider.server import run, serve
 from outrider.v1.generation_pb2 import DESCRIPTOR
 from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 
@@ -46,27 +47,15 @@ from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_ser
     help="Tokens that a request may ask for.  [default: as many as the context holds]",
 )
 def main(
-    host: str,
-    port: int,
-    metrics_port: int | None,
-    target: str,
-    draft: str,
-    max_queued: int,
-    max_new_tokens: int | None,
+    server: ServerOptions, target: str, draft: str, max_queued: int, max_new_tokens: int | None
 ) -> None:
     """Serve the generation API: the loop between draft and target."""
     servicer = GenerationServicer(max_queued, max_new_tokens)
-    address = None if draft == "none" else draft
-    run(serve_generation(servicer, host, port, metrics_port, target, address))
+    run(serve_generation(servicer, server, target, None if draft == "none" else draft), server)
 
 
 async def serve_generation(
-    servicer: GenerationServicer,
-    host: str,
-    port: int,
-    metrics_port: int | None,
-    target: str,
-    draft: str | None,
+    servicer: GenerationServicer, server: ServerOptions, target: str, draft: str | None
 ) -> None:
     """Connects to the pair and serves until SIGINT or SIGTERM. Raises OutriderError."""
     pair: Pair | None = None
@@ -83,13 +72,12 @@ async def serve_generation(
 
     name = DESCRIPTOR.services_by_name["GenerationService"].full_name
     await serve(
-        host,
-        port,
+        server,
         [name],
-        lambda server: add_GenerationServiceServicer_to_server(servicer, server),
+        lambda grpc_server: add_GenerationServiceServicer_to_server(servicer, grpc_server),
         load,
         close,
-        start_metrics(host, metrics_port, servicer.metrics),
+        servicer.metrics,
     )
 
 

@@ -14,6 +14,7 @@ from orchestrator.timeline import Timeline
 from outrider.channel import CHANNEL_OPTIONS, from_rpc_error
 from outrider.codec import model_info_from_wire
 from outrider.errors import DeadlineExceeded, ServiceUnavailable
+from outrider.logs import outgoing_metadata
 from outrider.messages import ModelInfo, SamplingParams, TokenizerFiles
 from outrider.tokenizer_files import from_bytes
 from outrider.v1 import common_pb2, draft_pb2_grpc, target_pb2_grpc
@@ -77,7 +78,11 @@ class DraftClient(ModelClient):
         timeline: Timeline | None,
     ) -> DraftSession:
         return DraftSession(
-            lambda: self.stub.Propose(timeout=timeout), params, draft, target, timeline
+            lambda: self.stub.Propose(timeout=timeout, metadata=outgoing_metadata()),
+            params,
+            draft,
+            target,
+            timeline,
         )
 
 
@@ -90,4 +95,8 @@ class TargetClient(ModelClient):
     def open_session(
         self, params: SamplingParams, timeout: float | None, timeline: Timeline | None
     ) -> TargetSession:
-        return TargetSession(lambda: self.stub.Verify(timeout=timeout), params, timeline)
+        return TargetSession(
+            lambda: self.stub.Verify(timeout=timeout, metadata=outgoing_metadata()),
+            params,
+            timeline,
+        )

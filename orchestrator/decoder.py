@@ -15,6 +15,7 @@ from typing import Protocol
 
 from orchestrator.latency import CriticalPath
 from orchestrator.policy import MAX_LENGTH, LengthPolicy, StepCost
+from outrider import telemetry
 from outrider.errors import OutriderError
 from outrider.messages import Preparation, Prepared, Proposal, Verdict
 from outrider.prompt_lookup import longest_match
@@ -98,15 +99,22 @@ async def decode(
     proposer = Proposer(drafter, lengths, num_branches, looks_up, path)
     proposer.prefill(tokens)
     try:
-        verdict = await verifier.verify(tokens, ())
+        with telemetry.span("prefill"):
+            verdict = await verifier.verify(tokens, ())
         path.spend("prefill_target")
         tokens.append(verdict.next_token_id)
         yield Step((verdict.next_token_id,), 0, 0)
         while len(tokens) < max_length:
-            draft = await proposer.propose(tokens, max_length - len(tokens) - 1)
-            path.spend("orchestrator")
-            verdict = await verifier.verify(tokens, draft)
-            verify_ns = path.spend_waiting("verify", verdict.timings)
+            with telemetry.span("step") as span:
+                draft = await proposer.propose(tokens, max_length - len(tokens) - 1)
+                path.spend("orchestrator")
+                verdict = await verifier.verify(tokens, draft)
+                verify_ns = path.spend_waiting("verify", verdict.timings)
+                span.set(
+                    draft_tokens=len(draft),
+                    accepted_tokens=verdict.num_accepted_tokens,
+                    was_prepared=proposer.was_prepared,
+                )
             lengths.observe(
                 StepCost(
                     len(draft),

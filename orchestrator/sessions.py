@@ -15,6 +15,7 @@ import grpc
 
 from orchestrator.mirror import Mirror
 from orchestrator.timeline import DRAFT, TARGET, Timeline
+from outrider import telemetry
 from outrider.channel import from_rpc_error
 from outrider.codec import (
     prepared_from_wire,
@@ -84,6 +85,8 @@ class SessionStream:
 
     async def send(self, request: Any) -> None:
         """Raises OutriderError."""
+        if span_id := telemetry.current_span_id():
+            request.step_span_id = span_id
         try:
             await self._call.write(request)
         except grpc.aio.AioRpcError as error:

@@ -11,9 +11,11 @@ mean the same. A flag beats the environment, which beats the file. The file is
 
 from __future__ import annotations
 
+import functools
 import sys
 import tomllib
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -35,29 +37,59 @@ SECTIONS = ("draft", "target", "orchestrator", "up", "generate", "info", "top", 
 
 PORT = click.IntRange(0, 65535)
 
+LOG_FORMATS = ("text", "json")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+
 DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def server_options(default_port: int) -> Callable[[F], F]:
-    """Adds to a command where it listens, and what it tells of itself."""
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """Where a service listens, and what it tells of itself."""
 
-    def add(command: F) -> F:
-        port = click.option(
+    host: str = "127.0.0.1"
+    port: int = 0
+    metrics_port: int | None = None
+    log_format: str = "text"
+    log_level: str = "info"
+
+
+def server_options(default_port: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Adds the fields of ServerOptions to a command, which gets them as its first argument."""
+    options = [
+        click.option(
+            "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
+        ),
+        click.option(
             "--port",
             type=PORT,
             default=default_port,
             show_default=True,
             help="Port to listen on; 0 picks a free one.",
-        )
-        host = click.option(
-            "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
-        )
-        metrics_port = click.option(
+        ),
+        click.option(
             "--metrics-port", type=PORT, help="Port for Prometheus, at --host.  [default: none]"
-        )
-        return host(port(metrics_port(command)))
+        ),
+        click.option(
+            "--log-format", type=click.Choice(LOG_FORMATS), default="text", show_default=True
+        ),
+        click.option(
+            "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True
+        ),
+    ]
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def with_options(**settings: Any) -> Any:
+            chosen = {field.name: settings.pop(field.name) for field in fields(ServerOptions)}
+            return command(ServerOptions(**chosen), **settings)
+
+        added: Callable[..., Any] = with_options
+        for option in reversed(options):
+            added = option(added)
+        return added
 
     return add
 

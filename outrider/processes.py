@@ -153,6 +153,8 @@ def running_system(
     with ExitStack() as stack:
 
         def start(module: str, settings: Mapping[str, object]) -> ServiceProcess:
+            # Their logs are kept until they end, so that nobody reads a line for every call.
+            settings = {"log_level": "warning", **settings}
             return stack.enter_context(ServiceProcess(module, to_arguments(settings)))
 
         models = {"target": start("target_service", target)}

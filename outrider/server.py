@@ -17,7 +17,10 @@ from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from outrider import logs, telemetry
+from outrider.config import ServerOptions
 from outrider.errors import DOMAIN, ConfigurationError, OutriderError
+from outrider.logs import REQUEST_ID_KEY, RequestIds, request_id
 from outrider.processes import exit_with_parent
 
 if TYPE_CHECKING:
@@ -82,7 +85,10 @@ async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: OutriderErr
     await context.abort(
         error.code,
         error.message,
-        trailing_metadata=(("grpc-status-details-bin", status.SerializeToString()),),
+        trailing_metadata=(
+            ("grpc-status-details-bin", status.SerializeToString()),
+            (REQUEST_ID_KEY, request_id.get()),
+        ),
     )
 
 
@@ -99,41 +105,50 @@ def status_to_wire(error: OutriderError) -> status_pb2.Status:
 
 
 def start_metrics(
-    host: str, port: int | None, collect: Callable[[], Iterable[Metric]]
+    options: ServerOptions, collect: Callable[[], Iterable[Metric]]
 ) -> Metrics | None:
-    """Serves metrics at `port`; nothing is imported if that is None. `collect`: see Metrics.
+    """Serves metrics if there is a port for them; else nothing is imported. `collect`: see Metrics.
 
     Raises:
         ConfigurationError: the port cannot be bound.
     """
-    if port is None:
+    if options.metrics_port is None:
         return None
     from outrider.metrics import Metrics
 
     metrics = Metrics(collect)
-    log.info("metrics at http://%s:%d/metrics", host, metrics.serve(host, port))
+    port = metrics.serve(options.host, options.metrics_port)
+    log.info("metrics at http://%s:%d/metrics", options.host, port)
     return metrics
 
 
+def interceptors(metrics: Metrics | None) -> list[grpc.aio.ServerInterceptor]:
+    """What is around every call, the outermost first. Errors become status codes innermost."""
+    optional = [metrics.interceptor] if metrics else []
+    spans = [telemetry.Spans()] if telemetry.is_on() else []
+    return [*optional, *spans, RequestIds(), ErrorInterceptor()]
+
+
 async def serve(
-    host: str,
-    port: int,
+    options: ServerOptions,
     service_names: Sequence[str],
     register: Callable[[grpc.aio.Server], None],
     load: Callable[[], Awaitable[None]],
     close: Callable[[], Awaitable[None]],
-    metrics: Metrics | None = None,
+    collect: Callable[[], Iterable[Metric]],
 ) -> None:
     """Serves until SIGINT or SIGTERM, then drains.
 
     The port is taken first and health says NOT_SERVING until `load` returns;
-    then one line `ready host:port` goes to standard output.
+    then one line `ready host:port` goes to standard output. `collect` gives the
+    service's metrics.
 
     Raises:
-        ConfigurationError: the port cannot be bound.
+        ConfigurationError: a port cannot be bound, or OTEL_* variables say something impossible.
     """
-    interceptors = [*([metrics.interceptor] if metrics else []), ErrorInterceptor()]
-    server = grpc.aio.server(interceptors=interceptors, options=_OPTIONS)
+    telemetry.configure(f"outrider-{service_names[0].split('.')[-1].lower()}")
+    metrics = start_metrics(options, collect)
+    server = grpc.aio.server(interceptors=interceptors(metrics), options=_OPTIONS)
     register(server)
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
@@ -143,13 +158,13 @@ async def serve(
     )
     names = ["", *service_names]
     await _set_health(healths, names, health_pb2.HealthCheckResponse.NOT_SERVING)
-    bound = _bind(server, host, port)
+    bound = _bind(server, options.host, options.port)
     await server.start()
     try:
         await load()
         stop = _stop_signal()
         await _set_health(healths, names, health_pb2.HealthCheckResponse.SERVING)
-        print(f"ready {host}:{bound}", flush=True)
+        print(f"ready {options.host}:{bound}", flush=True)
         await stop.wait()
     finally:
         await healths.enter_graceful_shutdown()
@@ -191,12 +206,10 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
-def run(main: Coroutine[Any, Any, None]) -> None:
+def run(main: Coroutine[Any, Any, None], options: ServerOptions) -> None:
     """Runs a service to its end; a user's mistake ends it with `error: ...` and status 1."""
     exit_with_parent()
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.configure(options.log_format, options.log_level)
     # A waiting handler gets the interpreter ten times sooner than by default,
     # while the engine's thread is busy in Python.
     sys.setswitchinterval(0.0005)

@@ -6,11 +6,17 @@ import asyncio
 
 import click
 
-from outrider.config import DEFAULT_TARGET_PORT, model_options, run_service, server_options
+from outrider.config import (
+    DEFAULT_TARGET_PORT,
+    ServerOptions,
+    model_options,
+    run_service,
+    server_options,
+)
 from outrider.engine.model import EngineOptions
 from outrider.errors import ConfigurationError
 from outrider.loading import in_own_thread, load_served_model
-from outrider.server import run, serve, start_metrics
+from outrider.server import run, serve
 from outrider.v1.target_pb2 import DESCRIPTOR
 from outrider.v1.target_pb2_grpc import add_TargetServiceServicer_to_server
 from target_service.servicer import TargetServicer
@@ -20,14 +26,12 @@ from target_service.verifier import Verifier
 @click.command("target")
 @server_options(DEFAULT_TARGET_PORT)
 @model_options
-def main(host: str, port: int, metrics_port: int | None, **model: str | int | None) -> None:
+def main(server: ServerOptions, **model: str | int | None) -> None:
     """Serve the target: the model whose text this is."""
-    run(serve_target(host, port, metrics_port, EngineOptions(**model)))  # type: ignore[arg-type]
+    run(serve_target(server, EngineOptions(**model)), server)  # type: ignore[arg-type]
 
 
-async def serve_target(
-    host: str, port: int, metrics_port: int | None, options: EngineOptions
-) -> None:
+async def serve_target(server: ServerOptions, options: EngineOptions) -> None:
     """Loads the model and serves it until SIGINT or SIGTERM. Raises OutriderError."""
     if options.dtype == "int8":
         raise ConfigurationError("a model in int8 can only be a draft")
@@ -43,13 +47,12 @@ async def serve_target(
 
     name = DESCRIPTOR.services_by_name["TargetService"].full_name
     await serve(
-        host,
-        port,
+        server,
         [name],
-        lambda server: add_TargetServiceServicer_to_server(servicer, server),
+        lambda grpc_server: add_TargetServiceServicer_to_server(servicer, grpc_server),
         load,
         close,
-        start_metrics(host, metrics_port, servicer.metrics),
+        servicer.metrics,
     )
 
 

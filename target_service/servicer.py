@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import grpc
 
+from outrider import telemetry
 from outrider.codec import sampling_from_wire, verdict_to_wire
 from outrider.messages import GREEDY, ModelInfo
 from outrider.model_service import ModelServicer, ServedModel
@@ -50,12 +51,14 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
                 arrived_ns = time.perf_counter_ns()
                 if request.HasField("sampling"):
                     params = sampling_from_wire(request.sampling)
-                verdict = await session.verify(
-                    request.context_length,
-                    list(request.token_ids),
-                    list(request.draft_token_ids),
-                    params,
-                )
+                with telemetry.span("verify", request.step_span_id) as span:
+                    verdict = await session.verify(
+                        request.context_length,
+                        list(request.token_ids),
+                        list(request.draft_token_ids),
+                        params,
+                    )
+                    span.set(**dataclasses.asdict(verdict.timings))
                 total_ns = time.perf_counter_ns() - arrived_ns
                 timings = dataclasses.replace(verdict.timings, total_ns=total_ns)
                 await context.write(verdict_to_wire(dataclasses.replace(verdict, timings=timings)))

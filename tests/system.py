@@ -19,7 +19,7 @@ from orchestrator.servicer import GenerationServicer
 from outrider.engine.model import EngineOptions
 from outrider.loading import load_served_model
 from outrider.metrics import Metrics
-from outrider.server import ErrorInterceptor
+from outrider.server import interceptors
 from outrider.v1 import draft_pb2_grpc, generation_pb2, generation_pb2_grpc, target_pb2_grpc
 from target_service.servicer import TargetServicer
 from target_service.verifier import Verifier
@@ -53,9 +53,7 @@ async def serving(
     register: Callable[[grpc.aio.Server], None], metrics: Metrics | None = None
 ) -> AsyncIterator[str]:
     """A server on a free port; yields its address."""
-    server = grpc.aio.server(
-        interceptors=[*([metrics.interceptor] if metrics else []), ErrorInterceptor()]
-    )
+    server = grpc.aio.server(interceptors=interceptors(metrics))
     register(server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

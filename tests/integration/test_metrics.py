@@ -13,6 +13,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from outrider.config import ServerOptions
 from outrider.errors import ConfigurationError
 from outrider.metrics import Metrics
 from outrider.server import start_metrics
@@ -158,8 +159,8 @@ async def test_prompt_lookup_has_slots_and_no_passes(tiny_models: Callable[..., 
 
 
 async def test_a_port_that_is_taken_is_a_clear_error() -> None:
-    assert start_metrics("127.0.0.1", None, list) is None
+    assert start_metrics(ServerOptions(), list) is None
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=f"metrics on 127.0.0.1:{port}"):
-            start_metrics("127.0.0.1", port, list)
+            start_metrics(ServerOptions(metrics_port=port), list)

@@ -6,7 +6,13 @@ from typing import Any
 import click
 import pytest
 
-from outrider.config import model_options, run_group, server_options, settings_group
+from outrider.config import (
+    ServerOptions,
+    model_options,
+    run_group,
+    server_options,
+    settings_group,
+)
 
 
 @pytest.fixture
@@ -24,8 +30,8 @@ def group(seen: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     @group.command("draft")
     @server_options(50052)
     @model_options
-    def draft(**settings: Any) -> None:
-        seen.update(settings)
+    def draft(server: ServerOptions, **settings: Any) -> None:
+        seen.update(settings, server=server)
 
     return group
 
@@ -39,9 +45,7 @@ def run(group: click.Group, *arguments: str) -> int:
 def test_defaults(group: click.Group, seen: dict[str, Any]) -> None:
     assert run(group, "draft") == 0
     assert seen == {
-        "host": "127.0.0.1",
-        "port": 50052,
-        "metrics_port": None,
+        "server": ServerOptions(port=50052),
         "model": "default",
         "device": "auto",
         "dtype": "auto",
@@ -60,7 +64,7 @@ def test_a_flag_beats_the_environment_which_beats_the_file(
     monkeypatch.setenv("OUTRIDER_DRAFT_SLOTS", "2")
     monkeypatch.setenv("OUTRIDER_DRAFT_PORT", "2")
     assert run(group, "draft", "--slots", "3") == 0
-    assert (seen["slots"], seen["port"], seen["model"]) == (3, 2, "file")
+    assert (seen["slots"], seen["server"].port, seen["model"]) == (3, 2, "file")
     assert seen["max_context_length"] == 99
 
 

@@ -77,6 +77,9 @@ def test_environment_sets_flags(
     variables = environment(file, name)
     if f"OUTRIDER_{name.upper()}_DTYPE" in variables:
         variables[f"OUTRIDER_{name.upper()}_DTYPE"] = "bfloat16"
+    for flag, value in (("LOG_FORMAT", "json"), ("LOG_LEVEL", "error")):
+        if (key := f"OUTRIDER_{name.upper()}_{flag}") in variables:
+            variables[key] = value
     for key, value in variables.items():
         monkeypatch.setenv(key, value)
 

@@ -106,6 +106,18 @@ def test_imports_no_torch(module: str) -> None:
     assert set(finished.stdout.split()) <= allowed
 
 
+@pytest.mark.parametrize("service", sorted(SERVICES))
+def test_what_watches_is_not_imported_unless_asked_for(service: str) -> None:
+    program = (
+        f"import sys, {service}.__main__\n"
+        "print(*sorted({'opentelemetry', 'prometheus_client'} & set(sys.modules)))"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert finished.stdout.split() == []
+
+
 @pytest.mark.parametrize(
     "package", sorted(SERVICES | {"outrider", "tests", "benchmarks", "outrider_bench"})
 )

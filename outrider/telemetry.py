@@ -1,0 +1,197 @@
+"""OpenTelemetry spans, where the standard OTEL_* variables ask for them.
+
+Otherwise nothing: OpenTelemetry is not imported, and a span is an empty context.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+from outrider import __version__
+from outrider.errors import ConfigurationError
+from outrider.interceptors import Around, Context, Method, call_code
+
+_EXPORTERS = ("otlp", "console", "none")
+_ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+# The tracer, once there is one.
+_tracer: Any = None
+
+# Status codes that are the server's fault, by OpenTelemetry's conventions for RPC.
+_SERVER_ERRORS = {
+    "UNKNOWN",
+    "DEADLINE_EXCEEDED",
+    "UNIMPLEMENTED",
+    "INTERNAL",
+    "UNAVAILABLE",
+    "DATA_LOSS",
+}
+
+
+class Span:
+    """A span that takes attributes; without OpenTelemetry nothing happens to them."""
+
+    def __init__(self, recorded: Any = None) -> None:
+        self._recorded = recorded
+
+    def set(self, **attributes: int | float | str | bool) -> None:
+        """Sets `outrider.NAME` for each."""
+        if self._recorded is not None:
+            for name, value in attributes.items():
+                self._recorded.set_attribute(f"outrider.{name}", value)
+
+
+_NO_SPAN = nullcontext(Span())
+
+
+def is_on() -> bool:
+    return _tracer is not None
+
+
+def configure(service_name: str) -> None:
+    """Turns spans on if OTEL_TRACES_EXPORTER or an OTLP endpoint is set.
+
+    Raises:
+        ConfigurationError: an unknown exporter, or the packages are missing.
+    """
+    exporter = os.environ.get("OTEL_TRACES_EXPORTER") or (
+        "otlp" if any(os.environ.get(name) for name in _ENDPOINTS) else "none"
+    )
+    if exporter not in _EXPORTERS:
+        known = ", ".join(_EXPORTERS)
+        raise ConfigurationError(f"unknown OTEL_TRACES_EXPORTER {exporter!r}; known: {known}")
+    if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
+        return
+    try:
+        use(_provider(service_name, exporter))
+    except ImportError as error:
+        raise ConfigurationError(
+            f"OpenTelemetry is asked for, but not installed ({error}): "
+            "pip install 'outrider[telemetry]'"
+        ) from error
+
+
+def _provider(service_name: str, exporter: str) -> Any:
+    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import (
+        BatchSpanProcessor,
+        ConsoleSpanExporter,
+        SpanExporter,
+    )
+
+    to: SpanExporter
+    if exporter == "console":
+        to = ConsoleSpanExporter(out=sys.stderr)
+    else:
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+
+        to = OTLPSpanExporter()
+    # OTEL_SERVICE_NAME goes before a name that is given here.
+    name = os.environ.get("OTEL_SERVICE_NAME") or service_name
+    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}))
+    provider.add_span_processor(BatchSpanProcessor(to))
+    return provider
+
+
+def use(provider: Any) -> None:
+    """Spans go to this tracer provider from now on; None turns them off."""
+    global _tracer
+    _tracer = None if provider is None else provider.get_tracer("outrider", __version__)
+
+
+def span(name: str, parent_span_id: int = 0) -> AbstractContextManager[Span]:
+    """A span around something, within the current one.
+
+    Args:
+        parent_span_id: the span's parent instead: of the same trace, in another process.
+    """
+    return _NO_SPAN if _tracer is None else _recorded(name, parent_span_id)
+
+
+@contextmanager
+def _recorded(name: str, parent_span_id: int) -> Iterator[Span]:
+    from opentelemetry import trace
+
+    context = None
+    if parent_span_id:
+        session = trace.get_current_span().get_span_context()
+        parent = trace.SpanContext(
+            session.trace_id, parent_span_id, True, session.trace_flags, session.trace_state
+        )
+        context = trace.set_span_in_context(trace.NonRecordingSpan(parent))
+    with _tracer.start_as_current_span(name, context=context) as recorded:
+        yield Span(recorded)
+
+
+def current_span_id() -> int:
+    """The current span's id for another process; 0 if it is not recorded."""
+    context = _current_context()
+    return 0 if context is None or not context.trace_flags.sampled else int(context.span_id)
+
+
+def current_trace_id() -> str:
+    """The current trace's id in hexadecimal; empty without one."""
+    context = _current_context()
+    return "" if context is None or not context.is_valid else f"{context.trace_id:032x}"
+
+
+def _current_context() -> Any:
+    if _tracer is None:
+        return None
+    from opentelemetry import trace
+
+    return trace.get_current_span().get_span_context()
+
+
+def outgoing_context() -> list[tuple[str, str]]:
+    """The current trace as metadata: by default W3C's traceparent."""
+    if _tracer is None:
+        return []
+    from opentelemetry import propagate
+
+    carrier: dict[str, str] = {}
+    propagate.inject(carrier)
+    return list(carrier.items())
+
+
+class Spans(Around):
+    """A span around each call, within the caller's."""
+
+    @contextmanager
+    def around(self, method: Method, context: Context) -> Iterator[None]:
+        from opentelemetry import propagate, trace
+
+        carrier = {
+            key: value
+            for key, value in context.invocation_metadata() or ()
+            if isinstance(value, str)
+        }
+        attributes = {
+            "rpc.system": "grpc",
+            "rpc.service": method.service,
+            "rpc.method": method.name,
+        }
+        with _tracer.start_as_current_span(
+            f"{method.service}/{method.name}",
+            context=propagate.extract(carrier),
+            kind=trace.SpanKind.SERVER,
+            attributes=attributes,
+            record_exception=False,
+            set_status_on_exception=False,
+        ) as recorded:
+            error: BaseException | None = None
+            try:
+                yield
+            except BaseException as raised:
+                error = raised
+                raise
+            finally:
+                code = call_code(context, error)
+                recorded.set_attribute("rpc.grpc.status_code", code.value[0])
+                if code.name in _SERVER_ERRORS:
+                    recorded.set_status(trace.StatusCode.ERROR, code.name)
