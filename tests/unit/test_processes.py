@@ -156,13 +156,15 @@ class TestRunningSystem:
             assert address == "orchestrator:1"
             assert all(process.poll() is None for process in processes)
         assert all(process.poll() is not None for process in processes)
-        assert (services / "target_service.arguments").read_text() == "--model big"
+        quiet = "--log-level warning"
+        assert (services / "target_service.arguments").read_text() == f"{quiet} --model big"
         arguments = (services / "orchestrator.arguments").read_text().split()
         told = dict(zip(arguments[::2], arguments[1::2], strict=True))
         assert told == {
             "--draft": "draft_service:1",
             "--target": "target_service:1",
             "--port": "0",
+            "--log-level": "warning",
         }
         assert set(loading) == {
             "target: target_service",
