@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import re
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -164,3 +166,30 @@ async def test_a_port_that_is_taken_is_a_clear_error() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=f"metrics on 127.0.0.1:{port}"):
             start_metrics(ServerOptions(metrics_port=port), list)
+
+
+# What an expression of PromQL consists of beside metrics and labels.
+PROMQL = {"sum", "rate", "by", "histogram_quantile", "le", "__rate_interval"}
+DASHBOARD = Path(__file__).parents[2] / "deploy/grafana/outrider.json"
+
+
+def expressions() -> list[str]:
+    panels = json.loads(DASHBOARD.read_text())["panels"]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+async def test_the_dashboard_asks_for_what_there_is(tiny_models: Callable[..., Path]) -> None:
+    async with running_system(tiny_models("llama"), tiny_models("llama")) as system:
+        await system.generate(PROMPT, num_speculative_tokens=2)
+        scraped = [await scrape(metrics) for metrics in system.metrics.values()]
+    samples = [sample for value in scraped for sample in value.samples]
+    metrics = {sample.name for sample in samples}
+    labels = {label for sample in samples for label in sample.labels} | {"job"}
+    values = {value for sample in samples for value in sample.labels.values()}
+    assert len(expressions()) > 20
+    for expression in expressions():
+        for matcher in re.findall(r'="([^"]*)"', expression):
+            assert matcher in values, expression
+        words = set(re.findall(r"[A-Za-z_]\w*", re.sub(r'"[^"]*"', "", expression)))
+        assert words & metrics, expression
+        assert words - PROMQL <= metrics | labels, expression

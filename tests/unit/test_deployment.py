@@ -25,7 +25,7 @@ from outrider.config import settings_group
 ROOT = Path(__file__).parents[2]
 SERVICES = ["target", "draft", "orchestrator"]
 SERVICE_PACKAGES = ("draft_service", "target_service", "orchestrator")
-FILES = ["docker-compose.yml", "docker-compose.gpu.yml"]
+FILES = ["docker-compose.yml", "docker-compose.gpu.yml", "docker-compose.watch.yml"]
 
 
 def compose(name: str) -> dict[str, Any]:
@@ -61,7 +61,7 @@ def environment(file: str, name: str) -> dict[str, str]:
     """
     variables = compose(file)["services"][name].get("environment", {})
     return {
-        key: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", "3" if value is None else value)
+        key: re.sub(r"^\$\{\w+:-(.*)\}$", r"\1", "3" if value is None else str(value))
         for key, value in variables.items()
         if key.startswith("OUTRIDER_")
     }
@@ -141,6 +141,31 @@ def test_the_gpu_file_gives_the_pair_a_gpu_each() -> None:
     ]
     assert gpus == [["${TARGET_GPU:-0}"], ["${DRAFT_GPU:-1}"]]
     assert {definition["image"] for definition in services.values()} == {"outrider:cuda"}
+
+
+def test_prometheus_reads_where_the_services_serve_metrics() -> None:
+    settings = yaml.safe_load((ROOT / "deploy/prometheus.yml").read_text())
+    read = {
+        job["job_name"]: job["static_configs"][0]["targets"] for job in settings["scrape_configs"]
+    }
+    services = compose("docker-compose.watch.yml")["services"]
+    ports = {
+        name: services[name]["environment"][f"OUTRIDER_{name.upper()}_METRICS_PORT"]
+        for name in SERVICES
+    }
+    assert read == {name: [f"{name}:{port}"] for name, port in ports.items()}
+
+
+def test_what_is_mounted_exists() -> None:
+    services = compose("docker-compose.watch.yml")["services"]
+    mounts = [*services["prometheus"]["volumes"], *services["grafana"]["volumes"]]
+    for mount in mounts:
+        assert (ROOT / mount.split(":")[0]).exists(), mount
+    [provider] = yaml.safe_load(
+        (ROOT / "deploy/grafana/provisioning/dashboards/outrider.yml").read_text()
+    )["providers"]
+    folder = provider["options"]["path"]
+    assert any(mount.split(":")[1].startswith(folder + "/") for mount in mounts)
 
 
 def test_every_package_is_installed() -> None:
