@@ -29,6 +29,7 @@ from outrider.config import (
 )
 from outrider.errors import InvalidRequest
 from outrider.generation import Generation
+from outrider.html_report import report as make_report
 from outrider.perfetto import write_trace
 from outrider.processes import ServiceProcess, running_system
 from outrider.top import top
@@ -289,3 +290,4 @@ def info(address: str, as_json: bool) -> None:
 
 
 cli.add_command(top)
+cli.add_command(make_report)

@@ -33,7 +33,18 @@ DEFAULT_CONFIG_FILE = "outrider.toml"
 # Where a command finds the path of the file in its context's `meta`.
 CONFIG_FILE = "outrider.config_file"
 
-SECTIONS = ("draft", "target", "orchestrator", "up", "generate", "info", "top", "distill", "bench")
+SECTIONS = (
+    "draft",
+    "target",
+    "orchestrator",
+    "up",
+    "generate",
+    "info",
+    "top",
+    "report",
+    "distill",
+    "bench",
+)
 
 PORT = click.IntRange(0, 65535)
 
