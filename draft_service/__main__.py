@@ -55,7 +55,7 @@ def main(server: ServerOptions, branches: int, **model: str | int | None) -> Non
     `--model replay:FILE` proposes recorded texts with a chosen acceptance.
     """
     options = EngineOptions(**model)  # type: ignore[arg-type]
-    run(serve_draft(server, options, branches), server)
+    run(serve_draft(server, options, branches), server, "draft")
 
 
 async def serve_draft(server: ServerOptions, options: EngineOptions, num_branches: int) -> None:

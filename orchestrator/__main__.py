@@ -51,7 +51,8 @@ def main(
 ) -> None:
     """Serve the generation API: the loop between draft and target."""
     servicer = GenerationServicer(max_queued, max_new_tokens)
-    run(serve_generation(servicer, server, target, None if draft == "none" else draft), server)
+    address = None if draft == "none" else draft
+    run(serve_generation(servicer, server, target, address), server, "orchestrator")
 
 
 async def serve_generation(

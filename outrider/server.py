@@ -144,9 +144,8 @@ async def serve(
     service's metrics.
 
     Raises:
-        ConfigurationError: a port cannot be bound, or OTEL_* variables say something impossible.
+        ConfigurationError: a port cannot be bound.
     """
-    telemetry.configure(f"outrider-{service_names[0].split('.')[-1].lower()}")
     metrics = start_metrics(options, collect)
     server = grpc.aio.server(interceptors=interceptors(metrics), options=_OPTIONS)
     register(server)
@@ -206,14 +205,18 @@ def _stop_signal() -> asyncio.Event:
     return stop
 
 
-def run(main: Coroutine[Any, Any, None], options: ServerOptions) -> None:
-    """Runs a service to its end; a user's mistake ends it with `error: ...` and status 1."""
+def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> None:
+    """Runs a service to its end; a user's mistake ends it with `error: ...` and status 1.
+
+    `name` is what its spans are from.
+    """
     exit_with_parent()
     logs.configure(options.log_format, options.log_level)
     # A waiting handler gets the interpreter ten times sooner than by default,
     # while the engine's thread is busy in Python.
     sys.setswitchinterval(0.0005)
     try:
+        telemetry.configure(f"outrider-{name}")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main)
     except OutriderError as error:
@@ -221,3 +224,5 @@ def run(main: Coroutine[Any, Any, None], options: ServerOptions) -> None:
         raise SystemExit(1) from None
     except KeyboardInterrupt:
         raise SystemExit(130) from None
+    finally:
+        main.close()

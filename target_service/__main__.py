@@ -28,7 +28,7 @@ from target_service.verifier import Verifier
 @model_options
 def main(server: ServerOptions, **model: str | int | None) -> None:
     """Serve the target: the model whose text this is."""
-    run(serve_target(server, EngineOptions(**model)), server)  # type: ignore[arg-type]
+    run(serve_target(server, EngineOptions(**model)), server, "target")  # type: ignore[arg-type]
 
 
 async def serve_target(server: ServerOptions, options: EngineOptions) -> None:
