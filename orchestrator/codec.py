@@ -134,6 +134,7 @@ def activity_to_wire(activity: Activity, num_queued: int) -> generation_pb2.Serv
         num_completion_tokens=totals.num_completion_tokens,
         num_steps=speculation.num_steps,
         num_prepared_steps=speculation.num_prepared_steps,
+        num_lookup_steps=speculation.num_lookup_steps,
         draft_tokens_by_position=map(speculation.drafted_at, positions),
         accepted_tokens_by_position=map(speculation.accepted_at, positions),
         critical_path=_durations_to_wire(totals.critical_path),

@@ -74,6 +74,13 @@ class Step:
     was_looked_up: bool = False
     """Whether the draft tokens stood in the text before."""
 
+    @property
+    def source(self) -> str:
+        """Where its draft tokens came from."""
+        if self.was_looked_up:
+            return "looked up"
+        return "prepared" if self.was_prepared else "drafted"
+
 
 async def decode(
     prompt: Sequence[int],
@@ -114,6 +121,7 @@ async def decode(
                     draft_tokens=len(draft),
                     accepted_tokens=verdict.num_accepted_tokens,
                     was_prepared=proposer.was_prepared,
+                    was_looked_up=proposer.match_length > 0,
                 )
             lengths.observe(
                 StepCost(

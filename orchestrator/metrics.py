@@ -28,12 +28,13 @@ def generation_metrics(activity: Activity, num_queued: int) -> Iterator[Metric]:
 def _speculation_metrics(speculation: Speculation) -> Iterator[Metric]:
     steps = CounterMetricFamily(
         "outrider_steps",
-        "Steps with draft tokens, by whether these had been prepared (a hit in the table).",
-        labels=["prepared"],
+        "Steps with draft tokens, by where these came from; prepared is a hit in the table.",
+        labels=["source"],
     )
-    num_prepared = speculation.num_prepared_steps
-    steps.add_metric(["true"], num_prepared)
-    steps.add_metric(["false"], speculation.num_steps - num_prepared)
+    num_prepared, num_looked_up = speculation.num_prepared_steps, speculation.num_lookup_steps
+    steps.add_metric(["prepared"], num_prepared)
+    steps.add_metric(["looked up"], num_looked_up)
+    steps.add_metric(["drafted"], speculation.num_steps - num_prepared - num_looked_up)
     yield steps
     for name, text, at in (
         ("outrider_draft_tokens", "Draft tokens verified.", speculation.drafted_at),

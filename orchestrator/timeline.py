@@ -54,15 +54,13 @@ class Timeline:
         """A stage of the critical path."""
         self._add(ORCHESTRATOR, "critical path", name, begin_ns, end_ns)
 
-    def step(self, num_draft_tokens: int, num_accepted_tokens: int, was_prepared: bool) -> None:
-        """All since the last step was one, which ends now."""
+    def step(self, num_draft_tokens: int, num_accepted_tokens: int, source: str) -> None:
+        """All since the last step was one, which ends now; `source` is that of its draft."""
         now_ns = time.perf_counter_ns()
-        name = f"{num_accepted_tokens} of {num_draft_tokens} accepted"
-        if num_draft_tokens == 0:
-            name = "target alone"
+        name = "target alone"
         counts = {"draft_tokens": num_draft_tokens, "accepted_tokens": num_accepted_tokens}
-        if was_prepared:
-            name += ", prepared"
+        if num_draft_tokens:
+            name = f"{num_accepted_tokens} of {num_draft_tokens} accepted, {source}"
         self._add(ORCHESTRATOR, "steps", name, self._step_began_ns, now_ns, counts)
         self._step_began_ns = now_ns
 

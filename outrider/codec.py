@@ -248,6 +248,7 @@ def _activity_from_wire(message: generation_pb2.ServerActivity) -> ServerActivit
         num_completion_tokens=message.num_completion_tokens,
         num_steps=message.num_steps,
         num_prepared_steps=message.num_prepared_steps,
+        num_lookup_steps=message.num_lookup_steps,
         draft_tokens_by_position=list(message.draft_tokens_by_position),
         accepted_tokens_by_position=list(message.accepted_tokens_by_position),
         critical_path=_durations(message.critical_path),

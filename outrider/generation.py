@@ -87,6 +87,7 @@ class ServerActivity:
     num_completion_tokens: int = 0
     num_steps: int = 0
     num_prepared_steps: int = 0
+    num_lookup_steps: int = 0
     draft_tokens_by_position: list[int] = field(default_factory=list)
     accepted_tokens_by_position: list[int] = field(default_factory=list)
     critical_path: dict[str, int] = field(default_factory=dict)

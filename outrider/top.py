@@ -160,7 +160,8 @@ def _acceptance(then: ServerActivity, now: ServerActivity) -> RenderableType:
     num_steps = now.num_steps - then.num_steps
     drafted = _difference(now.draft_tokens_by_position, then.draft_tokens_by_position)
     accepted = _difference(now.accepted_tokens_by_position, then.accepted_tokens_by_position)
-    hits = (now.num_prepared_steps - then.num_prepared_steps) / num_steps
+    prepared = (now.num_prepared_steps - then.num_prepared_steps) / num_steps
+    looked_up = (now.num_lookup_steps - then.num_lookup_steps) / num_steps
     when = "" if recent else " (since the start)"
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column(f"accepted at position{when}", min_width=18)
@@ -175,7 +176,8 @@ def _acceptance(then: ServerActivity, now: ServerActivity) -> RenderableType:
             )
     summary = (
         f"{sum(accepted) / sum(drafted):.1%} of draft tokens accepted · "
-        f"{1 + sum(accepted) / num_steps:.2f} tokens a step · {hits:.1%} of steps found prepared"
+        f"{1 + sum(accepted) / num_steps:.2f} tokens a step · drafts: {prepared:.1%} prepared, "
+        f"{looked_up:.1%} looked up"
     )
     return Group(table, Text(summary))
 

@@ -206,7 +206,7 @@ class GetServerInfoResponse(_message.Message):
     def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., draft: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., default_num_branches: _Optional[int] = ..., has_chat_template: _Optional[bool] = ..., activity: _Optional[_Union[ServerActivity, _Mapping]] = ...) -> None: ...
 
 class ServerActivity(_message.Message):
-    __slots__ = ("uptime_ns", "num_queued_requests", "num_running_requests", "num_ended_requests", "num_prompt_tokens", "num_completion_tokens", "num_steps", "num_prepared_steps", "draft_tokens_by_position", "accepted_tokens_by_position", "critical_path", "hidden")
+    __slots__ = ("uptime_ns", "num_queued_requests", "num_running_requests", "num_ended_requests", "num_prompt_tokens", "num_completion_tokens", "num_steps", "num_prepared_steps", "num_lookup_steps", "draft_tokens_by_position", "accepted_tokens_by_position", "critical_path", "hidden")
     UPTIME_NS_FIELD_NUMBER: _ClassVar[int]
     NUM_QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     NUM_RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
@@ -215,6 +215,7 @@ class ServerActivity(_message.Message):
     NUM_COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_PREPARED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_LOOKUP_STEPS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_TOKENS_BY_POSITION_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_TOKENS_BY_POSITION_FIELD_NUMBER: _ClassVar[int]
     CRITICAL_PATH_FIELD_NUMBER: _ClassVar[int]
@@ -227,8 +228,9 @@ class ServerActivity(_message.Message):
     num_completion_tokens: int
     num_steps: int
     num_prepared_steps: int
+    num_lookup_steps: int
     draft_tokens_by_position: _containers.RepeatedScalarFieldContainer[int]
     accepted_tokens_by_position: _containers.RepeatedScalarFieldContainer[int]
     critical_path: _containers.RepeatedCompositeFieldContainer[StageDuration]
     hidden: _containers.RepeatedCompositeFieldContainer[StageDuration]
-    def __init__(self, uptime_ns: _Optional[int] = ..., num_queued_requests: _Optional[int] = ..., num_running_requests: _Optional[int] = ..., num_ended_requests: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_completion_tokens: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_prepared_steps: _Optional[int] = ..., draft_tokens_by_position: _Optional[_Iterable[int]] = ..., accepted_tokens_by_position: _Optional[_Iterable[int]] = ..., critical_path: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ..., hidden: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ...) -> None: ...
+    def __init__(self, uptime_ns: _Optional[int] = ..., num_queued_requests: _Optional[int] = ..., num_running_requests: _Optional[int] = ..., num_ended_requests: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_completion_tokens: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_prepared_steps: _Optional[int] = ..., num_lookup_steps: _Optional[int] = ..., draft_tokens_by_position: _Optional[_Iterable[int]] = ..., accepted_tokens_by_position: _Optional[_Iterable[int]] = ..., critical_path: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ..., hidden: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ...) -> None: ...

@@ -66,7 +66,8 @@ async def test_what_requests_did_is_counted(system: System) -> None:
     assert value("outrider_prompt_tokens_total") == sum(r.usage.prompt_tokens for r in both)
     assert value("outrider_steps_total") == sum(r.speculation.num_steps for r in both)
     prepared = sum(r.speculation.num_prepared_steps for r in both)
-    assert value("outrider_steps_total", prepared="true") == prepared
+    assert value("outrider_steps_total", source="prepared") == prepared
+    assert value("outrider_steps_total", source="looked up") == 0  # not where lengths are fixed
     drafted = sum(r.speculation.num_draft_tokens for r in both)
     accepted = sum(r.speculation.num_accepted_tokens for r in both)
     assert value("outrider_draft_tokens_total") == drafted
@@ -86,6 +87,18 @@ async def test_what_requests_did_is_counted(system: System) -> None:
     assert value("outrider_time_to_first_token_seconds_bucket", le="+Inf") == 2
     assert value("outrider_time_per_output_token_seconds_count") == 2
     assert value("outrider_queued_requests") == value("outrider_running_requests") == 0
+
+
+async def test_looked_up_drafts_are_counted_apart(system: System) -> None:
+    text = "the cat sat on the mat " * 8
+    response = await system.generate(text, prompt_lookup=True, num_speculative_tokens=2)
+    counts = response.speculation
+    assert counts.num_lookup_steps > 0
+    value = await scrape(system.metrics["orchestrator"])
+    assert value("outrider_steps_total", source="looked up") == counts.num_lookup_steps
+    assert value("outrider_steps_total") == counts.num_steps
+    info = await system.generation.GetServerInfo(generation_pb2.GetServerInfoRequest())
+    assert info.activity.num_lookup_steps == counts.num_lookup_steps
 
 
 async def test_server_info_says_the_same(system: System) -> None:

@@ -93,8 +93,8 @@ def test_the_critical_path_and_the_steps(clock: Clock) -> None:
     path.spend("tokenize")
     clock.now_ns += 20
     path.spend_waiting("verify", Timings(total_ns=5))
-    times.step(3, 2, True)
-    times.step(0, 0, False)  # nothing happened meanwhile: nothing to draw
+    times.step(3, 2, "prepared")
+    times.step(0, 0, "drafted")  # nothing happened meanwhile: nothing to draw
     assert of_lane(times, "orchestrator", "critical path") == [
         ("tokenize", 0, 7),
         ("verify", 7, 27),

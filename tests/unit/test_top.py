@@ -34,6 +34,7 @@ LATER = pb.ServerActivity(
     num_completion_tokens=110,
     num_steps=30,
     num_prepared_steps=5,
+    num_lookup_steps=2,
     draft_tokens_by_position=[30, 25, 10],
     accepted_tokens_by_position=[19, 10, 0],
     critical_path=[
@@ -70,7 +71,8 @@ def test_a_frame_shows_what_happened_between_two_looks(
     assert line(output, "0   ")[:3] == ["0", "20", "50.0%"]
     assert line(output, "1   ")[:3] == ["1", "20", "25.0%"]
     assert line(output, "2   ")[:3] == ["2", "10", "0.0%"]
-    assert "30.0% of draft tokens accepted · 1.75 tokens a step · 25.0% of steps" in output
+    assert "30.0% of draft tokens accepted · 1.75 tokens a step" in output
+    assert "drafts: 25.0% prepared, 10.0% looked up" in output
     assert line(output, "verify_compute")[1:3] == ["300.0", "75.0%"]
     assert line(output, "draft_compute")[1:3] == ["100.0", "25.0%"]
 
