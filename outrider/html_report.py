@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -22,9 +22,8 @@ import jinja2
 from outrider import __version__
 from outrider.errors import ConfigurationError
 
-# Longer tables are folded up, wider ones are several.
+# Longer tables are folded up.
 _LONG_TABLE = 16
-_WIDEST = 14
 
 _CIRCUMSTANCES = ("date", "versions", "hardware", "settings")
 
@@ -112,29 +111,42 @@ def read_result(path: Path) -> Result:
 def tables(title: str, value: Any) -> Iterator[Table]:
     """Tables of anything that JSON holds; what is deeper comes after what is above it."""
     if isinstance(value, Mapping):
-        if _are_alike(list(value.values())):
-            yield _records(title, [{"": name, **record} for name, record in value.items()])
-            return
-        plain = {name: one for name, one in value.items() if _is_plain(one)}
-        if plain:
-            yield _pairs(title, plain)
-        for name, one in value.items():
-            if name not in plain:
-                yield from tables(f"{title}: {_words(name)}", one)
+        yield from _tables_of_mapping(title, value)
     elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
         yield _records(title, value)
     elif value not in ([], {}, None):
         yield Table(title, [], [[_cell(value)]])
 
 
-def _are_alike(values: Sequence[Any]) -> bool:
-    """Whether values are records of one table: they share a field, and all fits its cells."""
+def _tables_of_mapping(title: str, value: Mapping[str, Any]) -> Iterator[Table]:
+    if _are_records(value.values()):
+        # A row each; what has parts of its own is a table of the same rows.
+        plain = {name: _plain_part(record) for name, record in value.items()}
+        yield _records(title, [{"": name, **record} for name, record in plain.items()])
+        deeper = dict.fromkeys(
+            field for name, record in value.items() for field in record if field not in plain[name]
+        )
+        for field in deeper:
+            parts = {name: record[field] for name, record in value.items() if field in record}
+            yield from tables(f"{title}: {_words(field)}", parts)
+        return
+    plain = _plain_part(value)
+    if plain:
+        yield _pairs(title, plain)
+    for name, one in value.items():
+        if name not in plain:
+            yield from tables(f"{title}: {_words(name)}", one)
+
+
+def _are_records(values: Collection[Any]) -> bool:
+    """Whether several mappings have a field in common that fits a cell."""
     if len(values) < 2 or not all(isinstance(value, Mapping) for value in values):
         return False
-    records = [_flat(value) for value in values]
-    columns = {name for record in records for name in record}
-    is_plain = all(_is_plain(value) for record in records for value in record.values())
-    return bool(set(records[0]).intersection(*records)) and is_plain and len(columns) <= _WIDEST
+    return bool(set.intersection(*(set(_plain_part(value)) for value in values)))
+
+
+def _plain_part(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: one for name, one in value.items() if _is_plain(one)}
 
 
 def _is_plain(value: Any) -> bool:

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from outrider.config import DTYPES, run_service
 from outrider.errors import ConfigurationError
+from outrider.html_report import write_page
 from outrider_bench import sections
 from outrider_bench.conclusions import conclude
 from outrider_bench.hosts import Hosts, available_cores
@@ -89,10 +90,12 @@ def main(
     for table in tables(document):
         console.print(table, "")
     settings = document.pop("settings")
-    console.print(f"wrote {write_result(name, settings, output, **document)}")
-    if plots:
-        for path in write_plots(document, output, name):
-            console.print(f"wrote {path}")
+    result = write_result(name, settings, output, **document)
+    drawn = write_plots(document, output, name) if plots else []
+    page = output / f"{name}.html"
+    write_page([result], page)
+    for path in (result, *drawn, page):
+        console.print(f"wrote {path}")
 
 
 def measure(

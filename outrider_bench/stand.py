@@ -158,8 +158,9 @@ class Stand:
         settings: Mapping[str, object],
     ) -> ServiceProcess:
         """Starts a service on these cores, until `stack` closes."""
+        arguments = to_arguments({"log_level": "warning", **settings})
         with bound_to(cores):
-            service = stack.enter_context(ServiceProcess(module, to_arguments(settings)))
+            service = stack.enter_context(ServiceProcess(module, arguments))
         self._services.append(service)
         stack.callback(self._services.remove, service)
         return service

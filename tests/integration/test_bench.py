@@ -191,3 +191,6 @@ def test_processes_of_a_run_work_together(
     assert set(document["sections"]) == {"lengths"}
     assert "fixed draft length" in finished.stdout
     assert (tmp_path / "out/bench_lengths.svg").exists()
+    page = (tmp_path / "out/bench.html").read_text()
+    assert "data:image/svg+xml" in page
+    assert "sections: lengths: in turn" in page
