@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from orchestrator.activity import Activity
+from orchestrator.admission import Admission
 from orchestrator.speculation import Speculation
 from outrider.metrics import histogram
 
@@ -14,11 +15,19 @@ from outrider.metrics import histogram
 MAX_POSITIONS = 16
 
 
-def generation_metrics(activity: Activity, num_queued: int) -> Iterator[Metric]:
+def generation_metrics(activity: Activity, admission: Admission) -> Iterator[Metric]:
     """What is counted, running requests included."""
     totals = activity.totals()
-    yield _gauge("queued_requests", "Requests that wait for a slot.", num_queued)
+    yield _gauge("queued_requests", "Requests that wait for a slot.", admission.num_queued)
     yield _gauge("running_requests", "Requests that run.", activity.num_running)
+    refused = CounterMetricFamily(
+        "outrider_refused_requests",
+        "Requests refused: the queue was full, or the deadline could not be met.",
+        labels=["reason"],
+    )
+    refused.add_metric(["queue"], admission.num_refused)
+    refused.add_metric(["deadline"], admission.num_unreachable)
+    yield refused
     yield _counter("prompt_tokens", "Tokens of prompts.", totals.num_prompt_tokens)
     yield _counter("completion_tokens", "Tokens committed.", totals.num_completion_tokens)
     yield from _speculation_metrics(totals.speculation)

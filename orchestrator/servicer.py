@@ -58,7 +58,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """For Prometheus."""
         from orchestrator.metrics import generation_metrics
 
-        return generation_metrics(self.activity, self.admission.num_queued)
+        return generation_metrics(self.activity, self.admission)
 
     @property
     def pair(self) -> Pair:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
 from outrider.engine.activity import ModelActivity
 from outrider.metrics import histogram
@@ -18,12 +18,22 @@ def model_metrics(activity: ModelActivity | None) -> Iterator[Metric]:
     yield GaugeMetricFamily("outrider_slots", "Slots of the KV cache.", activity.num_slots)
     yield GaugeMetricFamily("outrider_slots_in_use", "Slots that sessions hold.", in_use)
     yield GaugeMetricFamily(
+        "outrider_waiting_sessions",
+        "Sessions that wait for a slot.",
+        activity.num_waiting_sessions,
+    )
+    yield GaugeMetricFamily(
         "outrider_pending_jobs",
         "Jobs that wait for a forward pass or are in one.",
         activity.num_pending_jobs,
     )
     if activity.passes is None:
         return
+    yield CounterMetricFamily(
+        "outrider_reused_tokens",
+        "Tokens that were not read, since a slot had them.",
+        activity.num_reused_tokens,
+    )
     yield GaugeMetricFamily("outrider_kv_cache_bytes", "Size of the KV cache.", activity.kv_bytes)
     passes = activity.passes
     for name, text, distribution, unit in (

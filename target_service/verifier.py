@@ -117,11 +117,13 @@ class Verifier:
     def activity(self) -> ModelActivity:
         cache = self.engine.cache
         return ModelActivity(
-            cache.num_slots,
-            self.num_free_slots,
-            self.scheduler.num_jobs,
-            cache.num_bytes,
-            self.engine.passes,
+            num_slots=cache.num_slots,
+            num_free_slots=self.num_free_slots,
+            num_waiting_sessions=self.scheduler.num_waiting,
+            num_pending_jobs=self.scheduler.num_jobs,
+            num_reused_tokens=self.scheduler.num_reused_tokens,
+            kv_bytes=cache.num_bytes,
+            passes=self.engine.passes,
         )
 
     def open_session(self) -> VerifierSession:

@@ -173,11 +173,13 @@ class ModelDrafter:
         cache = self.engine.cache
         num_branches = max(1, self._num_branches)
         return ModelActivity(
-            cache.num_slots // num_branches,
-            self.num_free_slots,
-            self.scheduler.num_jobs,
-            cache.num_bytes,
-            self.engine.passes,
+            num_slots=cache.num_slots // num_branches,
+            num_free_slots=self.num_free_slots,
+            num_waiting_sessions=self.scheduler.num_waiting,
+            num_pending_jobs=self.scheduler.num_jobs,
+            num_reused_tokens=self.scheduler.num_reused_tokens,
+            kv_bytes=cache.num_bytes,
+            passes=self.engine.passes,
         )
 
     def open_session(self) -> ModelDrafterSession:

@@ -30,6 +30,8 @@ class ModelActivity:
 
     num_slots: int
     num_free_slots: int
+    num_waiting_sessions: int = 0
     num_pending_jobs: int = 0
+    num_reused_tokens: int = 0
     kv_bytes: int = 0
     passes: PassCounts | None = None

@@ -87,6 +87,15 @@ async def test_what_requests_did_is_counted(system: System) -> None:
     assert value("outrider_time_to_first_token_seconds_bucket", le="+Inf") == 2
     assert value("outrider_time_per_output_token_seconds_count") == 2
     assert value("outrider_queued_requests") == value("outrider_running_requests") == 0
+    assert value("outrider_refused_requests_total") == 0
+
+
+async def test_prompts_that_are_not_read_again_are_counted(system: System) -> None:
+    for _ in range(2):
+        await system.generate(f"{PROMPT} " * 12, max_new_tokens=1)
+    value = await scrape(system.metrics["target"])
+    assert value("outrider_reused_tokens_total") > 0
+    assert value("outrider_waiting_sessions") == 0
 
 
 async def test_looked_up_drafts_are_counted_apart(system: System) -> None:
@@ -198,7 +207,7 @@ async def test_the_dashboard_asks_for_what_there_is(tiny_models: Callable[..., P
     samples = [sample for value in scraped for sample in value.samples]
     metrics = {sample.name for sample in samples}
     labels = {label for sample in samples for label in sample.labels} | {"job"}
-    values = {value for sample in samples for value in sample.labels.values()}
+    values = {value for sample in samples for value in sample.labels.values()} | {*system.metrics}
     assert len(expressions()) > 20
     for expression in expressions():
         for matcher in re.findall(r'="([^"]*)"', expression):
