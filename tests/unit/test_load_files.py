@@ -11,7 +11,7 @@ import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import Message
 
-from orchestrator.servicer import _request_from_wire
+from orchestrator.codec import request_from_wire
 from outrider.v1 import draft_pb2, generation_pb2, target_pb2
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "ghz"
@@ -105,7 +105,7 @@ def test_a_file_calls_what_there_is_with_data_that_fits(path: Path) -> None:
     held = 0
     for message in messages(load(path)):
         if isinstance(message, generation_pb2.GenerateRequest):
-            _request_from_wire(message).check()
+            request_from_wire(message).check()
             continue
         assert isinstance(message, draft_pb2.ProposeRequest | target_pb2.VerifyRequest)
         assert message.context_length <= held  # whatever is accepted
