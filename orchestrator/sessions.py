@@ -104,6 +104,8 @@ class SessionStream:
             response = grpc.aio.EOF
         if response is grpc.aio.EOF:
             raise await self._end_of_stream()
+        if response is None:  # what gRPC makes of bytes that are no message
+            raise OutriderError("the service sent what cannot be decoded")
         return response
 
     async def _end_of_stream(self) -> OutriderError:
@@ -212,6 +214,8 @@ class DraftSession:
             self._waiting.append(answer)
             await self._send(request)
             response = await answer
+            if response is None and self._failure is not None:
+                raise self._failure
         assert isinstance(response, draft_pb2.ProposeResponse)
         return response
 
@@ -238,9 +242,10 @@ class DraftSession:
                         answer.set_result(response)
         except OutriderError as error:
             self._failure = error
+            # Not as their exception: who could not even send does not come for the answer.
             for answer in self._waiting:
                 if answer is not None and not answer.done():
-                    answer.set_exception(error)
+                    answer.set_result(None)
 
     def _note_sent(self, name: str, request: draft_pb2.ProposeRequest) -> None:
         if self._timeline is not None:

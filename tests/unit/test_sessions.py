@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from typing import Any
 
+import grpc
 import pytest
+from grpc.aio import Metadata
 
 from orchestrator.sessions import DraftSession
-from outrider.errors import ServiceUnavailable
+from outrider.errors import OutriderError, ServiceUnavailable
 from outrider.messages import GREEDY, ModelInfo, Preparation
 from outrider.v1 import draft_pb2
 
@@ -21,18 +24,25 @@ class ScriptedCall:
 
     def __init__(self) -> None:
         self.requests: list[draft_pb2.ProposeRequest] = []
-        self._responses: asyncio.Queue[draft_pb2.ProposeResponse] = asyncio.Queue()
+        self._responses: asyncio.Queue[draft_pb2.ProposeResponse | None] = asyncio.Queue()
         self.is_cancelled = False
+        self.breaks_in_a_write = False
 
     async def write(self, request: draft_pb2.ProposeRequest) -> None:
+        if self.breaks_in_a_write:
+            await self.respond_with(None)
+            raise grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, Metadata(), Metadata())
         self.requests.append(request)
 
-    async def read(self) -> draft_pb2.ProposeResponse:
+    async def read(self) -> draft_pb2.ProposeResponse | None:
         return await self._responses.get()
 
     async def respond(self, **fields: Any) -> None:
         """Sends a response, and lets the session see it."""
-        self._responses.put_nowait(draft_pb2.ProposeResponse(**fields))
+        await self.respond_with(draft_pb2.ProposeResponse(**fields))
+
+    async def respond_with(self, response: draft_pb2.ProposeResponse | None) -> None:
+        self._responses.put_nowait(response)
         for _ in range(5):
             await asyncio.sleep(0)
 
@@ -51,7 +61,11 @@ def call() -> ScriptedCall:
 
 @pytest.fixture
 async def session(call: ScriptedCall) -> DraftSession:
-    """Has read the prompt 1, 2, 3."""
+    return await begin(call)
+
+
+async def begin(call: ScriptedCall) -> DraftSession:
+    """A session that has read the prompt 1, 2, 3."""
     session = DraftSession(lambda: call, GREEDY, MODEL, MODEL)
     reading = asyncio.create_task(session.propose([1, 2, 3], 0, PREPARATION))
     await call.respond(context_length=3, sequence_length=3)
@@ -109,6 +123,29 @@ async def test_an_answer_nobody_asked_for_ends_the_session(
         await session.propose([1, 2, 3, 4], 2, PREPARATION)
     with pytest.raises(ServiceUnavailable, match="not asked"):
         await session.follow([1, 2, 3, 4], (5,), PREPARATION)
+
+
+async def test_what_cannot_be_decoded_ends_the_session_and_whoever_waits(
+    session: DraftSession, call: ScriptedCall
+) -> None:
+    asking = asyncio.create_task(session.propose([1, 2, 3, 4], 2, PREPARATION))
+    await asyncio.sleep(0)
+    await call.respond_with(None)  # as gRPC has it
+    with pytest.raises(OutriderError, match="decoded"):
+        await asyncio.wait_for(asking, 5)
+
+
+async def test_an_error_is_reported_once(call: ScriptedCall) -> None:
+    """Who could not send does not wait for an answer, and asyncio must not complain of that."""
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    session = await begin(call)
+    call.breaks_in_a_write = True
+    with pytest.raises(ServiceUnavailable):
+        await session.propose([1, 2, 3, 4], 2, PREPARATION)
+    del session
+    gc.collect()
+    assert complaints == []
 
 
 async def test_closing_cancels_the_stream(session: DraftSession, call: ScriptedCall) -> None:
