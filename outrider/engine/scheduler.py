@@ -120,16 +120,20 @@ class Scheduler:
 
     def _run(self) -> None:
         while packed := self._wait_for_chunks():
-            try:
-                self._run_pass([job for job, _ in packed], [chunk for _, chunk in packed])
-            except Exception as error:
-                log.exception("a forward pass failed")
-                for job, _ in packed:
-                    if not job.done.done():
-                        job.done.set_exception(error)
-                self._end_pass(packed, failed=True)
-            else:
-                self._end_pass(packed, failed=False)
+            self._work(packed)
+
+    def _work(self, packed: Sequence[tuple[Job, Chunk]]) -> None:
+        """One pass, whatever becomes of it."""
+        try:
+            self._run_pass([job for job, _ in packed], [chunk for _, chunk in packed])
+        except Exception as error:
+            log.exception("a forward pass failed")
+            for job, _ in packed:
+                if not job.done.done():
+                    job.done.set_exception(error)
+            self._end_pass(packed, failed=True)
+        else:
+            self._end_pass(packed, failed=False)
 
     def _wait_for_chunks(self) -> list[tuple[Job, Chunk]]:
         """The next pass's jobs and their chunks; empty when closed."""

@@ -1,0 +1,124 @@
+"""Services that die, and clients that go, at every point of the protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from collections.abc import Callable
+from functools import partial
+from random import Random
+from typing import Any
+
+import pytest
+
+from orchestrator.policy import Experience, FixedLength
+from outrider.errors import OutriderError, ServiceUnavailable
+from outrider.messages import GREEDY
+from tests.fake_network import Point
+from tests.schedules import Lengths, Schedule
+from tests.unit.test_schedules import NUM_TOKENS, alone
+
+ONCE = {Point.OPENED, Point.CLOSED}
+TABLES = {Point.TABLE_SENT, Point.TABLE_RECEIVED}
+
+POINTS = [(point, count) for point in Point for count in range(1 if point in ONCE else 3)]
+TARGET_POINTS = [(point, count) for point, count in POINTS if point not in TABLES]
+ALL_POINTS = [("draft", *point) for point in POINTS] + [("target", *p) for p in TARGET_POINTS]
+
+
+class Fault:
+    """Something that happens once: at a point of a service's streams, or before an event."""
+
+    def __init__(self, schedule: Schedule, strike: Callable[[], Any]) -> None:
+        self.has_struck = False
+        self._schedule, self._strike = schedule, strike
+
+    def at_point(self, service: str, point: Point, count: int) -> None:
+        self._schedule.network.on_point = lambda *reached: self._strike_if(
+            reached == (service, point, count)
+        )
+
+    def at_event(self, number: int) -> None:
+        self._schedule.before_event = lambda event: self._strike_if(event == number)
+
+    def _strike_if(self, is_time: bool) -> None:
+        if is_time and not self.has_struck:
+            self.has_struck = True
+            self._strike()
+
+
+async def outcome(schedule: Schedule, text: asyncio.Task[list[int]]) -> str:
+    """How a text ends: "text", "cancelled", or an error's reason; nothing may be left behind."""
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    await schedule.drive(text)
+    await schedule.finish()
+    if text.cancelled():
+        return "cancelled"
+    try:
+        assert await text == alone(GREEDY)
+        ending = "text"
+    except OutriderError as error:
+        ending = error.reason
+    del text
+    gc.collect(0)  # asyncio complains of errors that nobody took when they are collected
+    assert complaints == []
+    return ending
+
+
+def begin(schedule: Schedule) -> asyncio.Task[list[int]]:
+    random = Random(repr(schedule.seed))
+    lengths = random.choice([FixedLength(3, Experience()), Lengths(random, 8)])
+    return asyncio.create_task(schedule.text(lengths, num_tokens=NUM_TOKENS))
+
+
+@pytest.mark.parametrize(("point", "count"), POINTS)
+async def test_a_killed_draft_costs_speed_only(point: Point, count: int) -> None:
+    faults = []
+    for seed in range(4):
+        schedule = await Schedule.start(seed, unlikeness=0.2)
+        faults.append(Fault(schedule, partial(schedule.network.kill, "draft")))
+        faults[-1].at_point("draft", point, count)
+        assert await outcome(schedule, begin(schedule)) == "text"
+    assert any(fault.has_struck for fault in faults)
+
+
+@pytest.mark.parametrize(("point", "count"), TARGET_POINTS)
+async def test_a_killed_target_is_an_error_and_leaves_nothing(point: Point, count: int) -> None:
+    for seed in range(3):
+        schedule = await Schedule.start(seed, unlikeness=0.2)
+        fault = Fault(schedule, partial(schedule.network.kill, "target"))
+        fault.at_point("target", point, count)
+        ending = await outcome(schedule, begin(schedule))
+        assert fault.has_struck
+        assert ending == ("text" if point is Point.CLOSED else ServiceUnavailable.reason)
+
+
+@pytest.mark.parametrize(("service", "point", "count"), ALL_POINTS)
+async def test_a_client_that_goes_frees_everything(service: str, point: Point, count: int) -> None:
+    faults = []
+    for seed in range(4):
+        schedule = await Schedule.start(seed, unlikeness=0.2)
+        text = begin(schedule)
+        faults.append(Fault(schedule, text.cancel))
+        faults[-1].at_point(service, point, count)
+        ending = await outcome(schedule, text)
+        assert ending == ("cancelled" if faults[-1].has_struck else "text")
+    assert any(fault.has_struck for fault in faults)
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_whatever_happens_at_any_moment(seed: int) -> None:
+    """Kills, cancellation, and services that shut down, between any two events."""
+    schedule = await Schedule.start(seed, unlikeness=0.2)
+    text = begin(schedule)
+    strikes: list[tuple[Callable[[], Any], set[str]]] = [
+        (text.cancel, {"text", "cancelled"}),
+        (lambda: schedule.network.kill("draft"), {"text"}),
+        (lambda: schedule.network.kill("target"), {"text", ServiceUnavailable.reason}),
+        (schedule.services.draft.close, {"text"}),
+        (schedule.services.target.close, {"text", ServiceUnavailable.reason}),
+    ]
+    strike, endings = strikes[seed % len(strikes)]
+    Fault(schedule, strike).at_event(Random(seed).randrange(120))
+    assert await outcome(schedule, text) in endings

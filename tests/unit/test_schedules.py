@@ -1,0 +1,80 @@
+"""The text is the target's own, whatever comes early, late, or never before the verdict."""
+
+from __future__ import annotations
+
+import asyncio
+from random import Random
+
+import pytest
+
+from orchestrator.policy import Experience, FixedLength, LengthPolicy
+from outrider.messages import GREEDY, SamplingParams
+from tests.schedules import PROMPT, SAMPLED, Lengths, Schedule
+from tests.toy_pair import ToyModel
+
+NUM_TOKENS = 24
+
+
+def alone(
+    params: SamplingParams, prompt: list[int] = PROMPT, num_tokens: int = NUM_TOKENS
+) -> list[int]:
+    """What the target says without a draft."""
+    return ToyModel().continuation(prompt, num_tokens, params)
+
+
+def fixed(k: int) -> LengthPolicy:
+    return FixedLength(k, Experience())
+
+
+@pytest.mark.parametrize("k", range(9))
+@pytest.mark.parametrize("num_branches", range(5))
+async def test_every_mode_is_exact_under_any_schedule(num_branches: int, k: int) -> None:
+    for seed, params in enumerate((GREEDY, SAMPLED)):
+        for unlikeness in (0.0, 0.3):
+            schedule = await Schedule.start(100 * k + 10 * num_branches + seed, unlikeness)
+            text = asyncio.create_task(schedule.text(fixed(k), num_branches, params))
+            await schedule.drive(text)
+            assert await text == alone(params)
+            await schedule.finish()
+
+
+@pytest.mark.parametrize("seed", range(60))
+async def test_lengths_that_change_from_step_to_step(seed: int) -> None:
+    params = (GREEDY, SAMPLED)[seed % 2]
+    schedule = await Schedule.start(seed, unlikeness=0.2)
+    text = asyncio.create_task(schedule.text(Lengths(Random(seed), 8), params=params))
+    await schedule.drive(text)
+    assert await text == alone(params)
+    await schedule.finish()
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_sessions_that_share_both_services(seed: int) -> None:
+    """More of them than slots, and some are cancelled."""
+    random = Random(seed)
+    schedule = await Schedule.start(seed, num_sessions=2)
+    prompts = [[random.randrange(12) for _ in range(random.randint(1, 30))] for _ in range(3)]
+    texts = [
+        asyncio.create_task(schedule.text(fixed(random.randint(1, 6)), prompt=prompt))
+        for prompt in prompts
+    ]
+    last_event = random.randrange(200)
+    schedule.before_event = lambda event: texts[0].cancel() if event == last_event else None
+    await schedule.drive(*texts)
+    for text, prompt in zip(texts, prompts, strict=True):
+        if not text.cancelled():
+            assert await text == alone(GREEDY, prompt)
+    await schedule.finish()
+
+
+async def test_schedules_find_tables_in_time_and_too_late() -> None:
+    """Otherwise the tests above would not try what they are for."""
+    hits = []
+    for seed in range(20):
+        schedule = await Schedule.start(seed, unlikeness=0.0)
+        text = asyncio.create_task(schedule.text(fixed(2)))
+        await schedule.drive(text)
+        hits.append(schedule.num_hits)
+        await schedule.finish()
+    assert min(hits) == 0
+    assert max(hits) >= 5
