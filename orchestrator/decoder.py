@@ -166,6 +166,7 @@ class Proposer:
         self._num_branches = num_branches
         self._looks_up = looks_up
         self._path = path
+        self._is_preparing = False
         self._prefill: asyncio.Task[Proposal | None] | None = None
 
     def prefill(self, prompt: Sequence[int]) -> None:
@@ -180,6 +181,8 @@ class Proposer:
         length = self._lengths.next_length()
         # What followed a single token says less than a model does.
         shortest = 1 if length == 0 or self._drafter is None else 2
+        if length == 0:
+            await self._rest(tokens)
         looked_up = self._look_up(tokens, room, shortest)
         if looked_up:
             if length and self._prefill is None:
@@ -209,6 +212,7 @@ class Proposer:
         self._path.spend("orchestrator")
         prepared = self._drafter.prepared(tokens)
         if prepared is not None:
+            # Neither drafting nor the way to the draft is waited for.
             draft = prepared.draft_token_ids[:num_tokens]
             self._path.hide("draft_compute", prepared.forward_ns)
             self.was_prepared = True
@@ -221,14 +225,26 @@ class Proposer:
         self.waited_ns = self._path.spend_waiting("draft", proposal.timings)
         return proposal.draft_token_ids
 
+    async def _rest(self, tokens: Sequence[int]) -> None:
+        """Ends preparations where the drafter is not needed: they would share its cores."""
+        is_reading = self._prefill is not None and not self._prefill.done()
+        if self._is_preparing and not is_reading:
+            await self._finish_prefill()
+            await self._follow(tokens, (), 0)
+
     async def _follow(self, tokens: Sequence[int], draft: Sequence[int], length: int) -> None:
         """Lets the drafter prepare behind a draft that it was not asked for."""
         if self._drafter is None or len(tokens) + len(draft) > self._drafter.max_context_length:
             return
         try:
-            await self._drafter.follow(tokens, draft, Preparation(self._num_branches, length))
+            await self._drafter.follow(tokens, draft, self._preparation(length))
         except OutriderError as error:
             self._lose(error)
+
+    def _preparation(self, length: int) -> Preparation:
+        preparation = Preparation(self._num_branches if length else 0, length)
+        self._is_preparing = preparation.num_branches > 0
+        return preparation
 
     async def _finish_prefill(self) -> None:
         if self._prefill is None:
@@ -245,7 +261,7 @@ class Proposer:
     ) -> Proposal | None:
         """A proposal of at most k tokens; `length` more are prepared after each outcome."""
         try:
-            return await drafter.propose(tokens, k, Preparation(self._num_branches, length))
+            return await drafter.propose(tokens, k, self._preparation(length))
         except OutriderError as error:
             self._lose(error)
             return None

@@ -150,6 +150,23 @@ async def test_without_branches_nothing_is_prepared() -> None:
     assert not any(step.was_prepared for step in steps)
 
 
+async def test_a_draft_that_is_not_used_is_told_to_rest_once() -> None:
+    class Scripted(FixedLength):
+        lengths = iter([2, 2, 2, 0, 0, 0, 2, 0, *[0] * 40])
+
+        def next_length(self) -> int:
+            return next(self.lengths)
+
+    drafter = FakeDrafter(unrelated_model)
+    lengths = Scripted(0, Experience())
+    verifier = FakeVerifier(target_model)
+    steps = decode([1, 2, 3], 40, verifier, drafter, lengths, CriticalPath(), num_branches=2)
+    drafted = [step.num_draft_tokens async for step in steps][1:8]
+    assert drafted == [2, 2, 0, 0, 0, 2, 0]
+    assert [draft for _, draft in drafter.followed] == [(), ()]
+    assert [len(tokens) for tokens, _ in drafter.followed] == [6, 10]
+
+
 async def test_reading_the_prompt_is_not_a_cost_of_drafting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
