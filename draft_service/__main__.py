@@ -37,6 +37,7 @@ from outrider.v1.draft_pb2 import DESCRIPTOR
 from outrider.v1.draft_pb2_grpc import add_DraftServiceServicer_to_server
 
 DEFAULT_NUM_BRANCHES = 4
+DEFAULT_MIN_CONFIDENCE = 0.4
 
 
 @click.command("draft")
@@ -49,21 +50,37 @@ DEFAULT_NUM_BRANCHES = 4
     show_default=True,
     help="Outcomes of a verification that a session can prepare for.",
 )
-def main(server: ServerOptions, branches: int, **model: str | int | None) -> None:
+@click.option(
+    "--min-confidence",
+    type=click.FloatRange(0, 1),
+    default=DEFAULT_MIN_CONFIDENCE,
+    show_default=True,
+    help="A proposal ends where it is less likely than this to be accepted whole.",
+)
+def main(
+    server: ServerOptions, branches: int, min_confidence: float, **model: str | int | None
+) -> None:
     """Serve the draft: a small model, or `--model ngram` (prompt lookup).
 
     `--model replay:FILE` proposes recorded texts with a chosen acceptance.
     """
     options = EngineOptions(**model)  # type: ignore[arg-type]
-    run(serve_draft(server, options, branches), server, "draft")
+    run(serve_draft(server, options, branches, min_confidence), server, "draft")
 
 
-async def serve_draft(server: ServerOptions, options: EngineOptions, num_branches: int) -> None:
+async def serve_draft(
+    server: ServerOptions,
+    options: EngineOptions,
+    num_branches: int = DEFAULT_NUM_BRANCHES,
+    min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+) -> None:
     """Loads the drafter and serves it until SIGINT or SIGTERM. Raises OutriderError."""
     servicer = DraftServicer()
 
     async def load() -> None:
-        servicer.serve_model(*await in_own_thread(lambda: load_drafter(options, num_branches)))
+        servicer.serve_model(
+            *await in_own_thread(lambda: load_drafter(options, num_branches, min_confidence))
+        )
 
     async def close() -> None:
         if servicer.drafter is not None:
@@ -81,7 +98,9 @@ async def serve_draft(server: ServerOptions, options: EngineOptions, num_branche
 
 
 def load_drafter(
-    options: EngineOptions, num_branches: int = DEFAULT_NUM_BRANCHES
+    options: EngineOptions,
+    num_branches: int = DEFAULT_NUM_BRANCHES,
+    min_confidence: float = 0.0,
 ) -> tuple[ServedModel, Drafter]:
     """The drafter that `options.model` names; a session has a slot for each branch.
 
@@ -102,7 +121,7 @@ def load_drafter(
     served = dataclasses.replace(served, info=info)
     if script:
         return served, ReplayDrafter(engine, num_branches, script)
-    return served, ModelDrafter(engine, num_branches)
+    return served, ModelDrafter(engine, num_branches, min_confidence)
 
 
 def _load_ngram(options: EngineOptions) -> tuple[ServedModel, Drafter]:

@@ -72,12 +72,17 @@ class Schedule:
     """One order of all that can happen, for sessions of one pair of services."""
 
     def __init__(
-        self, seed: int, unlikeness: float = 0.3, num_sessions: int = 1, num_branches: int = 4
+        self,
+        seed: int,
+        unlikeness: float = 0.3,
+        num_sessions: int = 1,
+        num_branches: int = 4,
+        min_confidence: float = 0.0,
     ) -> None:
         self.seed = seed
         self.random = Random(seed)
         self.network = Network(self.random)
-        self.services = toy_pair(unlikeness, num_sessions, num_branches)
+        self.services = toy_pair(unlikeness, num_sessions, num_branches, min_confidence)
         self.num_hits = 0
         self.before_event: Callable[[int], None] = lambda _: None
         self._paces = {

@@ -150,7 +150,9 @@ class ToyPair:
         return self.draft.num_free_slots, self.target.num_free_slots
 
 
-def toy_pair(unlikeness: float, num_sessions: int, num_branches: int) -> ToyPair:
+def toy_pair(
+    unlikeness: float, num_sessions: int, num_branches: int, min_confidence: float
+) -> ToyPair:
     """Services with slots for `num_sessions` sessions."""
     info = ModelInfo("toy", MAX_CONTEXT_LENGTH, VOCAB_SIZE, num_slots=num_sessions)
     num_slots = num_sessions * max(1, num_branches)
@@ -161,7 +163,7 @@ def toy_pair(unlikeness: float, num_sessions: int, num_branches: int) -> ToyPair
         mock.patch("draft_service.drafters.model.Scheduler", SteppedScheduler),
         mock.patch("target_service.verifier.Scheduler", SteppedScheduler),
     ):
-        drafter = ModelDrafter(draft_engine, num_branches)
+        drafter = ModelDrafter(draft_engine, num_branches, min_confidence)
         verifier = Verifier(target_engine)
     draft_servicer, target_servicer = DraftServicer(), TargetServicer()
     draft_servicer.serve_model(ServedModel(info), drafter)

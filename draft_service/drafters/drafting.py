@@ -56,12 +56,14 @@ class SlotContent:
 
 
 class Drafting(Job):
-    """Drafts up to `num_tokens` tokens after `sequence`, or until the text ends.
+    """Drafts up to `num_tokens` tokens after `sequence`, fewer where the text ends.
 
     Args:
         content: of the slot to draft in; `source` is another whose tokens it may copy.
         on_draft: called on the engine's thread after each token.
         guesses_bonus: the first drafted token stands for the target's own.
+        min_confidence: no more tokens once the chance that the target takes all of them,
+            by the draft's own probabilities, is below it.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class Drafting(Job):
         is_background: bool = False,
         on_draft: Callable[[Drafting], None] | None = None,
         guesses_bonus: bool = False,
+        min_confidence: float = 0.0,
     ) -> None:
         # The last token is read again if it must be: its logits are what is wanted.
         last = len(sequence) - 1
@@ -99,6 +102,8 @@ class Drafting(Job):
         self._num_assumed = len(sequence) + guesses_bonus
         self._sampler = sampler
         self._on_draft = on_draft
+        self._min_confidence = min_confidence
+        self._confidence = 1.0
 
     def advance(self, logits: Tensor) -> list[int]:
         if self._num_tokens == 0:
@@ -111,8 +116,13 @@ class Drafting(Job):
         self.draft_token_ids.append(token_id)
         if self._on_draft is not None:
             self._on_draft(self)
-        is_full = len(self.draft_token_ids) == self._num_tokens
-        return [] if is_full or token_id in self._sampler.eos_token_ids else [token_id]
+        self._confidence *= choices[0].prob
+        is_last = (
+            len(self.draft_token_ids) == self._num_tokens
+            or token_id in self._sampler.eos_token_ids
+            or self._confidence < self._min_confidence
+        )
+        return [] if is_last else [token_id]
 
     def prepared(self, context_length: int) -> Prepared:
         """What was drafted, if what comes before it, behind the context, is committed."""

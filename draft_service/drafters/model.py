@@ -27,7 +27,10 @@ from outrider.messages import GREEDY, Prepared, Proposal, SamplingParams
 class ModelDrafterSession:
     """A sequence in one of a session's slots; the others are for preparations."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, max_branches: int) -> None:
+    def __init__(
+        self, engine: Engine, scheduler: Scheduler, max_branches: int, min_confidence: float = 0.0
+    ) -> None:
+        self._min_confidence = min_confidence
         self._scheduler = scheduler
         self._max_branches = max_branches
         self._max_length = engine.max_context_length
@@ -57,7 +60,14 @@ class ModelDrafterSession:
         )
         self._main = max(self._contents, key=lambda content: content.common_length(tokens))
         self._last_draft_token = []
-        job = Drafting(self._main, tokens, num_speculative_tokens, self._sampler)
+        # Somebody waits for these tokens, so they must be worth it; those prepared are free.
+        job = Drafting(
+            self._main,
+            tokens,
+            num_speculative_tokens,
+            self._sampler,
+            min_confidence=self._min_confidence,
+        )
         timings = await asyncio.wrap_future(self._scheduler.submit(job))
         job.settle()
         tokens.extend(job.draft_token_ids[:-1])
@@ -158,11 +168,14 @@ class ModelDrafter:
     Args:
         num_branches: how many outcomes a session can prepare for at most. A session
             takes a slot of the engine's cache for each.
+        min_confidence: a proposal ends where the draft thinks that the target is less
+            likely than this to accept all of it.
     """
 
-    def __init__(self, engine: Engine, num_branches: int) -> None:
+    def __init__(self, engine: Engine, num_branches: int, min_confidence: float = 0.0) -> None:
         self.engine = engine
         self._num_branches = num_branches
+        self._min_confidence = min_confidence
         self.scheduler = Scheduler(engine, engine.cache.num_slots, engine.pace)
 
     @property
@@ -184,7 +197,9 @@ class ModelDrafter:
 
     def open_session(self) -> ModelDrafterSession:
         """Raises NoFreeSlot."""
-        return ModelDrafterSession(self.engine, self.scheduler, self._num_branches)
+        return ModelDrafterSession(
+            self.engine, self.scheduler, self._num_branches, self._min_confidence
+        )
 
     def close(self) -> None:
         self.scheduler.close()

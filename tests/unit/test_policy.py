@@ -78,6 +78,14 @@ def test_a_draft_that_has_become_good_is_found_out() -> None:
     assert sum(lengths(Pair(0.95, 2, 40), policy, 600)[-50:]) > 100
 
 
+def test_where_others_wait_for_the_draft_a_text_goes_on_without() -> None:
+    """Waiting for a queue is a cost of drafting, and only as long as there is a queue."""
+    policy, alone = AdaptiveLength(Experience()), Pair(0.8, draft=4, verify=40)
+    assert lengths(alone, policy, 60)[-1] >= 2
+    assert lengths(Pair(0.8, draft=40, verify=40), policy, 400)[-60:].count(0) > 50
+    assert sorted(lengths(alone, policy, 1000)[-20:])[10] >= 2
+
+
 def test_a_new_request_starts_from_what_others_have_shown() -> None:
     experience = Experience()
     lengths(Pair(0.9, 1, 30), AdaptiveLength(experience))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
+import operator
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -52,6 +54,32 @@ async def propose(
 ) -> Proposal:
     """A proposal for `tokens`, whatever the session holds."""
     return await session.propose(0, tokens, k, params, None)
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_a_proposal_ends_where_the_draft_is_unsure_of_it(
+    tiny_models: Callable[..., Path], params: SamplingParams
+) -> None:
+    engine = Engine(EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=2))
+    drafter = ModelDrafter(engine, num_branches=0)
+    whole = await propose(drafter.open_session(), PROMPT, 8, params)
+    session = drafter.open_session()
+    await propose(session, PROMPT, 8, params)
+    chances = list(
+        itertools.accumulate(
+            (session._main.ranks[len(PROMPT) + i][0].prob for i in range(8)), operator.mul
+        )
+    )
+    drafter.close()
+    for num_tokens in range(1, 8):
+        # Just above what the draft has left after so many tokens, and below what it had.
+        unsure = ModelDrafter(
+            engine, num_branches=0, min_confidence=1.0001 * chances[num_tokens - 1]
+        )
+        proposal = await propose(unsure.open_session(), PROMPT, 8, params)
+        assert proposal.draft_token_ids == whole.draft_token_ids[:num_tokens]
+        assert proposal.sequence_length == len(PROMPT) + num_tokens - 1
+        unsure.close()
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
