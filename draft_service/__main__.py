@@ -100,7 +100,7 @@ async def serve_draft(
 def load_drafter(
     options: EngineOptions,
     num_branches: int = DEFAULT_NUM_BRANCHES,
-    min_confidence: float = 0.0,
+    min_confidence: float = DEFAULT_MIN_CONFIDENCE,
 ) -> tuple[ServedModel, Drafter]:
     """The drafter that `options.model` names; a session has a slot for each branch.
 

@@ -34,6 +34,9 @@ class Lengths:
     def next_length(self) -> int:
         return self._random.choice([0, self._random.randint(0, self._longest)])
 
+    def lookup_length(self, match_length: int) -> int:
+        return self._random.randint(0, match_length)
+
     def observe(self, cost: StepCost) -> None: ...
 
 
@@ -123,13 +126,16 @@ class Schedule:
         params: SamplingParams = GREEDY,
         num_tokens: int = 24,
         prompt: Sequence[int] = PROMPT,
+        looks_up: bool = False,
     ) -> list[int]:
         """What the loop commits after `prompt`. Raises OutriderError."""
         text: list[int] = []
         max_length = len(prompt) + num_tokens
         with self._pair.sessions(params, True, None) as (verifier, drafter):
             path = CriticalPath()
-            steps = decode(prompt, max_length, verifier, drafter, lengths, path, num_branches)
+            steps = decode(
+                prompt, max_length, verifier, drafter, lengths, path, num_branches, looks_up
+            )
             async with aclosing(steps):
                 async for step in steps:
                     text.extend(step.token_ids)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from draft_service.drafters.model import ModelDrafter
 from draft_service.servicer import DraftServicer
-from outrider.engine.attention import Chunk
+from outrider.engine.chunk import Chunk
+from outrider.engine.pace import Pace
 from outrider.engine.scheduler import Scheduler
 from outrider.messages import ModelInfo, SamplingParams
 from outrider.model_service import ServedModel
@@ -31,8 +32,8 @@ VOCAB_SIZE = 12
 EOS = 3
 MAX_CONTEXT_LENGTH = 96
 
-# Few enough that a prompt is read in several passes.
-TOKEN_BUDGET = 7
+# Few enough tokens that a prompt is read in several passes; nobody is waited for.
+PACE = Pace(token_budget=7, gather_seconds=0.0)
 
 _NUM_ROWS = 997
 
@@ -82,6 +83,7 @@ class ToyEngine:
     eos_token_ids = (EOS,)
     has_draft_vocabulary = False
     is_int8 = False
+    pace = PACE
 
     def __init__(self, model: ToyModel, num_slots: int) -> None:
         self.model = model
@@ -113,9 +115,9 @@ class ToyEngine:
 class SteppedScheduler(Scheduler):
     """Its passes begin and end when a test says so."""
 
-    def __init__(self, engine: Any, num_slots: int) -> None:
+    def __init__(self, engine: Any, num_slots: int, pace: Pace) -> None:
         self._chunks: list[Any] = []
-        super().__init__(engine, num_slots, TOKEN_BUDGET)
+        super().__init__(engine, num_slots, pace)
 
     def _run(self) -> None:
         """Nothing on a thread of its own."""
@@ -127,7 +129,7 @@ class SteppedScheduler(Scheduler):
     def step(self) -> None:
         """Begins a pass, or ends the one that runs."""
         if self._chunks:
-            self._run_pass(self._chunks)
+            self._work(self._chunks)
             self._chunks = []
         else:
             self._chunks = self._wait_for_chunks()
@@ -168,5 +170,5 @@ def toy_pair(
     draft_servicer, target_servicer = DraftServicer(), TargetServicer()
     draft_servicer.serve_model(ServedModel(info), drafter)
     target_servicer.serve_model(ServedModel(info), verifier)
-    schedulers: list[Any] = [drafter._scheduler, verifier._scheduler]
+    schedulers: list[Any] = [drafter.scheduler, verifier.scheduler]
     return ToyPair(draft_model, draft_servicer, target_servicer, *schedulers, info, num_slots)

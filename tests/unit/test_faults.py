@@ -69,7 +69,8 @@ async def outcome(schedule: Schedule, text: asyncio.Task[list[int]]) -> str:
 def begin(schedule: Schedule) -> asyncio.Task[list[int]]:
     random = Random(repr(schedule.seed))
     lengths = random.choice([FixedLength(3, Experience()), Lengths(random, 8)])
-    return asyncio.create_task(schedule.text(lengths, num_tokens=NUM_TOKENS))
+    looks_up = random.choice([True, False])
+    return asyncio.create_task(schedule.text(lengths, num_tokens=NUM_TOKENS, looks_up=looks_up))
 
 
 @pytest.mark.parametrize(("point", "count"), POINTS)

@@ -42,9 +42,14 @@ async def test_every_mode_is_exact_under_any_schedule(num_branches: int, k: int)
 async def test_lengths_that_change_from_step_to_step(seed: int) -> None:
     params = (GREEDY, SAMPLED)[seed % 2]
     schedule = await Schedule.start(seed, unlikeness=0.2, min_confidence=0.3 * (seed % 3))
-    text = asyncio.create_task(schedule.text(Lengths(Random(seed), 8), params=params))
+    lengths, looks_up = Lengths(Random(seed), 8), seed % 4 > 1
+    # Of few tokens, so that looking up finds something.
+    prompt = [5, 1, 7, 5, 1, 7, 2, 5, 1]
+    text = asyncio.create_task(
+        schedule.text(lengths, params=params, prompt=prompt, looks_up=looks_up)
+    )
     await schedule.drive(text)
-    assert await text == alone(params)
+    assert await text == alone(params, prompt)
     await schedule.finish()
 
 
@@ -53,7 +58,11 @@ async def test_sessions_that_share_both_services(seed: int) -> None:
     """More of them than slots, and some are cancelled."""
     random = Random(seed)
     schedule = await Schedule.start(seed, num_sessions=2)
-    prompts = [[random.randrange(12) for _ in range(random.randint(1, 30))] for _ in range(3)]
+    # They begin alike, so that what one slot has read is copied to others.
+    common = [random.randrange(12) for _ in range(random.choice([0, 20, 30]))]
+    prompts = [
+        common + [random.randrange(12) for _ in range(random.randint(1, 10))] for _ in range(4)
+    ]
     texts = [
         asyncio.create_task(schedule.text(fixed(random.randint(1, 6)), prompt=prompt))
         for prompt in prompts
