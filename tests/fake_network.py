@@ -4,7 +4,8 @@ Each direction of a stream is a `Link`: it keeps its order, as gRPC does, and wa
 nobody else's. What travels, and when passes of the models begin and end, is a list of
 possible events of which a seeded generator takes one after the other, so a schedule
 can be repeated. Nothing here waits for a clock: when no event is possible and somebody
-still waits, the test has found a hang.
+still waits, the test has found a hang. (Who finds the draft full tries again by the
+clock, so with more sessions than slots a schedule is only much the same.)
 """
 
 from __future__ import annotations
