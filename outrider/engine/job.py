@@ -87,6 +87,8 @@ class Job:
 
     def take_back_skip(self) -> None:
         """The pass had no room after all, and in the next one the slots hold something else."""
+        if not self._skipped:
+            return  # and a copy that the job itself wants is still to be made
         self.start -= len(self._skipped)
         self.token_ids[:0] = self._skipped
         self._skipped, self.copy_from = [], None

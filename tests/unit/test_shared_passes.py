@@ -150,3 +150,26 @@ def test_a_prompt_that_finds_no_room_starts_from_what_is_there_when_it_does(
     late_chunks = [chunk for chunks in engine.passes for chunk in chunks if chunk.slot == late]
     assert (late_chunks[0].start, late_chunks[0].copy_from) == (0, None)
     assert sum(len(chunk.token_ids) for chunk in late_chunks) == 30
+
+
+def test_a_copy_that_finds_no_room_is_made_when_it_does(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    """As preparations make them, which are left out of passes that are full."""
+    engine.gate = threading.Semaphore(0)
+    scheduler = make(token_budget=20)
+    source, busy, late = (scheduler.acquire() for _ in range(3))
+    engine.gate.release(2)
+    read(scheduler, source, range(30)).result(10)
+    futures = [scheduler.submit(Steps(busy, 1))]
+    engine.entered.acquire(timeout=10)
+    futures.append(read(scheduler, busy, range(100, 120)))
+    copying = Steps(late, 21)
+    copying.start, copying.copy_from = 25, (source, 0)
+    futures.append(scheduler.submit(copying))
+    engine.gate.release(100)
+    for future in futures:
+        future.result(10)
+    late_chunks = [chunk for chunks in engine.passes for chunk in chunks if chunk.slot == late]
+    assert (late_chunks[0].start, late_chunks[0].copy_from) == (25, (source, 0))
+    assert [chunk.copy_from for chunk in late_chunks[1:]] == [None]
