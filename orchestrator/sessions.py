@@ -6,7 +6,6 @@ The loop hands over all committed tokens; only what the service lacks travels.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -68,12 +67,13 @@ class SessionStream:
 
     async def _begin(self, request: Any) -> Any:
         """The first exchange; tries again for a while if the service is full."""
-        seconds, give_up = 0.002, time.monotonic() + self._patience
+        now = asyncio.get_running_loop().time
+        seconds, give_up = 0.002, now() + self._patience
         while True:
             try:
                 return await self._exchange(request)
             except NoFreeSlot:
-                if time.monotonic() + seconds > give_up:
+                if now() + seconds > give_up:
                     raise
                 await asyncio.sleep(seconds)
                 seconds = min(2 * seconds, _LONGEST_RETRY_SECONDS)

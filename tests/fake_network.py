@@ -4,8 +4,7 @@ Each direction of a stream is a `Link`: it keeps its order, as gRPC does, and wa
 nobody else's. What travels, and when passes of the models begin and end, is a list of
 possible events of which a seeded generator takes one after the other, so a schedule
 can be repeated. Nothing here waits for a clock: when no event is possible and somebody
-still waits, the test has found a hang. (Who finds the draft full tries again by the
-clock, so with more sessions than slots a schedule is only much the same.)
+still waits, the test has found a hang.
 """
 
 from __future__ import annotations
@@ -20,20 +19,17 @@ from random import Random
 from typing import Any
 
 import grpc
-from grpc.aio import EOF
 
 from outrider.server import ErrorInterceptor
+from tests.fake_stream import ClientCall, ServerContext, Status
 
 Handler = Callable[[Any, Any], Awaitable[None]]
-Status = tuple[grpc.StatusCode, str, tuple[tuple[str, Any], ...]]
 
 # How fast a link or an engine is in one schedule, compared with others.
 _PACES = (0.02, 0.3, 1.0, 6.0)
 
 # How often a writer has to wait.
 _FULL = 0.2
-
-_CLOSE = object()  # the client writes no more
 
 
 class Point(enum.Enum):
@@ -47,10 +43,6 @@ class Point(enum.Enum):
     RESPONSE_RECEIVED = enum.auto()
     TABLE_RECEIVED = enum.auto()
     CLOSED = enum.auto()
-
-
-def _is_table(message: Any) -> bool:
-    return "prepared" in message.DESCRIPTOR.fields_by_name and bool(message.prepared)
 
 
 @dataclass
@@ -121,175 +113,80 @@ class Stream:
     """A call, its handler, and the two links between them."""
 
     def __init__(self, network: Network, service: str) -> None:
-        self.network = network
         self.service = service
+        self.room = network.room
+        self._network = network
         self.up = Link(self._arrive_at_server, network.pace())
         self.down = Link(self._arrive_at_client, network.pace())
         self.call = ClientCall(self)
-        self.context = ServerContext(self)
-        self.handler: asyncio.Task[None] | None = None
+        self._context = ServerContext(self)
+        self._handler: asyncio.Task[None] | None = None
         self.up.items.append(None)  # opens the stream at the server
 
-    def _arrive_at_server(self, item: Any) -> None:
-        if self.service in self.network.killed:
-            self.cut()
-        elif self.handler is None:
-            self.handler = asyncio.create_task(self._handle())
-        else:
-            if item is not _CLOSE:
-                self.network.note(self.service, Point.REQUEST_ARRIVED)
-            self.context.inbox.put_nowait(item)
+    def send_up(self, message: Any) -> None:
+        self.up.items.append(message)
+        self._note(Point.REQUEST_SENT)
 
-    async def _handle(self) -> None:
-        try:
-            await self.network.handlers[self.service](self.context, self.context)
-            self.context.finish((grpc.StatusCode.OK, "", ()))
-        except grpc.aio.AbortError:
-            pass  # `abort` has sent the status
-        except asyncio.CancelledError:
-            self.context.finish((grpc.StatusCode.CANCELLED, "cancelled", ()))
-        except Exception as error:
-            self.context.finish((grpc.StatusCode.UNKNOWN, repr(error), ()))
+    def send_down(self, message: Any) -> None:
+        self.down.items.append(message)
+        if not isinstance(message, tuple):
+            self._note(Point.TABLE_SENT if _is_table(message) else Point.RESPONSE_SENT)
+
+    def cancel(self) -> None:
+        self.down.items.clear()
+        self.up.items = deque([None])
+        self.up.arrive = lambda _: self._end_handler()
+        self._note(Point.CLOSED)
+
+    def cut(self) -> None:
+        """Both ends lose the other; what was on its way back arrives or does not."""
+        self._end_handler()
+        while self.down.items and self._network.random.random() < 0.5:
+            self.down.items.pop()
+        lost: Status = (grpc.StatusCode.UNAVAILABLE, "connection reset", ())
+        self.down.items.append(lost)
+
+    def _note(self, point: Point) -> None:
+        self._network.note(self.service, point)
+
+    def _arrive_at_server(self, item: Any) -> None:
+        if self.service in self._network.killed:
+            self.cut()
+        elif self._handler is None:
+            self._handler = asyncio.create_task(self._handle())
+        else:
+            self._note(Point.REQUEST_ARRIVED)
+            self._context.inbox.put_nowait(item)
 
     def _arrive_at_client(self, item: Any) -> None:
         if isinstance(item, tuple):
             self.call.finish(item)
             return
-        point = Point.TABLE_RECEIVED if _is_table(item) else Point.RESPONSE_RECEIVED
         self.call.inbox.put_nowait(item)
-        self.network.note(self.service, point)
+        self._note(Point.TABLE_RECEIVED if _is_table(item) else Point.RESPONSE_RECEIVED)
 
-    def end_handler(self) -> None:
+    def _end_handler(self) -> None:
         """The handler sees that its client is gone, or is gone itself."""
         self.up.items.clear()
-        self.context.is_finished = True
-        if self.handler is not None:
-            self.handler.cancel()
+        self._context.is_finished = True
+        if self._handler is not None:
+            self._handler.cancel()
 
-    def cut(self) -> None:
-        """Both ends lose the other; what was on its way back arrives or does not."""
-        self.end_handler()
-        while self.down.items and self.network.random.random() < 0.5:
-            self.down.items.pop()
-        self.down.items.append((grpc.StatusCode.UNAVAILABLE, "connection reset", ()))
-
-
-class ClientCall:
-    """What `grpc.aio.StreamStreamCall` does, as far as sessions use it."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.inbox: asyncio.Queue[Any] = asyncio.Queue()
-        self._stream = stream
-        self._status: Status | None = None
-        self._finished = asyncio.Event()
-
-    def finish(self, status: Status) -> None:
-        if self._status is None:
-            self._status = status
-            self._finished.set()
-            self.inbox.put_nowait(EOF)
-
-    def cancel(self) -> bool:
-        if self._status is not None:
-            return False
-        self.finish((grpc.StatusCode.CANCELLED, "Locally cancelled by application!", ()))
-        self._stream.network.note(self._stream.service, Point.CLOSED)
-        self._stream.down.items.clear()
-        # It reaches the server some time, but before any other news of this stream.
-        self._stream.up.items.clear()
-        self._stream.up.items.append(None)
-        self._stream.up.arrive = lambda _: self._stream.end_handler()
-        return True
-
-    async def write(self, request: Any) -> None:
-        if self._status is not None:
-            raise asyncio.InvalidStateError("RPC already finished.")
+    async def _handle(self) -> None:
         try:
-            await self._stream.network.room()
+            await self._network.handlers[self.service](self._context, self._context)
+            self._context.finish((grpc.StatusCode.OK, "", ()))
+        except grpc.aio.AbortError:
+            pass  # `abort` has sent the status
         except asyncio.CancelledError:
-            self.cancel()
-            raise
-        self._raise_for_status()
-        self._stream.up.items.append(type(request).FromString(request.SerializeToString()))
-        self._stream.network.note(self._stream.service, Point.REQUEST_SENT)
-
-    async def read(self) -> Any:
-        if self._status is not None and self.inbox.empty():
-            self._raise_for_status()
-            return EOF
-        try:
-            message = await self.inbox.get()
-        except asyncio.CancelledError:
-            self.cancel()
-            raise
-        if message is EOF:
-            self._raise_for_status()
-        return message
-
-    def _raise_for_status(self) -> None:
-        if self._status is None or self._status[0] is grpc.StatusCode.OK:
-            return
-        code, details, trailing = self._status
-        if code is grpc.StatusCode.CANCELLED and "Locally" in details:
-            raise asyncio.CancelledError
-        empty = grpc.aio.Metadata()
-        raise grpc.aio.AioRpcError(code, empty, grpc.aio.Metadata(*trailing), details)
-
-    async def code(self) -> grpc.StatusCode:
-        return (await self._final())[0]
-
-    async def details(self) -> str:
-        return (await self._final())[1]
-
-    async def initial_metadata(self) -> grpc.aio.Metadata:
-        return grpc.aio.Metadata()
-
-    async def trailing_metadata(self) -> grpc.aio.Metadata:
-        return grpc.aio.Metadata(*(await self._final())[2])
-
-    async def _final(self) -> Status:
-        await self._finished.wait()
-        assert self._status is not None
-        return self._status
+            self._context.finish((grpc.StatusCode.CANCELLED, "cancelled", ()))
+        except Exception as error:
+            self._context.finish((grpc.StatusCode.UNKNOWN, repr(error), ()))
 
 
-class ServerContext:
-    """What a handler gets: its requests, and the way to answer."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.inbox: asyncio.Queue[Any] = asyncio.Queue()
-        self.is_finished = False
-        self._writing = asyncio.Lock()
-        self._stream = stream
-
-    def __aiter__(self) -> ServerContext:
-        return self
-
-    async def __anext__(self) -> Any:
-        message = await self.inbox.get()
-        if message is _CLOSE:
-            raise StopAsyncIteration
-        return message
-
-    async def write(self, response: Any) -> None:
-        if self._writing.locked():
-            raise grpc.aio.InternalError("another write of this stream is under way")
-        async with self._writing:
-            await self._stream.network.room()
-        if self.is_finished:
-            raise grpc.aio.InternalError("the client is gone")
-        self._stream.down.items.append(type(response).FromString(response.SerializeToString()))
-        point = Point.TABLE_SENT if _is_table(response) else Point.RESPONSE_SENT
-        self._stream.network.note(self._stream.service, point)
-
-    async def abort(self, code: grpc.StatusCode, details: str, trailing_metadata: Any) -> None:
-        self.finish((code, details, trailing_metadata))
-        raise grpc.aio.AbortError
-
-    def finish(self, status: Status) -> None:
-        if not self.is_finished:
-            self.is_finished = True
-            self._stream.down.items.append(status)
+def _is_table(message: Any) -> bool:
+    """Whether a response has nothing but prepared continuations."""
+    return "prepared" in message.DESCRIPTOR.fields_by_name and bool(message.prepared)
 
 
 async def guarded(method: str, handler: Any) -> Handler:

@@ -87,17 +87,22 @@ class Schedule:
         self.network = Network(self.random)
         self.services = toy_pair(unlikeness, num_sessions, num_branches, min_confidence)
         self.num_hits = 0
-        self.before_event: Callable[[int], None] = lambda _: None
+        self.before_event: Callable[[int], Any] = lambda _: None
         self._paces = {
             scheduler: self.network.pace()
             for scheduler in (self.services.draft, self.services.target)
         }
+        self._time_pace = self.network.pace()
+        self._seconds = 0.0
         client: Any = self
         self._pair = Pair(client, self.services.info, client, client, self.services.info)
 
     @classmethod
     async def start(cls, seed: int, *args: Any, **settings: Any) -> Schedule:
+        """Both services are up. From now on time passes as the schedule has it."""
         schedule = cls(seed, *args, **settings)
+        loop: Any = asyncio.get_running_loop()
+        loop.time = lambda: schedule._seconds
         services, handlers = schedule.services, schedule.network.handlers
         handlers["draft"] = await guarded(
             "/outrider.v1.DraftService/Propose", services.draft_servicer.Propose
@@ -156,7 +161,7 @@ class Schedule:
             num_events += 1
             await self._settle()  # the event may have been ours, and the last one
             if not self._happen() and not all(task.done() for task in waiting):
-                await self._pass_time()
+                raise Stuck("nothing can happen any more, and somebody waits")
             await self._settle()
 
     async def finish(self) -> None:
@@ -181,17 +186,19 @@ class Schedule:
         for scheduler, pace in self._paces.items():
             if scheduler.is_busy:
                 events.append((pace, scheduler.step))
+        loop: Any = asyncio.get_running_loop()
+        if any(not timer.cancelled() for timer in loop._scheduled):
+            events.append((self._time_pace, self._pass_time))
         if not events:
             return False
         paces, actions = zip(*events, strict=True)
         self.random.choices(actions, paces)[0]()
         return True
 
-    async def _pass_time(self) -> None:
+    def _pass_time(self) -> None:
+        """To when the next timer is due."""
         loop: Any = asyncio.get_running_loop()
-        if not [handle for handle in loop._scheduled if not handle.cancelled()]:
-            raise Stuck("nothing can happen any more, and somebody waits")
-        await asyncio.sleep(0.001)
+        self._seconds = max(self._seconds, min(loop._scheduled).when())
 
     async def _settle(self) -> None:
         """Runs everything that needs no event."""

@@ -170,5 +170,6 @@ def toy_pair(
     draft_servicer, target_servicer = DraftServicer(), TargetServicer()
     draft_servicer.serve_model(ServedModel(info), drafter)
     target_servicer.serve_model(ServedModel(info), verifier)
-    schedulers: list[Any] = [drafter.scheduler, verifier.scheduler]
-    return ToyPair(draft_model, draft_servicer, target_servicer, *schedulers, info, num_slots)
+    draft: Any = drafter.scheduler
+    target: Any = verifier.scheduler
+    return ToyPair(draft_model, draft_servicer, target_servicer, draft, target, info, num_slots)

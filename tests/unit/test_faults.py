@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.policy import Experience, FixedLength
+from orchestrator.policy import Experience, FixedLength, LengthPolicy
 from outrider.errors import OutriderError, ServiceUnavailable
 from outrider.messages import GREEDY
 from tests.fake_network import Point
@@ -68,7 +68,8 @@ async def outcome(schedule: Schedule, text: asyncio.Task[list[int]]) -> str:
 
 def begin(schedule: Schedule) -> asyncio.Task[list[int]]:
     random = Random(repr(schedule.seed))
-    lengths = random.choice([FixedLength(3, Experience()), Lengths(random, 8)])
+    choices: list[LengthPolicy] = [FixedLength(3, Experience()), Lengths(random, 8)]
+    lengths = random.choice(choices)
     looks_up = random.choice([True, False])
     return asyncio.create_task(schedule.text(lengths, num_tokens=NUM_TOKENS, looks_up=looks_up))
 

@@ -68,7 +68,7 @@ async def test_sessions_that_share_both_services(seed: int) -> None:
         for prompt in prompts
     ]
     last_event = random.randrange(200)
-    schedule.before_event = lambda event: texts[0].cancel() if event == last_event else None
+    schedule.before_event = lambda event: event == last_event and texts[0].cancel()
     await schedule.drive(*texts)
     for text, prompt in zip(texts, prompts, strict=True):
         if not text.cancelled():
