@@ -57,7 +57,7 @@ def environment(file: str, name: str) -> dict[str, str]:
     """A service's own variables, with the defaults of `${NAME:-default}`.
 
     One that is handed through has no value in the file; here it is "3", which
-    every such flag takes.
+    nearly every such flag takes.
     """
     variables = compose(file)["services"][name].get("environment", {})
     return {
@@ -75,9 +75,13 @@ def test_environment_sets_flags(
     monkeypatch.chdir(tmp_path)
     command = command_of(name)
     variables = environment(file, name)
-    if f"OUTRIDER_{name.upper()}_DTYPE" in variables:
-        variables[f"OUTRIDER_{name.upper()}_DTYPE"] = "bfloat16"
-    for flag, value in (("LOG_FORMAT", "json"), ("LOG_LEVEL", "error")):
+    choices = {
+        "DTYPE": "bfloat16",
+        "MIN_CONFIDENCE": "0.3",
+        "LOG_FORMAT": "json",
+        "LOG_LEVEL": "error",
+    }
+    for flag, value in choices.items():
         if (key := f"OUTRIDER_{name.upper()}_{flag}") in variables:
             variables[key] = value
     for key, value in variables.items():
