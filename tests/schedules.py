@@ -115,13 +115,12 @@ class Schedule:
     def open_session(
         self,
         params: SamplingParams,
-        *models: ModelInfo | float | None,
+        *models: Any,
     ) -> Any:
         """Stands for `DraftClient`, which is told of two models, and for `TargetClient`."""
-        if len(models) == 1:
+        if not isinstance(models[0], ModelInfo):
             return TargetSession(lambda: self.network.open("target"), params)
-        infos: Any = models[:2]
-        session = DraftSession(lambda: self.network.open("draft"), params, *infos)
+        session = DraftSession(lambda: self.network.open("draft"), params, *models[:2])
         return CheckedDrafter(session, self.services.draft_model, params)
 
     async def text(
