@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 MAX_LENGTH = 16
-FIRST_LENGTH = 3
+FIRST_LENGTH = 1
 
 # What an old step counts, step by step. A request's own acceptance says more about it.
 _FORGETTING_COSTS = 0.98
@@ -33,8 +33,9 @@ _FIRST_ACCEPTANCE = 0.7
 _WORTHWHILE_GAIN = 1.03
 _LONGEST_MOVE = 2
 _STEPS_BETWEEN_PROBES = 32
-# As long as the target alone was never tried, nobody knows what drafts cost it: probe early.
-_STEPS_TO_FIRST_PROBE = 2
+# As long as the target alone was never tried, nobody knows what drafts cost it. It goes first:
+# a step of its own is the one thing that cannot be slower than the target alone.
+_STEPS_TO_FIRST_PROBE = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ def lengths(pair: Pair, policy: AdaptiveLength, num_steps: int = 200) -> list[in
     [
         (Pair(0.95, draft=1, verify=30), 8, 16),
         (Pair(0.8, draft=4, verify=24), 3, 6),
-        (Pair(0.5, draft=10, verify=40, per_token=2), 1, 2),
+        (Pair(0.6, draft=10, verify=40, per_token=2), 1, 2),
         (Pair(0.6, draft=50, verify=40), 0, 0),
         (Pair(0.0, draft=5, verify=40), 0, 0),
     ],
@@ -106,6 +106,7 @@ def test_short_requests_probe_together() -> None:
 
 def test_a_draft_that_has_nothing_to_say_teaches_nothing() -> None:
     policy = AdaptiveLength(Experience())
+    policy.observe(StepCost(0, 0, 0, 40))
     first = policy.next_length()
     for _ in range(20):
         policy.observe(StepCost(0, 0, 0, 40))
