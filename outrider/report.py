@@ -7,7 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from outrider.generation import Generation, Latency, ServerInfo, Speculation, TextPiece
+from outrider.generation import Generation, ServerInfo, Speculation, TextPiece
 from outrider.messages import ModelInfo
 
 STYLES = {"draft": "green", "target": "bright_white bold"}
