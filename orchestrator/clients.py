@@ -9,7 +9,8 @@ from typing import Any
 
 import grpc
 
-from orchestrator.sessions import DraftSession, TargetSession
+from orchestrator.draft_session import DraftSession
+from orchestrator.target_session import TargetSession
 from orchestrator.timeline import Timeline
 from outrider.channel import CHANNEL_OPTIONS, from_rpc_error
 from outrider.codec import model_info_from_wire

@@ -95,6 +95,8 @@ def _speculation_to_wire(generation: Generation) -> generation_pb2.SpeculationSt
         num_lookup_steps=speculation.num_lookup_steps,
         num_lookup_draft_tokens=speculation.num_lookup_draft_tokens,
         num_lookup_accepted_tokens=speculation.num_lookup_accepted_tokens,
+        num_ahead_steps=speculation.num_ahead_steps,
+        num_stale_steps=speculation.num_stale_steps,
     )
 
 

@@ -9,8 +9,9 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
-from orchestrator.decoder import Drafter, Step, Verifier, decode
+from orchestrator.decoder import Step, decode
 from orchestrator.latency import CriticalPath
+from orchestrator.partners import Drafter, Verifier
 from orchestrator.policy import AdaptiveLength, Experience, FixedLength, LengthPolicy
 from orchestrator.speculation import Speculation
 from orchestrator.text_stream import TextStream
@@ -165,6 +166,7 @@ class Generation:
             self.path,
             request.num_branches,
             request.looks_up,
+            experience.distance,
         )
         async with aclosing(steps):
             async for step in steps:

@@ -37,7 +37,8 @@ class CriticalPath:
         """Books an interval in which nothing but a service's reply was awaited; returns it.
 
         The reply's durations split it: what the server does not account for was
-        spent in the network and in gRPC at both ends.
+        spent in the network and in gRPC at both ends. Where the request was sent ahead,
+        the service may have worked for longer than was waited: that much is hidden.
         """
         interval_ns = self._advance(stage)
         queue_ns = min(timings.queue_ns, interval_ns)
@@ -45,6 +46,8 @@ class CriticalPath:
         self.stages[f"{stage}_network"] += interval_ns - queue_ns - compute_ns
         self.stages[f"{stage}_queue"] += queue_ns
         self.stages[f"{stage}_compute"] += compute_ns
+        if timings.total_ns > interval_ns:
+            self.hide(f"{stage}_compute", timings.total_ns - interval_ns)
         return interval_ns
 
     def _advance(self, name: str) -> int:

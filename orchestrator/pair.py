@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orchestrator.clients import DraftClient, TargetClient
-from orchestrator.decoder import Drafter, Verifier
+from orchestrator.partners import Drafter, Verifier
 from orchestrator.policy import Experience
 from orchestrator.timeline import Timeline
 from orchestrator.tokenizer import Tokenizer

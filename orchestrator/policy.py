@@ -14,6 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from orchestrator.distance import Distance
+
 MAX_LENGTH = 16
 FIRST_LENGTH = 1
 
@@ -131,6 +133,7 @@ class Experience:
     draft_ns: Line = field(default_factory=lambda: Line(origin=0.05))
     misses: Line = field(default_factory=Line)
     acceptance: Acceptance = field(default_factory=Acceptance)  # of the latest text
+    distance: Distance = field(default_factory=Distance)
     length: int = FIRST_LENGTH
     has_plain_steps: bool = False
     has_draft_steps: bool = False

@@ -195,6 +195,8 @@ def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation
             num_lookup_steps=speculation.num_lookup_steps,
             num_lookup_draft_tokens=speculation.num_lookup_draft_tokens,
             num_lookup_accepted_tokens=speculation.num_lookup_accepted_tokens,
+            num_ahead_steps=speculation.num_ahead_steps,
+            num_stale_steps=speculation.num_stale_steps,
         ),
         latency=Latency(
             wall_ns=latency.wall_ns,

@@ -42,6 +42,8 @@ class Speculation:
     num_lookup_steps: int = 0
     num_lookup_draft_tokens: int = 0
     num_lookup_accepted_tokens: int = 0
+    num_ahead_steps: int = 0
+    num_stale_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

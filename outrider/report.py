@@ -86,6 +86,11 @@ def _speculation(generation: Generation) -> str:
         )
     if counts.num_prepared_tokens:
         text += f"\n{_table_hits(counts)}"
+    if counts.num_ahead_steps or counts.num_stale_steps:
+        text += (
+            f"\n{counts.num_ahead_steps} steps were sent ahead of the verdict before them; "
+            f"{counts.num_stale_steps} others assumed a wrong one"
+        )
     return text
 
 

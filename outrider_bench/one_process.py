@@ -13,6 +13,7 @@ from draft_service.drafters import DrafterSession
 from orchestrator.decoder import decode
 from orchestrator.latency import CriticalPath
 from orchestrator.mirror import Mirror
+from orchestrator.partners import Ahead, Foresight
 from orchestrator.policy import AdaptiveLength, Experience, FixedLength
 from outrider.engine.model import Engine, EngineOptions
 from outrider.loading import in_own_thread
@@ -73,7 +74,7 @@ async def _generate(prompt: list[int], task: Task, k: int | None, looks_up: bool
 
 
 class LocalDrafter:
-    """`orchestrator.decoder.Drafter` on a session of this process."""
+    """`orchestrator.partners.Drafter` on a session of this process."""
 
     def __init__(self, session: DrafterSession, params: SamplingParams) -> None:
         self.max_context_length = _loaded["max_context_length"]
@@ -100,16 +101,29 @@ class LocalDrafter:
     def prepared(self, tokens: Sequence[int]) -> Prepared | None:
         return None
 
+    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
+        return None
+
+    def growth(self) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
+
 
 class LocalVerifier:
-    """`orchestrator.decoder.Verifier` on a session of this process."""
+    """`orchestrator.partners.Verifier` on a session of this process."""
 
     def __init__(self, session: VerifierSession, params: SamplingParams) -> None:
+        self.ahead: Ahead | None = None
         self._session = session
         self._params = params
         self._mirror = Mirror()
 
-    async def verify(self, tokens: Sequence[int], draft_token_ids: Sequence[int]) -> Verdict:
+    async def verify(
+        self,
+        tokens: Sequence[int],
+        draft_token_ids: Sequence[int],
+        foresight: Foresight | None = None,
+    ) -> Verdict:
+        """Sends nothing ahead: there is no way."""
         context_length, token_ids = self._mirror.difference(tokens)
         verdict = await self._session.verify(
             context_length, token_ids, draft_token_ids, self._params

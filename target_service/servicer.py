@@ -49,6 +49,11 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
         try:
             async for request in requests:
                 arrived_ns = time.perf_counter_ns()
+                if request.assumes_verdict and session.is_stale(
+                    request.context_length, request.token_ids
+                ):
+                    await context.write(target_pb2.VerifyResponse(is_stale=True))
+                    continue
                 if request.HasField("sampling"):
                     params = sampling_from_wire(request.sampling)
                 with telemetry.span("verify", request.step_span_id) as span:

@@ -13,7 +13,7 @@ from outrider.engine.job import Job
 from outrider.engine.model import Engine
 from outrider.engine.scheduler import Scheduler
 from outrider.engine.sequence import TokenSequence
-from outrider.errors import ConfigurationError
+from outrider.errors import ConfigurationError, InvalidRequest
 from outrider.messages import SamplingParams, Verdict
 from outrider.sampling import choose_tokens
 
@@ -56,6 +56,19 @@ class VerifierSession:
         self._logit_token_ids = engine.logit_token_ids
         self._slot = slot
         self._num_cached = 0  # how many tokens of the sequence the slot has read
+        self._next_token_id: int | None = None  # of the last verdict
+
+    def is_stale(self, context_length: int, token_ids: Sequence[int]) -> bool:
+        """Whether a request that was sent ahead assumes another verdict than the last one.
+
+        Raises InvalidRequest if there was none, or it does not assume one next token.
+        """
+        if self._next_token_id is None:
+            raise InvalidRequest("assumes_verdict needs a verdict before it")
+        if len(token_ids) != 1:
+            raise InvalidRequest("assumes_verdict goes with exactly one of token_ids")
+        is_true = context_length == len(self._sequence.token_ids)
+        return not is_true or token_ids[0] != self._next_token_id
 
     async def verify(
         self,
@@ -83,6 +96,7 @@ class VerifierSession:
         length = len(tokens)
         tokens.extend(draft_token_ids[:num_accepted])
         self._num_cached = len(tokens)
+        self._next_token_id = next_token
         is_bonus = num_accepted == len(draft_token_ids)
         return Verdict(length, num_accepted, next_token, is_bonus, len(tokens), timings)
 

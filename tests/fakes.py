@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 from collections.abc import Callable, Sequence
 
+from orchestrator.distance import Distance
+from orchestrator.partners import Ahead, Foresight
 from outrider.acceptance import accept_matching
 from outrider.errors import ServiceUnavailable
 from outrider.messages import Preparation, Prepared, Proposal, Timings, Verdict
@@ -15,15 +19,29 @@ TIMINGS = Timings(queue_ns=1, forward_ns=2, sample_ns=3, total_ns=10)
 
 
 class FakeVerifier:
-    """Verifies by a function, and fails from call `fails_at` on."""
+    """Verifies by a function, and fails from call `fails_at` on.
+
+    With a foresight it takes its time: until something is sent ahead, if anything will be.
+    """
 
     def __init__(self, next_token: NextToken, fails_at: int | None = None) -> None:
         self._next_token = next_token
         self._fails_at = fails_at
+        self.ahead: Ahead | None = None
         self.calls: list[tuple[list[int], tuple[int, ...]]] = []
 
-    async def verify(self, tokens: Sequence[int], draft_token_ids: Sequence[int]) -> Verdict:
+    async def verify(
+        self,
+        tokens: Sequence[int],
+        draft_token_ids: Sequence[int],
+        foresight: Foresight | None = None,
+    ) -> Verdict:
         self.calls.append((list(tokens), tuple(draft_token_ids)))
+        if self.ahead is not None and self.ahead.tokens == tokens:
+            assert self.ahead.draft_token_ids == draft_token_ids
+        self.ahead = None
+        if foresight is not None:
+            await self._send_ahead(foresight)
         if self._fails_at is not None and len(self.calls) > self._fails_at:
             raise ServiceUnavailable("the target is gone")
         choices = [
@@ -34,6 +52,21 @@ class FakeVerifier:
         length = len(tokens) + num_accepted
         is_bonus = num_accepted == len(draft_token_ids)
         return Verdict(len(tokens), num_accepted, next_token, is_bonus, length, TIMINGS)
+
+    async def _send_ahead(self, foresight: Foresight) -> None:
+        foreseeing = asyncio.ensure_future(foresight())
+        await asyncio.sleep(0)
+        if foreseeing.done():
+            self.ahead = foreseeing.result()
+        foreseeing.cancel()
+
+
+class Far(Distance):
+    """A target that is far away and takes `server_ns`, whatever verdicts take."""
+
+    is_far = True
+
+    def observe(self, waited_ns: int, server_ns: int, was_sent_ahead: bool) -> None: ...
 
 
 def nothing_prepared(tokens: Sequence[int]) -> int:
@@ -84,6 +117,16 @@ class FakeDrafter:
             return None
         self.num_prepared_tokens += num_tokens
         return Prepared(0, tuple(tokens), self._draft(tokens, num_tokens), forward_ns=7)
+
+    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
+        guess = self._next_token([*tokens, *draft])
+        prepared = self.prepared([*tokens, *draft, guess])
+        if prepared is None:
+            return None
+        return dataclasses.replace(prepared, assumed_token_ids=(*draft, guess))
+
+    def growth(self) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
 
     def _take_call(self, preparation: Preparation) -> None:
         self._preparation = preparation

@@ -9,12 +9,14 @@ from random import Random
 from typing import Any
 
 from orchestrator.decoder import decode
+from orchestrator.draft_session import DraftSession
 from orchestrator.latency import CriticalPath
 from orchestrator.pair import Pair
 from orchestrator.policy import LengthPolicy, StepCost
-from orchestrator.sessions import DraftSession, TargetSession
+from orchestrator.target_session import TargetSession
 from outrider.messages import GREEDY, ModelInfo, Preparation, Prepared, Proposal, SamplingParams
 from tests.fake_network import Network, guarded
+from tests.fakes import Far
 from tests.toy_pair import ToyModel, toy_pair
 
 PROMPT = [5, 1, 7, 7, 2, 9, 0, 4, 11]
@@ -66,6 +68,13 @@ class CheckedDrafter:
             self._check(tokens, prepared.draft_token_ids)
         return prepared
 
+    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
+        prepared = self._session.likeliest(tokens, draft)
+        if prepared is not None:
+            assert prepared.assumed_token_ids[:-1] == tuple(draft)
+            self._check([*tokens, *prepared.assumed_token_ids], prepared.draft_token_ids)
+        return prepared
+
     def _check(self, tokens: Sequence[int], draft: Sequence[int]) -> None:
         expected = self._model.continuation(tokens, len(draft), self._params)
         assert list(draft) == expected, "a draft that does not belong to this context"
@@ -87,6 +96,8 @@ class Schedule:
         self.network = Network(self.random)
         self.services = toy_pair(unlikeness, num_sessions, num_branches, min_confidence)
         self.num_hits = 0
+        self.num_ahead_steps = 0
+        self.num_stale_steps = 0
         self.before_event: Callable[[int], Any] = lambda _: None
         self._paces = {
             scheduler: self.network.pace()
@@ -131,6 +142,7 @@ class Schedule:
         num_tokens: int = 24,
         prompt: Sequence[int] = PROMPT,
         looks_up: bool = False,
+        is_far: bool = False,
     ) -> list[int]:
         """What the loop commits after `prompt`. Raises OutriderError."""
         text: list[int] = []
@@ -138,11 +150,21 @@ class Schedule:
         with self._pair.sessions(params, True, None) as (verifier, drafter):
             path = CriticalPath()
             steps = decode(
-                prompt, max_length, verifier, drafter, lengths, path, num_branches, looks_up
+                prompt,
+                max_length,
+                verifier,
+                drafter,
+                lengths,
+                path,
+                num_branches,
+                looks_up,
+                Far(server_ns=self.random.choice([0.0, 1e9])) if is_far else None,
             )
             async with aclosing(steps):
                 async for step in steps:
                     text.extend(step.token_ids)
+                    self.num_ahead_steps += step.was_sent_ahead
+                    self.num_stale_steps += step.replaced_stale
             assert isinstance(drafter, CheckedDrafter)
             self.num_hits += drafter.num_hits
         return text

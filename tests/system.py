@@ -21,6 +21,7 @@ from outrider.loading import load_served_model
 from outrider.metrics import Metrics
 from outrider.server import interceptors
 from outrider.v1 import draft_pb2_grpc, generation_pb2, generation_pb2_grpc, target_pb2_grpc
+from outrider_bench.delay import DelayingProxy
 from target_service.servicer import TargetServicer
 from target_service.verifier import Verifier
 
@@ -111,13 +112,21 @@ async def running_draft(
 
 @asynccontextmanager
 async def running_system(
-    target: Path, draft: str | Path = "ngram", draft_dtype: str = "float32", **settings: Any
+    target: Path,
+    draft: str | Path = "ngram",
+    draft_dtype: str = "float32",
+    target_rtt_seconds: float = 0.0,
+    **settings: Any,
 ) -> AsyncIterator[System]:
+    """A pair and its orchestrator, from which the target may be so far away."""
     metrics: dict[str, Metrics] = {}
     async with AsyncExitStack() as stack:
         target_address, verifier = await stack.enter_async_context(
             running_target(target, metrics, **settings)
         )
+        if target_rtt_seconds:
+            proxy = stack.enter_context(DelayingProxy(target_address, target_rtt_seconds))
+            target_address = proxy.address
         draft_address, drafter = await stack.enter_async_context(
             running_draft(draft, metrics, **{"dtype": draft_dtype, **settings})
         )

@@ -75,7 +75,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
 
 class SpeculationStats(_message.Message):
-    __slots__ = ("num_steps", "num_draft_tokens", "num_accepted_tokens", "draft_acceptance_rate", "mean_acceptance_length", "acceptance_histogram", "num_prepared_steps", "num_prepared_accepted_tokens", "num_prepared_tokens", "num_lookup_steps", "num_lookup_draft_tokens", "num_lookup_accepted_tokens")
+    __slots__ = ("num_steps", "num_draft_tokens", "num_accepted_tokens", "draft_acceptance_rate", "mean_acceptance_length", "acceptance_histogram", "num_prepared_steps", "num_prepared_accepted_tokens", "num_prepared_tokens", "num_lookup_steps", "num_lookup_draft_tokens", "num_lookup_accepted_tokens", "num_ahead_steps", "num_stale_steps")
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -88,6 +88,8 @@ class SpeculationStats(_message.Message):
     NUM_LOOKUP_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_LOOKUP_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_LOOKUP_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_AHEAD_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_STALE_STEPS_FIELD_NUMBER: _ClassVar[int]
     num_steps: int
     num_draft_tokens: int
     num_accepted_tokens: int
@@ -100,7 +102,9 @@ class SpeculationStats(_message.Message):
     num_lookup_steps: int
     num_lookup_draft_tokens: int
     num_lookup_accepted_tokens: int
-    def __init__(self, num_steps: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., draft_acceptance_rate: _Optional[float] = ..., mean_acceptance_length: _Optional[float] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., num_prepared_steps: _Optional[int] = ..., num_prepared_accepted_tokens: _Optional[int] = ..., num_prepared_tokens: _Optional[int] = ..., num_lookup_steps: _Optional[int] = ..., num_lookup_draft_tokens: _Optional[int] = ..., num_lookup_accepted_tokens: _Optional[int] = ...) -> None: ...
+    num_ahead_steps: int
+    num_stale_steps: int
+    def __init__(self, num_steps: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., draft_acceptance_rate: _Optional[float] = ..., mean_acceptance_length: _Optional[float] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., num_prepared_steps: _Optional[int] = ..., num_prepared_accepted_tokens: _Optional[int] = ..., num_prepared_tokens: _Optional[int] = ..., num_lookup_steps: _Optional[int] = ..., num_lookup_draft_tokens: _Optional[int] = ..., num_lookup_accepted_tokens: _Optional[int] = ..., num_ahead_steps: _Optional[int] = ..., num_stale_steps: _Optional[int] = ...) -> None: ...
 
 class StageDuration(_message.Message):
     __slots__ = ("stage", "duration_ns")

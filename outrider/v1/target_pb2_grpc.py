@@ -63,7 +63,8 @@ class TargetServiceServicer:
         A session more than there are slots waits for its turn.
 
         Errors: RESOURCE_EXHAUSTED (too many wait for a slot), INVALID_ARGUMENT (token ids out
-        of range, nothing to continue), FAILED_PRECONDITION (context_length beyond
+        of range, nothing to continue, assumes_verdict without a verdict before or without
+        exactly one of token_ids), FAILED_PRECONDITION (context_length beyond
         what the session holds), OUT_OF_RANGE (longer than a slot).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -128,6 +128,8 @@ async def test_generate_json_is_one_object_with_these_keys(system: System) -> No
         "num_lookup_steps",
         "num_lookup_draft_tokens",
         "num_lookup_accepted_tokens",
+        "num_ahead_steps",
+        "num_stale_steps",
         "num_draft_tokens",
         "num_accepted_tokens",
         "draft_acceptance_rate",

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -58,6 +59,72 @@ async def test_rolling_back_leaves_no_trace(system: System) -> None:
     await call.read()
     await call.write(target_pb2.VerifyRequest(context_length=2, token_ids=[7, 8, 9]))
     assert (await call.read()).next_token_id == expected
+
+
+async def test_what_was_sent_ahead_is_answered_if_what_it_assumed_is_so(system: System) -> None:
+    """Draft tokens that will be accepted, and three guesses at what comes after them."""
+    fresh = system.target.Verify()
+    chosen: list[int] = []
+    for _ in range(5):
+        await fresh.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7, *chosen]))
+        chosen.append((await fresh.read()).next_token_id)
+    wrong = (chosen[2] + 1) % 200
+    call = system.target.Verify()
+    requests = [
+        {"token_ids": [5, 6, 7], "draft_token_ids": chosen[:2]},
+        # Another token, another length, and what comes true:
+        {"context_length": 5, "token_ids": [wrong], "draft_token_ids": [1] * 20},
+        {"context_length": 4, "token_ids": chosen[2:3], "sampling": {"temperature": 9.0}},
+        {"context_length": 5, "token_ids": chosen[2:3], "draft_token_ids": [chosen[3], wrong]},
+    ]
+    for index, fields in enumerate(requests):
+        await call.write(target_pb2.VerifyRequest(**fields, assumes_verdict=index > 0))
+    first, *stale, last = [await call.read() for _ in requests]
+    assert (first.num_accepted_tokens, first.next_token_id) == (2, chosen[2])
+    assert stale == [target_pb2.VerifyResponse(is_stale=True)] * 2
+    assert not last.is_stale
+    assert (last.context_length, last.num_accepted_tokens, last.sequence_length) == (6, 1, 7)
+    assert last.next_token_id == chosen[4]
+
+
+async def test_a_stale_request_takes_no_pass_and_changes_nothing(system: System) -> None:
+    call = system.target.Verify()
+    await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7], draft_token_ids=[1, 2]))
+    verdict = await call.read()
+    forward = Mock(wraps=system.verifier.engine.forward)
+    system.verifier.engine.forward = forward  # type: ignore[method-assign]
+    # Token ids that do not exist would be an error if anybody looked at them.
+    ahead = {"context_length": 90, "token_ids": [10**6], "draft_token_ids": [10**6]}
+    await call.write(target_pb2.VerifyRequest(**ahead, assumes_verdict=True))
+    assert (await call.read()).is_stale
+    forward.assert_not_called()
+    await call.write(
+        target_pb2.VerifyRequest(
+            context_length=verdict.sequence_length,
+            token_ids=[verdict.next_token_id],
+            assumes_verdict=True,
+        )
+    )
+    assert (await call.read()).context_length == verdict.sequence_length + 1
+    forward.assert_called_once()
+
+
+@pytest.mark.parametrize("token_ids", [[], [1, 2]])
+async def test_what_is_sent_ahead_assumes_one_next_token(
+    system: System, token_ids: list[int]
+) -> None:
+    call = system.target.Verify()
+    await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7]))
+    await call.read()
+    ahead = target_pb2.VerifyRequest(context_length=3, token_ids=token_ids, assumes_verdict=True)
+    expected = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert await refusal(call, ahead) == expected
+
+
+async def test_nothing_can_be_sent_ahead_of_the_first_verdict(system: System) -> None:
+    ahead = target_pb2.VerifyRequest(token_ids=[5], assumes_verdict=True)
+    expected = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+    assert await refusal(system.target.Verify(), ahead) == expected
 
 
 async def test_a_draft_proposes_what_it_would_say_itself(system: System) -> None:

@@ -6,11 +6,12 @@ import pytest
 
 from orchestrator import latency
 from orchestrator.decoder import Step, decode
+from orchestrator.distance import Distance
 from orchestrator.latency import CriticalPath
 from orchestrator.policy import Experience, FixedLength
 from outrider.errors import ServiceUnavailable
 from outrider.messages import Preparation, Proposal
-from tests.fakes import FakeDrafter, FakeVerifier, NextToken, nothing_prepared
+from tests.fakes import FakeDrafter, FakeVerifier, Far, NextToken, nothing_prepared
 
 
 def target_model(tokens: list[int]) -> int:
@@ -46,11 +47,14 @@ async def run(
     path: CriticalPath | None = None,
     looks_up: bool = False,
     target: NextToken = target_model,
+    distance: Distance | None = None,
 ) -> list[Step]:
     verifier = FakeVerifier(target)
     path = path or CriticalPath()
     lengths = FixedLength(k, Experience())
-    steps = decode([1, 2, 3], max_length, verifier, drafter, lengths, path, num_branches, looks_up)
+    steps = decode(
+        [1, 2, 3], max_length, verifier, drafter, lengths, path, num_branches, looks_up, distance
+    )
     return [step async for step in steps]
 
 
@@ -75,15 +79,17 @@ PREPARATIONS = [nothing_prepared, as_much_as_wanted, some_of_it]
 async def test_output_is_plain_decoding_whatever_the_draft(
     num_prepared: NextToken, draft_model: NextToken, k: int
 ) -> None:
-    for num_branches in (0, 3):
+    for num_branches, distance in ((0, None), (3, None), (0, Far()), (3, Far())):
         drafter = FakeDrafter(draft_model, num_prepared=num_prepared)
-        steps = await run(drafter, k, num_branches=num_branches)
+        steps = await run(drafter, k, num_branches=num_branches, distance=distance)
         assert text(steps) == plain_decoding([1, 2, 3], 40)
 
 
 @pytest.mark.parametrize("max_length", range(4, 16))
-async def test_never_goes_beyond_max_length(max_length: int) -> None:
-    steps = await run(FakeDrafter(target_model), 4, max_length)
+@pytest.mark.parametrize("num_branches", [0, 2])
+async def test_never_goes_beyond_max_length(num_branches: int, max_length: int) -> None:
+    drafter = FakeDrafter(target_model, num_prepared=as_much_as_wanted)
+    steps = await run(drafter, 4, max_length, num_branches, distance=Far())
     assert text(steps) == plain_decoding([1, 2, 3], max_length)
 
 
@@ -114,10 +120,11 @@ async def test_the_draft_reads_the_prompt_beside_the_target() -> None:
 @pytest.mark.parametrize("fails_at", range(8))
 @pytest.mark.parametrize("num_prepared", PREPARATIONS)
 async def test_a_lost_draft_costs_speed_only(num_prepared: NextToken, fails_at: int) -> None:
-    drafter = FakeDrafter(mostly_right_model, fails_at=fails_at, num_prepared=num_prepared)
-    steps = await run(drafter, 3, num_branches=2)
-    assert text(steps) == plain_decoding([1, 2, 3], 40)
-    assert len(drafter.calls) + len(drafter.followed) == fails_at + 1  # it is not asked again
+    for distance in (None, Far()):
+        drafter = FakeDrafter(mostly_right_model, fails_at=fails_at, num_prepared=num_prepared)
+        steps = await run(drafter, 3, num_branches=2, distance=distance)
+        assert text(steps) == plain_decoding([1, 2, 3], 40)
+        assert len(drafter.calls) + len(drafter.followed) == fails_at + 1  # it is not asked again
 
 
 async def test_what_is_prepared_is_taken_at_once_and_followed() -> None:
@@ -219,9 +226,12 @@ async def test_output_is_plain_decoding_with_tokens_from_the_text(
     draft_model: NextToken | None, target: NextToken, k: int
 ) -> None:
     for num_prepared in PREPARATIONS:
-        drafter = draft_model and FakeDrafter(draft_model, num_prepared=num_prepared)
-        steps = await run(drafter, k, 60, num_branches=3, looks_up=True, target=target)
-        assert text(steps) == plain_decoding([1, 2, 3], 60, target)
+        for distance in (None, Far()):
+            drafter = draft_model and FakeDrafter(draft_model, num_prepared=num_prepared)
+            steps = await run(
+                drafter, k, 60, num_branches=3, looks_up=True, target=target, distance=distance
+            )
+            assert text(steps) == plain_decoding([1, 2, 3], 60, target)
 
 
 async def test_what_repeats_needs_no_draft() -> None:

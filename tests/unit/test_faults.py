@@ -71,14 +71,17 @@ def begin(schedule: Schedule) -> asyncio.Task[list[int]]:
     choices: list[LengthPolicy] = [FixedLength(3, Experience()), Lengths(random, 8)]
     lengths = random.choice(choices)
     looks_up = random.choice([True, False])
-    return asyncio.create_task(schedule.text(lengths, num_tokens=NUM_TOKENS, looks_up=looks_up))
+    is_far = random.random() < 0.7
+    return asyncio.create_task(
+        schedule.text(lengths, num_tokens=NUM_TOKENS, looks_up=looks_up, is_far=is_far)
+    )
 
 
 @pytest.mark.parametrize(("point", "count"), POINTS)
 async def test_a_killed_draft_costs_speed_only(point: Point, count: int) -> None:
     faults = []
     for seed in range(4):
-        schedule = await Schedule.start(seed, unlikeness=0.2)
+        schedule = await Schedule.start(seed, unlikeness=0.1 * (seed % 3))
         faults.append(Fault(schedule, partial(schedule.network.kill, "draft")))
         faults[-1].at_point("draft", point, count)
         assert await outcome(schedule, begin(schedule)) == "text"
@@ -88,7 +91,7 @@ async def test_a_killed_draft_costs_speed_only(point: Point, count: int) -> None
 @pytest.mark.parametrize(("point", "count"), TARGET_POINTS)
 async def test_a_killed_target_is_an_error_and_leaves_nothing(point: Point, count: int) -> None:
     for seed in range(3):
-        schedule = await Schedule.start(seed, unlikeness=0.2)
+        schedule = await Schedule.start(seed, unlikeness=0.1 * (seed % 3))
         fault = Fault(schedule, partial(schedule.network.kill, "target"))
         fault.at_point("target", point, count)
         ending = await outcome(schedule, begin(schedule))
@@ -100,7 +103,7 @@ async def test_a_killed_target_is_an_error_and_leaves_nothing(point: Point, coun
 async def test_a_client_that_goes_frees_everything(service: str, point: Point, count: int) -> None:
     faults = []
     for seed in range(4):
-        schedule = await Schedule.start(seed, unlikeness=0.2)
+        schedule = await Schedule.start(seed, unlikeness=0.1 * (seed % 3))
         text = begin(schedule)
         faults.append(Fault(schedule, text.cancel))
         faults[-1].at_point(service, point, count)
@@ -112,7 +115,7 @@ async def test_a_client_that_goes_frees_everything(service: str, point: Point, c
 @pytest.mark.parametrize("seed", range(60))
 async def test_whatever_happens_at_any_moment(seed: int) -> None:
     """Kills, cancellation, and services that shut down, between any two events."""
-    schedule = await Schedule.start(seed, unlikeness=0.2)
+    schedule = await Schedule.start(seed, unlikeness=0.1 * (seed % 3))
     text = begin(schedule)
     strikes: list[tuple[Callable[[], Any], set[str]]] = [
         (text.cancel, {"text", "cancelled"}),

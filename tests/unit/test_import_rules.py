@@ -26,7 +26,8 @@ PROTOBUF_MODULES = {
     "model_service",
     "server",
     "servicer",
-    "sessions",
+    "draft_session",
+    "target_session",
 }
 
 # Processes that must start fast and stay small.

@@ -37,6 +37,8 @@ def test_a_server_that_claims_more_than_was_waited_gets_what_was_waited() -> Non
     path.spend_waiting("draft", Timings(queue_ns=500, total_ns=900))
     path.spend_waiting("draft", Timings(queue_ns=20, total_ns=900))
     assert path.stages == {"draft_queue": 120, "draft_compute": 80, "draft_network": 0}
+    # What was sent ahead had been worked on before.
+    assert path.hidden == {"draft_compute": 1600}
 
 
 @pytest.mark.usefixtures("clock")

@@ -73,6 +73,13 @@ def test_what_was_prepared_is_told() -> None:
     assert f"{expected} · of 9 tokens prepared, 2 were accepted" in text
 
 
+def test_what_was_sent_ahead_is_told() -> None:
+    counts = dataclasses.replace(SPECULATIVE.speculation, num_ahead_steps=4, num_stale_steps=2)
+    told = "4 steps were sent ahead of the verdict before them; 2 others assumed a wrong one"
+    assert told in shown(report.report(dataclasses.replace(SPECULATIVE, speculation=counts)))
+    assert "ahead" not in shown(report.report(SPECULATIVE))
+
+
 def test_the_target_alone_has_no_ratios() -> None:
     text = shown(report.report(ALONE))
     assert "no speculation" in text

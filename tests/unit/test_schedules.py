@@ -27,12 +27,16 @@ def fixed(k: int) -> LengthPolicy:
 
 
 @pytest.mark.parametrize("k", range(9))
-@pytest.mark.parametrize("num_branches", range(5))
-async def test_every_mode_is_exact_under_any_schedule(num_branches: int, k: int) -> None:
+@pytest.mark.parametrize(
+    ("num_branches", "is_far"), [*((n, False) for n in range(5)), (1, True), (4, True)]
+)
+async def test_every_mode_is_exact_under_any_schedule(
+    num_branches: int, is_far: bool, k: int
+) -> None:
     for seed, params in enumerate((GREEDY, SAMPLED)):
         for unlikeness in (0.0, 0.3):
             schedule = await Schedule.start(100 * k + 10 * num_branches + seed, unlikeness)
-            text = asyncio.create_task(schedule.text(fixed(k), num_branches, params))
+            text = asyncio.create_task(schedule.text(fixed(k), num_branches, params, is_far=is_far))
             await schedule.drive(text)
             assert await text == alone(params)
             await schedule.finish()
@@ -46,7 +50,7 @@ async def test_lengths_that_change_from_step_to_step(seed: int) -> None:
     # Of few tokens, so that looking up finds something.
     prompt = [5, 1, 7, 5, 1, 7, 2, 5, 1]
     text = asyncio.create_task(
-        schedule.text(lengths, params=params, prompt=prompt, looks_up=looks_up)
+        schedule.text(lengths, params=params, prompt=prompt, looks_up=looks_up, is_far=seed % 5 > 1)
     )
     await schedule.drive(text)
     assert await text == alone(params, prompt)
@@ -64,7 +68,9 @@ async def test_sessions_that_share_both_services(seed: int) -> None:
         common + [random.randrange(12) for _ in range(random.randint(1, 10))] for _ in range(4)
     ]
     texts = [
-        asyncio.create_task(schedule.text(fixed(random.randint(1, 6)), prompt=prompt))
+        asyncio.create_task(
+            schedule.text(fixed(random.randint(1, 6)), prompt=prompt, is_far=random.random() < 0.5)
+        )
         for prompt in prompts
     ]
     last_event = random.randrange(200)
@@ -87,3 +93,17 @@ async def test_schedules_find_tables_in_time_and_too_late() -> None:
         await schedule.finish()
     assert min(hits) == 0
     assert max(hits) >= 5
+
+
+async def test_schedules_send_ahead_what_comes_true_and_what_does_not() -> None:
+    num_ahead, num_stale = [], []
+    for seed in range(20):
+        schedule = await Schedule.start(seed, unlikeness=0.2 * (seed % 2))
+        text = asyncio.create_task(schedule.text(fixed(1), is_far=True))
+        await schedule.drive(text)
+        num_ahead.append(schedule.num_ahead_steps)
+        num_stale.append(schedule.num_stale_steps)
+        await schedule.finish()
+    assert sum(num_ahead) >= 20
+    assert sum(num_stale) >= 20
+    assert any(map(all, zip(num_ahead, num_stale, strict=True)))  # in one text

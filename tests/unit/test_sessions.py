@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc.aio import Metadata
 
-from orchestrator.sessions import DraftSession
+from orchestrator.draft_session import DraftSession
 from outrider.errors import OutriderError, ServiceUnavailable
 from outrider.messages import GREEDY, ModelInfo, Preparation
 from outrider.v1 import draft_pb2

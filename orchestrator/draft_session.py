@@ -1,4 +1,4 @@
-"""Draft and target as the loop sees them: sessions over gRPC streams.
+"""The draft as the loop sees it: a session over a gRPC stream.
 
 The loop hands over all committed tokens; only what the service lacks travels.
 """
@@ -10,124 +10,32 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import grpc
-
 from orchestrator.mirror import Mirror
-from orchestrator.timeline import DRAFT, TARGET, Timeline
-from outrider import telemetry
-from outrider.channel import from_rpc_error
+from orchestrator.stream import SessionStream
+from orchestrator.timeline import DRAFT, Timeline
 from outrider.codec import (
     prepared_from_wire,
     proposal_from_wire,
     sampling_to_wire,
     timings_from_wire,
-    verdict_from_wire,
 )
-from outrider.errors import NoFreeSlot, OutriderError, ServiceUnavailable
+from outrider.errors import OutriderError, ServiceUnavailable
 from outrider.messages import (
     ModelInfo,
     Preparation,
     Prepared,
     Proposal,
     SamplingParams,
-    Verdict,
 )
-from outrider.v1 import draft_pb2, target_pb2
+from outrider.v1 import draft_pb2
 
-# A slot that was given back is free after the pass that uses it. The target is worth
-# waiting for; without the draft the loop goes on.
-_TARGET_PATIENCE_SECONDS = 60.0
-_DRAFT_PATIENCE_SECONDS = 0.05
-
-_LONGEST_RETRY_SECONDS = 0.25
-
-
-class SessionStream:
-    """A bidirectional stream of which every request gets one response.
-
-    Args:
-        open_call: opens the stream.
-        settings: what the first request carries on top.
-        patience: seconds to wait for a slot if the service is full.
-    """
-
-    def __init__(self, open_call: Callable[[], Any], settings: Any, patience: float) -> None:
-        self._open_call = open_call
-        self._call = open_call()
-        self._settings = settings
-        self._patience = patience
-
-    async def exchange(self, request: Any) -> Any:
-        """Sends a request and awaits its response. Raises OutriderError."""
-        if self._settings is not None:
-            request.MergeFrom(self._settings)
-            self._settings = None
-            return await self._begin(request)
-        return await self._exchange(request)
-
-    async def _begin(self, request: Any) -> Any:
-        """The first exchange; tries again for a while if the service is full."""
-        now = asyncio.get_running_loop().time
-        seconds, give_up = 0.002, now() + self._patience
-        while True:
-            try:
-                return await self._exchange(request)
-            except NoFreeSlot:
-                if now() + seconds > give_up:
-                    raise
-                await asyncio.sleep(seconds)
-                seconds = min(2 * seconds, _LONGEST_RETRY_SECONDS)
-                self._call = self._open_call()
-
-    async def _exchange(self, request: Any) -> Any:
-        await self.send(request)
-        return await self.receive()
-
-    async def send(self, request: Any) -> None:
-        """Raises OutriderError."""
-        if span_id := telemetry.current_span_id():
-            request.step_span_id = span_id
-        try:
-            await self._call.write(request)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        except asyncio.InvalidStateError:  # the stream had ended before
-            raise await self._end_of_stream() from None
-
-    async def receive(self) -> Any:
-        """The next response. Raises OutriderError, at the stream's end too."""
-        try:
-            response = await self._call.read()
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
-        except asyncio.InvalidStateError:
-            response = grpc.aio.EOF
-        if response is grpc.aio.EOF:
-            raise await self._end_of_stream()
-        if response is None:  # what gRPC makes of bytes that are no message
-            raise OutriderError("the service sent what cannot be decoded")
-        return response
-
-    async def _end_of_stream(self) -> OutriderError:
-        code = await self._call.code()
-        if code is grpc.StatusCode.OK:
-            return ServiceUnavailable("the service ended the session")
-        return from_rpc_error(
-            grpc.aio.AioRpcError(
-                code,
-                await self._call.initial_metadata(),
-                await self._call.trailing_metadata(),
-                await self._call.details(),
-            )
-        )
-
-    def close(self) -> None:
-        """Ends the session; the service frees its slot."""
-        self._call.cancel()
+# A slot that was given back is free after the pass that uses it. Without the draft the
+# loop goes on.
+_PATIENCE_SECONDS = 0.05
 
 
 class DraftSession:
-    """Proposals for one sequence; `decoder.Drafter` over the network."""
+    """Proposals for one sequence; `partners.Drafter` over the network."""
 
     def __init__(
         self,
@@ -144,13 +52,14 @@ class DraftSession:
             draft_pb2.ProposeRequest(
                 sampling=sampling_to_wire(params), vocab_size=target.vocab_size
             ),
-            _DRAFT_PATIENCE_SECONDS,
+            _PATIENCE_SECONDS,
         )
         self._mirror = Mirror()
         self._vocab_size = draft.vocab_size
         self._context_length = 0
         # What the draft has prepared behind that context, by what it assumes.
         self._table: dict[tuple[int, ...], Prepared] = {}
+        self._growth: asyncio.Future[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._failure: OutriderError | None = None
         # Who waits for the responses to come; nobody for those that only confirm.
@@ -188,6 +97,26 @@ class DraftSession:
     def prepared(self, tokens: Sequence[int]) -> Prepared | None:
         """What the draft has prepared so far for the case that `tokens` are committed."""
         return self._table.get(tuple(tokens[self._context_length :]))
+
+    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
+        """What has been prepared so far for the case that all of `draft` are accepted."""
+        if len(tokens) != self._context_length:
+            return None
+        # The only ones longer than the draft are those with a guess of the token after it.
+        return next(
+            (
+                prepared
+                for assumed, prepared in self._table.items()
+                if len(assumed) > len(draft) and assumed[: len(draft)] == tuple(draft)
+            ),
+            None,
+        )
+
+    def growth(self) -> asyncio.Future[None]:
+        """Done when the draft has prepared more."""
+        if self._growth is None or self._growth.done():
+            self._growth = asyncio.get_running_loop().create_future()
+        return self._growth
 
     def _request(self, tokens: Sequence[int], preparation: Preparation) -> draft_pb2.ProposeRequest:
         self._context_length = len(tokens)
@@ -265,41 +194,10 @@ class DraftSession:
             num_before = len(before.draft_token_ids) if before else 0
             self.num_prepared_tokens += len(prepared.draft_token_ids) - num_before
             self._table[prepared.assumed_token_ids] = prepared
+        if self._growth is not None and not self._growth.done():
+            self._growth.set_result(None)
 
     def close(self) -> None:
         if self._reader is not None:
             self._reader.cancel()
-        self._stream.close()
-
-
-class TargetSession:
-    """Verdicts on one sequence; `decoder.Verifier` over the network."""
-
-    def __init__(
-        self,
-        open_call: Callable[[], Any],
-        params: SamplingParams,
-        timeline: Timeline | None = None,
-    ) -> None:
-        settings = target_pb2.VerifyRequest(sampling=sampling_to_wire(params))
-        self._stream = SessionStream(open_call, settings, _TARGET_PATIENCE_SECONDS)
-        self._mirror = Mirror()
-        self._timeline = timeline
-
-    async def verify(self, tokens: Sequence[int], draft_token_ids: Sequence[int]) -> Verdict:
-        """The target's verdict on draft tokens that follow `tokens`. Raises OutriderError."""
-        context_length, token_ids = self._mirror.difference(tokens)
-        request = target_pb2.VerifyRequest(
-            context_length=context_length, token_ids=token_ids, draft_token_ids=draft_token_ids
-        )
-        if self._timeline is not None:
-            self._timeline.sent(TARGET, "verify" if draft_token_ids else "read", token_ids)
-        verdict = verdict_from_wire(await self._stream.exchange(request))
-        if self._timeline is not None:
-            counts = {"accepted_tokens": verdict.num_accepted_tokens}
-            self._timeline.answered(TARGET, verdict.timings, draft_token_ids, counts)
-        self._mirror.hold(tokens, draft_token_ids, verdict.sequence_length)
-        return verdict
-
-    def close(self) -> None:
         self._stream.close()

@@ -1,0 +1,224 @@
+"""Where draft tokens come from: the text itself, what is prepared, and the drafter."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+
+from orchestrator.distance import Distance
+from orchestrator.latency import CriticalPath
+from orchestrator.partners import Ahead, Drafter, Foresight
+from orchestrator.policy import MAX_LENGTH, LengthPolicy, StepCost
+from outrider.errors import OutriderError
+from outrider.messages import Preparation, Prepared, Proposal, Verdict
+from outrider.prompt_lookup import longest_match
+
+log = logging.getLogger(__name__)
+
+
+class Proposer:
+    """Gets draft tokens: from the text itself, and from a drafter for as long as it works."""
+
+    def __init__(
+        self,
+        drafter: Drafter | None,
+        lengths: LengthPolicy,
+        num_branches: int,
+        looks_up: bool,
+        path: CriticalPath,
+        distance: Distance | None = None,
+    ) -> None:
+        # Of the last call of `propose`:
+        self.was_prepared = False
+        self.match_length = 0  # of draft tokens that were looked up
+        self.waited_ns = 0  # for the proposal; the reading of the prompt does not count
+        self.was_sent_ahead = False
+        self.replaced_stale = False
+        self._drafter = drafter
+        self._lengths = lengths
+        self._num_branches = num_branches
+        self._looks_up = looks_up
+        self._path = path
+        self._distance = distance
+        self._is_preparing = False
+        self._prefill: asyncio.Task[Proposal | None] | None = None
+
+    def prefill(self, prompt: Sequence[int]) -> None:
+        """Lets the draft read the prompt while the target does."""
+        length = self._lengths.next_length()
+        if self._drafter is not None:
+            self._prefill = asyncio.create_task(self._ask(self._drafter, list(prompt), 0, length))
+
+    async def propose(
+        self, tokens: Sequence[int], room: int, ahead: Ahead | None = None
+    ) -> tuple[int, ...]:
+        """Draft tokens, at most `room`; none where nothing is to be had.
+
+        If `ahead` was sent for just these tokens, they are its draft tokens.
+        """
+        self.was_prepared, self.match_length, self.waited_ns = False, 0, 0
+        self.was_sent_ahead = ahead is not None and ahead.tokens == tokens
+        self.replaced_stale = ahead is not None and not self.was_sent_ahead
+        if ahead is not None and self.was_sent_ahead:
+            return await self._take(ahead)
+        length = self._lengths.next_length()
+        # What followed a single token says less than a model does.
+        shortest = 1 if length == 0 or self._drafter is None else 2
+        if length == 0:
+            await self._rest(tokens)
+        looked_up, self.match_length = self._look_up(tokens, room, shortest)
+        if looked_up:
+            if length and self._prefill is None:
+                await self._follow(tokens, looked_up, length)
+            return looked_up
+        if length == 0:
+            return ()
+        await self._finish_prefill()
+        return await self._draft(tokens, room, length)
+
+    def foresight(
+        self, tokens: Sequence[int], draft: tuple[int, ...], room: int
+    ) -> Foresight | None:
+        """Finds what to send ahead while `draft` is verified; None where nothing is worth it."""
+        drafter, distance = self._drafter, self._distance
+        is_prepared = self._is_preparing and self._prefill is None
+        if drafter is None or distance is None or not (is_prepared and distance.is_far):
+            return None
+        room -= len(draft) + 1
+        length = min(self._lengths.next_length(), room)
+        if length < 1:
+            return None
+        now = asyncio.get_running_loop().time
+        latest = now() + distance.patience_ns(self.was_sent_ahead) / 1e9
+
+        async def foresee() -> Ahead:
+            while True:
+                growth = drafter.growth()
+                prepared = drafter.likeliest(tokens, draft)
+                seconds_left = None
+                if prepared is not None:
+                    ahead = self._ahead(tokens, prepared, length, room)
+                    seconds_left = latest - now()
+                    is_complete = ahead.match_length or len(ahead.draft_token_ids) == length
+                    if is_complete or seconds_left <= 0:
+                        return ahead
+                await asyncio.wait((growth,), timeout=seconds_left)
+
+        return foresee
+
+    def _ahead(self, tokens: Sequence[int], prepared: Prepared, length: int, room: int) -> Ahead:
+        """What would be proposed if `prepared` comes true: first what stands in the text."""
+        assumed = [*tokens, *prepared.assumed_token_ids]
+        looked_up, match_length = self._look_up(assumed, room, shortest=2)
+        if looked_up:
+            return Ahead(assumed, looked_up, match_length)
+        return Ahead(assumed, prepared.draft_token_ids[:length], 0, prepared.forward_ns)
+
+    async def _take(self, ahead: Ahead) -> tuple[int, ...]:
+        """What is being verified already."""
+        self.match_length = ahead.match_length
+        self.was_prepared = ahead.match_length == 0
+        if self.was_prepared:
+            self._path.hide("draft_compute", ahead.forward_ns)
+        await self._follow(ahead.tokens, ahead.draft_token_ids, self._lengths.next_length())
+        return ahead.draft_token_ids
+
+    def observe(self, num_draft_tokens: int, verdict: Verdict, waited_ns: int) -> None:
+        """Learns from the verdict on what was proposed last, and what waiting for it took."""
+        self._lengths.observe(
+            StepCost(
+                num_draft_tokens,
+                verdict.num_accepted_tokens,
+                self.waited_ns,
+                waited_ns,
+                self.was_prepared,
+                self.match_length,
+            )
+        )
+        if self._distance is not None:
+            self._distance.observe(waited_ns, verdict.timings.total_ns, self.was_sent_ahead)
+
+    def _look_up(
+        self, tokens: Sequence[int], room: int, shortest: int
+    ) -> tuple[tuple[int, ...], int]:
+        """Tokens that stand in the text behind what matches the last ones, and how many match."""
+        if not self._looks_up or room == 0:
+            return (), 0
+        match = longest_match(tokens, shortest, MAX_LENGTH)
+        if match is None:
+            return (), 0
+        num_tokens = min(self._lengths.lookup_length(match.length), room)
+        looked_up = tuple(tokens[match.end : match.end + num_tokens])
+        return looked_up, match.length if looked_up else 0
+
+    async def _draft(self, tokens: Sequence[int], room: int, length: int) -> tuple[int, ...]:
+        if self._drafter is None:
+            return ()
+        num_tokens = min(length, room, self._drafter.max_context_length - len(tokens))
+        if num_tokens <= 0:
+            return ()
+        self._path.spend("orchestrator")
+        prepared = self._drafter.prepared(tokens)
+        if prepared is not None:
+            # Neither drafting nor the way to the draft is waited for.
+            draft = prepared.draft_token_ids[:num_tokens]
+            self._path.hide("draft_compute", prepared.forward_ns)
+            self.was_prepared = True
+            await self._follow(tokens, draft, length)
+            return draft
+        proposal = await self._ask(self._drafter, tokens, num_tokens, length)
+        if proposal is None:
+            self._path.spend("draft_network")
+            return ()
+        self.waited_ns = self._path.spend_waiting("draft", proposal.timings)
+        return proposal.draft_token_ids
+
+    async def _rest(self, tokens: Sequence[int]) -> None:
+        """Ends preparations where the drafter is not needed: they would share its cores."""
+        is_reading = self._prefill is not None and not self._prefill.done()
+        if self._is_preparing and not is_reading:
+            await self._finish_prefill()
+            await self._follow(tokens, (), 0)
+
+    async def _follow(self, tokens: Sequence[int], draft: Sequence[int], length: int) -> None:
+        """Lets the drafter prepare behind a draft that it was not asked for."""
+        if self._drafter is None or len(tokens) + len(draft) > self._drafter.max_context_length:
+            return
+        try:
+            await self._drafter.follow(tokens, draft, self._preparation(length))
+        except OutriderError as error:
+            self._lose(error)
+
+    def _preparation(self, length: int) -> Preparation:
+        preparation = Preparation(self._num_branches if length else 0, length)
+        self._is_preparing = preparation.num_branches > 0
+        return preparation
+
+    async def _finish_prefill(self) -> None:
+        if self._prefill is None:
+            return
+        self._path.spend("orchestrator")
+        proposal = await self._prefill
+        self._prefill = None
+        waited_ns = self._path.spend("prefill_draft")
+        if proposal is not None:
+            self._path.hide("prefill_draft", proposal.timings.total_ns - waited_ns)
+
+    async def _ask(
+        self, drafter: Drafter, tokens: Sequence[int], k: int, length: int
+    ) -> Proposal | None:
+        """A proposal of at most k tokens; `length` more are prepared after each outcome."""
+        try:
+            return await drafter.propose(tokens, k, self._preparation(length))
+        except OutriderError as error:
+            self._lose(error)
+            return None
+
+    def _lose(self, error: OutriderError) -> None:
+        log.warning("going on without the draft: %s", error)
+        self._drafter = None
+
+    def close(self) -> None:
+        if self._prefill is not None:
+            self._prefill.cancel()

@@ -1,0 +1,114 @@
+"""The target as the loop sees it: a session over a gRPC stream.
+
+The loop hands over all committed tokens; only what the service lacks travels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestrator.mirror import Mirror
+from orchestrator.partners import Ahead, Foresight
+from orchestrator.stream import SessionStream
+from orchestrator.timeline import TARGET, Timeline
+from outrider.codec import sampling_to_wire, verdict_from_wire
+from outrider.errors import OutriderError
+from outrider.messages import SamplingParams, Timings, Verdict
+from outrider.v1 import target_pb2
+
+# A slot that was given back is free after the pass that uses it; the target is worth
+# waiting for.
+_PATIENCE_SECONDS = 60.0
+
+
+class TargetSession:
+    """Verdicts on one sequence; `partners.Verifier` over the network."""
+
+    def __init__(
+        self,
+        open_call: Callable[[], Any],
+        params: SamplingParams,
+        timeline: Timeline | None = None,
+    ) -> None:
+        self.ahead: Ahead | None = None
+        self._timeline = timeline
+        settings = target_pb2.VerifyRequest(sampling=sampling_to_wire(params))
+        self._stream = SessionStream(open_call, settings, _PATIENCE_SECONDS)
+        self._mirror = Mirror()
+
+    async def verify(
+        self,
+        tokens: Sequence[int],
+        draft_token_ids: Sequence[int],
+        foresight: Foresight | None = None,
+    ) -> Verdict:
+        """The target's verdict on draft tokens that follow `tokens`. Raises OutriderError."""
+        ahead, self.ahead = self.ahead, None
+        if ahead is None and foresight is None:
+            response = await self._stream.exchange(self._request(tokens, draft_token_ids))
+        else:
+            is_stale = ahead is not None and ahead.tokens != tokens
+            if ahead is None or is_stale:
+                await self._stream.send(self._request(tokens, draft_token_ids))
+            response = await self._receive(is_stale, foresight)
+        verdict = verdict_from_wire(response)
+        if self._timeline is not None:
+            counts = {"accepted_tokens": verdict.num_accepted_tokens}
+            self._timeline.answered(TARGET, verdict.timings, draft_token_ids, counts)
+        self._mirror.hold(tokens, draft_token_ids, verdict.sequence_length)
+        return verdict
+
+    def _request(
+        self, tokens: Sequence[int], draft_token_ids: Sequence[int]
+    ) -> target_pb2.VerifyRequest:
+        context_length, token_ids = self._mirror.difference(tokens)
+        self._note_sent("verify" if draft_token_ids else "read", token_ids)
+        return target_pb2.VerifyRequest(
+            context_length=context_length, token_ids=token_ids, draft_token_ids=draft_token_ids
+        )
+
+    async def _receive(self, after_stale: bool, foresight: Foresight | None) -> Any:
+        if foresight is None:
+            return await self._next_verdict(after_stale)
+        verdict = asyncio.create_task(self._next_verdict(after_stale))
+        ahead = asyncio.ensure_future(foresight())
+        try:
+            await asyncio.wait((verdict, ahead), return_when=asyncio.FIRST_COMPLETED)
+            if not verdict.done():
+                await self._send_ahead(ahead.result())
+            return await verdict
+        finally:
+            verdict.cancel()
+            ahead.cancel()
+            await asyncio.gather(verdict, ahead, return_exceptions=True)
+
+    async def _send_ahead(self, ahead: Ahead) -> None:
+        self.ahead = ahead
+        self._note_sent("verify, sent ahead", ahead.tokens[-1:])
+        await self._stream.send(
+            target_pb2.VerifyRequest(
+                context_length=len(ahead.tokens) - 1,
+                token_ids=ahead.tokens[-1:],
+                draft_token_ids=ahead.draft_token_ids,
+                assumes_verdict=True,
+            )
+        )
+
+    def _note_sent(self, name: str, token_ids: Sequence[int]) -> None:
+        if self._timeline is not None:
+            self._timeline.sent(TARGET, name, token_ids)
+
+    async def _next_verdict(self, after_stale: bool) -> Any:
+        """Takes the answer to what was sent ahead in vain off the stream first."""
+        for is_stale in (True, False) if after_stale else (False,):
+            response = await self._stream.receive()
+            if response.is_stale != is_stale:
+                raise OutriderError("the target and the loop disagree on what is committed")
+            if is_stale and self._timeline is not None:
+                self._timeline.answered(TARGET, Timings(), ())
+        return response
+
+    def close(self) -> None:
+        self._stream.close()

@@ -1,0 +1,47 @@
+"""A target that is far away, over real streams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.system import running_system
+
+PROMPT = "the cat sat on the mat"
+FAR_SECONDS = 0.06
+
+GREEDY: dict[str, Any] = {}
+SAMPLED = {"temperature": 0.9, "seed": 7}
+
+
+@pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_a_draft_that_is_right_saves_round_trips(
+    sampling: dict[str, Any], tiny_models: Callable[..., Path]
+) -> None:
+    """The draft is the target itself, so whatever it prepares comes true."""
+    target = tiny_models("llama")
+    fields = {"max_new_tokens": 25, "num_speculative_tokens": 2, "ignore_eos": True, **sampling}
+    async with running_system(target, target, target_rtt_seconds=FAR_SECONDS) as system:
+        waiting = await system.generate(PROMPT, num_branches=0, **fields)
+        ahead = await system.generate(PROMPT, num_branches=2, **fields)
+    assert ahead.token_ids == waiting.token_ids
+    assert waiting.speculation.num_ahead_steps == 0
+    # After the first step at most every other one waits for the whole way.
+    assert ahead.speculation.num_ahead_steps >= (ahead.speculation.num_steps - 1) // 2 > 0
+    assert ahead.speculation.num_stale_steps == 0
+    stages = {stage.stage: stage.duration_ns for stage in ahead.latency.critical_path}
+    assert min(stages.values()) >= 0
+    assert sum(stages.values()) == ahead.latency.wall_ns
+
+
+async def test_a_draft_that_is_wrong_changes_nothing(tiny_models: Callable[..., Path]) -> None:
+    target, draft = tiny_models("llama"), tiny_models("gpt2", seed=7)
+    fields = {"max_new_tokens": 16, "ignore_eos": True}
+    async with running_system(target, draft, target_rtt_seconds=FAR_SECONDS) as system:
+        alone = await system.generate(PROMPT, num_speculative_tokens=0, **fields)
+        paired = await system.generate(PROMPT, num_speculative_tokens=2, trace=True, **fields)
+    assert paired.token_ids == alone.token_ids
+    assert paired.speculation.num_stale_steps > 0
