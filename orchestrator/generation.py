@@ -150,7 +150,7 @@ class Generation:
         target: ModelInfo,
         verifier: Verifier,
         drafter: Drafter | None,
-        experience: Experience,
+        lengths: LengthPolicy,
     ) -> AsyncGenerator[list[Piece], None]:
         """The text's pieces, step by step. Raises OutriderError."""
         request = self.request
@@ -162,7 +162,7 @@ class Generation:
             max_length,
             verifier,
             drafter,
-            self._lengths(experience),
+            lengths,
             self.path,
             request.num_branches,
             request.looks_up,
@@ -189,7 +189,7 @@ class Generation:
         if self.path.timeline is not None:
             self.path.timeline.step(step.num_draft_tokens, step.num_accepted_tokens, step.source)
 
-    def _lengths(self, experience: Experience) -> LengthPolicy:
+    def lengths(self, experience: Experience) -> LengthPolicy:
         if self.request.num_speculative_tokens is None:
             return AdaptiveLength(experience)
         return FixedLength(self.request.num_speculative_tokens, experience)

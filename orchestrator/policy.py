@@ -2,8 +2,10 @@
 
 The number with the most committed tokens per time, by what the steps so far have
 shown: how often the target accepts, and what drafting and verifying take. It is 0
-where speculation costs more than it gives. Now and then a step probes the other side:
-one without draft tokens where there are some, one with one where there are none.
+where speculation costs more than it gives, as it may when many sessions share the
+passes of the target: a token more is then a wait for all of them. Now and then a step
+probes the other side: one without draft tokens where there are some, one with one where
+there are none.
 
 Tokens that were looked up in the text cost no drafting, so they have a length of their
 own: that of the match, or less where their verification is not worth it.
@@ -35,6 +37,8 @@ _FIRST_ACCEPTANCE = 0.7
 _WORTHWHILE_GAIN = 1.03
 _LONGEST_MOVE = 2
 _STEPS_BETWEEN_PROBES = 32
+_REQUESTS_BETWEEN_PROBES = 16
+_MANY_SESSIONS = 2.0
 # As long as the target alone was never tried, nobody knows what drafts cost it. It goes first:
 # a step of its own is the one thing that cannot be slower than the target alone.
 _STEPS_TO_FIRST_PROBE = 0
@@ -51,10 +55,18 @@ class StepCost:
     was_prepared: bool = False
     match_length: int = 0
     """For draft tokens that were looked up: how many tokens before them matched."""
+    batch_tokens: int = 0
+    """Of the verification's pass, with those of all sessions that shared it; 0 if unknown."""
+    batch_sessions: int = 1
 
 
 class LengthPolicy(Protocol):
     """Chooses draft lengths for one request."""
+
+    @property
+    def uses_draft(self) -> bool:
+        """Whether the draft is asked at all, and so must read the prompt."""
+        ...
 
     def next_length(self) -> int: ...
 
@@ -72,9 +84,11 @@ class Line:
     Args:
         origin: what the origin counts beside each point: with some, the line through
             points of one x is a proportion, else it is flat.
+        least_variation: in x, as a share of x, that says something about the slope.
     """
 
     origin: float = 0.0
+    least_variation: float = 0.0
     weight: float = 0.0
     x: float = 0.0
     y: float = 0.0
@@ -83,7 +97,8 @@ class Line:
 
     slope: float = 0.0
 
-    def add(self, x: float, y: float) -> None:
+    def add(self, x: float, y: float, share: float = 1.0) -> None:
+        """Adds a point, or a share of one that others add, too."""
         for name, value in (
             ("weight", 1.0 + self.origin),
             ("x", x),
@@ -91,10 +106,10 @@ class Line:
             ("xx", x * x),
             ("xy", x * y),
         ):
-            setattr(self, name, _FORGETTING_COSTS * getattr(self, name) + value)
+            setattr(self, name, _FORGETTING_COSTS**share * getattr(self, name) + share * value)
         spread = self.weight * self.xx - self.x * self.x
         # Long after the last point of another x, the slope is what it last was.
-        if spread > _LEAST_SPREAD * self.weight:
+        if spread > max(_LEAST_SPREAD * self.weight, (self.least_variation * self.x) ** 2):
             self.slope = max(0.0, (self.weight * self.xy - self.x * self.y) / spread)
 
     def at(self, x: float) -> float:
@@ -129,7 +144,10 @@ class Acceptance:
 class Experience:
     """What all requests to a pair have shown; a new request starts from it."""
 
-    verify_ns: Line = field(default_factory=Line)
+    # By tokens of the pass. Passes of many sessions that differ by a token tell nothing.
+    verify_ns: Line = field(default_factory=lambda: Line(least_variation=0.1))
+    sessions: float = 1.0  # that share a pass
+    num_requests: int = 0
     draft_ns: Line = field(default_factory=lambda: Line(origin=0.05))
     misses: Line = field(default_factory=Line)
     acceptance: Acceptance = field(default_factory=Acceptance)  # of the latest text
@@ -140,7 +158,9 @@ class Experience:
     steps_since_probe: int = 0
 
     def observe(self, cost: StepCost) -> None:
-        self.verify_ns.add(cost.num_draft_tokens, cost.verify_ns)
+        num_tokens = cost.batch_tokens or 1 + cost.num_draft_tokens
+        self.verify_ns.add(num_tokens, cost.verify_ns, 1 / max(1, cost.batch_sessions))
+        self.sessions += (1 - _FORGETTING_COSTS) * (max(1, cost.batch_sessions) - self.sessions)
         if cost.num_draft_tokens == 0:
             self.has_plain_steps = True
             return
@@ -151,10 +171,18 @@ class Experience:
         if not cost.was_prepared:
             self.draft_ns.add(cost.num_draft_tokens, cost.draft_ns)
 
+    def verification_ns(self, length: int) -> float:
+        """What a verification of so many draft tokens takes.
+
+        Sessions that share a pass all wait for its tokens. What is good for one is what
+        would be good if all did the same.
+        """
+        return self.verify_ns.at(self.sessions * (1 + length))
+
     def step_ns(self, length: int) -> float:
         """What a step with so many draft tokens takes, on average over hits and misses."""
         drafting = self.misses.at(0.0) * self.draft_ns.at(length) if length else 0.0
-        return drafting + self.verify_ns.at(length)
+        return drafting + self.verification_ns(length)
 
 
 @dataclass(frozen=True)
@@ -163,6 +191,10 @@ class FixedLength:
 
     length: int
     experience: Experience
+
+    @property
+    def uses_draft(self) -> bool:
+        return self.length > 0
 
     def next_length(self) -> int:
         return self.length
@@ -186,8 +218,15 @@ class AdaptiveLength:
             Acceptance(rate * _PRIOR_TOKENS, _PRIOR_TOKENS) for rate in _FIRST_LOOKUP_ACCEPTANCE
         ]
         self._length = experience.length
+        # Where speculation does not pay and many are served, all but a few requests
+        # spare the draft their prompts.
+        is_probe = experience.num_requests % _REQUESTS_BETWEEN_PROBES == 0
+        experience.num_requests += 1
+        self.uses_draft = self._length > 0 or experience.sessions < _MANY_SESSIONS or is_probe
 
     def next_length(self) -> int:
+        if not self.uses_draft:
+            return 0
         is_known = self._experience.has_plain_steps
         patience = _STEPS_BETWEEN_PROBES if is_known else _STEPS_TO_FIRST_PROBE
         if self._experience.steps_since_probe >= patience:
@@ -198,7 +237,7 @@ class AdaptiveLength:
         rate = self._lookups[match_length > 1].rate
 
         def speed(length: int) -> float:
-            return _speed(rate, length, self._experience.verify_ns.at(length))
+            return _speed(rate, length, self._experience.verification_ns(length))
 
         # A match of n tokens promises about n more.
         return max(range(min(match_length, MAX_LENGTH) + 1), key=speed)
@@ -211,6 +250,8 @@ class AdaptiveLength:
         if cost.num_draft_tokens:
             self._acceptance.add(cost)
             self._experience.acceptance = self._acceptance
+        if not self.uses_draft:
+            return
         was_probe = (cost.num_draft_tokens == 0) != (self._length == 0)
         since = self._experience.steps_since_probe
         self._experience.steps_since_probe = 0 if was_probe else since + 1

@@ -134,6 +134,8 @@ class Proposer:
                 waited_ns,
                 self.was_prepared,
                 self.match_length,
+                verdict.timings.batch_tokens,
+                verdict.timings.batch_sessions,
             )
         )
         if self._distance is not None:

@@ -119,16 +119,19 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         num_tokens = min(request.max_new_tokens, room)
         async with self.admission.slot(num_tokens, _timeout(context)):
             generation.path.spend("queue")
-            speculate = request.num_speculative_tokens != 0
+            lengths = generation.lengths(pair.experience)
             with (
                 self.activity.running(generation),
                 _deadline_explains_errors(context),
                 pair.sessions(
-                    request.sampling, speculate, _timeout(context), generation.path.timeline
+                    request.sampling,
+                    lengths.uses_draft,
+                    _timeout(context),
+                    generation.path.timeline,
                 ) as sessions,
             ):
                 steps = generation.pieces(
-                    prompt, pair.tokenizer, pair.target_info, *sessions, pair.experience
+                    prompt, pair.tokenizer, pair.target_info, *sessions, lengths
                 )
                 async with aclosing(steps):
                     async for pieces in steps:

@@ -61,11 +61,20 @@ def timings_to_wire(timings: Timings) -> common_pb2.ServerTimings:
         forward_ns=timings.forward_ns,
         sample_ns=timings.sample_ns,
         total_ns=timings.total_ns,
+        batch_tokens=timings.batch_tokens,
+        batch_sessions=timings.batch_sessions,
     )
 
 
 def timings_from_wire(message: common_pb2.ServerTimings) -> Timings:
-    return Timings(message.queue_ns, message.forward_ns, message.sample_ns, message.total_ns)
+    return Timings(
+        message.queue_ns,
+        message.forward_ns,
+        message.sample_ns,
+        message.total_ns,
+        message.batch_tokens,
+        message.batch_sessions,
+    )
 
 
 def proposal_to_wire(proposal: Proposal) -> draft_pb2.ProposeResponse:

@@ -29,12 +29,14 @@ GREEDY = SamplingParams()
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Server-side durations of one message, in nanoseconds."""
+    """Server-side durations of one message, in nanoseconds, and what shared its last pass."""
 
     queue_ns: int = 0
     forward_ns: int = 0
     sample_ns: int = 0
     total_ns: int = 0
+    batch_tokens: int = 0
+    batch_sessions: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,7 @@ class Job:
         self.done: Future[Timings] = Future()
         self._submitted_ns = time.perf_counter_ns()
         self._queue_ns = self._forward_ns = self._sample_ns = 0
+        self._batch = (0, 0)  # tokens and sessions of the last pass
 
     def advance(self, logits: Tensor) -> list[int]:
         """Takes [num_logits, vocab_size]; returns the tokens to read next, or none when done."""
@@ -93,7 +94,8 @@ class Job:
         self.token_ids[:0] = self._skipped
         self._skipped, self.copy_from = [], None
 
-    def begin_pass(self, now_ns: int) -> None:
+    def begin_pass(self, now_ns: int, batch_tokens: int, batch_sessions: int) -> None:
+        self._batch = (batch_tokens, batch_sessions)
         self._queue_ns = self._queue_ns or now_ns - self._submitted_ns
         self.num_passes += 1
         self.num_missed = 0
@@ -118,7 +120,7 @@ class Job:
 
     @property
     def timings(self) -> Timings:
-        return Timings(self._queue_ns, self._forward_ns, self._sample_ns)
+        return Timings(self._queue_ns, self._forward_ns, self._sample_ns, 0, *self._batch)
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:

@@ -17,6 +17,11 @@ LONGEST_PASS = 4.0
 _BUDGETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _REPEATS = 2
 
+# A pass waits for one more session as long as a pass of a single token takes, divided by
+# this: with the session it costs little more, without it a pass of its own.
+_GATHERINGS = 16
+_SHORTEST_GATHERING = 0.001
+
 
 class Passes(Protocol):
     """What is measured of an engine."""
@@ -45,7 +50,7 @@ def measure_pace(engine: Passes) -> Pace:
         if budget > engine.max_context_length or _seconds(engine, budget) > LONGEST_PASS * shortest:
             break
         chosen = budget
-    return Pace(chosen)
+    return Pace(chosen, max(_SHORTEST_GATHERING, shortest / _GATHERINGS))
 
 
 def _seconds(engine: Passes, num_tokens: int) -> float:

@@ -183,13 +183,13 @@ class Scheduler:
 
     def _run_pass(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> None:
         began = time.perf_counter_ns()
+        self.last_num_sessions = len(chunks)
+        self.last_num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
         for job in jobs:
-            job.begin_pass(began)
+            job.begin_pass(began, self.last_num_tokens, self.last_num_sessions)
         logits = self._engine.forward(chunks)
         forward_ns = time.perf_counter_ns() - began
         self.num_passes += 1
-        self.last_num_sessions = len(chunks)
-        self.last_num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
         self.num_tokens += self.last_num_tokens
         for job, chunk, rows in zip(jobs, chunks, logits, strict=True):
             job.finish_pass(chunk, rows, forward_ns)
