@@ -24,7 +24,6 @@ from outrider.config import (
 from outrider.embedded import EMBEDDED_DRAFT
 from outrider.engine.model import (
     DEFAULT_MAX_CONTEXT_LENGTH,
-    DEFAULT_NUM_SLOTS,
     EngineOptions,
     choose_device,
 )
@@ -38,6 +37,7 @@ from outrider.v1.draft_pb2_grpc import add_DraftServiceServicer_to_server
 
 DEFAULT_NUM_BRANCHES = 4
 DEFAULT_MIN_CONFIDENCE = 0.4
+NGRAM_SESSIONS = 256  # they cost next to nothing
 
 
 @click.command("draft")
@@ -113,11 +113,12 @@ def load_drafter(
     model = Script.read(script).model if script else name
     if model in ("default", EMBEDDED_DRAFT):
         options, model = _embedded(options), EMBEDDED_DRAFT
-    num_slots = options.slots or DEFAULT_NUM_SLOTS
-    slots = num_slots * max(1, num_branches)
-    engine, served = load_served_model(dataclasses.replace(options, model=model, slots=slots))
+    slots = max(1, num_branches)
+    options = dataclasses.replace(options, model=model, slots_per_session=slots)
+    engine, served = load_served_model(options)
     model_id = name if script else served.info.model_id
-    info = dataclasses.replace(served.info, model_id=model_id, num_slots=num_slots)
+    num_sessions = engine.cache.num_slots // slots
+    info = dataclasses.replace(served.info, model_id=model_id, num_slots=num_sessions)
     served = dataclasses.replace(served, info=info)
     if script:
         return served, ReplayDrafter(engine, num_branches, script)
@@ -125,7 +126,7 @@ def load_drafter(
 
 
 def _load_ngram(options: EngineOptions) -> tuple[ServedModel, Drafter]:
-    num_slots = options.slots or DEFAULT_NUM_SLOTS
+    num_slots = options.slots or NGRAM_SESSIONS
     max_context_length = options.max_context_length or DEFAULT_MAX_CONTEXT_LENGTH
     info = ModelInfo(
         model_id=options.model,

@@ -247,6 +247,8 @@ def _address(address: str | None, settings: dict[str, Any]) -> Iterator[str]:
     if address is not None:
         yield address
         return
+    # One request at a time, and a second slot, since one is free only after its last pass.
+    settings["slots"] = settings["slots"] or 2
     with _system(settings, (0, 0, 0)) as (where, _):
         yield where
 

@@ -133,7 +133,9 @@ def run_options(
         ),
         click.option(f"--{prefix}threads", type=at_least_one, help=f"CPU threads of {whose}."),
         click.option(
-            f"--{prefix}slots", type=at_least_one, help=f"Concurrent sessions of {whose}."
+            f"--{prefix}slots",
+            type=at_least_one,
+            help=f"Concurrent sessions of {whose}; without it, as free memory allows.",
         ),
         click.option(
             f"--{prefix}max-context-length",

@@ -65,8 +65,8 @@ def load_served_model(
     engine.pace = measure_pace(engine)
     engine.passes = PassCounts()  # those to come are somebody's
     log.info(
-        "%s on %s in %s: %d slots of %d tokens, %.0f MB of KV cache, passes of up to %d tokens, "
-        "loaded in %.1f s",
+        "%s on %s in %s: KV cache of %d slots of %d tokens, %.0f MB, fixed from here on; "
+        "passes of up to %d tokens; loaded in %.1f s",
         name,
         engine.device,
         engine.dtype,

@@ -16,8 +16,9 @@ Places = tuple[int, slice] | tuple[Tensor, Tensor]
 class SlotCache:
     """Keys and values of `num_slots` sequences of up to `max_length` tokens, for each layer.
 
-    A layer's storage is allocated when the layer first writes, in the shape
-    that it writes: families differ in heads and head size, some even by layer.
+    A layer's storage has the shape that the layer first writes: families differ in
+    heads and head size, some even by layer. So a small cache learns the shapes, and
+    `resized` allocates what is served, all at once.
     """
 
     def __init__(self, num_slots: int, max_length: int) -> None:
@@ -33,6 +34,18 @@ class SlotCache:
     @property
     def num_bytes(self) -> int:
         return sum(k.nbytes + v.nbytes for k, v in self._layers.values())
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Of a slot, in all layers."""
+        return self.num_bytes // (self.num_slots * self.max_length)
+
+    def resized(self, num_slots: int, max_length: int) -> SlotCache:
+        """An empty cache with the same layers. Its memory is taken now, not at first use."""
+        cache = SlotCache(num_slots, max_length)
+        for layer, (keys, values) in self._layers.items():
+            cache._layers[layer] = (cache._storage(keys[0]), cache._storage(values[0]))
+        return cache
 
     def write(
         self, layer: int, key: Tensor, value: Tensor, places: Places

@@ -20,6 +20,7 @@ from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
 from outrider.engine.fused_llama import FusedLlama, can_fuse
 from outrider.engine.int8_linear import quantize_linears
 from outrider.engine.kv_cache import SlotCache
+from outrider.engine.memory import check_fits, sessions_that_fit
 from outrider.engine.pace import Pace
 from outrider.engine.packed_linear import pack_linears
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
@@ -27,12 +28,16 @@ from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
 log = logging.getLogger(__name__)
 
 DEFAULT_MAX_CONTEXT_LENGTH = 2048
-DEFAULT_NUM_SLOTS = 16
+
+_PROBE_LENGTH = 24
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How to load and run a model. None leaves the choice to the engine."""
+    """How to load and run a model. None leaves the choice to the engine.
+
+    `slots` are sessions; one may take several of the cache's, for several outcomes.
+    """
 
     model: str
     device: str = "auto"
@@ -40,6 +45,7 @@ class EngineOptions:
     threads: int | None = None
     slots: int | None = None
     max_context_length: int | None = None
+    slots_per_session: int = 1
 
 
 class Engine:
@@ -71,12 +77,22 @@ class Engine:
         self.eos_token_ids = _eos_token_ids(model, self.config)
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.max_context_length = _context_length(self.config, options.max_context_length)
-        self.cache = SlotCache(options.slots or DEFAULT_NUM_SLOTS, self.max_context_length)
+        self.cache = SlotCache(1, min(_PROBE_LENGTH, self.max_context_length))
         self.passes = PassCounts()
         self.network = self._adopt(model, options.model)
         if self.is_int8:
             quantize_linears(self.network, model.get_output_embeddings())
             compile_network(self.network)
+        self.cache = self._allocate(options)
+
+    @torch.inference_mode()
+    def _allocate(self, options: EngineOptions) -> SlotCache:
+        """The cache that is served, all of its memory taken. Raises ConfigurationError."""
+        per_session = options.slots_per_session
+        session_bytes = per_session * self.max_context_length * self.cache.bytes_per_token
+        num_sessions = options.slots or sessions_that_fit(session_bytes, self.device)
+        check_fits(num_sessions * session_bytes, self.device)
+        return self.cache.resized(num_sessions * per_session, self.max_context_length)
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
@@ -107,7 +123,7 @@ class Engine:
         """
         family = f"{name}: the family {self.config.model_type!r}"
         generator = torch.Generator().manual_seed(0)
-        length = min(24, self.max_context_length)
+        length = self.cache.max_length
         ids: list[int] = torch.randint(self.vocab_size, (length,), generator=generator).tolist()
         try:
             inputs = torch.tensor([ids], device=self.device)

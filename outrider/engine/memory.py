@@ -1,0 +1,67 @@
+"""How much memory there is for keys and values, and how many sessions that makes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+
+from outrider.errors import ConfigurationError
+
+# Of the memory that is free when the model has been loaded. Draft and target may share a
+# machine, and on a CPU with everything else that runs there.
+_SHARE_OF_CPU = 0.1
+_SHARE_OF_GPU = 0.8
+
+# More sessions at a time than this only make each other slow; they had better wait.
+_MOST_SESSIONS_ON_CPU = 16
+_MOST_SESSIONS_ON_GPU = 256
+
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def sessions_that_fit(session_bytes: int, device: torch.device) -> int:
+    """How many sessions to have where nobody says; at least one."""
+    share, most = (
+        (_SHARE_OF_GPU, _MOST_SESSIONS_ON_GPU)
+        if device.type == "cuda"
+        else (_SHARE_OF_CPU, _MOST_SESSIONS_ON_CPU)
+    )
+    return max(1, min(most, int(share * free_bytes(device) / session_bytes)))
+
+
+def check_fits(num_bytes: int, device: torch.device) -> None:
+    """Raises ConfigurationError if there is less memory than that."""
+    free = free_bytes(device)
+    if num_bytes > free:
+        raise ConfigurationError(
+            f"the KV cache takes {num_bytes / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free: "
+            "fewer --slots or a shorter --max-context-length"
+        )
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can be had now on a device; on a CPU within the container's limit."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    return min(_available_bytes(), _container_bytes())
+
+
+def _available_bytes() -> int:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:  # not Linux
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    kilobytes = next(line.split()[1] for line in lines if line.startswith("MemAvailable:"))
+    return 1024 * int(kilobytes)
+
+
+def _container_bytes() -> int:
+    """What is left of the limit of this control group (version 2)."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+    except (OSError, ValueError):
+        return 2**62
+    return 2**62 if limit == "max" else max(0, int(limit) - used)

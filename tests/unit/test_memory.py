@@ -1,0 +1,53 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from outrider.engine import memory
+from outrider.engine.chunk import Chunk
+from outrider.engine.model import Engine, EngineOptions
+from outrider.errors import ConfigurationError
+
+CPU = torch.device("cpu")
+GIGABYTE = 10**9
+
+
+@pytest.mark.parametrize(
+    ("free", "expected"), [(100 * GIGABYTE, 16), (5 * GIGABYTE, 5), (GIGABYTE, 1), (0, 1)]
+)
+def test_sessions_follow_free_memory(
+    monkeypatch: pytest.MonkeyPatch, free: int, expected: int
+) -> None:
+    monkeypatch.setattr(memory, "_available_bytes", lambda: free)
+    monkeypatch.setattr(memory, "_container_bytes", lambda: 2**62)
+    assert memory.sessions_that_fit(GIGABYTE // 10, CPU) == expected
+
+
+def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
+    before = memory.free_bytes(CPU)  # there is no such control group
+    (tmp_path / "memory.current").write_text("3000\n")
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory.free_bytes(CPU) >= before // 2
+    (tmp_path / "memory.max").write_text("5000\n")
+    assert memory.free_bytes(CPU) == 2000
+
+
+def test_a_cache_that_cannot_be_had_is_refused(tiny_models: Callable[..., Path]) -> None:
+    options = EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=10**9)
+    with pytest.raises(ConfigurationError, match="--slots"):
+        Engine(options)
+
+
+def test_the_cache_does_not_grow_with_use(tiny_models: Callable[..., Path]) -> None:
+    engine = Engine(
+        EngineOptions(str(tiny_models("gpt2")), "cpu", "float32", slots=3, slots_per_session=2)
+    )
+    assert engine.cache.num_slots == 6
+    before = engine.cache.num_bytes
+    assert before == 6 * engine.max_context_length * engine.cache.bytes_per_token > 0
+    engine.forward([Chunk(5, 0, [1] * 100, 1), Chunk(0, 0, [1], 1)])
+    assert engine.cache.num_bytes == before
