@@ -66,6 +66,11 @@ class Job:
         return Chunk(self.slot, self.start, self.token_ids[:num_taken], 0, self.copy_from)
 
     @property
+    def is_late(self) -> bool:
+        """Whether it was left out of as many passes as it may be."""
+        return self.num_missed >= PATIENCE
+
+    @property
     def reads_all(self) -> bool:
         """Whether it begins with the sequence's first token."""
         return self.start == 0 and self.copy_from is None and self.num_passes == 0

@@ -12,7 +12,7 @@ from outrider.engine.chunk import Chunk
 # A full pass takes at most so many times as long as one of a single token. Sessions that
 # run wait for the tokens of prompts that share their passes; more at a time would make
 # them wait longer, and fewer would read the weights too often.
-LONGEST_PASS = 4.0
+LONGEST_PASS = 3.0
 
 _BUDGETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _REPEATS = 2

@@ -28,6 +28,9 @@ from outrider.messages import Timings
 
 log = logging.getLogger(__name__)
 
+# A prompt that has the engine for itself is read in chunks so many times as large.
+_ALONE = 4
+
 
 class Passes(Protocol):
     """What the scheduler needs of an engine."""
@@ -49,6 +52,7 @@ class Scheduler:
         self._engine = engine
         self._slots = Slots(num_slots)
         self._last_slots: set[int] = set()  # of sessions in the latest pass that may come back
+        self._has_answered = True  # whether the latest pass was some job's last one
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
         self._closed = False
@@ -159,17 +163,22 @@ class Scheduler:
     def _pack(self) -> list[tuple[Job, Chunk]]:
         """A chunk of each job whose turn it is, until the token budget is spent.
 
-        The first gets one even if the logits that it wants exceed the budget. Copies
-        between slots are made in this order, before anything is written.
+        Those that were left out get half of it together, so that their turn is not
+        everybody's wait. The first gets a chunk even if the logits that it wants exceed
+        the budget. Copies between slots are made in this order, before anything is written.
         """
         packed: list[tuple[Job, Chunk]] = []
         budget = self.pace.token_budget
+        if len(self._jobs) == 1 and not self._has_answered:
+            budget *= _ALONE  # the last pass was this job's, too: nobody is about to come back
+        budget_of_late = budget // 2
         for job in in_order(self._jobs):
             if job.reads_all:
                 job.skip(*self._slots.longest_prefix(job.slot, job.token_ids))
-            chunk = job.next_chunk(budget if packed else max(budget, job.num_logits))
+            allowed = min(budget, budget_of_late) if job.is_late else budget
+            chunk = job.next_chunk(allowed if packed else max(allowed, job.num_logits))
             if not chunk.token_ids:
-                job.num_missed += 1
+                job.num_missed += 1  # whoever gets a chunk starts again from 0
                 if job.num_passes == 0:
                     job.take_back_skip()
                 continue
@@ -178,6 +187,7 @@ class Scheduler:
             self._slots.overwrite(job.slot, chunk.start, chunk.copy_from)
             packed.append((job, chunk))
             budget -= len(chunk.token_ids)
+            budget_of_late -= len(chunk.token_ids) if job.is_late else 0
         self._slots.begin_pass(job.slot for job, _ in packed)
         return packed
 
@@ -203,6 +213,7 @@ class Scheduler:
                     self._slots.append(job.slot, chunk.token_ids)
             self._jobs = [job for job in self._jobs if not job.done.done()]
             self._last_slots = {job.slot for job, _ in packed if job.done.done()}
+            self._has_answered = bool(self._last_slots)
             self._cancel_jobs(self._slots.end_pass())
 
     def _cancel_jobs(self, slots: set[int]) -> None:

@@ -19,12 +19,8 @@ def test_a_long_prompt_is_read_in_chunks(
 ) -> None:
     scheduler = make(token_budget=8)
     scheduler.submit(Steps(scheduler.acquire(), 20)).result(10)
-    [first], [second], [third] = engine.passes
-    assert [(c.start, c.end, c.num_logits) for c in (first, second, third)] == [
-        (0, 8, 0),
-        (8, 16, 0),
-        (16, 20, 1),
-    ]
+    [first], [second] = engine.passes  # nobody else is there: the second takes more
+    assert [(c.start, c.end, c.num_logits) for c in (first, second)] == [(0, 8, 0), (8, 20, 1)]
 
 
 def test_tokens_whose_logits_are_wanted_stay_together(

@@ -41,6 +41,24 @@ def test_nobody_is_left_out_for_ever(
     assert engine.passes[1 + PATIENCE][0].slot not in short
 
 
+def test_whose_turn_has_come_leaves_half_to_the_others(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    engine.gate = threading.Semaphore(0)
+    scheduler = make(num_slots=6, token_budget=8)
+    first, late, *short = (scheduler.acquire() for _ in range(6))
+    scheduler.submit(Steps(first, 1))
+    engine.entered.acquire(timeout=10)
+    prompt = Steps(late, 30)
+    prompt.num_missed = PATIENCE
+    futures = [scheduler.submit(prompt), *(scheduler.submit(Steps(slot, 1)) for slot in short)]
+    engine.gate.release(100)
+    for future in futures:
+        future.result(10)
+    assert [(c.slot, len(c.token_ids)) for c in engine.passes[1]][:2] == [(late, 4), (short[0], 1)]
+    assert len(engine.passes[1]) == 5
+
+
 def test_a_pass_waits_for_the_sessions_of_the_last_one(
     engine: RecordingEngine, make: Callable[..., Scheduler]
 ) -> None:
