@@ -10,6 +10,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from orchestrator.decoder import Step, decode
+from orchestrator.distance import Distance
 from orchestrator.latency import CriticalPath
 from orchestrator.partners import Drafter, Verifier
 from orchestrator.policy import AdaptiveLength, Experience, FixedLength, LengthPolicy
@@ -151,6 +152,7 @@ class Generation:
         verifier: Verifier,
         drafter: Drafter | None,
         lengths: LengthPolicy,
+        distance: Distance,
     ) -> AsyncGenerator[list[Piece], None]:
         """The text's pieces, step by step. Raises OutriderError."""
         request = self.request
@@ -166,7 +168,7 @@ class Generation:
             self.path,
             request.num_branches,
             request.looks_up,
-            experience.distance,
+            distance,
         )
         async with aclosing(steps):
             async for step in steps:

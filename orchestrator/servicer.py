@@ -131,7 +131,12 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 ) as sessions,
             ):
                 steps = generation.pieces(
-                    prompt, pair.tokenizer, pair.target_info, *sessions, lengths
+                    prompt,
+                    pair.tokenizer,
+                    pair.target_info,
+                    *sessions,
+                    lengths,
+                    pair.experience.distance,
                 )
                 async with aclosing(steps):
                     async for pieces in steps:
