@@ -9,12 +9,13 @@ from typing import Any, Protocol
 
 from outrider.engine.chunk import Chunk
 
-# A full pass takes at most so many times as long as one of a single token. Sessions that
-# run wait for the tokens of prompts that share their passes; more at a time would make
-# them wait longer, and fewer would read the weights too often.
-LONGEST_PASS = 3.0
+# A full pass takes at most so many times as long as a step of some sessions, who wait for
+# the tokens of prompts that share their passes. Fewer tokens would leave prompts no room
+# beside steps and draft tokens.
+LONGEST_PASS = 2.5
+_STEP_TOKENS = 8
 
-_BUDGETS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
+_BUDGETS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _REPEATS = 2
 
 # A pass waits for one more session as long as a pass of a single token takes, divided by
@@ -43,11 +44,11 @@ class Pace:
 
 
 def measure_pace(engine: Passes) -> Pace:
-    """The longest pass that takes no more than LONGEST_PASS times as long as the shortest."""
-    shortest = _seconds(engine, 1)
+    """The widest pass that takes no more than LONGEST_PASS times as long as a step."""
+    shortest, step = _seconds(engine, 1), _seconds(engine, _STEP_TOKENS)
     chosen = _BUDGETS[0]
     for budget in _BUDGETS:
-        if budget > engine.max_context_length or _seconds(engine, budget) > LONGEST_PASS * shortest:
+        if budget > engine.max_context_length or _seconds(engine, budget) > LONGEST_PASS * step:
             break
         chosen = budget
     return Pace(chosen, max(_SHORTEST_GATHERING, shortest / _GATHERINGS))
