@@ -24,9 +24,8 @@ FIRST_LENGTH = 1
 # What an old step counts, step by step. A request's own acceptance says more about it.
 _FORGETTING_COSTS = 0.98
 _FORGETTING_ACCEPTANCE = 0.96
-# What follows matches of 1 and of more tokens is taken to be accepted so often until the text
-# shows otherwise.
-_FIRST_LOOKUP_ACCEPTANCE = (0.3, 0.6)
+# What is looked up is taken to be accepted so often until the text shows otherwise.
+_FIRST_LOOKUP_ACCEPTANCE = 0.6
 # Points that vary less than this in x, squared, say nothing about a slope.
 _LEAST_SPREAD = 1e-2
 # A text's acceptance is taken from others before it, as if so many tokens had shown it.
@@ -214,9 +213,7 @@ class AdaptiveLength:
     def __init__(self, experience: Experience) -> None:
         self._experience = experience
         self._acceptance = experience.acceptance.prior()
-        self._lookups = [
-            Acceptance(rate * _PRIOR_TOKENS, _PRIOR_TOKENS) for rate in _FIRST_LOOKUP_ACCEPTANCE
-        ]
+        self._lookups = Acceptance(_FIRST_LOOKUP_ACCEPTANCE * _PRIOR_TOKENS)
         self._length = experience.length
         # Where speculation does not pay and many are served, all but a few requests
         # spare the draft their prompts.
@@ -234,7 +231,7 @@ class AdaptiveLength:
         return self._length
 
     def lookup_length(self, match_length: int) -> int:
-        rate = self._lookups[match_length > 1].rate
+        rate = self._lookups.rate
 
         def speed(length: int) -> float:
             return _speed(rate, length, self._experience.verification_ns(length))
@@ -245,7 +242,7 @@ class AdaptiveLength:
     def observe(self, cost: StepCost) -> None:
         self._experience.observe(cost)
         if cost.match_length:
-            self._lookups[cost.match_length > 1].add(cost)
+            self._lookups.add(cost)
             return
         if cost.num_draft_tokens:
             self._acceptance.add(cost)

@@ -14,6 +14,9 @@ from outrider.errors import OutriderError
 from outrider.messages import Preparation, Prepared, Proposal, Verdict
 from outrider.prompt_lookup import longest_match
 
+# What followed a single token is right too seldom: one in ten, in chat.
+SHORTEST_MATCH = 2
+
 log = logging.getLogger(__name__)
 
 
@@ -63,11 +66,9 @@ class Proposer:
         if ahead is not None and self.was_sent_ahead:
             return await self._take(ahead)
         length = self._lengths.next_length()
-        # What followed a single token says less than a model does.
-        shortest = 1 if length == 0 or self._drafter is None else 2
         if length == 0:
             await self._rest(tokens)
-        looked_up, self.match_length = self._look_up(tokens, room, shortest)
+        looked_up, self.match_length = self._look_up(tokens, room)
         if looked_up:
             if length and self._prefill is None:
                 await self._follow(tokens, looked_up, length)
@@ -110,7 +111,7 @@ class Proposer:
     def _ahead(self, tokens: Sequence[int], prepared: Prepared, length: int, room: int) -> Ahead:
         """What would be proposed if `prepared` comes true: first what stands in the text."""
         assumed = [*tokens, *prepared.assumed_token_ids]
-        looked_up, match_length = self._look_up(assumed, room, shortest=2)
+        looked_up, match_length = self._look_up(assumed, room)
         if looked_up:
             return Ahead(assumed, looked_up, match_length)
         return Ahead(assumed, prepared.draft_token_ids[:length], 0, prepared.forward_ns)
@@ -141,13 +142,11 @@ class Proposer:
         if self._distance is not None:
             self._distance.observe(waited_ns, verdict.timings.total_ns, self.was_sent_ahead)
 
-    def _look_up(
-        self, tokens: Sequence[int], room: int, shortest: int
-    ) -> tuple[tuple[int, ...], int]:
+    def _look_up(self, tokens: Sequence[int], room: int) -> tuple[tuple[int, ...], int]:
         """Tokens that stand in the text behind what matches the last ones, and how many match."""
         if not self._looks_up or room == 0:
             return (), 0
-        match = longest_match(tokens, shortest, MAX_LENGTH)
+        match = longest_match(tokens, SHORTEST_MATCH, MAX_LENGTH)
         if match is None:
             return (), 0
         num_tokens = min(self._lengths.lookup_length(match.length), room)
