@@ -202,12 +202,21 @@ async def overload(
     return {
         "capacity_requests_per_second": round(capacity, 2),
         "requests": {r or "answered": sum(o[0] == r for o in outcomes) for r in sorted(reasons)},
-        "refused_after_ms": {"median": round(statistics.median(refused), 1), "worst": max(refused)},
-        "health": {"always_serving": all_serving, "worst_ms": max(health_ms)},
+        "refused_after_ms": _spread(refused),
+        "health": {"always_serving": all_serving, "ms": _spread(health_ms)},
         "memory_mb_each_10_s": memory_mb[:: max(1, len(memory_mb) // 6)],
         "memory_growth_after_10_s_mb": [
             max(later) - now for now, *later in zip(*memory_mb[10:], strict=True)
         ],
+    }
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    ordered = sorted(values)
+    return {
+        "median": statistics.median(ordered),
+        "p99": ordered[len(ordered) * 99 // 100],
+        "worst": ordered[-1],
     }
 
 
