@@ -39,10 +39,10 @@ REPEATS = 9
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "served": ("float32", ()),
     "wide": ("float32", ("packed_linear.fits_float16",)),
-    "unfused": ("float32", ("model.can_fuse",)),
+    "unfused": ("float32", ("network.can_fuse",)),
     "uncompiled": ("float32", ("model.compile_network",)),
     "unpacked": ("float32", ("model.pack_linears",)),
-    "plain": ("float32", ("model.can_fuse", "model.pack_linears")),
+    "plain": ("float32", ("network.can_fuse", "model.pack_linears")),
     "int8": ("int8", ()),
 }
 

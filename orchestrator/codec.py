@@ -81,23 +81,10 @@ def result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
 
 
 def _speculation_to_wire(generation: Generation) -> generation_pb2.SpeculationStats:
-    speculation = generation.speculation
-    return generation_pb2.SpeculationStats(
-        num_steps=speculation.num_steps,
-        num_draft_tokens=speculation.num_draft_tokens,
-        num_accepted_tokens=speculation.num_accepted_tokens,
-        draft_acceptance_rate=speculation.draft_acceptance_rate,
-        mean_acceptance_length=speculation.mean_acceptance_length,
-        acceptance_histogram=speculation.acceptance_histogram,
-        num_prepared_steps=speculation.num_prepared_steps,
-        num_prepared_accepted_tokens=speculation.num_prepared_accepted_tokens,
-        num_prepared_tokens=speculation.num_prepared_tokens,
-        num_lookup_steps=speculation.num_lookup_steps,
-        num_lookup_draft_tokens=speculation.num_lookup_draft_tokens,
-        num_lookup_accepted_tokens=speculation.num_lookup_accepted_tokens,
-        num_ahead_steps=speculation.num_ahead_steps,
-        num_stale_steps=speculation.num_stale_steps,
-    )
+    """The counts have the names of the message's fields."""
+    names = (field.name for field in generation_pb2.SpeculationStats.DESCRIPTOR.fields)
+    counts = {name: getattr(generation.speculation, name) for name in names}
+    return generation_pb2.SpeculationStats(**counts)
 
 
 def _latency_to_wire(generation: Generation) -> generation_pb2.LatencyReport:

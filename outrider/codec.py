@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 
 from outrider.errors import InvalidRequest
@@ -183,7 +184,7 @@ def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
 
 
 def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation:
-    speculation, latency = message.speculation, message.latency
+    latency = message.latency
     finish_reason = generation_pb2.FinishReason.Name(message.finish_reason)
     return Generation(
         text=message.text,
@@ -191,22 +192,7 @@ def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation
         finish_reason=finish_reason.removeprefix("FINISH_REASON_").lower(),
         seed=message.seed,
         usage=Usage(message.usage.prompt_tokens, message.usage.completion_tokens),
-        speculation=Speculation(
-            num_steps=speculation.num_steps,
-            num_draft_tokens=speculation.num_draft_tokens,
-            num_accepted_tokens=speculation.num_accepted_tokens,
-            draft_acceptance_rate=speculation.draft_acceptance_rate,
-            mean_acceptance_length=speculation.mean_acceptance_length,
-            acceptance_histogram=list(speculation.acceptance_histogram),
-            num_prepared_steps=speculation.num_prepared_steps,
-            num_prepared_accepted_tokens=speculation.num_prepared_accepted_tokens,
-            num_prepared_tokens=speculation.num_prepared_tokens,
-            num_lookup_steps=speculation.num_lookup_steps,
-            num_lookup_draft_tokens=speculation.num_lookup_draft_tokens,
-            num_lookup_accepted_tokens=speculation.num_lookup_accepted_tokens,
-            num_ahead_steps=speculation.num_ahead_steps,
-            num_stale_steps=speculation.num_stale_steps,
-        ),
+        speculation=_speculation_from_wire(message.speculation),
         latency=Latency(
             wall_ns=latency.wall_ns,
             ttft_ns=latency.ttft_ns,
@@ -227,6 +213,13 @@ def _interval_from_wire(message: generation_pb2.TraceInterval) -> Interval:
         message.duration_ns,
         dict(message.counts),
     )
+
+
+def _speculation_from_wire(message: generation_pb2.SpeculationStats) -> Speculation:
+    """The counts have the names of the message's fields."""
+    names = (field.name for field in dataclasses.fields(Speculation))
+    counts = {name: getattr(message, name) for name in names}
+    return Speculation(**counts | {"acceptance_histogram": list(message.acceptance_histogram)})
 
 
 def _durations(stages: Iterable[generation_pb2.StageDuration]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from outrider.acceptance import accept_matching
-from outrider.engine.activity import ModelActivity
+from outrider.engine.activity import ModelActivity, activity_of
 from outrider.engine.job import Job
 from outrider.engine.model import Engine
 from outrider.engine.scheduler import Scheduler
@@ -129,16 +129,7 @@ class Verifier:
         return self.scheduler.num_free_slots
 
     def activity(self) -> ModelActivity:
-        cache = self.engine.cache
-        return ModelActivity(
-            num_slots=cache.num_slots,
-            num_free_slots=self.num_free_slots,
-            num_waiting_sessions=self.scheduler.num_waiting,
-            num_pending_jobs=self.scheduler.num_jobs,
-            num_reused_tokens=self.scheduler.num_reused_tokens,
-            kv_bytes=cache.num_bytes,
-            passes=self.engine.passes,
-        )
+        return activity_of(self.engine, self.scheduler)
 
     def open_session(self) -> VerifierSession:
         """Raises NoFreeSlot."""

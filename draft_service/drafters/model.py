@@ -17,7 +17,7 @@ from torch import Tensor
 from draft_service.drafters import OnPrepared
 from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
 from draft_service.drafters.outcomes import likeliest_corrections
-from outrider.engine.activity import ModelActivity
+from outrider.engine.activity import ModelActivity, activity_of
 from outrider.engine.model import Engine
 from outrider.engine.scheduler import Scheduler
 from outrider.engine.sequence import TokenSequence
@@ -183,17 +183,7 @@ class ModelDrafter:
         return self.scheduler.num_free_slots // max(1, self._num_branches)
 
     def activity(self) -> ModelActivity:
-        cache = self.engine.cache
-        num_branches = max(1, self._num_branches)
-        return ModelActivity(
-            num_slots=cache.num_slots // num_branches,
-            num_free_slots=self.num_free_slots,
-            num_waiting_sessions=self.scheduler.num_waiting,
-            num_pending_jobs=self.scheduler.num_jobs,
-            num_reused_tokens=self.scheduler.num_reused_tokens,
-            kv_bytes=cache.num_bytes,
-            passes=self.engine.passes,
-        )
+        return activity_of(self.engine, self.scheduler, max(1, self._num_branches))
 
     def open_session(self) -> ModelDrafterSession:
         """Raises NoFreeSlot."""

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from outrider.distribution import Distribution, powers_of_two
+
+if TYPE_CHECKING:
+    from outrider.engine.model import Engine
+    from outrider.engine.scheduler import Scheduler
 
 
 @dataclass
@@ -35,3 +40,16 @@ class ModelActivity:
     num_reused_tokens: int = 0
     kv_bytes: int = 0
     passes: PassCounts | None = None
+
+
+def activity_of(engine: Engine, scheduler: Scheduler, slots_per_session: int = 1) -> ModelActivity:
+    """What an engine and its scheduler do now, in sessions of so many slots each."""
+    return ModelActivity(
+        num_slots=engine.cache.num_slots // slots_per_session,
+        num_free_slots=scheduler.num_free_slots // slots_per_session,
+        num_waiting_sessions=scheduler.num_waiting,
+        num_pending_jobs=scheduler.num_jobs,
+        num_reused_tokens=scheduler.num_reused_tokens,
+        kv_bytes=engine.cache.num_bytes,
+        passes=engine.passes,
+    )

@@ -44,7 +44,7 @@ class Pass:
             [position for c in chunks for position in range(c.start, c.end)], device=device
         )  # [num_tokens]
         members = batch_of(chunks)
-        self.batch = ChunkBatch(chunks, members, device) if members else None
+        self.batch = ChunkBatch(chunks, members, self.rows, device) if members else None
         self.alone = [i for i in range(len(chunks)) if i not in members]
         slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
         first = chunks[0]

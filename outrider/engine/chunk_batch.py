@@ -27,21 +27,27 @@ class ChunkBatch:
     Args:
         chunks: all chunks of the pass.
         members: indices of those in the batch.
+        tokens_of: where in the pass the tokens of each chunk are.
     """
 
-    def __init__(self, chunks: Sequence[Chunk], members: Sequence[int], device: torch.device):
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        members: Sequence[int],
+        tokens_of: Sequence[slice],
+        device: torch.device,
+    ) -> None:
         self._chunks = [chunks[i] for i in members]
         self._slots = _slot_range(self._chunks)
         self._width = max(len(chunk.token_ids) for chunk in self._chunks)
         self._length = max(chunk.end for chunk in self._chunks)
         self._masks: dict[tuple[int, int | None], Tensor] = {}
-        first_tokens = _first_tokens(chunks)
         rows = torch.zeros(len(self._slots), self._width, dtype=torch.long)
         tokens: list[int] = []  # of the pass
         places: list[int] = []  # of those in the batch's rows
         for index, chunk in zip(members, self._chunks, strict=True):
             row, num_tokens = chunk.slot - self._slots.start, len(chunk.token_ids)
-            own = range(first_tokens[index], first_tokens[index] + num_tokens)
+            own = range(tokens_of[index].start, tokens_of[index].stop)
             rows[row, :num_tokens] = torch.tensor(own)
             tokens.extend(own)
             places.extend(range(row * self._width, row * self._width + num_tokens))
@@ -110,11 +116,3 @@ def batch_of(chunks: Sequence[Chunk]) -> list[int]:
 def _slot_range(chunks: Sequence[Chunk]) -> range:
     slots = [chunk.slot for chunk in chunks]
     return range(min(slots), max(slots) + 1)
-
-
-def _first_tokens(chunks: Sequence[Chunk]) -> list[int]:
-    """Where in the pass each chunk begins."""
-    ends = [0]
-    for chunk in chunks:
-        ends.append(ends[-1] + len(chunk.token_ids))
-    return ends[:-1]

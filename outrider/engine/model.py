@@ -14,13 +14,13 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from outrider.engine.activity import PassCounts
-from outrider.engine.attention import IMPLEMENTATION, Pass, attending
+from outrider.engine.attention import Pass
 from outrider.engine.chunk import Chunk
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
-from outrider.engine.fused_llama import FusedLlama, can_fuse
 from outrider.engine.int8_linear import quantize_linears
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.memory import check_fits, sessions_that_fit
+from outrider.engine.network import compile_network, network_of
 from outrider.engine.pace import Pace
 from outrider.engine.packed_linear import pack_linears
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
@@ -157,40 +157,6 @@ class Engine:
         self._run([Chunk(0, half, ids[:half])])
         second, _ = self._run([Chunk(0, half, ids[half:], len(ids) - half)])
         return torch.cat([first[0], second[0]]).float(), forward_pass.windows
-
-
-class TransformersNetwork(nn.Module):
-    """A model of any family that uses transformers' attention interface, over the slot cache."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        model.set_attn_implementation(IMPLEMENTATION)
-        self.model = model
-
-    def forward(self, token_ids: Tensor, forward_pass: Pass, rows: Tensor) -> Tensor:
-        """Logits [len(rows), num_ids] at `rows` of the pass's tokens [num_tokens]."""
-        with attending(forward_pass):
-            output = self.model(
-                input_ids=token_ids[None],
-                position_ids=forward_pass.positions[None],
-                use_cache=False,
-                logits_to_keep=rows,
-            )
-        logits: Tensor = output.logits[0]
-        return logits
-
-
-def network_of(model: Any, max_length: int) -> nn.Module:
-    """What runs a model's passes."""
-    if can_fuse(model.config):
-        return FusedLlama(model, max_length)
-    return TransformersNetwork(model)
-
-
-def compile_network(network: nn.Module) -> None:
-    """Spares Python's share of a pass where that can be done."""
-    if isinstance(network, FusedLlama):
-        network.compile_layers()
 
 
 def choose_device(name: str) -> torch.device:

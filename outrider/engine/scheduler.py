@@ -44,11 +44,7 @@ class Scheduler:
     def __init__(self, engine: Passes, num_slots: int, pace: Pace = Pace()) -> None:  # noqa: B008
         self.pace = pace
         self.num_slots = num_slots
-        self.num_passes = 0
-        self.num_tokens = 0  # read in all passes
         self.num_reused_tokens = 0  # not read, since a slot had them
-        self.last_num_tokens = 0  # of the latest pass
-        self.last_num_sessions = 0
         self._engine = engine
         self._slots = Slots(num_slots)
         self._last_slots: set[int] = set()  # of sessions in the latest pass that may come back
@@ -193,14 +189,11 @@ class Scheduler:
 
     def _run_pass(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> None:
         began = time.perf_counter_ns()
-        self.last_num_sessions = len(chunks)
-        self.last_num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
+        num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
         for job in jobs:
-            job.begin_pass(began, self.last_num_tokens, self.last_num_sessions)
+            job.begin_pass(began, num_tokens, len(chunks))
         logits = self._engine.forward(chunks)
         forward_ns = time.perf_counter_ns() - began
-        self.num_passes += 1
-        self.num_tokens += self.last_num_tokens
         for job, chunk, rows in zip(jobs, chunks, logits, strict=True):
             job.finish_pass(chunk, rows, forward_ns)
 
