@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
 
@@ -18,25 +18,19 @@ from rich.console import Console
 from outrider import __version__, report
 from outrider.client import Client, Prompt
 from outrider.config import (
-    CONFIG_FILE,
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
     PORT,
     run_group,
-    run_options,
     settings_group,
 )
 from outrider.errors import InvalidRequest
 from outrider.generation import Generation
 from outrider.html_report import report as make_report
+from outrider.local_pair import check_not_given, hand_on_config_file, local_pair, pair_options
 from outrider.perfetto import write_trace
-from outrider.processes import ServiceProcess, running_system
 from outrider.top import top
-
-_EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
-
-_RUN_SETTINGS = ("device", "dtype", "threads", "slots", "max_context_length")
 
 cli = settings_group(help="Speculative decoding as a gRPC service pair.")
 click.version_option(__version__, prog_name="outrider")(cli)
@@ -46,12 +40,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: a user's mistake ends it with `error: ...` and status 1."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_group(cli, arguments)
-
-
-def _hand_on_config_file(context: click.Context) -> None:
-    """Lets services read the file that was named here."""
-    if config := context.meta.get(CONFIG_FILE):
-        os.environ["OUTRIDER_CONFIG"] = config
 
 
 def _service_command(name: str, module: str, help: str) -> None:
@@ -65,7 +53,7 @@ def _service_command(name: str, module: str, help: str) -> None:
     )
     @click.pass_context
     def run(context: click.Context) -> None:
-        _hand_on_config_file(context)
+        hand_on_config_file(context)
         os.execv(sys.executable, [sys.executable, "-m", module, *context.args])
 
 
@@ -76,73 +64,6 @@ _service_command("distill", "outrider.distill", "Make a draft for a target.")
 _service_command("bench", "outrider_bench", "Measure the pair beside its baselines.")
 
 
-def _pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--target and --draft, and how to run each of them or both."""
-    options = [
-        click.option("--target", help="Target model.  [default: the embedded pair's]"),
-        click.option(
-            "--draft",
-            help="Draft model, 'ngram' (prompt lookup) or 'none'.  "
-            "[default: the embedded pair's; ngram for another target]",
-        ),
-        run_options(whose="both models"),
-        run_options("target-", "the target"),
-        run_options("draft-", "the draft"),
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-@contextmanager
-def _system(
-    settings: dict[str, Any], ports: tuple[int, int, int], host: str = "127.0.0.1"
-) -> Iterator[tuple[str, list[ServiceProcess]]]:
-    """The three services as `_pair_options` say; shows on standard error what loads."""
-    _hand_on_config_file(click.get_current_context())
-    if settings["draft"] is None and settings["target"] not in _EMBEDDED_TARGETS:
-        settings["draft"] = "ngram"  # the embedded draft fits the embedded target only
-    target, draft = (_model_settings(settings, role) for role in ("target", "draft"))
-    if settings["draft"] not in ("none", "ngram"):
-        _share_cores(target, draft)
-    orchestrator_port, draft_port, target_port = ports
-    console = Console(stderr=True)
-    with (
-        console.status("starting draft, target and orchestrator") as status,
-        running_system(
-            {**target, "port": target_port},
-            None if settings["draft"] == "none" else {**draft, "port": draft_port},
-            {"host": host, "port": orchestrator_port},
-            lambda what: status.update(f"loading {what}"),
-        ) as system,
-    ):
-        status.stop()
-        yield system
-
-
-def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:
-    """Flags of the draft or target service: its own settings before those for both."""
-    chosen = {"model": settings[role]}
-    for name in _RUN_SETTINGS:
-        own = settings[f"{role}_{name}"]
-        chosen[name] = settings[name] if own is None else own
-    return chosen
-
-
-def _share_cores(target: dict[str, Any], draft: dict[str, Any]) -> None:
-    """Gives each model cores of its own where nothing else was asked for.
-
-    They work at the same time, and two pools of threads on the same cores wait for each
-    other at every operation.
-    """
-    if target["threads"] is not None or draft["threads"] is not None:
-        return
-    num_cores = os.cpu_count() or 1
-    num_draft_cores = max(1, num_cores // 4)
-    draft["threads"] = num_draft_cores
-    target["threads"] = max(1, num_cores - num_draft_cores)
-
-
 @cli.command()
 @click.option("--host", default="127.0.0.1", show_default=True, help="The public address.")
 @click.option(
@@ -150,11 +71,11 @@ def _share_cores(target: dict[str, Any], draft: dict[str, Any]) -> None:
 )
 @click.option("--draft-port", type=PORT, default=DEFAULT_DRAFT_PORT, show_default=True)
 @click.option("--target-port", type=PORT, default=DEFAULT_TARGET_PORT, show_default=True)
-@_pair_options
+@pair_options
 def up(host: str, port: int, draft_port: int, target_port: int, **settings: Any) -> None:
     """Run draft, target and orchestrator on this machine until Ctrl-C."""
     try:
-        with _system(settings, (port, draft_port, target_port), host) as (address, processes):
+        with local_pair(settings, (port, draft_port, target_port), host) as (address, processes):
             click.echo(f"ready {address}")
             while all(process.poll() is None for process in processes):
                 time.sleep(0.2)
@@ -181,11 +102,11 @@ def up(host: str, port: int, draft_port: int, target_port: int, **settings: Any)
 @click.option("--no-speculation", is_flag=True, help="The target alone.")
 @click.option("--ignore-eos", is_flag=True, help="Go on after an end of text.")
 @click.option("--raw", is_flag=True, help="Continue the text instead of answering it.")
-@click.option("--compare", is_flag=True, help="Generate once more by the target alone.")
+@click.option("--compare", is_flag=True, help="Then again, by the target alone and with drafts.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--trace", "trace_file", type=click.File("w", lazy=False, atomic=True),
               help="A file for ui.perfetto.dev: what worked when.")  # fmt: skip
-@_pair_options
+@pair_options
 def generate(
     text: str,
     address: str | None,
@@ -217,14 +138,12 @@ def generate(
         if trace_file is not None:
             write_trace(trace_file, generation.trace)
         if compare:
-            parameters |= {"num_speculative_tokens": 0, "seed": generation.seed, "trace": False}
-            stream = client.stream(
-                prompt, **parameters
-            )  # as above: it takes longer than `generate`
-            for _ in stream:
-                pass
+            parameters |= {"seed": generation.seed, "trace": False}
+            alone = _streamed(client, prompt, parameters | {"num_speculative_tokens": 0})
+            # Once more: the first request of a service is slower than those after it.
+            speculative = _streamed(client, prompt, parameters)
             console.print()
-            console.print(report.comparison(generation, stream.result))
+            console.print(report.comparison(speculative, alone))
 
 
 _REQUEST_PARAMETERS = (
@@ -245,12 +164,21 @@ _REQUEST_PARAMETERS = (
 @contextmanager
 def _address(address: str | None, settings: dict[str, Any]) -> Iterator[str]:
     if address is not None:
+        check_not_given(settings, beside="--address")
         yield address
         return
     # One request at a time, and a second slot, since one is free only after its last pass.
     settings["slots"] = settings["slots"] or 2
-    with _system(settings, (0, 0, 0)) as (where, _):
+    with local_pair(settings, (0, 0, 0)) as (where, _):
         yield where
+
+
+def _streamed(client: Client, prompt: Prompt, parameters: dict[str, Any]) -> Generation:
+    """As it is shown, which takes longer than `Client.generate`; but nothing is shown."""
+    stream = client.stream(prompt, **parameters)
+    for _ in stream:
+        pass
+    return stream.result
 
 
 def _prompt(client: Client, text: str, raw: bool) -> Prompt:

@@ -13,6 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from outrider import __version__, cli, errors
+from outrider.local_pair import share_cores
 from tests.unit.scripted_service import ScriptedService, response, serving
 
 
@@ -99,17 +100,19 @@ def test_compare_repeats_the_request_without_draft_and_with_the_same_seed(
     service: ScriptedService,
 ) -> None:
     result = outrider("generate", "--compare", "--temperature", "1", "hi")
-    first, second = service.requests
+    first, alone, again = service.requests
     assert not first.HasField("seed")
-    assert (second.seed, second.num_speculative_tokens) == (response().seed, 0)
-    assert second.temperature == first.temperature == 1.0
+    assert (alone.seed, alone.num_speculative_tokens) == (response().seed, 0)
+    assert again.seed == alone.seed
+    assert not again.HasField("num_speculative_tokens")
+    assert again.temperature == alone.temperature == first.temperature == 1.0
     assert "speedup 1.00x, the same tokens" in result.stdout
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"], ["--compare"]])
 def test_trace_writes_a_file_for_perfetto(service: ScriptedService, flags: list[str]) -> None:
     assert outrider("generate", "--trace", "trace.json", *flags, "hi").exit_code == 0
-    assert [request.trace for request in service.requests] in ([True], [True, False])
+    assert [request.trace for request in service.requests] in ([True], [True, False, False])
     events = json.loads(Path("trace.json").read_text())["traceEvents"]
     assert [event["name"] for event in events if event["ph"] == "X"] == ["verify"]
 
@@ -120,6 +123,16 @@ def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_generated(
     result = outrider("generate", "--trace", "nowhere/trace.json", "hi")
     assert result.exit_code != 0
     assert "nowhere/trace.json" in result.stderr
+    assert service.requests == []
+
+
+def test_what_concerns_services_of_its_own_is_refused_beside_an_address(
+    service: ScriptedService,
+) -> None:
+    for flag in ("--target", "--draft", "--draft-threads"):
+        result = outrider("generate", flag, "1", "hi")
+        assert result.exit_code == 2
+        assert f"{flag} is for services of its own" in result.stderr
     assert service.requests == []
 
 
@@ -182,12 +195,12 @@ def test_models_on_one_machine_have_cores_of_their_own(
     monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
     target: dict[str, object] = {"threads": None}
     draft: dict[str, object] = {"threads": None}
-    cli._share_cores(target, draft)
+    share_cores(target, draft)
     assert (target["threads"], draft["threads"]) == expected
 
 
 def test_threads_that_were_asked_for_stay() -> None:
     target: dict[str, object] = {"threads": 5}
     draft: dict[str, object] = {"threads": None}
-    cli._share_cores(target, draft)
+    share_cores(target, draft)
     assert (target["threads"], draft["threads"]) == (5, None)

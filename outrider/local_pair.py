@@ -1,0 +1,101 @@
+"""The three services on this machine: options that say how to run them, and running them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from rich.console import Console
+
+from outrider.config import CONFIG_FILE, run_options
+from outrider.processes import ServiceProcess, running_system
+
+_EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
+
+_RUN_SETTINGS = ("device", "dtype", "threads", "slots", "max_context_length")
+
+
+def hand_on_config_file(context: click.Context) -> None:
+    """Lets services read the file that was named here."""
+    if config := context.meta.get(CONFIG_FILE):
+        os.environ["OUTRIDER_CONFIG"] = config
+
+
+def pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--target and --draft, and how to run each of them or both."""
+    options = [
+        click.option("--target", help="Target model.  [default: the embedded pair's]"),
+        click.option(
+            "--draft",
+            help="Draft model, 'ngram' (prompt lookup) or 'none'.  "
+            "[default: the embedded pair's; ngram for another target]",
+        ),
+        run_options(whose="both models"),
+        run_options("target-", "the target"),
+        run_options("draft-", "the draft"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def local_pair(
+    settings: dict[str, Any], ports: tuple[int, int, int], host: str = "127.0.0.1"
+) -> Iterator[tuple[str, list[ServiceProcess]]]:
+    """The three services as `pair_options` say; shows on standard error what loads."""
+    hand_on_config_file(click.get_current_context())
+    if settings["draft"] is None and settings["target"] not in _EMBEDDED_TARGETS:
+        settings["draft"] = "ngram"  # the embedded draft fits the embedded target only
+    target, draft = (_model_settings(settings, role) for role in ("target", "draft"))
+    if settings["draft"] not in ("none", "ngram"):
+        share_cores(target, draft)
+    orchestrator_port, draft_port, target_port = ports
+    console = Console(stderr=True)
+    with (
+        console.status("starting draft, target and orchestrator") as status,
+        running_system(
+            {**target, "port": target_port},
+            None if settings["draft"] == "none" else {**draft, "port": draft_port},
+            {"host": host, "port": orchestrator_port},
+            lambda what: status.update(f"loading {what}"),
+        ) as system,
+    ):
+        status.stop()
+        yield system
+
+
+def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:
+    """Flags of the draft or target service: its own settings before those for both."""
+    chosen = {"model": settings[role]}
+    for name in _RUN_SETTINGS:
+        own = settings[f"{role}_{name}"]
+        chosen[name] = settings[name] if own is None else own
+    return chosen
+
+
+def share_cores(target: dict[str, Any], draft: dict[str, Any]) -> None:
+    """Gives each model cores of its own where nothing else was asked for.
+
+    They work at the same time, and two pools of threads on the same cores wait for each
+    other at every operation.
+    """
+    if target["threads"] is not None or draft["threads"] is not None:
+        return
+    num_cores = os.cpu_count() or 1
+    num_draft_cores = max(1, num_cores // 4)
+    draft["threads"] = num_draft_cores
+    target["threads"] = max(1, num_cores - num_draft_cores)
+
+
+def check_not_given(settings: Iterable[str], beside: str) -> None:
+    """Raises UsageError if one of these options was typed."""
+    context = click.get_current_context()
+    for name in settings:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = name.replace("_", "-")
+            raise click.UsageError(f"--{flag} is for services of its own; {beside} has some")
