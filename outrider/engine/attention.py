@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from outrider.engine.chunk import Chunk
-from outrider.engine.chunk_batch import ChunkBatch, batch_of
+from outrider.engine.chunk_batch import ChunkBatch, attend_rows, batches_of
 from outrider.engine.kv_cache import SlotCache
 
 IMPLEMENTATION = "outrider"
@@ -37,15 +37,15 @@ class Pass:
         self.cache = cache
         self.windows: set[int] = set()  # sliding windows that layers asked for
         ends = list(accumulate(len(c.token_ids) for c in chunks))
-        self.rows = [
-            slice(end - len(c.token_ids), end) for c, end in zip(chunks, ends, strict=True)
-        ]
+        rows = [slice(end - len(c.token_ids), end) for c, end in zip(chunks, ends, strict=True)]
         self.positions = torch.tensor(
             [position for c in chunks for position in range(c.start, c.end)], device=device
         )  # [num_tokens]
-        members = batch_of(chunks)
-        self.batch = ChunkBatch(chunks, members, self.rows, device) if members else None
-        self.alone = [i for i in range(len(chunks)) if i not in members]
+        self.batches = (
+            [ChunkBatch(chunks, members, rows, device) for members in batches_of(chunks)]
+            if len(chunks) > 1
+            else []
+        )
         slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
         first = chunks[0]
         self.places = (
@@ -53,13 +53,14 @@ class Pass:
             if len(chunks) > 1
             else (first.slot, slice(first.start, first.end))
         )
-        self._masks: dict[tuple[int, int, int | None], Tensor | None] = {}
+        self._masks: dict[tuple[int, int | None], Tensor | None] = {}
 
-    def mask(self, index: int, query: Tensor, groups: int, window: int | None) -> Tensor | None:
-        """Additive mask of chunk `index`, [groups * num_queries, end]; None if all is visible."""
-        key = (index, groups, window)
+    def mask(self, query: Tensor, groups: int, window: int | None) -> Tensor | None:
+        """Additive mask of the only chunk, [groups * num_queries, end]; None if all is visible."""
+        key = (groups, window)
         if key not in self._masks:
-            self._masks[key] = _causal_mask(self.chunks[index], query, groups, window)
+            [chunk] = self.chunks
+            self._masks[key] = _causal_mask(chunk, query, groups, window)
         return self._masks[key]
 
 
@@ -102,19 +103,15 @@ def slot_attention(
     keys, values = forward_pass.cache.write(layer, key[0], value[0], forward_pass.places)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if len(forward_pass.chunks) == 1:
-        output = _attend_alone(forward_pass, 0, query[0], keys, values, scale, sliding_window)
+        output = _attend_alone(forward_pass, query[0], keys, values, scale, sliding_window)
         return output.transpose(0, 1).unsqueeze(0), None
-    output = torch.empty_like(query[0])
-    if forward_pass.batch is not None:
-        output[:, forward_pass.batch.tokens] = forward_pass.batch.attend(
-            query[0], keys, values, scale, sliding_window
-        )
-    for index in forward_pass.alone:
-        rows = forward_pass.rows[index]
-        output[:, rows] = _attend_alone(
-            forward_pass, index, query[0, :, rows], keys, values, scale, sliding_window
-        )
-    return output.transpose(0, 1).unsqueeze(0), None
+    rows_of_heads = query[0].transpose(0, 1)  # [num_tokens, num_heads, head_dim]
+    groups = query.shape[1] // keys.shape[1]
+    output = torch.empty_like(rows_of_heads, memory_format=torch.contiguous_format)
+    for batch in forward_pass.batches:
+        rows = batch.rows(query, groups, sliding_window)
+        output[rows.tokens] = attend_rows(rows_of_heads, keys, values, rows, scale)
+    return output.unsqueeze(0), None
 
 
 AttentionInterface.register(IMPLEMENTATION, slot_attention)
@@ -122,24 +119,23 @@ AttentionInterface.register(IMPLEMENTATION, slot_attention)
 
 def _attend_alone(
     forward_pass: Pass,
-    index: int,
     query: Tensor,  # [num_heads, num_queries, head_dim]
     keys: Tensor,  # [num_slots, num_kv_heads, max_length, head_dim]
     values: Tensor,
     scale: float,
     window: int | None,
 ) -> Tensor:
-    """Attention of one chunk, [num_heads, num_queries, head_dim].
+    """Attention of a pass's only chunk, [num_heads, num_queries, head_dim].
 
     The query heads that share a key-value head are folded into rows, which spares
     copying keys and values once for each of them (`benchmarks/attention.py`).
     """
-    chunk = forward_pass.chunks[index]
+    [chunk] = forward_pass.chunks
     num_heads, num_queries, head_dim = query.shape
     num_kv_heads = keys.shape[1]
     rows = query.reshape(1, num_kv_heads, -1, head_dim)  # [1, num_kv_heads, groups * n, d]
     key, value = (stored[chunk.slot, :, : chunk.end][None] for stored in (keys, values))
-    mask = forward_pass.mask(index, query, num_heads // num_kv_heads, window)
+    mask = forward_pass.mask(query, num_heads // num_kv_heads, window)
     output = scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scale)
     return output.reshape(num_heads, num_queries, head_dim)
 

@@ -1,13 +1,13 @@
-"""Attention of several short chunks in one operation.
+"""Attention of several chunks in one operation.
 
 A step of many sessions is many chunks of a few tokens. Attending to each slot by itself
 costs calls, session by session and layer by layer; as one batch over the slots' storage
 it costs arithmetic on places that do not count. Where those are few, the batch wins.
 """
+# Without postponed annotations: TorchScript reads those of `Rows`.
 
-from __future__ import annotations
-
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,8 +21,47 @@ _LONGEST_CHUNK = 16
 _MOST_PADDING = 3.0
 
 
+class Rows(NamedTuple):
+    """Where a batch's tokens are, in the pass and in the slots' storage."""
+
+    sources: Tensor  # [num_rows * width], tokens of the pass, any where there is none
+    places: Tensor  # [num_tokens], those of `sources` that count
+    tokens: Tensor  # [num_tokens], which tokens of the pass they are
+    first_slot: int
+    num_rows: int
+    width: int
+    length: int
+    mask: Tensor  # additive, [num_rows, 1, groups * width, length]
+
+
+def attend_rows(query: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float) -> Tensor:
+    """Attention of a batch; for TorchScript, too.
+
+    Args:
+        query: of the whole pass, [num_tokens, num_heads, head_dim]
+        keys, values: [num_slots, num_kv_heads, max_length, head_dim]
+
+    Returns:
+        the outputs of `rows.tokens`, [num_tokens, num_heads, head_dim]
+    """
+    num_heads, head_dim, num_kv_heads = query.shape[1], query.shape[2], keys.shape[1]
+    groups = num_heads // num_kv_heads
+    end = rows.first_slot + rows.num_rows
+    # The query heads that share a key-value head are rows of it; see attention.py.
+    folded = query[rows.sources].view(rows.num_rows, rows.width, num_kv_heads, groups, head_dim)
+    output = scaled_dot_product_attention(
+        folded.permute(0, 2, 3, 1, 4).reshape(rows.num_rows, num_kv_heads, -1, head_dim),
+        keys[rows.first_slot : end, :, : rows.length],
+        values[rows.first_slot : end, :, : rows.length],
+        attn_mask=rows.mask,
+        scale=scale,
+    )
+    output = output.view(rows.num_rows, num_kv_heads, groups, rows.width, head_dim)
+    return output.permute(0, 3, 1, 2, 4).reshape(-1, num_heads, head_dim)[rows.places]
+
+
 class ChunkBatch:
-    """Chunks that attend together: a row of the batch for each slot from `first` to `last`.
+    """Chunks that attend together: a row of the batch for each slot from the first to the last.
 
     Args:
         chunks: all chunks of the pass.
@@ -41,61 +80,58 @@ class ChunkBatch:
         self._slots = _slot_range(self._chunks)
         self._width = max(len(chunk.token_ids) for chunk in self._chunks)
         self._length = max(chunk.end for chunk in self._chunks)
-        self._masks: dict[tuple[int, int | None], Tensor] = {}
-        rows = torch.zeros(len(self._slots), self._width, dtype=torch.long)
-        tokens: list[int] = []  # of the pass
-        places: list[int] = []  # of those in the batch's rows
+        self._rows: dict[tuple[int, int | None], Rows] = {}
+        sources = torch.zeros(len(self._slots), self._width, dtype=torch.long)
+        tokens: list[int] = []
+        places: list[int] = []
         for index, chunk in zip(members, self._chunks, strict=True):
             row, num_tokens = chunk.slot - self._slots.start, len(chunk.token_ids)
             own = range(tokens_of[index].start, tokens_of[index].stop)
-            rows[row, :num_tokens] = torch.tensor(own)
+            sources[row, :num_tokens] = torch.tensor(own)
             tokens.extend(own)
             places.extend(range(row * self._width, row * self._width + num_tokens))
-        self._rows = rows.flatten().to(device)  # [num_rows * width], tokens of the pass
+        self._sources = sources.flatten().to(device)
         self._places = torch.tensor(places, device=device)
-        self.tokens = torch.tensor(tokens, device=device)
+        self._tokens = torch.tensor(tokens, device=device)
 
-    def attend(
-        self, query: Tensor, keys: Tensor, values: Tensor, scale: float, window: int | None
-    ) -> Tensor:
-        """The outputs of `tokens`, [num_heads, num_tokens, head_dim].
-
-        Args:
-            query: of the whole pass, [num_heads, num_tokens, head_dim]
-            keys, values: [num_slots, num_kv_heads, max_length, head_dim]
-        """
-        num_heads, _, head_dim = query.shape
-        num_kv_heads = keys.shape[1]
-        groups, num_rows = num_heads // num_kv_heads, len(self._slots)
-        shape = (num_kv_heads, groups, num_rows, self._width, head_dim)
-        rows = query[:, self._rows].view(shape).permute(2, 0, 1, 3, 4)
-        stored = slice(self._slots.start, self._slots.stop)
-        output = scaled_dot_product_attention(
-            rows.reshape(num_rows, num_kv_heads, groups * self._width, head_dim),
-            keys[stored, :, : self._length],
-            values[stored, :, : self._length],
-            attn_mask=self._mask(query, groups, window),
-            scale=scale,
-        )
-        output = output.view(num_rows, num_kv_heads, groups, self._width, head_dim)
-        output = output.permute(1, 2, 0, 3, 4).reshape(num_heads, -1, head_dim)
-        return output[:, self._places]
+    def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
+        """For layers with so many query heads to a key-value head, and such a sliding window."""
+        key = (groups, window)
+        if key not in self._rows:
+            self._rows[key] = Rows(
+                self._sources,
+                self._places,
+                self._tokens,
+                self._slots.start,
+                len(self._slots),
+                self._width,
+                self._length,
+                self._mask(like, groups, window),
+            )
+        return self._rows[key]
 
     def _mask(self, like: Tensor, groups: int, window: int | None) -> Tensor:
         """Additive, [num_rows, 1, groups * width, length]; rows of no chunk see everything."""
-        key = (groups, window)
-        if key not in self._masks:
-            hidden = torch.zeros(len(self._slots), self._width, self._length, dtype=torch.bool)
-            places = torch.arange(self._length)
-            for chunk in self._chunks:
-                queries = torch.arange(chunk.start, chunk.end)[:, None]
-                own = hidden[chunk.slot - self._slots.start, : len(chunk.token_ids)]
-                own |= places > queries
-                if window is not None:
-                    own |= places <= queries - window
-            mask = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, float("-inf"))
-            self._masks[key] = mask.repeat(1, groups, 1)[:, None].to(like.device)
-        return self._masks[key]
+        hidden = torch.zeros(len(self._slots), self._width, self._length, dtype=torch.bool)
+        places = torch.arange(self._length)
+        for chunk in self._chunks:
+            queries = torch.arange(chunk.start, chunk.end)[:, None]
+            own = hidden[chunk.slot - self._slots.start, : len(chunk.token_ids)]
+            own |= places > queries
+            if window is not None:
+                own |= places <= queries - window
+        mask = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, float("-inf"))
+        return mask.repeat(1, groups, 1)[:, None].to(like.device)
+
+
+def batches_of(chunks: Sequence[Chunk]) -> Iterator[list[int]]:
+    """Indices of the chunks that attend together, of each chunk in one batch."""
+    members = batch_of(chunks)
+    if members:
+        yield members
+    for index in range(len(chunks)):
+        if index not in members:
+            yield [index]
 
 
 def batch_of(chunks: Sequence[Chunk]) -> list[int]:

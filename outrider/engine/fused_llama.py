@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, rms_norm, scaled_dot_product_attention, silu
 
-from outrider.engine.attention import Pass, attending, slot_attention
-from outrider.engine.packed_linear import linear_weight
+from outrider.engine.attention import Pass
+from outrider.engine.chunk_batch import Rows
+from outrider.engine.fused_layer import FusedLayer, RmsNorm
+from outrider.engine.kv_cache import SlotCache
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class FusedLlama(nn.Module):
         first, second = sin[0, :, None].chunk(2, dim=-1)
         self.cos = cos[0, :, None].contiguous()  # [max_length, 1, head_dim]
         self.sin = torch.cat((-first, second), dim=-1)
-        self._compiled: Any = None
+        self._run: Any = Layers(self.layers)
 
     def compile_layers(self) -> None:
         """Translates the layers to TorchScript, which spares Python's share of a pass.
@@ -55,11 +55,10 @@ class FusedLlama(nn.Module):
         Call it once the layers have the form that they keep. Where this torch cannot, they
         stay as they are.
         """
-        layers = Layers(self.layers)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that TorchScript is deprecated
-                self._compiled = torch.jit.script(layers)
+                self._run = torch.jit.script(Layers(self.layers))
         except Exception as error:
             log.info("layers are not compiled: %s", str(error).strip().split("\n")[0])
 
@@ -67,41 +66,38 @@ class FusedLlama(nn.Module):
         """Logits [len(rows), num_ids] at `rows` of the pass's tokens [num_tokens]."""
         states = self.embedding(token_ids)  # [num_tokens, hidden_size]
         cos, sin = self.cos[forward_pass.positions], self.sin[forward_pass.positions]
-        # What a layer's storage looks like is known once it has written.
-        has_storage = forward_pass.cache.num_layers == len(self.layers)
-        if self._compiled is not None and has_storage and len(forward_pass.chunks) == 1:
-            states = self._run_alone(states, cos, sin, forward_pass)
-        else:
-            with attending(forward_pass):
-                for layer in self.layers:
-                    states = self._run_layer(layer, states, cos, sin)
+        # Passes differ in length, and what is optimised for one does not fit the next.
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            states = self._run_layers(states, cos, sin, forward_pass)
         if len(rows) < len(states):
             states = states[rows]
         logits: Tensor = self.head(self.norm(states))
         return logits
 
-    def _run_alone(self, states: Tensor, cos: Tensor, sin: Tensor, forward_pass: Pass) -> Tensor:
-        """The layers, for the only chunk of a pass."""
-        [chunk] = forward_pass.chunks
-        mask = forward_pass.mask(0, states, self.num_groups, None)
-        keys, values = forward_pass.cache.of_slot(chunk.slot, len(self.layers))
-        # Passes differ in length, and what is optimised for one does not fit the next.
-        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            output: Tensor = self._compiled(states, cos, sin, keys, values, chunk.start, mask)
+    def _run_layers(self, states: Tensor, cos: Tensor, sin: Tensor, forward_pass: Pass) -> Tensor:
+        keys, values = self._storage(forward_pass.cache, states)
+        chunks = forward_pass.chunks
+        if len(chunks) == 1:
+            mask = forward_pass.mask(states, self.num_groups, None)
+            slot = chunks[0].slot
+            keys, values = [key[slot] for key in keys], [value[slot] for value in values]
+            output: Tensor = self._run(states, cos, sin, keys, values, chunks[0].start, mask)
+        else:
+            batches = [batch.rows(states, self.num_groups, None) for batch in forward_pass.batches]
+            places = forward_pass.places
+            output = self._run.several(states, cos, sin, keys, values, *places, batches)
         return output
 
-    @staticmethod
-    def _run_layer(layer: Any, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """A layer, for several chunks that attend to their own slots."""
-        heads = layer.heads_of(states, cos, sin)
-        query, key, value = heads.transpose(0, 1)[None].split(layer.num_each, dim=1)
-        output, _weights = slot_attention(layer, query, key, value, scaling=layer.scaling)
-        after: Tensor = layer.finish(states, output.reshape(len(states), -1))
-        return after
+    def _storage(self, cache: SlotCache, states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values by layer, each [num_slots, num_kv_heads, max_length, head_dim]."""
+        layers: Any = self.layers
+        like = states.new_empty(layers[0].num_kv_heads, 0, layers[0].head_dim)
+        pairs = [cache.storage(index, like) for index in range(len(layers))]
+        return [keys for keys, _ in pairs], [values for _, values in pairs]
 
 
 class Layers(nn.Module):
-    """All layers over one slot, for TorchScript."""
+    """All layers, for TorchScript."""
 
     def __init__(self, layers: nn.ModuleList) -> None:
         super().__init__()
@@ -109,7 +105,7 @@ class Layers(nn.Module):
 
     def forward(
         self,
-        states: Tensor,  # [num_tokens, hidden_size]
+        states: Tensor,  # [num_tokens, hidden_size], of one chunk
         cos: Tensor,  # [num_tokens, 1, head_dim]
         sin: Tensor,
         keys: list[Tensor],  # of each layer, [num_kv_heads, max_length, head_dim]
@@ -121,96 +117,22 @@ class Layers(nn.Module):
             states = layer(states, cos, sin, keys[index], values[index], start, mask)
         return states
 
-
-class FusedLayer(nn.Module):
-    """A LlamaDecoderLayer over the slot cache."""
-
-    def __init__(self, layer: Any) -> None:
-        super().__init__()
-        attention, mlp = layer.self_attn, layer.mlp
-        self.layer_idx: int = attention.layer_idx
-        self.head_dim: int = attention.head_dim
-        self.scaling: float = attention.scaling
-        self.num_kv_heads: int = attention.k_proj.out_features // self.head_dim
-        self.num_heads: int = attention.q_proj.out_features // self.head_dim
-        self.num_each = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
-        self.qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
-        self.o = attention.o_proj
-        self.gate_up = _joined([mlp.gate_proj, mlp.up_proj])
-        self.down = mlp.down_proj
-        self.attention_norm = RmsNorm(layer.input_layernorm)
-        self.mlp_norm = RmsNorm(layer.post_attention_layernorm)
-
-    def forward(
+    @torch.jit.export
+    def several(
         self,
-        states: Tensor,  # [num_tokens, hidden_size]
+        states: Tensor,  # [num_tokens, hidden_size], of several chunks
         cos: Tensor,  # [num_tokens, 1, head_dim]
         sin: Tensor,
-        keys: Tensor,  # of the slot, [num_kv_heads, max_length, head_dim]
-        values: Tensor,
-        start: int,
-        mask: Tensor | None,  # additive, [groups * num_tokens, end]
+        keys: list[Tensor],  # of each layer, [num_slots, num_kv_heads, max_length, head_dim]
+        values: list[Tensor],
+        slots: Tensor,  # [num_tokens]
+        positions: Tensor,  # [num_tokens]
+        batches: list[Rows],
     ) -> Tensor:
-        """[num_tokens, hidden_size] of one chunk to the same."""
-        num_tokens = states.shape[0]
-        end = start + num_tokens
-        heads = self.heads_of(states, cos, sin)
-        query, key, value = heads.transpose(0, 1).split(self.num_each, dim=0)
-        keys[:, start:end] = key
-        values[:, start:end] = value
-        # The query heads that share a key-value head are rows of it; see attention.py.
-        output = scaled_dot_product_attention(
-            query.reshape(1, self.num_kv_heads, -1, self.head_dim),
-            keys[None, :, :end],
-            values[None, :, :end],
-            attn_mask=mask,
-            scale=self.scaling,
-        )
-        output = output.view(self.num_heads, num_tokens, self.head_dim)
-        return self.finish(states, output.transpose(0, 1).reshape(num_tokens, -1))
-
-    @torch.jit.export
-    def heads_of(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Queries, keys and values, the first two turned: [num_tokens, num_heads, head_dim].
-
-        Rotary position embedding (arXiv 2104.09864); the sign that one half of the rotated
-        heads would have is in `sin`.
-        """
-        heads: Tensor = self.qkv(self.attention_norm(states))
-        heads = heads.view(states.shape[0], -1, self.head_dim)
-        turned = heads[:, : self.num_heads + self.num_kv_heads]
-        rotated = turned.roll(self.head_dim // 2, dims=-1)
-        turned.copy_(torch.addcmul(turned * cos, rotated, sin))
-        return heads
-
-    @torch.jit.export
-    def finish(self, states: Tensor, attention: Tensor) -> Tensor:
-        """What follows attention [num_tokens, num_heads * head_dim]."""
-        states = states + self.o(attention)
-        gate, up = self.gate_up(self.mlp_norm(states)).chunk(2, dim=-1)
-        output: Tensor = states + self.down(silu(gate).mul_(up))
-        return output
-
-
-class RmsNorm(nn.Module):
-    """RMS norm (arXiv 1910.07467) in one kernel.
-
-    Torch has such a kernel for GPUs only. Elsewhere it is the layer norm of a vector and
-    its negative, whose mean is 0 and whose variance is the mean square.
-    """
-
-    def __init__(self, norm: Any) -> None:
-        super().__init__()
-        self.weight: Tensor = norm.weight.detach()
-        self.weights = torch.cat((self.weight, self.weight))
-        self.size: int = len(self.weight)
-        self.eps: float = norm.variance_epsilon
-
-    def forward(self, states: Tensor) -> Tensor:  # [num_tokens, hidden_size]
-        if states.is_cuda:
-            return rms_norm(states, [self.size], self.weight, self.eps)
-        both = torch.cat((states, -states), dim=-1)
-        return layer_norm(both, [2 * self.size], self.weights, None, self.eps)[:, : self.size]
+        for index, layer in enumerate(self.layers):
+            storage = (keys[index], values[index], slots, positions)
+            states = layer.several(states, cos, sin, *storage, batches)  # type: ignore[operator]
+        return states
 
 
 def can_fuse(config: Any) -> bool:
@@ -221,14 +143,3 @@ def can_fuse(config: Any) -> bool:
     if config.hidden_act != "silu" or rotation in _CHANGING_ROTATIONS:
         return False
     return not getattr(config, "mlp_bias", False)
-
-
-def _joined(linears: Sequence[nn.Linear]) -> nn.Linear:
-    """One layer whose output is theirs end to end."""
-    weights, biases = zip(*map(linear_weight, linears), strict=True)
-    weight = torch.cat(weights)
-    joined = nn.Linear(weight.shape[1], weight.shape[0], biases[0] is not None, device="meta")
-    joined.weight = nn.Parameter(weight, requires_grad=False)
-    if biases[0] is not None:
-        joined.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
-    return joined

@@ -44,7 +44,7 @@ class SlotCache:
         """An empty cache with the same layers. Its memory is taken now, not at first use."""
         cache = SlotCache(num_slots, max_length)
         for layer, (keys, values) in self._layers.items():
-            cache._layers[layer] = (cache._storage(keys[0]), cache._storage(values[0]))
+            cache._layers[layer] = (cache._zeros(keys[0]), cache._zeros(values[0]))
         return cache
 
     def write(
@@ -58,9 +58,7 @@ class SlotCache:
         Returns:
             keys and values, each [num_slots, num_kv_heads, max_length, head_dim].
         """
-        if layer not in self._layers:
-            self._layers[layer] = (self._storage(key), self._storage(value))
-        keys, values = self._layers[layer]
+        keys, values = self.storage(layer, key)
         slots, positions = places
         if isinstance(slots, int):
             keys[slots, :, positions] = key
@@ -70,13 +68,15 @@ class SlotCache:
             values[slots, :, positions] = value.transpose(0, 1)
         return keys, values
 
-    def of_slot(self, slot: int, num_layers: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values of a slot by layer, each [num_kv_heads, max_length, head_dim].
+    def storage(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values, each [num_slots, num_kv_heads, max_length, head_dim].
 
-        The layers must have written before.
+        Args:
+            like: [num_kv_heads, any, head_dim], as the layer writes them.
         """
-        layers = [self._layers[layer] for layer in range(num_layers)]
-        return [keys[slot] for keys, _ in layers], [values[slot] for _, values in layers]
+        if layer not in self._layers:
+            self._layers[layer] = (self._zeros(like), self._zeros(like))
+        return self._layers[layer]
 
     def copy(self, source: int, slot: int, begin: int, end: int) -> None:
         """Copies what slot `source` holds of the tokens [begin, end) to `slot`."""
@@ -84,7 +84,7 @@ class SlotCache:
             keys[slot, :, begin:end] = keys[source, :, begin:end]
             values[slot, :, begin:end] = values[source, :, begin:end]
 
-    def _storage(self, like: Tensor) -> Tensor:
+    def _zeros(self, like: Tensor) -> Tensor:
         num_kv_heads, _, head_dim = like.shape
         # Zeros, not just any values: what is masked is multiplied all the same.
         return like.new_zeros(self.num_slots, num_kv_heads, self.max_length, head_dim)

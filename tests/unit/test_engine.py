@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from outrider.engine.chunk import Chunk
 from outrider.engine.chunk_batch import batch_of
+from outrider.engine.fused_llama import Layers
 from outrider.engine.model import Engine, EngineOptions, choose_dtype
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
 from tests.tiny_models import SUPPORTED_FAMILIES
@@ -130,10 +131,15 @@ def test_compiled_layers_compute_what_they_do_in_python(
 ) -> None:
     folder = tiny_models(family)
     compiled, plain = engine_of(folder, dtype), engine_of(folder, dtype)
-    assert compiled.network._compiled is not None
-    plain.network._compiled = None
-    for chunk in (Chunk(1, 0, IDS[:9], 9), Chunk(1, 9, IDS[9:10], 1), Chunk(1, 5, IDS[:7], 7)):
-        [logits], [expected] = compiled.forward([chunk]), plain.forward([chunk])
+    assert isinstance(compiled.network._run, torch.jit.ScriptModule)
+    plain.network._run = Layers(plain.network.layers)
+    for chunks in (
+        [Chunk(1, 0, IDS[:9], 9)],
+        [Chunk(1, 9, IDS[9:10], 1)],
+        [Chunk(1, 5, IDS[:7], 7)],
+        [Chunk(1, 12, IDS[:2], 2), Chunk(0, 0, IDS[:30], 1), Chunk(2, 0, IDS[:3], 3)],
+    ):
+        logits, expected = compiled.forward(chunks), plain.forward(chunks)
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
@@ -145,6 +151,6 @@ def test_layers_that_cannot_be_compiled_run_in_python(
 
     monkeypatch.setattr("torch.jit.script", fail)
     engine = engine_of(tiny_models("llama"))
-    assert engine.network._compiled is None
+    assert isinstance(engine.network._run, Layers)
     [logits] = engine.forward([Chunk(0, 0, IDS, len(IDS))])
     torch.testing.assert_close(logits, reference(tiny_models("llama"), IDS), rtol=1e-4, atol=1e-4)
