@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from draft_service.drafters import Drafter
+from draft_service.drafters.breadth import measure_step_time
 from draft_service.drafters.model import ModelDrafter
 from draft_service.drafters.ngram import NgramDrafter
 from draft_service.drafters.replay import REPLAY, ReplayDrafter, Script
@@ -48,7 +49,7 @@ NGRAM_SESSIONS = 256  # they cost next to nothing
     type=click.IntRange(min=0),
     default=DEFAULT_NUM_BRANCHES,
     show_default=True,
-    help="Outcomes of a verification that a session can prepare for.",
+    help="Outcomes of a verification that a session can prepare for, at most.",
 )
 @click.option(
     "--min-confidence",
@@ -120,9 +121,10 @@ def load_drafter(
     num_sessions = engine.cache.num_slots // slots
     info = dataclasses.replace(served.info, model_id=model_id, num_slots=num_sessions)
     served = dataclasses.replace(served, info=info)
+    step_time = measure_step_time(engine, num_branches)
     if script:
-        return served, ReplayDrafter(engine, num_branches, script)
-    return served, ModelDrafter(engine, num_branches, min_confidence)
+        return served, ReplayDrafter(engine, num_branches, script, step_time)
+    return served, ModelDrafter(engine, num_branches, min_confidence, step_time)
 
 
 def _load_ngram(options: EngineOptions) -> tuple[ServedModel, Drafter]:

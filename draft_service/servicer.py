@@ -15,7 +15,7 @@ import grpc
 from draft_service.drafters import Drafter
 from outrider import telemetry
 from outrider.codec import prepared_to_wire, proposal_to_wire, sampling_from_wire
-from outrider.messages import GREEDY, ModelInfo, Prepared
+from outrider.messages import GREEDY, ModelInfo, Preparation, Prepared
 from outrider.model_service import ModelServicer, ServedModel
 from outrider.v1 import draft_pb2, draft_pb2_grpc
 
@@ -80,8 +80,11 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
                 )
                 session.prepare(
                     len(request.draft_token_ids) + len(proposal.draft_token_ids),
-                    request.num_branches,
-                    request.num_prepared_tokens,
+                    Preparation(
+                        request.num_branches,
+                        request.num_prepared_tokens,
+                        request.num_branches_is_limit,
+                    ),
                     partial(responses.write_prepared, arrived_ns),
                 )
         finally:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from orchestrator.activity import Activity
 from orchestrator.generation import (
     DEFAULT_MAX_NEW_TOKENS,
-    DEFAULT_NUM_BRANCHES,
     Generation,
     Message,
     Piece,
@@ -43,9 +42,7 @@ def request_from_wire(message: generation_pb2.GenerateRequest) -> Request:
         stop=tuple(message.stop),
         num_speculative_tokens=num_speculative_tokens,
         ignore_eos=message.ignore_eos,
-        num_branches=(
-            message.num_branches if message.HasField("num_branches") else DEFAULT_NUM_BRANCHES
-        ),
+        num_branches=message.num_branches if message.HasField("num_branches") else None,
         prompt_lookup=message.prompt_lookup if message.HasField("prompt_lookup") else None,
     )
 

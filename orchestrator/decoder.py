@@ -49,7 +49,7 @@ async def decode(
     drafter: Drafter | None,
     lengths: LengthPolicy,
     path: CriticalPath,
-    num_branches: int = 0,
+    num_branches: int | None = 0,
     looks_up: bool = False,
     distance: Distance | None = None,
 ) -> AsyncGenerator[Step, None]:
@@ -57,8 +57,9 @@ async def decode(
 
     Without a drafter, and where `lengths` says 0, a step commits one token: the target
     alone, through the same code. With `num_branches`, the drafter works while the
-    verifier does, on so many outcomes of the verification. With `looks_up`, what followed
-    the last tokens when they stood in the text before is a draft, too, which costs nothing.
+    verifier does, on so many outcomes of the verification (None: as many as pay). With
+    `looks_up`, what followed the last tokens when they stood in the text before is a draft,
+    too, which costs nothing.
     With a `distance`, which learns how far the target is, verifications of what is prepared
     are sent ahead if it is far.
 

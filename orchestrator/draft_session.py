@@ -127,6 +127,7 @@ class DraftSession:
             token_ids=[self._representable(token_id) for token_id in token_ids],
             num_branches=preparation.num_branches,
             num_prepared_tokens=preparation.num_tokens,
+            num_branches_is_limit=preparation.is_limit,
         )
 
     def _representable(self, token_id: int) -> int:

@@ -21,7 +21,6 @@ from outrider.errors import ContextTooLong, InvalidRequest
 from outrider.messages import GREEDY, ModelInfo, SamplingParams
 
 DEFAULT_MAX_NEW_TOKENS = 64
-DEFAULT_NUM_BRANCHES = 4
 MAX_NUM_SPECULATIVE_TOKENS = 64
 MAX_NUM_BRANCHES = 64
 MAX_NUM_STOP_STRINGS = 16
@@ -51,7 +50,8 @@ class Request:
     num_speculative_tokens: int | None = None
     """None leaves the number to the policy."""
     ignore_eos: bool = False
-    num_branches: int = DEFAULT_NUM_BRANCHES
+    num_branches: int | None = None
+    """None: as many as pay, up to DEFAULT_NUM_BRANCHES."""
     prompt_lookup: bool | None = None
     """Whether to look drafts up in the text. None: if the policy chooses their length."""
 
@@ -83,7 +83,7 @@ class Request:
             raise InvalidRequest(
                 f"num_speculative_tokens must be at most {MAX_NUM_SPECULATIVE_TOKENS}"
             )
-        if self.num_branches > MAX_NUM_BRANCHES:
+        if (self.num_branches or 0) > MAX_NUM_BRANCHES:
             raise InvalidRequest(f"num_branches must be at most {MAX_NUM_BRANCHES}")
 
 

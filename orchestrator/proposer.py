@@ -17,6 +17,8 @@ from outrider.prompt_lookup import longest_match
 # What followed a single token is right too seldom: one in ten, in chat.
 SHORTEST_MATCH = 2
 
+DEFAULT_NUM_BRANCHES = 4
+
 log = logging.getLogger(__name__)
 
 
@@ -27,7 +29,7 @@ class Proposer:
         self,
         drafter: Drafter | None,
         lengths: LengthPolicy,
-        num_branches: int,
+        num_branches: int | None,
         looks_up: bool,
         path: CriticalPath,
         distance: Distance | None = None,
@@ -192,9 +194,10 @@ class Proposer:
             self._lose(error)
 
     def _preparation(self, length: int) -> Preparation:
-        preparation = Preparation(self._num_branches if length else 0, length)
-        self._is_preparing = preparation.num_branches > 0
-        return preparation
+        is_limit = self._num_branches is None
+        num_branches = DEFAULT_NUM_BRANCHES if self._num_branches is None else self._num_branches
+        self._is_preparing = length > 0 and num_branches > 0
+        return Preparation(num_branches if length else 0, length, is_limit)
 
     async def _finish_prefill(self) -> None:
         if self._prefill is None:

@@ -16,9 +16,10 @@ from orchestrator.codec import (
     request_from_wire,
     result_to_wire,
 )
-from orchestrator.generation import DEFAULT_NUM_BRANCHES, Generation, Piece
+from orchestrator.generation import Generation, Piece
 from orchestrator.latency import CriticalPath
 from orchestrator.pair import Pair
+from orchestrator.proposer import DEFAULT_NUM_BRANCHES
 from orchestrator.timeline import Timeline
 from outrider import __version__
 from outrider.codec import model_info_to_wire

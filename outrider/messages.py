@@ -51,10 +51,14 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Preparation:
-    """How many outcomes of a verification to prepare for, and how many tokens after each."""
+    """How many outcomes of a verification to prepare for, and how many tokens after each.
+
+    With `is_limit` the draft chooses how many, at most `num_branches`.
+    """
 
     num_branches: int = 0
     num_tokens: int = 0
+    is_limit: bool = False
 
 
 @dataclass(frozen=True, slots=True)

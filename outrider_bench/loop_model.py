@@ -138,7 +138,7 @@ def prepared_length(
     ranks = [[Choice(rank, prob) for rank, prob in enumerate(p.probs)] for p in ahead[:length]]
     corrections = likeliest_corrections([0] * length, ranks, num_branches - 1)
     outcome = [0] * accepted + [ahead[accepted].rank]
-    return num_passes if outcome in corrections else 0
+    return num_passes if any(outcome == c.token_ids for c in corrections) else 0
 
 
 def best_speedup(

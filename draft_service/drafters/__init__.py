@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from outrider.engine.activity import ModelActivity
-from outrider.messages import Prepared, Proposal, SamplingParams
+from outrider.messages import Preparation, Prepared, Proposal, SamplingParams
 
 OnPrepared = Callable[[list[Prepared]], None]
 """Called on the event loop with continuations that have grown."""
@@ -35,15 +35,13 @@ class DrafterSession(Protocol):
         ...
 
     def prepare(
-        self, num_draft_tokens: int, num_branches: int, num_tokens: int, on_prepared: OnPrepared
+        self, num_draft_tokens: int, preparation: Preparation, on_prepared: OnPrepared
     ) -> None:
         """Drafts on past the proposal, in the background, until the next `propose`.
 
         Args:
             num_draft_tokens: how many tokens at the sequence's end, the proposal included,
                 are under verification now.
-            num_branches: how many outcomes of the verification to prepare for.
-            num_tokens: how many tokens to draft after each.
         """
         ...
 

@@ -10,25 +10,32 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Sequence
 
 from torch import Tensor
 
 from draft_service.drafters import OnPrepared
+from draft_service.drafters.breadth import Breadth, StepTime
 from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
-from draft_service.drafters.outcomes import likeliest_corrections
+from draft_service.drafters.outcomes import acceptance_chance, likeliest_corrections
 from outrider.engine.activity import ModelActivity, activity_of
 from outrider.engine.model import Engine
 from outrider.engine.scheduler import Scheduler
 from outrider.engine.sequence import TokenSequence
-from outrider.messages import GREEDY, Prepared, Proposal, SamplingParams
+from outrider.messages import GREEDY, Preparation, Prepared, Proposal, SamplingParams
 
 
 class ModelDrafterSession:
     """A sequence in one of a session's slots; the others are for preparations."""
 
     def __init__(
-        self, engine: Engine, scheduler: Scheduler, max_branches: int, min_confidence: float = 0.0
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        max_branches: int,
+        min_confidence: float = 0.0,
+        step_time: StepTime = StepTime(),  # noqa: B008
     ) -> None:
         self._min_confidence = min_confidence
         self._scheduler = scheduler
@@ -41,6 +48,8 @@ class ModelDrafterSession:
         self._main = self._contents[0]
         self._last_draft_token: list[int] = []  # which the sequence does not have yet
         self._preparations: list[Drafting] = []
+        self._preparing_since_ns: int | None = None
+        self._breadth = Breadth(step_time)
 
     async def propose(
         self,
@@ -81,23 +90,28 @@ class ModelDrafterSession:
         return self._logit_token_ids[self._logit_token_ids < vocab_size]
 
     def prepare(
-        self, num_draft_tokens: int, num_branches: int, num_tokens: int, on_prepared: OnPrepared
+        self, num_draft_tokens: int, preparation: Preparation, on_prepared: OnPrepared
     ) -> None:
         tokens = self._sequence.token_ids + self._last_draft_token
         num_committed = len(tokens) - num_draft_tokens
         committed, draft = tokens[:num_committed], tokens[num_committed:]
-        num_tokens = min(num_tokens, self._max_length - len(tokens) - 1)
-        num_branches = min(num_branches, self._max_branches)
+        num_tokens = min(preparation.num_tokens, self._max_length - len(tokens) - 1)
+        num_branches = min(preparation.num_branches, self._max_branches)
         if num_branches < 1 or num_tokens < 1:
             return
+        self._preparing_since_ns = time.perf_counter_ns()
+        ranks = [self._main.ranks.get(num_committed + i, []) for i in range(len(draft))]
+        corrections = likeliest_corrections(draft, ranks, num_branches - 1)
+        if preparation.is_limit:
+            chances = [acceptance_chance(draft, ranks), *(chance for chance, _ in corrections)]
+            num_branches = self._breadth.choose(chances, num_tokens)
         announce = Announcer(num_committed, on_prepared)
-        if tokens[-1] not in self._sampler.eos_token_ids:
+        if num_branches and tokens[-1] not in self._sampler.eos_token_ids:
             # As if all were accepted. The first token is a guess of the bonus token.
             self._draft_on(self._main, tokens, 1 + num_tokens, announce, guesses_bonus=True)
-        ranks = [self._main.ranks.get(num_committed + i, []) for i in range(len(draft))]
         spare = (content for content in self._contents if content is not self._main)
-        corrections = likeliest_corrections(draft, ranks, num_branches - 1)
-        for content, correction in zip(spare, corrections, strict=False):
+        likely = corrections[: max(0, num_branches - 1)]
+        for content, (_, correction) in zip(spare, likely, strict=False):
             if correction[-1] not in self._sampler.eos_token_ids:
                 self._draft_on(content, [*committed, *correction], num_tokens, announce)
 
@@ -124,6 +138,13 @@ class ModelDrafterSession:
         self._scheduler.submit(job)
 
     def _drop_preparations(self) -> None:
+        jobs = self._preparations
+        if self._preparing_since_ns is not None:
+            elapsed_ns = time.perf_counter_ns() - self._preparing_since_ns
+            num_passes = max((job.num_passes for job in jobs), default=0)
+            is_done = all(job.done.done() for job in jobs)
+            self._breadth.observe(elapsed_ns, len(jobs), num_passes, is_done)
+            self._preparing_since_ns = None
         for job in self._preparations:
             self._scheduler.drop(job)
             job.settle()
@@ -168,12 +189,20 @@ class ModelDrafter:
     Args:
         num_branches: how many outcomes a session can prepare for at most. A session
             takes a slot of the engine's cache for each.
+        step_time: what a draft step takes, see `measure_step_time`.
         min_confidence: a proposal ends where the draft thinks that the target is less
             likely than this to accept all of it.
     """
 
-    def __init__(self, engine: Engine, num_branches: int, min_confidence: float = 0.0) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        num_branches: int,
+        min_confidence: float = 0.0,
+        step_time: StepTime = StepTime(),  # noqa: B008
+    ) -> None:
         self.engine = engine
+        self._step_time = step_time
         self._num_branches = num_branches
         self._min_confidence = min_confidence
         self.scheduler = Scheduler(engine, engine.cache.num_slots, engine.pace)
@@ -188,7 +217,11 @@ class ModelDrafter:
     def open_session(self) -> ModelDrafterSession:
         """Raises NoFreeSlot."""
         return ModelDrafterSession(
-            self.engine, self.scheduler, self._num_branches, self._min_confidence
+            self.engine,
+            self.scheduler,
+            self._num_branches,
+            self._min_confidence,
+            self._step_time,
         )
 
     def close(self) -> None:

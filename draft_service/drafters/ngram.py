@@ -9,7 +9,7 @@ from draft_service.drafters import OnPrepared
 from outrider.engine.activity import ModelActivity
 from outrider.engine.sequence import TokenSequence
 from outrider.errors import NoFreeSlot
-from outrider.messages import Proposal, SamplingParams, Timings
+from outrider.messages import Preparation, Proposal, SamplingParams, Timings
 from outrider.prompt_lookup import longest_match
 
 MAX_NGRAM = 4
@@ -45,7 +45,7 @@ class NgramSession:
         return Proposal(len(tokens), tuple(draft), len(tokens), timings)
 
     def prepare(
-        self, num_draft_tokens: int, num_branches: int, num_tokens: int, on_prepared: OnPrepared
+        self, num_draft_tokens: int, preparation: Preparation, on_prepared: OnPrepared
     ) -> None:
         """Nothing: looking up takes less time than sending what might be needed."""
 

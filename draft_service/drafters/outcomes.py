@@ -4,28 +4,49 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from outrider.sampling import Choice
+
+# That a draft token is accepted which is not the draft's own: it stood in the text before.
+_UNKNOWN_CHANCE = 0.6
+
+
+class Correction(NamedTuple):
+    """A way in which the target may reject a draft."""
+
+    chance: float
+    token_ids: list[int]
+    """That would be committed: some draft tokens, then another in place of the next one."""
 
 
 def likeliest_corrections(
     draft: Sequence[int], ranks: Sequence[Sequence[Choice]], count: int
-) -> list[list[int]]:
+) -> list[Correction]:
     """The likeliest ways in which the target rejects one of `draft`, likeliest first.
 
-    Each is the tokens that would be committed: some draft tokens, then another token in
-    place of the next one. Its probability is the draft's own: that the target chooses
-    each of these tokens as the draft would.
+    Their chances are the draft's own: that the target chooses each of the tokens as the
+    draft would.
 
     Args:
         ranks: entry i has the draft's choices where `draft[i]` stands; nothing if unknown.
     """
-    corrections: list[tuple[float, list[int]]] = []
+    corrections: list[Correction] = []
     accepted_prob = 1.0
     for index, (token_id, choices) in enumerate(zip(draft, ranks, strict=True)):
         probs = {choice.token_id: choice.prob for choice in choices}
         for other, prob in probs.items():
             if other != token_id and accepted_prob * prob > 0:
-                corrections.append((accepted_prob * prob, [*draft[:index], other]))
+                tokens = [*draft[:index], other]
+                corrections.append(Correction(accepted_prob * prob, tokens))
         accepted_prob *= probs.get(token_id, 0.0)
-    return [tokens for _, tokens in heapq.nlargest(count, corrections, key=lambda c: c[0])]
+    return heapq.nlargest(count, corrections, key=lambda correction: correction.chance)
+
+
+def acceptance_chance(draft: Sequence[int], ranks: Sequence[Sequence[Choice]]) -> float:
+    """That the target accepts all of `draft`, by the draft's own probabilities if it has any."""
+    chance = 1.0
+    for token_id, choices in zip(draft, ranks, strict=True):
+        probs = {choice.token_id: choice.prob for choice in choices}
+        chance *= probs.get(token_id, 0.0) if probs else _UNKNOWN_CHANCE
+    return chance

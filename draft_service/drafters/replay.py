@@ -23,6 +23,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from draft_service.drafters.breadth import StepTime
 from draft_service.drafters.drafting import Sampler
 from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
 from outrider.engine.model import Engine
@@ -152,13 +153,21 @@ class ReplaySession(ModelDrafterSession):
 class ReplayDrafter(ModelDrafter):
     """Reads its script anew for each session, so that whoever measures can rewrite it."""
 
-    def __init__(self, engine: Engine, num_branches: int, path: Path) -> None:
-        super().__init__(engine, num_branches)
+    def __init__(
+        self,
+        engine: Engine,
+        num_branches: int,
+        path: Path,
+        step_time: StepTime = StepTime(),  # noqa: B008
+    ) -> None:
+        super().__init__(engine, num_branches, step_time=step_time)
         self._path = path
 
     def open_session(self) -> ReplaySession:
         """Raises NoFreeSlot, ConfigurationError."""
         script = Script.read(self._path)
-        session = ReplaySession(self.engine, self.scheduler, self._num_branches)
+        session = ReplaySession(
+            self.engine, self.scheduler, self._num_branches, step_time=self._step_time
+        )
         session.script = script
         return session

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from draft_service.drafters.breadth import StepTime
 from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
 from outrider.engine.model import Engine, EngineOptions
 from outrider.errors import NoFreeSlot
-from outrider.messages import GREEDY, Prepared, Proposal, SamplingParams
+from outrider.messages import GREEDY, Preparation, Prepared, Proposal, SamplingParams
 
 PROMPT = list(range(20, 40))
 SAMPLED = SamplingParams(temperature=1.0, seed=3)
@@ -89,7 +90,7 @@ async def test_what_is_prepared_is_what_would_be_proposed(
     session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
     proposal = await propose(session, PROMPT, 3, params)
     draft = proposal.draft_token_ids
-    session.prepare(3, 4, 3, table.add)
+    session.prepare(3, Preparation(4, 3), table.add)
     prepared = await table.full(4, 3)
     assert len(prepared) == 4
     for assumed, one in prepared.items():
@@ -108,7 +109,7 @@ async def test_a_session_goes_on_from_any_outcome(drafter: ModelDrafter) -> None
     session, fresh = drafter.open_session(), drafter.open_session()
     tokens, table = list(PROMPT), Table()
     proposal = await propose(session, tokens, 3, GREEDY)
-    session.prepare(3, 4, 3, table.add)
+    session.prepare(3, Preparation(4, 3), table.add)
     for turn in range(5):
         prepared = await table.full(4, 3)
         assumed, one = sorted(prepared.items())[turn % 4]
@@ -119,7 +120,7 @@ async def test_a_session_goes_on_from_any_outcome(drafter: ModelDrafter) -> None
         table = Table()
         proposal = await session.propose(kept, sequence[kept:], 0, GREEDY, None)
         assert proposal.draft_token_ids == ()
-        session.prepare(3, 4, 3, table.add)
+        session.prepare(3, Preparation(4, 3), table.add)
         tokens = committed
         for again, other in (await table.full(4, 3)).items():
             alone = await propose(fresh, [*committed, *again], 3, GREEDY)
@@ -132,11 +133,11 @@ async def test_preparations_that_never_ran_leave_no_holes(drafter: ModelDrafter)
     await propose(session, PROMPT, 3, GREEDY)
     other = asyncio.create_task(propose(busy, PROMPT[::-1], 60, GREEDY))
     await asyncio.sleep(0)
-    session.prepare(3, 4, 3, Table().add)
+    session.prepare(3, Preparation(4, 3), Table().add)
     tokens, table = [*PROMPT, 9], Table()
     await session.propose(len(PROMPT), [9], 3, GREEDY, None)
     await other
-    session.prepare(3, 4, 3, table.add)
+    session.prepare(3, Preparation(4, 3), table.add)
     for assumed, one in (await table.full(4, 3)).items():
         alone = await propose(busy, [*tokens, *assumed], 3, GREEDY)
         assert one.draft_token_ids == alone.draft_token_ids, assumed
@@ -147,7 +148,7 @@ async def test_without_branches_nothing_is_prepared(tiny_models: Callable[..., P
     drafter, table = ModelDrafter(Engine(options), num_branches=0), Table()
     session = drafter.open_session()
     await propose(session, PROMPT, 3, GREEDY)
-    session.prepare(3, 4, 3, table.add)
+    session.prepare(3, Preparation(4, 3), table.add)
     await propose(session, PROMPT[::-1], 8, GREEDY)
     assert table.prepared == {}
     drafter.close()
@@ -156,7 +157,7 @@ async def test_without_branches_nothing_is_prepared(tiny_models: Callable[..., P
 async def test_an_outcome_nobody_thought_of_is_proposed_for_as_ever(drafter: ModelDrafter) -> None:
     session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
     await propose(session, PROMPT, 3, GREEDY)
-    session.prepare(3, 4, 3, table.add)
+    session.prepare(3, Preparation(4, 3), table.add)
     tokens = [*PROMPT, 7, 7]
     proposal = await session.propose(len(PROMPT), [7, 7], 4, GREEDY, None)
     assert proposal.draft_token_ids == (await propose(fresh, tokens, 4, GREEDY)).draft_token_ids
@@ -169,7 +170,7 @@ async def test_nothing_of_an_old_preparation_arrives_after_the_next_request(
     for turn in range(20):
         await propose(session, [*PROMPT, turn], 1, GREEDY)
         stale.prepared.clear()
-        session.prepare(1, 4, 8, stale.add)
+        session.prepare(1, Preparation(4, 8), stale.add)
         await asyncio.sleep(0)
     await propose(session, PROMPT, 1, GREEDY)
     stale.prepared.clear()
@@ -181,9 +182,28 @@ async def test_the_context_limit_ends_preparations(drafter: ModelDrafter) -> Non
     session, table = drafter.open_session(), Table()
     limit = 512
     await propose(session, [5] * (limit - 3), 2, GREEDY)
-    session.prepare(2, 4, 3, table.add)
+    session.prepare(2, Preparation(4, 3), table.add)
     await propose(session, [5] * limit, 0, GREEDY)
     assert table.prepared == {}
+
+
+async def test_the_draft_chooses_how_many_outcomes_are_worth_it(
+    tiny_models: Callable[..., Path],
+) -> None:
+    engine = Engine(EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=8))
+    never = StepTime(first_ns=1e15)  # no pass ends in time
+    for step_time, num_prepared in ((StepTime(), 4), (never, 0)):
+        drafter = ModelDrafter(engine, num_branches=4, step_time=step_time)
+        session, unlimited, table = drafter.open_session(), Preparation(4, 3, True), Table()
+        await propose(session, PROMPT, 3, GREEDY)
+        session.prepare(3, unlimited, Table().add)  # nothing is known of the time there is
+        await propose(session, PROMPT, 3, GREEDY)
+        session.prepare(3, unlimited, table.add)
+        assert len(session._preparations) == num_prepared
+        await table.full(num_prepared, 3)
+        session.prepare(3, Preparation(4, 3), table.add)  # the request says how many
+        assert len(await table.full(4, 3)) == 4
+        drafter.close()
 
 
 async def test_slots_of_all_branches_come_back(drafter: ModelDrafter) -> None:
@@ -193,7 +213,7 @@ async def test_slots_of_all_branches_come_back(drafter: ModelDrafter) -> None:
         drafter.open_session()
     for session in sessions:
         await propose(session, PROMPT, 2, GREEDY)
-        session.prepare(2, 4, 30, Table().add)
+        session.prepare(2, Preparation(4, 30), Table().add)
         session.close()
     fresh = await propose(await open_when_free(drafter), PROMPT, 2, GREEDY)
     assert len(fresh.draft_token_ids) == 2

@@ -21,7 +21,7 @@ from draft_service.drafters.replay import (
 )
 from outrider.engine.model import Engine, EngineOptions
 from outrider.errors import ConfigurationError, InvalidRequest
-from outrider.messages import GREEDY, Prepared
+from outrider.messages import GREEDY, Preparation, Prepared
 
 PROMPT = list(range(20, 40))
 OUTPUT = [7, 5, 9, 8, 6, 11, 10, 13, 12, 15, 14, 16]
@@ -84,7 +84,7 @@ async def test_a_perfect_draft_says_and_prepares_the_text(
     proposal = await session.propose(len(PROMPT), OUTPUT[:1], 3, GREEDY, None)
     assert list(proposal.draft_token_ids) == OUTPUT[1:4]
     grown: asyncio.Queue[list[Prepared]] = asyncio.Queue()
-    session.prepare(3, 4, 3, grown.put_nowait)
+    session.prepare(3, Preparation(4, 3), grown.put_nowait)
     last = []
     while len(last) < 3:
         [prepared] = await asyncio.wait_for(grown.get(), 30)  # no correction can be right
@@ -105,7 +105,7 @@ async def test_a_useless_draft_is_never_right_and_prepares_corrections_that_are(
     proposal = await session.propose(len(PROMPT), TEXT[len(PROMPT) : first], 2, GREEDY, None)
     assert proposal.draft_token_ids[0] != TEXT[first]
     grown: asyncio.Queue[list[Prepared]] = asyncio.Queue()
-    session.prepare(2, 4, 1, grown.put_nowait)
+    session.prepare(2, Preparation(4, 1), grown.put_nowait)
     assumed: set[tuple[int, ...]] = set()
     while (TEXT[first],) not in assumed:
         prepared = await asyncio.wait_for(grown.get(), 30)
