@@ -41,6 +41,8 @@ def _layers(context: click.Context, parameter: click.Parameter, value: str) -> t
               help="Without --layers: how many, those that change their input most.")  # fmt: skip
 @click.option("--trained-layers", type=AT_LEAST_ONE,
               help="Train the last ones only, so many.  [default: all]")  # fmt: skip
+@click.option("--refit-texts", type=click.IntRange(min=0), default=96, show_default=True,
+              help="Refit the layers on so many texts before they are trained.")  # fmt: skip
 @click.option("--int8", is_flag=True, help="Train for --dtype int8: round as it will.")
 @click.option("--draft-vocabulary", type=AT_LEAST_ONE, default=16384, show_default=True,
               help="The draft proposes the most frequent tokens only, so many.")  # fmt: skip

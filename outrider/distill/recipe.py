@@ -7,7 +7,6 @@ import functools
 import json
 import platform
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,12 +24,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from torch import Tensor
 from transformers import AutoTokenizer
 
 from outrider import __version__
 from outrider.distill.fake_int8 import fake_int8, remove_fake_int8
-from outrider.distill.student import freeze, keep_layers, most_changing_layers
+from outrider.distill.refit import record, refit
+from outrider.distill.student import first_trained, freeze, keep_layers, most_changing_layers
 from outrider.distill.teaching import Lesson, teach
 from outrider.distill.texts import Texts
 from outrider.distill.training import History, Material, Schedule, train
@@ -39,7 +38,7 @@ from outrider.embedded import resolve_model
 from outrider.engine.draft_vocabulary import trim_head, write_draft_vocabulary
 from outrider.engine.model import Engine, EngineOptions, choose_device, load_model
 from outrider.engine.scheduler import Scheduler
-from outrider.errors import ConfigurationError
+from outrider.errors import ConfigurationError, UnsupportedModel
 from outrider.loading import in_own_thread
 
 
@@ -56,6 +55,7 @@ class Recipe:
     layers: tuple[int, ...]
     num_layers: int
     trained_layers: int | None
+    refit_texts: int
     int8: bool
     draft_vocabulary: int
     steps: int
@@ -83,12 +83,23 @@ def distill(recipe: Recipe, console: Console) -> Path:
     folder = resolve_model(recipe.target)
     with _progress(console) as progress:
         texts, lesson = _write_and_teach(recipe, folder, work, progress)
-        student, kept, vocabulary = _make_student(recipe, folder, texts)
+        checkpoint = work / "checkpoint.pt"
+        student = load_model(folder, choose_device(recipe.device), torch.float32)
+        kept = _kept_layers(recipe, student, texts)
         head = student.get_output_embeddings()
+        vocabulary = texts.frequent_tokens(head.out_features, recipe.draft_vocabulary)
         logit_token_ids = trim_head(student, vocabulary)
+        material = Material(texts, lesson, logit_token_ids)
+        is_new = not checkpoint.is_file()
+        if is_new and recipe.refit_texts:
+            examples = material.training_texts(recipe.refit_texts)
+            _remove_and_refit(student, kept, recipe.trained_layers, examples, progress)
+        else:
+            keep_layers(student, kept)
+        freeze(student, recipe.trained_layers)
         if recipe.int8:
             fake_int8(student)
-        history = _train(recipe, student, texts, lesson, logit_token_ids, work, progress)
+        history = _train(recipe, student, material, checkpoint, progress)
         remove_fake_int8(student)
     student.set_output_embeddings(head)
     _export(student, folder, vocabulary, recipe.out, recipe.int8)
@@ -187,39 +198,40 @@ def _truncated(texts: Texts, max_length: int) -> Texts:
     return Texts.of(sequences, texts.prompt_lengths.tolist())
 
 
-def _make_student(recipe: Recipe, folder: str, texts: Texts) -> tuple[Any, list[int], list[int]]:
-    """The student with its layers trainable, the layers that it has, its vocabulary."""
-    student = load_model(folder, choose_device(recipe.device), torch.float32)
-    kept = list(recipe.layers)
-    if not kept:
-        probe = torch.tensor([texts.token_ids[: recipe.max_length].tolist()], device=student.device)
-        kept = most_changing_layers(student, probe, recipe.num_layers)
-    if max(kept) >= student.config.num_hidden_layers:
-        raise ConfigurationError(f"the target has {student.config.num_hidden_layers} layers")
-    keep_layers(student, kept)
-    freeze(student, recipe.trained_layers)
-    return student, kept, _frequent_tokens(texts, student, recipe.draft_vocabulary)
+def _kept_layers(recipe: Recipe, target: Any, texts: Texts) -> list[int]:
+    """The layers that the student will have."""
+    if not recipe.layers:
+        probe = torch.tensor([texts.token_ids[: recipe.max_length].tolist()], device=target.device)
+        return most_changing_layers(target, probe, recipe.num_layers)
+    if max(recipe.layers) >= target.config.num_hidden_layers:
+        raise ConfigurationError(f"the target has {target.config.num_hidden_layers} layers")
+    return list(recipe.layers)
 
 
-def _frequent_tokens(texts: Texts, model: Any, count: int) -> list[int]:
-    """The `count` most frequent tokens; where too few occur, small ids fill up."""
-    size = model.get_output_embeddings().out_features
-    frequent = [i for i, _ in Counter(texts.token_ids.tolist()).most_common(count) if i < size]
-    chosen = set(frequent)
-    for token_id in range(size):
-        if len(chosen) >= min(count, size):
-            break
-        chosen.add(token_id)
-    return sorted(chosen)
+def _remove_and_refit(
+    model: Any,
+    kept: list[int],
+    num_trained_layers: int | None,
+    texts: list[list[int]],
+    progress: Progress,
+) -> None:
+    """Leaves the layers `kept`; those that will be trained take over from the others."""
+    task = progress.add_task("layers are refitted", total=2)
+    passages = record(model, texts, kept)
+    progress.advance(task)
+    keep_layers(model, kept)
+    try:
+        refit(model, passages, first_trained(model, num_trained_layers))
+    except UnsupportedModel as error:
+        progress.console.print(f"Layers are not refitted: {error}")
+    progress.advance(task)
 
 
 def _train(
     recipe: Recipe,
     student: Any,
-    texts: Texts,
-    lesson: Lesson,
-    logit_token_ids: Tensor,
-    work: Path,
+    material: Material,
+    checkpoint: Path,
     progress: Progress,
 ) -> History:
     schedule = Schedule(recipe.steps, recipe.batch_size, recipe.learning_rate, recipe.seed)
@@ -230,8 +242,7 @@ def _train(
         text = f"student learns (loss {history.losses[-1]:.3f}{agreed})"
         progress.update(task, completed=history.step, description=text)
 
-    material = Material(texts, lesson, logit_token_ids)
-    return train(student, material, schedule, work / "checkpoint.pt", recipe.checkpoint_every, show)
+    return train(student, material, schedule, checkpoint, recipe.checkpoint_every, show)
 
 
 def _export(student: Any, folder: str, vocabulary: list[int], out: Path, int8: bool) -> None:

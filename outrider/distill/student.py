@@ -43,12 +43,17 @@ def freeze(model: Any, num_trained_layers: int | None) -> None:
     Args:
         num_trained_layers: how many of the last layers are trained; None: all.
     """
-    layers = layer_list(model)
-    first = 0 if num_trained_layers is None else max(0, len(layers) - num_trained_layers)
     model.requires_grad_(True)
     ends = (model.get_input_embeddings(), model.get_output_embeddings())
-    for module in (*ends, *layers[:first]):
+    frozen = layer_list(model)[: first_trained(model, num_trained_layers)]
+    for module in (*ends, *frozen):
         module.requires_grad_(False)
+
+
+def first_trained(model: Any, num_trained_layers: int | None) -> int:
+    """The place of the first layer that is trained."""
+    count = len(layer_list(model))
+    return 0 if num_trained_layers is None else max(0, count - num_trained_layers)
 
 
 def most_changing_layers(model: Any, token_ids: Tensor, count: int) -> list[int]:

@@ -34,6 +34,14 @@ class Texts:
             begin, end = self.bounds(index)
             yield self.token_ids[begin:end].tolist()
 
+    def frequent_tokens(self, vocab_size: int, count: int) -> list[int]:
+        """The `count` most frequent ids below `vocab_size`, ascending.
+
+        Where too few occur, small ids fill up.
+        """
+        counts = np.bincount(self.token_ids, minlength=vocab_size)[:vocab_size]
+        return sorted(np.argsort(-counts, kind="stable")[:count].tolist())
+
     @classmethod
     def of(cls, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> Texts:
         ends = np.cumsum([len(sequence) for sequence in sequences], dtype=np.int64)

@@ -19,6 +19,8 @@ from outrider.distill.texts import Texts
 _IGNORED = -1
 _WARM_UP = 0.05
 _MAX_GRADIENT_NORM = 1.0
+# How far the lengths of texts that share a batch may be apart, as a share of them.
+_SPREAD = 0.1
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,25 @@ class Material:
         num_held_out = max(1, int(held_out * len(texts)))
         self.num_training = max(1, len(texts) - num_held_out)
         self.held_out = range(len(texts) - num_held_out, len(texts))
+        self._lengths = np.diff(texts.ends, prepend=0)[: self.num_training]
 
     def training_batch(self, step: int, size: int, seed: int, device: torch.device) -> Batch:
-        """Batch number `step`: a function of its arguments alone, so nothing is lost by a stop."""
+        """Batch number `step`: a function of its arguments alone, so nothing is lost by a stop.
+
+        Texts of similar length share a batch, which spares padding.
+        """
         per_epoch = math.ceil(self.num_training / size)
         epoch, place = divmod(step, per_epoch)
-        order = np.random.default_rng((seed, epoch)).permutation(self.num_training)
-        return self.batch(order[place * size : (place + 1) * size].tolist(), device)
+        generator = np.random.default_rng((seed, epoch))
+        shifts = generator.uniform(1 - _SPREAD, 1 + _SPREAD, self.num_training)
+        batches = np.array_split(np.argsort(self._lengths * shifts), per_epoch)
+        return self.batch(batches[generator.permutation(per_epoch)[place]].tolist(), device)
+
+    def training_texts(self, count: int) -> list[list[int]]:
+        """`count` texts, from all parts of those that are trained on."""
+        chosen = np.linspace(0, self.num_training - 1, min(count, self.num_training))
+        texts = list(self._texts)
+        return [texts[index] for index in chosen.astype(int)]
 
     def batch(self, indices: list[int], device: torch.device) -> Batch:
         bounds = [self._texts.bounds(index) for index in indices]
