@@ -22,6 +22,7 @@ from torch import Tensor
 from outrider.engine.chunk import Chunk
 from outrider.engine.job import Job, in_order
 from outrider.engine.pace import Pace
+from outrider.engine.priority import give_way
 from outrider.engine.slots import Slots
 from outrider.errors import Cancelled, ServiceUnavailable
 from outrider.messages import Timings
@@ -119,6 +120,7 @@ class Scheduler:
         self._thread.join()
 
     def _run(self) -> None:
+        give_way()
         while packed := self._wait_for_chunks():
             self._work(packed)
 
