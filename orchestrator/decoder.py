@@ -33,6 +33,8 @@ class Step:
     """Whether it was sent before the verdict on the step before was known."""
     replaced_stale: bool = False
     """Whether another was sent ahead in its place, which assumed a wrong verdict."""
+    was_missed: bool = False
+    """Whether it had no draft tokens since none were prepared, and it went on without."""
 
     @property
     def source(self) -> str:
@@ -89,6 +91,7 @@ async def decode(
                     was_prepared=proposer.was_prepared,
                     was_looked_up=proposer.match_length > 0,
                     was_sent_ahead=proposer.was_sent_ahead,
+                    was_missed=proposer.was_missed,
                 )
             proposer.observe(len(draft), verdict, waited_ns)
             committed = (*draft[: verdict.num_accepted_tokens], verdict.next_token_id)
@@ -101,6 +104,7 @@ async def decode(
                 proposer.match_length > 0,
                 proposer.was_sent_ahead,
                 proposer.replaced_stale,
+                proposer.was_missed,
             )
     finally:
         proposer.close()

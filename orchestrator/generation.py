@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from orchestrator.decoder import Step, decode
 from orchestrator.distance import Distance
+from orchestrator.experience import Experience
 from orchestrator.latency import CriticalPath
 from orchestrator.partners import Drafter, Verifier
-from orchestrator.policy import AdaptiveLength, Experience, FixedLength, LengthPolicy
+from orchestrator.policy import AdaptiveLength, FixedLength, LengthPolicy
 from orchestrator.speculation import Speculation
 from orchestrator.text_stream import TextStream
 from orchestrator.tokenizer import Tokenizer
@@ -193,7 +194,7 @@ class Generation:
 
     def lengths(self, experience: Experience) -> LengthPolicy:
         if self.request.num_speculative_tokens is None:
-            return AdaptiveLength(experience)
+            return AdaptiveLength(experience, prepares=self.request.num_branches != 0)
         return FixedLength(self.request.num_speculative_tokens, experience)
 
     def _finish(self, piece: Piece, text_stream: TextStream) -> Piece:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from orchestrator.clients import DraftClient, TargetClient
+from orchestrator.experience import Experience
 from orchestrator.partners import Drafter, Verifier
-from orchestrator.policy import Experience
 from orchestrator.timeline import Timeline
 from orchestrator.tokenizer import Tokenizer
 from orchestrator.vocabulary import check_compatible

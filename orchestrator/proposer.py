@@ -7,9 +7,10 @@ import logging
 from collections.abc import Sequence
 
 from orchestrator.distance import Distance
+from orchestrator.experience import StepCost
 from orchestrator.latency import CriticalPath
 from orchestrator.partners import Ahead, Drafter, Foresight
-from orchestrator.policy import MAX_LENGTH, LengthPolicy, StepCost
+from orchestrator.policy import MAX_LENGTH, LengthPolicy
 from outrider.errors import OutriderError
 from outrider.messages import Preparation, Prepared, Proposal, Verdict
 from outrider.prompt_lookup import longest_match
@@ -38,6 +39,7 @@ class Proposer:
         self.was_prepared = False
         self.match_length = 0  # of draft tokens that were looked up
         self.waited_ns = 0  # for the proposal; the reading of the prompt does not count
+        self.was_missed = False  # nothing was prepared, and nothing was waited for
         self.was_sent_ahead = False
         self.replaced_stale = False
         self._drafter = drafter
@@ -47,6 +49,7 @@ class Proposer:
         self._path = path
         self._distance = distance
         self._is_preparing = False
+        self._draft_rests = True
         self._prefill: asyncio.Task[Proposal | None] | None = None
 
     def prefill(self, prompt: Sequence[int]) -> None:
@@ -62,12 +65,14 @@ class Proposer:
 
         If `ahead` was sent for just these tokens, they are its draft tokens.
         """
-        self.was_prepared, self.match_length, self.waited_ns = False, 0, 0
+        self.was_prepared, self.was_missed = False, False
+        self.match_length, self.waited_ns = 0, 0
         self.was_sent_ahead = ahead is not None and ahead.tokens == tokens
         self.replaced_stale = ahead is not None and not self.was_sent_ahead
         if ahead is not None and self.was_sent_ahead:
             return await self._take(ahead)
         length = self._lengths.next_length()
+        self._draft_rests = length == 0
         if length == 0:
             await self._rest(tokens)
         looked_up, self.match_length = self._look_up(tokens, room)
@@ -77,8 +82,11 @@ class Proposer:
             return looked_up
         if length == 0:
             return ()
+        waits_for = length if self._num_branches == 0 else self._lengths.missed_length(length)
+        if waits_for == 0 and self._prefill is not None and not self._prefill.done():
+            return ()
         await self._finish_prefill()
-        return await self._draft(tokens, room, length)
+        return await self._draft(tokens, room, length, waits_for)
 
     def foresight(
         self, tokens: Sequence[int], draft: tuple[int, ...], room: int
@@ -139,6 +147,8 @@ class Proposer:
                 self.match_length,
                 verdict.timings.batch_tokens,
                 verdict.timings.batch_sessions,
+                self._draft_rests,
+                self.was_missed,
             )
         )
         if self._distance is not None:
@@ -155,7 +165,10 @@ class Proposer:
         looked_up = tuple(tokens[match.end : match.end + num_tokens])
         return looked_up, match.length if looked_up else 0
 
-    async def _draft(self, tokens: Sequence[int], room: int, length: int) -> tuple[int, ...]:
+    async def _draft(
+        self, tokens: Sequence[int], room: int, length: int, waits_for: int
+    ) -> tuple[int, ...]:
+        """What is prepared for `tokens`, else what is drafted after them; `waits_for` 0: not."""
         if self._drafter is None:
             return ()
         num_tokens = min(length, room, self._drafter.max_context_length - len(tokens))
@@ -170,6 +183,11 @@ class Proposer:
             self.was_prepared = True
             await self._follow(tokens, draft, length)
             return draft
+        if waits_for == 0:
+            self.was_missed = self._is_preparing
+            await self._follow(tokens, (), length)
+            return ()
+        num_tokens = min(num_tokens, waits_for)
         proposal = await self._ask(self._drafter, tokens, num_tokens, length)
         if proposal is None:
             self._path.spend("draft_network")

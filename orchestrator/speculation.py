@@ -27,10 +27,12 @@ class Speculation:
     num_lookup_accepted_tokens: int = 0
     num_ahead_steps: int = 0
     num_stale_steps: int = 0
+    num_missed_steps: int = 0
 
     def count(self, step: Step) -> None:
         self.num_ahead_steps += step.was_sent_ahead
         self.num_stale_steps += step.replaced_stale
+        self.num_missed_steps += step.was_missed
         if step.num_draft_tokens == 0:
             return
         self.num_steps += 1

@@ -44,6 +44,7 @@ class Speculation:
     num_lookup_accepted_tokens: int = 0
     num_ahead_steps: int = 0
     num_stale_steps: int = 0
+    num_missed_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,14 +97,16 @@ def _speculation(generation: Generation) -> str:
 def _table_hits(counts: Speculation) -> str:
     """How often a draft was there before it was asked for, and what preparing was worth."""
     num_hits, on_hits = counts.num_prepared_steps, counts.num_prepared_accepted_tokens
-    num_steps = counts.num_steps - counts.num_lookup_steps
+    num_steps = counts.num_steps - counts.num_lookup_steps + counts.num_missed_steps
     num_misses = num_steps - num_hits
     on_misses = counts.num_accepted_tokens - counts.num_lookup_accepted_tokens - on_hits
-    parts = [f"{num_hits} of {num_steps} drafted steps found their draft prepared"]
+    parts = [f"{num_hits} of {num_steps} steps found their draft prepared"]
     if num_hits:
         parts.append(f"{1 + on_hits / num_hits:.2f} tokens a step")
     if num_misses:
         parts.append(f"{1 + on_misses / num_misses:.2f} on the others")
+    if counts.num_missed_steps:
+        parts.append(f"{counts.num_missed_steps} of these went on without")
     parts.append(f"of {counts.num_prepared_tokens} tokens prepared, {on_hits} were accepted")
     return " · ".join(parts)
 

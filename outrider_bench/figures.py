@@ -22,6 +22,7 @@ class Counts:
     num_steps: int = 0
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
+    num_missed_steps: int = 0
     num_prepared_steps: int = 0
     num_prepared_accepted_tokens: int = 0
     num_prepared_tokens: int = 0
@@ -46,7 +47,7 @@ class Counts:
         Steps that looked their draft up in the text count in those per step only.
         """
         num_drafted = self.num_steps - self.num_lookup_steps
-        num_missed = num_drafted - self.num_prepared_steps
+        num_missed = num_drafted - self.num_prepared_steps + self.num_missed_steps
         draft_tokens = self.num_draft_tokens - self.num_lookup_draft_tokens
         accepted = self.num_accepted_tokens - self.num_lookup_accepted_tokens
         accepted_on_miss = accepted - self.num_prepared_accepted_tokens
@@ -56,7 +57,7 @@ class Counts:
             "mean_draft_length": _ratio(draft_tokens, num_drafted),
             "mean_acceptance_length": _per_step(self.num_accepted_tokens, self.num_steps),
             "acceptance_rate_per_position": [_ratio(n, self.num_steps) for n in at_least[1:]],
-            "table_hit_rate": _ratio(self.num_prepared_steps, num_drafted),
+            "table_hit_rate": _ratio(self.num_prepared_steps, self.num_prepared_steps + num_missed),
             "tokens_per_step_on_hit": _per_step(
                 self.num_prepared_accepted_tokens, self.num_prepared_steps
             ),

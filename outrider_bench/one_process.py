@@ -11,10 +11,11 @@ from typing import Any
 from draft_service.__main__ import load_drafter
 from draft_service.drafters import DrafterSession
 from orchestrator.decoder import decode
+from orchestrator.experience import Experience
 from orchestrator.latency import CriticalPath
 from orchestrator.mirror import Mirror
 from orchestrator.partners import Ahead, Foresight
-from orchestrator.policy import AdaptiveLength, Experience, FixedLength
+from orchestrator.policy import AdaptiveLength, FixedLength
 from outrider.engine.model import Engine, EngineOptions
 from outrider.loading import in_own_thread
 from outrider.messages import GREEDY, Preparation, Prepared, Proposal, SamplingParams, Verdict

@@ -10,9 +10,10 @@ from typing import Any
 
 from orchestrator.decoder import decode
 from orchestrator.draft_session import DraftSession
+from orchestrator.experience import StepCost
 from orchestrator.latency import CriticalPath
 from orchestrator.pair import Pair
-from orchestrator.policy import LengthPolicy, StepCost
+from orchestrator.policy import LengthPolicy
 from orchestrator.target_session import TargetSession
 from outrider.messages import GREEDY, ModelInfo, Preparation, Prepared, Proposal, SamplingParams
 from tests.fake_network import Network, guarded
@@ -35,6 +36,9 @@ class Lengths:
 
     def next_length(self) -> int:
         return self._random.choice([0, self._random.randint(0, self._longest)])
+
+    def missed_length(self, length: int) -> int:
+        return self._random.choice([0, length])
 
     def lookup_length(self, match_length: int) -> int:
         return self._random.randint(0, match_length)

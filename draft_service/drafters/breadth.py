@@ -1,4 +1,4 @@
-"""How many outcomes of a verification are worth preparing for.
+"""How many outcomes of a verification are worth preparing for, and from when on.
 
 Each more is a chance more that the verdict finds its continuation, but every pass over
 them takes longer, and what is not drafted when the verdict comes is worth nothing. So
@@ -9,7 +9,7 @@ two passes, behind a slow network for ten.
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -64,57 +64,107 @@ def _best_ns(engine: Passes, num_branches: int) -> float:
     return float(min(durations))
 
 
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to prepare for: whether for full acceptance, and for how many corrections.
+
+    With `waits` none of the corrections is drafted after before the token behind the draft
+    has been guessed; how many are worth it is decided then.
+    """
+
+    accepted: bool
+    num_corrections: int
+    waits: bool = False
+
+
 class Breadth:
-    """Chooses the number of branches for one session, by the time its verifications leave."""
+    """Chooses the branches of one session, by the time that its verifications leave.
+
+    Chances are the draft's own, and those of corrections come likeliest first.
+    """
 
     def __init__(self, step_time: StepTime) -> None:
         self._step_time = step_time
         self._window_ns: float | None = None
 
-    def choose(self, chances: Sequence[float], num_tokens: int) -> int:
-        """How many of the outcomes to prepare for.
+    def plan(self, accepted: float, corrections: Sequence[float], num_tokens: int) -> Plan:
+        """What to do when a verification begins.
 
         Args:
-            chances: of each outcome, first that all draft tokens are accepted, then of
-                corrections, likeliest first.
-            num_tokens: how many tokens are wanted after each.
+            accepted: the chance that all draft tokens are accepted.
+            corrections: the chances of those that there are slots for.
+            num_tokens: how many tokens are wanted after each outcome.
         """
         if self._window_ns is None or self._step_time == StepTime():
-            return len(chances)
-        best, best_worth = 0, 0.0
-        for count in range(1, len(chances) + 1):
-            worth = self._worth(chances[:count], num_tokens)
-            if worth > best_worth + (count - best) * _LEAST_WORTH:
-                best, best_worth = count, worth
-        return best
+            return Plan(accepted=True, num_corrections=len(corrections))
+        guess = _NEXT * accepted
 
-    def _worth(self, chances: Sequence[float], num_tokens: int) -> float:
-        """Draft tokens that will be there and be accepted, on average."""
-        if not chances:
-            return 0.0
-        num_passes = (self._window_ns or 0.0) / max(1.0, self._step_time.of(len(chances)))
-        accepted, *corrections = chances
-        # Behind all draft tokens, the first pass guesses the target's own.
-        return _NEXT * accepted * _accepted_tokens(min(num_tokens, num_passes - 1)) + sum(
-            chance * _accepted_tokens(min(num_tokens, num_passes)) for chance in corrections
-        )
+        def at_once(count: int) -> float:
+            passes = self._num_passes(1 + count)
+            return guess * _tokens(min(num_tokens, passes - 1)) + sum(
+                corrections[:count]
+            ) * _tokens(min(num_tokens, passes))
 
-    def observe(self, elapsed_ns: int, num_branches: int, num_passes: int, is_done: bool) -> None:
+        def later(count: int) -> float:
+            passes = self._num_passes(1 + count, self._step_time.of(1))
+            return (guess + sum(corrections[:count])) * _tokens(min(num_tokens, passes))
+
+        now, now_worth = _best(at_once, len(corrections))
+        _, later_worth = _best(later, len(corrections))
+        if max(now_worth, later_worth) < _LEAST_WORTH:
+            return Plan(accepted=False, num_corrections=0)
+        if later_worth >= now_worth:
+            return Plan(accepted=True, num_corrections=0, waits=True)
+        return Plan(accepted=True, num_corrections=now)
+
+    def further(self, guess: float, others: Sequence[float], num_tokens: int, spent_ns: int) -> int:
+        """How many other outcomes to add, once the token behind the draft has been guessed.
+
+        Args:
+            guess: the chance that all are accepted and the guess is right.
+            others: the chances of other guesses and of corrections.
+            spent_ns: how long the verification has taken so far.
+        """
+        if self._window_ns is None or self._step_time == StepTime():
+            return len(others)
+
+        def worth(count: int) -> float:
+            passes = self._num_passes(1 + count, spent_ns)
+            return (guess + sum(others[:count])) * _tokens(min(num_tokens, passes))
+
+        return _best(worth, len(others))[0]
+
+    def _num_passes(self, num_branches: int, spent_ns: float = 0.0) -> float:
+        """That end before the verdict comes."""
+        left_ns = (self._window_ns or 0.0) - spent_ns
+        return max(0.0, left_ns) / max(1.0, self._step_time.of(num_branches))
+
+    def observe(self, elapsed_ns: int, num_branches: int, busy_ns: int, is_done: bool) -> None:
         """Learns what a verification left.
 
         Args:
             elapsed_ns: from its beginning to the request that followed.
-            num_passes: over the branches in that time; others may have had some, too.
+            busy_ns: of that in passes over the branches; others may have had some, too.
             is_done: whether more passes were not wanted.
         """
         window_ns = float(elapsed_ns)
-        if num_branches and not is_done:
-            window_ns = min(window_ns, (num_passes + 0.5) * self._step_time.of(num_branches))
+        if num_branches and not is_done:  # the last pass was cut off somewhere
+            window_ns = min(window_ns, busy_ns + self._step_time.of(num_branches) / 2)
         before = window_ns if self._window_ns is None else self._window_ns
         self._window_ns = before + _LATEST * (window_ns - before)
 
 
-def _accepted_tokens(num_tokens: float) -> float:
+def _best(worth: Callable[[int], float], most: int) -> tuple[int, float]:
+    """The number of branches, none to `most`, that is worth most; and what it is worth."""
+    best, best_worth = 0, worth(0)
+    for count in range(1, most + 1):
+        found = worth(count)
+        if found > best_worth + (count - best) * _LEAST_WORTH:
+            best, best_worth = count, found
+    return best, best_worth
+
+
+def _tokens(num_tokens: float) -> float:
     """What so many draft tokens are worth, in tokens that are accepted.
 
     A token that is half drafted by then on average is there in time less than half the time.

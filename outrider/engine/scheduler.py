@@ -13,7 +13,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol
 
@@ -105,6 +105,17 @@ class Scheduler:
             self._jobs.append(job)
             self._changed.notify()
         return job.done
+
+    def follow_up(self, job: Job, make: Callable[[], Sequence[Job]]) -> None:
+        """Queues what `make` returns for the pass after this one of `job`, whose `advance` calls.
+
+        Nothing is made if `job` has been dropped, nor is it dropped meanwhile.
+        """
+        with self._changed:
+            if not self._closed and not job.is_dropped:
+                for follower in make():
+                    follower.done.set_running_or_notify_cancel()
+                    self._jobs.append(follower)
 
     def drop(self, job: Job) -> None:
         """Gives a background job up: its `done` never comes. A pass that it is in goes on."""

@@ -75,7 +75,7 @@ class Usage(_message.Message):
     def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
 
 class SpeculationStats(_message.Message):
-    __slots__ = ("num_steps", "num_draft_tokens", "num_accepted_tokens", "draft_acceptance_rate", "mean_acceptance_length", "acceptance_histogram", "num_prepared_steps", "num_prepared_accepted_tokens", "num_prepared_tokens", "num_lookup_steps", "num_lookup_draft_tokens", "num_lookup_accepted_tokens", "num_ahead_steps", "num_stale_steps")
+    __slots__ = ("num_steps", "num_draft_tokens", "num_accepted_tokens", "draft_acceptance_rate", "mean_acceptance_length", "acceptance_histogram", "num_prepared_steps", "num_prepared_accepted_tokens", "num_prepared_tokens", "num_lookup_steps", "num_lookup_draft_tokens", "num_lookup_accepted_tokens", "num_ahead_steps", "num_stale_steps", "num_missed_steps")
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -90,6 +90,7 @@ class SpeculationStats(_message.Message):
     NUM_LOOKUP_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_AHEAD_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_STALE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_MISSED_STEPS_FIELD_NUMBER: _ClassVar[int]
     num_steps: int
     num_draft_tokens: int
     num_accepted_tokens: int
@@ -104,7 +105,8 @@ class SpeculationStats(_message.Message):
     num_lookup_accepted_tokens: int
     num_ahead_steps: int
     num_stale_steps: int
-    def __init__(self, num_steps: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., draft_acceptance_rate: _Optional[float] = ..., mean_acceptance_length: _Optional[float] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., num_prepared_steps: _Optional[int] = ..., num_prepared_accepted_tokens: _Optional[int] = ..., num_prepared_tokens: _Optional[int] = ..., num_lookup_steps: _Optional[int] = ..., num_lookup_draft_tokens: _Optional[int] = ..., num_lookup_accepted_tokens: _Optional[int] = ..., num_ahead_steps: _Optional[int] = ..., num_stale_steps: _Optional[int] = ...) -> None: ...
+    num_missed_steps: int
+    def __init__(self, num_steps: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., draft_acceptance_rate: _Optional[float] = ..., mean_acceptance_length: _Optional[float] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., num_prepared_steps: _Optional[int] = ..., num_prepared_accepted_tokens: _Optional[int] = ..., num_prepared_tokens: _Optional[int] = ..., num_lookup_steps: _Optional[int] = ..., num_lookup_draft_tokens: _Optional[int] = ..., num_lookup_accepted_tokens: _Optional[int] = ..., num_ahead_steps: _Optional[int] = ..., num_stale_steps: _Optional[int] = ..., num_missed_steps: _Optional[int] = ...) -> None: ...
 
 class StageDuration(_message.Message):
     __slots__ = ("stage", "duration_ns")

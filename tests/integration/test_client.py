@@ -130,6 +130,7 @@ async def test_generate_json_is_one_object_with_these_keys(system: System) -> No
         "num_lookup_accepted_tokens",
         "num_ahead_steps",
         "num_stale_steps",
+        "num_missed_steps",
         "num_draft_tokens",
         "num_accepted_tokens",
         "draft_acceptance_rate",

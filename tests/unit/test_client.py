@@ -64,6 +64,7 @@ def test_a_generation_as_a_dictionary(client: Client) -> None:
             "num_lookup_accepted_tokens": 0,
             "num_ahead_steps": 0,
             "num_stale_steps": 0,
+            "num_missed_steps": 0,
         },
         "latency": {
             "wall_ns": 100,

@@ -7,8 +7,9 @@ import pytest
 from orchestrator import latency
 from orchestrator.decoder import Step, decode
 from orchestrator.distance import Distance
+from orchestrator.experience import Experience
 from orchestrator.latency import CriticalPath
-from orchestrator.policy import Experience, FixedLength
+from orchestrator.policy import FixedLength
 from outrider.errors import ServiceUnavailable
 from outrider.messages import Preparation, Proposal
 from tests.fakes import FakeDrafter, FakeVerifier, Far, NextToken, nothing_prepared

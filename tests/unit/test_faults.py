@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.policy import Experience, FixedLength, LengthPolicy
+from orchestrator.experience import Experience
+from orchestrator.policy import FixedLength, LengthPolicy
 from outrider.errors import OutriderError, ServiceUnavailable
 from outrider.messages import GREEDY
 from tests.fake_network import Point

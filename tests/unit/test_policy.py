@@ -5,7 +5,8 @@ import random
 
 import pytest
 
-from orchestrator.policy import AdaptiveLength, Experience, FixedLength, Line, StepCost
+from orchestrator.experience import Experience, Line, StepCost
+from orchestrator.policy import AdaptiveLength, FixedLength
 
 
 class Pair:
@@ -26,6 +27,7 @@ class Pair:
             accepted,
             int(1e6 * noise * self.draft * length),
             int(1e6 * noise * (self.verify + self.per_token * length)),
+            draft_rests=length == 0,
         )
 
     def tokens_per_ms(self, lengths: list[int]) -> float:
@@ -129,7 +131,8 @@ def test_drafts_that_are_prepared_cost_no_waiting() -> None:
     for _ in range(100):
         step = pair.step(policy.next_length())
         policy.observe(StepCost(step.num_draft_tokens, step.num_accepted_tokens, 0,
-                                step.verify_ns, was_prepared=True))  # fmt: skip
+                                step.verify_ns, was_prepared=True,
+                                draft_rests=step.draft_rests))  # fmt: skip
     assert policy.next_length() >= 3
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from orchestrator.policy import AdaptiveLength, Experience, StepCost
+from orchestrator.experience import Experience, StepCost
+from orchestrator.policy import AdaptiveLength
 
 FIXED_MS, PER_TOKEN_MS, ACCEPTANCE = 30.0, 4.0, 0.5
 
@@ -33,6 +34,7 @@ def share_passes(
                 verify_ns=int(1e6 * took_ms),
                 batch_tokens=batch_tokens,
                 batch_sessions=len(policies),
+                draft_rests=length == 0,
             )
             policy.observe(cost)
         chosen += lengths

@@ -187,6 +187,23 @@ async def test_the_context_limit_ends_preparations(drafter: ModelDrafter) -> Non
     assert table.prepared == {}
 
 
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_slots_that_no_correction_wants_go_to_other_guesses(
+    drafter: ModelDrafter, params: SamplingParams
+) -> None:
+    """Without draft tokens, all outcomes are guesses of the target's next token."""
+    session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
+    await propose(session, PROMPT, 0, params)
+    session.prepare(0, Preparation(4, 2), table.add)
+    prepared = await table.full(4, 2)
+    assert all(len(assumed) == 1 for assumed in prepared)
+    for assumed, one in prepared.items():
+        alone = await propose(fresh, [*PROMPT, *assumed], 2, params)
+        assert one.draft_token_ids == alone.draft_token_ids
+    guess = await propose(fresh, PROMPT, 1, params)
+    assert guess.draft_token_ids in prepared
+
+
 async def test_the_draft_chooses_how_many_outcomes_are_worth_it(
     tiny_models: Callable[..., Path],
 ) -> None:
@@ -199,8 +216,9 @@ async def test_the_draft_chooses_how_many_outcomes_are_worth_it(
         session.prepare(3, unlimited, Table().add)  # nothing is known of the time there is
         await propose(session, PROMPT, 3, GREEDY)
         session.prepare(3, unlimited, table.add)
-        assert len(session._preparations) == num_prepared
         await table.full(num_prepared, 3)
+        assert session._branches is not None
+        assert len(session._branches._jobs) == num_prepared
         session.prepare(3, Preparation(4, 3), table.add)  # the request says how many
         assert len(await table.full(4, 3)) == 4
         drafter.close()

@@ -67,9 +67,7 @@ def test_what_was_prepared_is_told() -> None:
         num_prepared_tokens=9,
     )
     text = shown(report.report(dataclasses.replace(SPECULATIVE, speculation=counts)))
-    expected = (
-        "1 of 2 drafted steps found their draft prepared · 3.00 tokens a step · 2.00 on the others"
-    )
+    expected = "1 of 2 steps found their draft prepared · 3.00 tokens a step · 2.00 on the others"
     assert f"{expected} · of 9 tokens prepared, 2 were accepted" in text
 
 

@@ -1,0 +1,180 @@
+"""What is drafted while the target verifies: after each of some outcomes, in slots of their own."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import time
+from collections.abc import Sequence
+
+from draft_service.drafters import OnPrepared
+from draft_service.drafters.breadth import Breadth, Plan
+from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
+from draft_service.drafters.outcomes import (
+    Correction,
+    acceptance_chance,
+    likeliest_corrections,
+)
+from outrider.engine.scheduler import Scheduler
+from outrider.messages import Prepared
+
+
+class Branches:
+    """The outcomes of one verification.
+
+    Past the last draft token it goes on as if all were accepted; the first token there is a
+    guess of the target's own. The other outcomes are corrections of the draft and, once there
+    is the guess, its runners-up.
+
+    Args:
+        main: of the slot that has read the sequence; it goes on there.
+        spare: of the other slots, one for each further outcome.
+        num_tokens: how many to draft after each.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        main: SlotContent,
+        spare: Sequence[SlotContent],
+        sampler: Sampler,
+        num_tokens: int,
+        announce: Announcer,
+    ) -> None:
+        self._scheduler = scheduler
+        self._main = main
+        self._spare = list(spare)
+        self._sampler = sampler
+        self._num_tokens = num_tokens
+        self._announce = announce
+        self._jobs: list[Drafting] = []
+        self._began_ns = time.perf_counter_ns()
+
+    def start(
+        self, committed: list[int], draft: list[int], breadth: Breadth, chooses: bool
+    ) -> None:
+        """Drafts on while `draft` is verified behind `committed`.
+
+        Args:
+            chooses: `breadth` says for how many outcomes; else there is one for each slot.
+        """
+        self._committed, self._draft = committed, draft
+        ranks = [self._main.ranks.get(len(committed) + i, []) for i in range(len(draft))]
+        self._accepted = acceptance_chance(draft, ranks)
+        self._corrections = likeliest_corrections(draft, ranks, len(self._spare))
+        self._breadth = breadth if chooses else None
+        plan = Plan(accepted=True, num_corrections=len(self._corrections))
+        if chooses:
+            chances = [chance for chance, _ in self._corrections]
+            plan = breadth.plan(self._accepted, chances, self._num_tokens)
+        sequence = [*committed, *draft]
+        if plan.accepted and sequence[-1] not in self._sampler.eos_token_ids:
+            self._submit(
+                Drafting(
+                    self._main,
+                    sequence,
+                    1 + self._num_tokens,
+                    self._sampler,
+                    is_background=True,
+                    on_draft=self._on_guess,
+                    guesses_bonus=True,
+                )
+            )
+        self._take(plan.num_corrections)
+        for job in self._after(self._started):
+            self._submit(job)
+
+    def _take(self, count: int) -> None:
+        self._started, self._corrections = self._corrections[:count], self._corrections[count:]
+
+    def _submit(self, job: Drafting) -> None:
+        self._jobs.append(job)
+        self._scheduler.submit(job)
+
+    def _after(self, outcomes: Sequence[Correction]) -> list[Drafting]:
+        """Jobs that draft after these, in spare slots."""
+        jobs = []
+        for _, token_ids in outcomes:
+            if not self._spare:
+                break
+            if token_ids[-1] in self._sampler.eos_token_ids:
+                continue
+            jobs.append(
+                Drafting(
+                    self._spare.pop(0),
+                    [*self._committed, *token_ids],
+                    self._num_tokens,
+                    self._sampler,
+                    source=self._main,
+                    is_background=True,
+                    on_draft=self._announce,
+                )
+            )
+        return jobs
+
+    def _on_guess(self, job: Drafting) -> None:
+        """Called on the engine's thread, whose next pass shall have all that is worth it."""
+        self._announce(job)
+        if len(job.draft_token_ids) == 1 and self._spare:
+            self._scheduler.follow_up(job, lambda: self._further(job))
+
+    def _further(self, guess_job: Drafting) -> list[Drafting]:
+        """Jobs for other outcomes that are worth it now that there is a guess."""
+        guess_job.settle()  # what has been read can be copied
+        guess, *runners_up = guess_job.ranks[len(self._committed) + len(self._draft)]
+        others = self._corrections + [
+            Correction(self._accepted * other.prob, [*self._draft, other.token_id])
+            for other in runners_up
+        ]
+        likeliest = heapq.nlargest(len(self._spare), others, key=lambda other: other.chance)
+        count = len(likeliest)
+        if self._breadth is not None:
+            chances = [chance for chance, _ in likeliest]
+            spent_ns = time.perf_counter_ns() - self._began_ns
+            count = self._breadth.further(
+                self._accepted * guess.prob, chances, self._num_tokens, spent_ns
+            )
+        jobs = self._after(likeliest[:count])
+        self._jobs += jobs
+        return jobs
+
+    def drop(self) -> tuple[int, int, int, bool]:
+        """Gives all up; returns what `Breadth.observe` wants."""
+        elapsed_ns = time.perf_counter_ns() - self._began_ns
+        if self._jobs:
+            self._scheduler.drop(self._jobs[0])  # from here on no others follow
+        jobs = list(self._jobs)
+        for job in jobs:
+            self._scheduler.drop(job)
+        is_done = all(job.done.done() for job in jobs)
+        busy_ns = max((job.timings.forward_ns for job in jobs), default=0)
+        for job in jobs:
+            job.settle()
+        return elapsed_ns, len(jobs), busy_ns, is_done
+
+
+class Announcer:
+    """Brings drafted tokens from the engine's thread to `on_prepared`, several at a time."""
+
+    def __init__(self, context_length: int, on_prepared: OnPrepared) -> None:
+        self._context_length = context_length
+        self._on_prepared = on_prepared
+        self._loop = asyncio.get_running_loop()
+        self._grown: dict[Drafting, Prepared] = {}
+
+    def __call__(self, job: Drafting) -> None:
+        """Called on the engine's thread when `job` has drafted a token."""
+        prepared = job.prepared(self._context_length)
+        if prepared.draft_token_ids:
+            self._loop.call_soon_threadsafe(self._add, job, prepared)
+
+    def _add(self, job: Drafting, prepared: Prepared) -> None:
+        if not self._grown:
+            self._loop.call_soon(self._flush)
+        self._grown[job] = prepared
+
+    def _flush(self) -> None:
+        grown = [prepared for job, prepared in self._grown.items() if not job.is_dropped]
+        self._grown.clear()
+        if grown:
+            self._on_prepared(grown)

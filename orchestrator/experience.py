@@ -1,0 +1,171 @@
+"""What steps have cost and brought so far, for the policy that chooses draft lengths."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from orchestrator.distance import Distance
+
+FIRST_LENGTH = 1
+
+# What an old step counts, step by step. A request's own acceptance says more about it.
+_FORGETTING_COSTS = 0.98
+_FORGETTING_ACCEPTANCE = 0.96
+# Points that vary less than this in x, squared, say nothing about a slope.
+_LEAST_SPREAD = 1e-2
+# A text's acceptance is taken from others before it, as if so many tokens had shown it.
+PRIOR_TOKENS = 6.0
+_FIRST_ACCEPTANCE = 0.7
+
+
+@dataclass(frozen=True, slots=True)
+class StepCost:
+    """What a step took, in nanoseconds as the loop waited, and what it brought."""
+
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    draft_ns: int
+    verify_ns: int
+    was_prepared: bool = False
+    match_length: int = 0
+    """For draft tokens that were looked up: how many tokens before them matched."""
+    batch_tokens: int = 0
+    """Of the verification's pass, with those of all sessions that shared it; 0 if unknown."""
+    batch_sessions: int = 1
+    draft_rests: bool = False
+    """Whether the draft had nothing to do meanwhile. It may share cores or memory."""
+    was_missed: bool = False
+    """Whether it went on without draft tokens, since none had been prepared."""
+
+
+@dataclass
+class Line:
+    """A straight line through points of which older ones count less.
+
+    Args:
+        origin: what the origin counts beside each point: with some, the line through
+            points of one x is a proportion, else it is flat.
+        least_variation: in x, as a share of x, that says something about the slope.
+    """
+
+    origin: float = 0.0
+    least_variation: float = 0.0
+    weight: float = 0.0
+    x: float = 0.0
+    y: float = 0.0
+    xx: float = 0.0
+    xy: float = 0.0
+
+    slope: float = 0.0
+
+    def add(self, x: float, y: float, share: float = 1.0) -> None:
+        """Adds a point, or a share of one that others add, too."""
+        for name, value in (
+            ("weight", 1.0 + self.origin),
+            ("x", x),
+            ("y", y),
+            ("xx", x * x),
+            ("xy", x * y),
+        ):
+            setattr(self, name, _FORGETTING_COSTS**share * getattr(self, name) + share * value)
+        spread = self.weight * self.xx - self.x * self.x
+        # Long after the last point of another x, the slope is what it last was.
+        if spread > max(_LEAST_SPREAD * self.weight, (self.least_variation * self.x) ** 2):
+            self.slope = max(0.0, (self.weight * self.xy - self.x * self.y) / spread)
+
+    def at(self, x: float) -> float:
+        """The line's height; it never falls."""
+        if not self.weight:
+            return 0.0
+        return max(0.0, (self.y - self.slope * self.x) / self.weight + self.slope * x)
+
+
+@dataclass
+class Acceptance:
+    """How often a draft token is accepted, given that those before it were."""
+
+    accepted: float = _FIRST_ACCEPTANCE * PRIOR_TOKENS
+    judged: float = PRIOR_TOKENS
+
+    @property
+    def rate(self) -> float:
+        return self.accepted / self.judged
+
+    def add(self, cost: StepCost) -> None:
+        was_rejected = cost.num_accepted_tokens < cost.num_draft_tokens
+        self.accepted = _FORGETTING_ACCEPTANCE * self.accepted + cost.num_accepted_tokens
+        self.judged = _FORGETTING_ACCEPTANCE * self.judged + cost.num_accepted_tokens + was_rejected
+
+    def prior(self) -> Acceptance:
+        """Where another text starts."""
+        return Acceptance(self.rate * PRIOR_TOKENS, PRIOR_TOKENS)
+
+
+@dataclass
+class Average:
+    """A mean in which older values count less; `first` as long as there are none."""
+
+    first: float
+    weight: float = 0.0
+    total: float = 0.0
+
+    @property
+    def value(self) -> float:
+        return self.total / self.weight if self.weight else self.first
+
+    def add(self, value: float) -> None:
+        self.weight = _FORGETTING_COSTS * self.weight + 1.0
+        self.total = _FORGETTING_COSTS * self.total + value
+
+
+@dataclass
+class Experience:
+    """What all requests to a pair have shown; a new request starts from it."""
+
+    # By tokens of the pass. Passes of many sessions that differ by a token tell nothing.
+    verify_ns: Line = field(default_factory=lambda: Line(least_variation=0.1))
+    # What verifications take while the draft rests and while it works, over that line.
+    resting: Average = field(default_factory=lambda: Average(1.0))
+    working: Average = field(default_factory=lambda: Average(1.0))
+    sessions: float = 1.0  # that share a pass
+    num_requests: int = 0
+    draft_ns: Line = field(default_factory=lambda: Line(origin=0.05))
+    # The share of steps that nothing had been prepared for, and of these, that waited.
+    misses: Average = field(default_factory=lambda: Average(0.0))
+    waits: Average = field(default_factory=lambda: Average(1.0))
+    misses_since_wait: int = 0
+    acceptance: Acceptance = field(default_factory=Acceptance)  # of the latest text
+    distance: Distance = field(default_factory=Distance)
+    length: int = FIRST_LENGTH
+    has_plain_steps: bool = False
+    has_draft_steps: bool = False
+    steps_since_probe: int = 0
+
+    def observe(self, cost: StepCost) -> None:
+        num_tokens = cost.batch_tokens or 1 + cost.num_draft_tokens
+        self.verify_ns.add(num_tokens, cost.verify_ns, 1 / max(1, cost.batch_sessions))
+        self.sessions += (1 - _FORGETTING_COSTS) * (max(1, cost.batch_sessions) - self.sessions)
+        share = self.resting if cost.draft_rests else self.working
+        share.add(cost.verify_ns / max(1.0, self.verify_ns.at(num_tokens)))
+        if cost.was_missed:
+            self.misses.add(1.0)
+            self.waits.add(0.0)
+            self.misses_since_wait += 1
+        elif cost.num_draft_tokens == 0:
+            self.has_plain_steps = True
+        elif not cost.match_length:
+            self.has_draft_steps = True
+            self.misses.add(0.0 if cost.was_prepared else 1.0)
+            if not cost.was_prepared:
+                self.waits.add(1.0)
+                self.misses_since_wait = 0
+                self.draft_ns.add(cost.num_draft_tokens, cost.draft_ns)
+
+    def verification_ns(self, length: int, share: Average | None = None) -> float:
+        """What a verification of so many draft tokens takes.
+
+        Sessions that share a pass all wait for its tokens. What is good for one is what
+        would be good if all did the same.
+        """
+        line_ns = self.verify_ns.at(self.sessions * (1 + length))
+        return line_ns if share is None else line_ns * share.value

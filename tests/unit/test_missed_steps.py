@@ -1,0 +1,93 @@
+"""Steps that nothing was prepared for, where the draft is not worth waiting for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from orchestrator.decoder import Step, decode
+from orchestrator.experience import Experience
+from orchestrator.latency import CriticalPath
+from orchestrator.partners import Foresight
+from orchestrator.policy import FixedLength
+from outrider.messages import Verdict
+from tests.fakes import FakeDrafter, FakeVerifier
+
+PROMPT = [1, 2, 3]
+MAX_LENGTH = 40
+
+
+def target_model(tokens: Sequence[int]) -> int:
+    return (sum(tokens) * 7 + len(tokens)) % 50
+
+
+def draft_model(tokens: Sequence[int]) -> int:
+    return target_model(tokens) if len(tokens) % 4 else 0
+
+
+class NeverWaiting(FixedLength):
+    def missed_length(self, length: int) -> int:
+        return 0
+
+
+class SlowVerifier(FakeVerifier):
+    """Others have a moment meanwhile."""
+
+    async def verify(
+        self,
+        tokens: Sequence[int],
+        draft_token_ids: Sequence[int],
+        foresight: Foresight | None = None,
+    ) -> Verdict:
+        await asyncio.sleep(0)
+        return await super().verify(tokens, draft_token_ids, foresight)
+
+
+async def run(
+    drafter: FakeDrafter, num_branches: int, verifier: FakeVerifier, path: CriticalPath
+) -> list[Step]:
+    lengths = NeverWaiting(3, Experience())
+    steps = decode(PROMPT, MAX_LENGTH, verifier, drafter, lengths, path, num_branches)
+    return [step async for step in steps]
+
+
+def check_text(steps: Sequence[Step]) -> None:
+    tokens = list(PROMPT)
+    for step in steps:
+        for token_id in step.token_ids:
+            assert token_id == target_model(tokens)
+            tokens.append(token_id)
+    assert len(tokens) == MAX_LENGTH
+
+
+async def test_it_goes_on_without_and_says_so() -> None:
+    """So that the draft prepares for the next verdict."""
+    drafter = FakeDrafter(draft_model, num_prepared=lambda tokens: len(tokens) % 3)
+    path = CriticalPath()
+    steps = await run(drafter, 2, SlowVerifier(target_model), path)
+    check_text(steps)
+    assert len(drafter.calls) == 1  # for the prompt
+    missed = [step for step in steps if step.was_missed]
+    assert missed
+    assert all(step.num_draft_tokens == 0 for step in missed)
+    assert any(step.was_prepared for step in steps)
+    committed = [*PROMPT, *steps[0].token_ids]
+    for step, (tokens, draft) in zip(steps[1:], drafter.followed, strict=False):
+        assert tokens == committed
+        assert len(draft) == step.num_draft_tokens
+        committed += step.token_ids
+    assert not [stage for stage in path.stages if stage.startswith("draft_")]
+
+
+async def test_the_prompt_is_not_waited_for_either() -> None:
+    drafter = FakeDrafter(draft_model, num_prepared=lambda tokens: 2)
+    steps = await run(drafter, 2, FakeVerifier(target_model), CriticalPath())  # never idle
+    check_text(steps)
+    assert not any(step.num_draft_tokens or step.was_missed for step in steps)
+
+
+async def test_in_turn_the_draft_is_waited_for() -> None:
+    drafter = FakeDrafter(target_model)
+    steps = await run(drafter, 0, SlowVerifier(target_model), CriticalPath())
+    check_text(steps)
+    assert [step.num_draft_tokens for step in steps[1:-1]] == [3] * (len(steps) - 2)

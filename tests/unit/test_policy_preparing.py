@@ -1,0 +1,102 @@
+"""The policy beside a draft that works while the target does."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+
+import pytest
+
+from orchestrator.experience import Experience, StepCost
+from orchestrator.policy import AdaptiveLength
+
+
+@dataclass
+class Pair:
+    """A pair of models with given times (ms), acceptance, and share of verdicts prepared for."""
+
+    acceptance: float
+    draft: float
+    verify: float
+    hits: float
+    contention: float = 1.0  # what verifications take longer while the draft works
+    chance: random.Random = field(default_factory=lambda: random.Random(0))
+    num_waits: int = 0
+    num_tokens: int = 0
+    ms: float = 0.0
+    was_preparing: bool = False
+
+    def step(self, policy: AdaptiveLength) -> None:
+        wanted = policy.next_length()
+        is_hit = wanted > 0 and self.was_preparing and self.chance.random() < self.hits
+        length = wanted if is_hit else policy.missed_length(wanted)
+        draft_ms = 0.0 if is_hit else self.draft * length
+        self.num_waits += draft_ms > 0
+        accepted = 0
+        while accepted < length and self.chance.random() < self.acceptance:
+            accepted += 1
+        noise = self.chance.uniform(0.95, 1.05)
+        verify_ms = noise * (self.verify + length) * (self.contention if wanted else 1.0)
+        policy.observe(
+            StepCost(
+                length,
+                accepted,
+                int(1e6 * draft_ms),
+                int(1e6 * verify_ms),
+                was_prepared=is_hit,
+                draft_rests=wanted == 0,
+                was_missed=wanted > 0 and length == 0 and self.was_preparing,
+            )
+        )
+        self.was_preparing = wanted > 0
+        self.num_tokens += 1 + accepted
+        self.ms += draft_ms + verify_ms
+
+    def run(self, num_steps: int, prepares: bool = True) -> float:
+        """The speed, over that of the target alone."""
+        policy = AdaptiveLength(Experience(), prepares)
+        for _ in range(num_steps):
+            self.step(policy)
+        return self.num_tokens / self.ms * self.verify
+
+
+def test_what_would_cost_more_than_it_gives_is_not_waited_for() -> None:
+    pair = Pair(acceptance=0.55, draft=12, verify=20, hits=0.6)
+    assert pair.run(1000) > 1.2
+    assert pair.num_waits < 40  # now and then, to learn what it would take
+    waiting = Pair(acceptance=0.55, draft=12, verify=20, hits=0.0)
+    assert waiting.run(1000, prepares=False) < 1.05
+
+
+def test_a_fast_draft_is_waited_for() -> None:
+    pair = Pair(acceptance=0.9, draft=1, verify=30, hits=0.5)
+    assert pair.run(1000) > 3
+    assert pair.num_waits > 300
+
+
+@pytest.mark.parametrize("contention", [1.0, 1.3])
+@pytest.mark.parametrize("acceptance", [0.0, 0.1])
+@pytest.mark.parametrize("draft", [2, 12, 40])
+def test_a_useless_draft_costs_next_to_nothing(
+    acceptance: float, draft: float, contention: float
+) -> None:
+    assert Pair(acceptance, draft, 20, 0.5, contention).run(2000) > 0.95
+
+
+def test_a_draft_that_slows_the_target_down_rests() -> None:
+    """What it gives on hits does not make up for the cores that it takes."""
+    pair = Pair(acceptance=0.5, draft=12, verify=20, hits=0.3, contention=1.4)
+    assert pair.run(2000) > 0.95
+    assert Pair(acceptance=0.5, draft=12, verify=20, hits=0.6, contention=1.0).run(2000) > 1.1
+
+
+def test_a_draft_that_has_become_good_is_found_out_without_waiting() -> None:
+    policy = AdaptiveLength(Experience(), prepares=True)
+    pair = Pair(acceptance=0.0, draft=12, verify=20, hits=0.6)
+    for _ in range(400):
+        pair.step(policy)
+    pair.acceptance, pair.num_waits = 0.8, 0
+    for _ in range(600):
+        pair.step(policy)
+    assert policy.next_length() >= 1
+    assert pair.num_waits < 30
