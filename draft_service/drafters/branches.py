@@ -30,6 +30,7 @@ class Branches:
         main: of the slot that has read the sequence; it goes on there.
         spare: of the other slots, one for each further outcome.
         num_tokens: how many to draft after each.
+        breadth: says how many outcomes are worth it; None: one for each slot.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Branches:
         sampler: Sampler,
         num_tokens: int,
         announce: Announcer,
+        breadth: Breadth | None,
     ) -> None:
         self._scheduler = scheduler
         self._main = main
@@ -47,49 +49,41 @@ class Branches:
         self._sampler = sampler
         self._num_tokens = num_tokens
         self._announce = announce
+        self._breadth = breadth
+        self._committed: list[int] = []
+        self._draft: list[int] = []
+        self._accepted = 0.0  # the chance that all of the draft is accepted
+        self._corrections: list[Correction] = []  # that nothing is drafted after yet
         self._jobs: list[Drafting] = []
         self._began_ns = time.perf_counter_ns()
 
-    def start(
-        self, committed: list[int], draft: list[int], breadth: Breadth, chooses: bool
-    ) -> None:
-        """Drafts on while `draft` is verified behind `committed`.
-
-        Args:
-            chooses: `breadth` says for how many outcomes; else there is one for each slot.
-        """
+    def start(self, committed: list[int], draft: list[int]) -> None:
+        """Drafts on while `draft` is verified behind `committed`."""
         self._committed, self._draft = committed, draft
         ranks = [self._main.ranks.get(len(committed) + i, []) for i in range(len(draft))]
         self._accepted = acceptance_chance(draft, ranks)
-        self._corrections = likeliest_corrections(draft, ranks, len(self._spare))
-        self._breadth = breadth if chooses else None
-        plan = Plan(accepted=True, num_corrections=len(self._corrections))
-        if chooses:
-            chances = [chance for chance, _ in self._corrections]
-            plan = breadth.plan(self._accepted, chances, self._num_tokens)
+        corrections = likeliest_corrections(draft, ranks, len(self._spare))
+        plan = Plan(accepted=True, num_corrections=len(corrections))
+        if self._breadth is not None:
+            chances = [chance for chance, _ in corrections]
+            plan = self._breadth.plan(self._accepted, chances, self._num_tokens)
+        self._corrections = corrections[plan.num_corrections :]
         sequence = [*committed, *draft]
         if plan.accepted and sequence[-1] not in self._sampler.eos_token_ids:
-            self._submit(
-                Drafting(
-                    self._main,
-                    sequence,
-                    1 + self._num_tokens,
-                    self._sampler,
-                    is_background=True,
-                    on_draft=self._on_guess,
-                    guesses_bonus=True,
-                )
+            guess = Drafting(
+                self._main,
+                sequence,
+                1 + self._num_tokens,
+                self._sampler,
+                is_background=True,
+                on_draft=self._on_guess,
+                guesses_bonus=True,
             )
-        self._take(plan.num_corrections)
-        for job in self._after(self._started):
-            self._submit(job)
-
-    def _take(self, count: int) -> None:
-        self._started, self._corrections = self._corrections[:count], self._corrections[count:]
-
-    def _submit(self, job: Drafting) -> None:
-        self._jobs.append(job)
-        self._scheduler.submit(job)
+            self._jobs.append(guess)
+        self._jobs += self._after(corrections[: plan.num_corrections])
+        # From the first one on, others may follow at any moment.
+        for job in list(self._jobs):
+            self._scheduler.submit(job)
 
     def _after(self, outcomes: Sequence[Correction]) -> list[Drafting]:
         """Jobs that draft after these, in spare slots."""

@@ -66,15 +66,13 @@ def _best_ns(engine: Passes, num_branches: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to prepare for: whether for full acceptance, and for how many corrections.
+    """What to prepare for at once: whether for full acceptance, and for how many corrections.
 
-    With `waits` none of the corrections is drafted after before the token behind the draft
-    has been guessed; how many are worth it is decided then.
+    There may be more once the token behind the draft has been guessed.
     """
 
     accepted: bool
     num_corrections: int
-    waits: bool = False
 
 
 class Breadth:
@@ -114,7 +112,7 @@ class Breadth:
         if max(now_worth, later_worth) < _LEAST_WORTH:
             return Plan(accepted=False, num_corrections=0)
         if later_worth >= now_worth:
-            return Plan(accepted=True, num_corrections=0, waits=True)
+            return Plan(accepted=True, num_corrections=0)
         return Plan(accepted=True, num_corrections=now)
 
     def further(self, guess: float, others: Sequence[float], num_tokens: int, spent_ns: int) -> int:

@@ -104,10 +104,9 @@ class ModelDrafterSession:
             self._sampler,
             num_tokens,
             Announcer(num_committed, on_prepared),
+            self._breadth if preparation.is_limit else None,
         )
-        self._branches.start(
-            tokens[:num_committed], tokens[num_committed:], self._breadth, preparation.is_limit
-        )
+        self._branches.start(tokens[:num_committed], tokens[num_committed:])
 
     def _drop_branches(self) -> None:
         if self._branches is not None:

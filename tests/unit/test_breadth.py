@@ -23,14 +23,12 @@ def test_where_no_pass_ends_in_time_nothing_is_prepared() -> None:
 
 def test_where_there_is_time_for_one_pass_corrections_are_drafted_after_at_once() -> None:
     """The guess behind the draft would take the only pass."""
-    plan = breadth(17).plan(0.5, CHANCES, 1)
-    assert plan.num_corrections == 3
-    assert not plan.waits
+    assert breadth(17).plan(0.5, CHANCES, 1) == Plan(True, 3)
 
 
 def test_where_there_is_time_for_two_passes_the_guess_comes_first() -> None:
     """Then all branches have a token after 10 + 16, where all at once would take 16 + 16."""
-    assert breadth(27).plan(0.5, CHANCES, 1) == Plan(True, 0, waits=True)
+    assert breadth(27).plan(0.5, CHANCES, 1) == Plan(True, 0)
     assert breadth(27).further(0.3, CHANCES, 1, spent_ns=10) == 3
 
 
