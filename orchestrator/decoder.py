@@ -104,7 +104,7 @@ async def decode(
                 proposer.match_length > 0,
                 proposer.was_sent_ahead,
                 proposer.replaced_stale,
-                proposer.was_missed,
+                proposer.was_missed and not draft,
             )
     finally:
         proposer.close()

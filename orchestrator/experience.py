@@ -16,6 +16,8 @@ _LEAST_SPREAD = 1e-2
 # A text's acceptance is taken from others before it, as if so many tokens had shown it.
 PRIOR_TOKENS = 6.0
 _FIRST_ACCEPTANCE = 0.7
+# So often the draft is taken to have prepared for something else until it has shown.
+_FIRST_MISSES = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class StepCost:
     draft_rests: bool = False
     """Whether the draft had nothing to do meanwhile. It may share cores or memory."""
     was_missed: bool = False
-    """Whether it went on without draft tokens, since none had been prepared."""
+    """Whether the draft had prepared for other outcomes only. It was waited for or not."""
 
 
 @dataclass
@@ -103,19 +105,14 @@ class Acceptance:
 
 @dataclass
 class Average:
-    """A mean in which older values count less; `first` as long as there are none."""
+    """A mean in which older values count less. It starts as that of `weight` times `value`."""
 
-    first: float
-    weight: float = 0.0
-    total: float = 0.0
-
-    @property
-    def value(self) -> float:
-        return self.total / self.weight if self.weight else self.first
+    value: float
+    weight: float = 1.0
 
     def add(self, value: float) -> None:
         self.weight = _FORGETTING_COSTS * self.weight + 1.0
-        self.total = _FORGETTING_COSTS * self.total + value
+        self.value += (value - self.value) / self.weight
 
 
 @dataclass
@@ -131,7 +128,7 @@ class Experience:
     num_requests: int = 0
     draft_ns: Line = field(default_factory=lambda: Line(origin=0.05))
     # The share of steps that nothing had been prepared for, and of these, that waited.
-    misses: Average = field(default_factory=lambda: Average(0.0))
+    misses: Average = field(default_factory=lambda: Average(_FIRST_MISSES, 4.0))
     waits: Average = field(default_factory=lambda: Average(1.0))
     misses_since_wait: int = 0
     acceptance: Acceptance = field(default_factory=Acceptance)  # of the latest text
@@ -147,17 +144,16 @@ class Experience:
         self.sessions += (1 - _FORGETTING_COSTS) * (max(1, cost.batch_sessions) - self.sessions)
         share = self.resting if cost.draft_rests else self.working
         share.add(cost.verify_ns / max(1.0, self.verify_ns.at(num_tokens)))
+        if cost.was_missed or cost.was_prepared:
+            self.misses.add(cost.was_missed)
         if cost.was_missed:
-            self.misses.add(1.0)
-            self.waits.add(0.0)
+            self.waits.add(cost.num_draft_tokens > 0)
             self.misses_since_wait += 1
-        elif cost.num_draft_tokens == 0:
-            self.has_plain_steps = True
+        if cost.num_draft_tokens == 0:
+            self.has_plain_steps |= not cost.was_missed
         elif not cost.match_length:
             self.has_draft_steps = True
-            self.misses.add(0.0 if cost.was_prepared else 1.0)
             if not cost.was_prepared:
-                self.waits.add(1.0)
                 self.misses_since_wait = 0
                 self.draft_ns.add(cost.num_draft_tokens, cost.draft_ns)
 

@@ -175,8 +175,10 @@ class AdaptiveLength:
             return 1 / max(1.0, experience.verification_ns(0, experience.resting))
         num_tokens = _num_tokens(self._acceptance.rate, length)
         verify_ns = experience.verification_ns(length, experience.working)
-        waiting = experience.misses.value * experience.waits.value
-        without = experience.misses.value - waiting
+        misses, waits = (1.0, 1.0)
+        if self._prepares:
+            misses, waits = experience.misses.value, experience.waits.value
+        waiting, without = misses * waits, misses * (1 - waits)
         num_tokens = (1 - without) * num_tokens + without
         step_ns = (
             (1 - without) * verify_ns

@@ -39,7 +39,7 @@ class Proposer:
         self.was_prepared = False
         self.match_length = 0  # of draft tokens that were looked up
         self.waited_ns = 0  # for the proposal; the reading of the prompt does not count
-        self.was_missed = False  # nothing was prepared, and nothing was waited for
+        self.was_missed = False  # other outcomes were prepared for only
         self.was_sent_ahead = False
         self.replaced_stale = False
         self._drafter = drafter
@@ -183,8 +183,8 @@ class Proposer:
             self.was_prepared = True
             await self._follow(tokens, draft, length)
             return draft
+        self.was_missed = self._is_preparing
         if waits_for == 0:
-            self.was_missed = self._is_preparing
             await self._follow(tokens, (), length)
             return ()
         num_tokens = min(num_tokens, waits_for)

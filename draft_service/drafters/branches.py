@@ -132,7 +132,7 @@ class Branches:
         self._jobs += jobs
         return jobs
 
-    def drop(self) -> tuple[int, int, int, bool]:
+    def drop(self) -> tuple[int, bool]:
         """Gives all up; returns what `Breadth.observe` wants."""
         elapsed_ns = time.perf_counter_ns() - self._began_ns
         if self._jobs:
@@ -140,11 +140,10 @@ class Branches:
         jobs = list(self._jobs)
         for job in jobs:
             self._scheduler.drop(job)
-        is_done = all(job.done.done() for job in jobs)
-        busy_ns = max((job.timings.forward_ns for job in jobs), default=0)
+        was_served = not jobs or any(job.num_passes for job in jobs)
         for job in jobs:
             job.settle()
-        return elapsed_ns, len(jobs), busy_ns, is_done
+        return elapsed_ns, was_served
 
 
 class Announcer:

@@ -19,8 +19,10 @@ from outrider.engine.chunk import Chunk
 _NEXT = 0.6
 # What a branch must bring, in accepted tokens a step.
 _LEAST_WORTH = 0.01
+# Of the time between two requests, what is left when tokens have been chosen and sent.
+_ON_THE_WAY = 0.1
 # What the latest window counts.
-_LATEST = 0.2
+_LATEST = 0.5
 _REPEATS = 3
 
 
@@ -137,17 +139,14 @@ class Breadth:
         left_ns = (self._window_ns or 0.0) - spent_ns
         return max(0.0, left_ns) / max(1.0, self._step_time.of(num_branches))
 
-    def observe(self, elapsed_ns: int, num_branches: int, busy_ns: int, is_done: bool) -> None:
+    def observe(self, elapsed_ns: int, was_served: bool) -> None:
         """Learns what a verification left.
 
         Args:
             elapsed_ns: from its beginning to the request that followed.
-            busy_ns: of that in passes over the branches; others may have had some, too.
-            is_done: whether more passes were not wanted.
+            was_served: whether any pass was had in that time. Others may have had them all.
         """
-        window_ns = float(elapsed_ns)
-        if num_branches and not is_done:  # the last pass was cut off somewhere
-            window_ns = min(window_ns, busy_ns + self._step_time.of(num_branches) / 2)
+        window_ns = (1 - _ON_THE_WAY) * elapsed_ns if was_served else 0.0
         before = window_ns if self._window_ns is None else self._window_ns
         self._window_ns = before + _LATEST * (window_ns - before)
 

@@ -24,6 +24,9 @@ from outrider.engine.scheduler import Scheduler
 from outrider.engine.sequence import TokenSequence
 from outrider.messages import GREEDY, Preparation, Proposal, SamplingParams
 
+# So many tokens are read by the pass that drafts after them.
+_FEW_TOKENS = 16
+
 
 class ModelDrafterSession:
     """A sequence in one of a session's slots; the others are for preparations."""
@@ -67,6 +70,9 @@ class ModelDrafterSession:
         )
         self._main = max(self._contents, key=lambda content: content.common_length(tokens))
         self._last_draft_token = []
+        num_unread = length - self._main.common_length(tokens)
+        if num_speculative_tokens == 0 and num_unread <= _FEW_TOKENS:
+            return Proposal(length, (), length)  # a pass of their own would only delay the others
         # Somebody waits for these tokens, so they must be worth it; those prepared are free.
         job = Drafting(
             self._main,

@@ -13,7 +13,7 @@ CHANCES = [0.2, 0.15, 0.1]
 def breadth(window_ns: int) -> Breadth:
     found = Breadth(STEP_TIME)
     for _ in range(20):
-        found.observe(window_ns, 4, 0, is_done=True)
+        found.observe(int(window_ns / 0.9 + 1), was_served=True)
     return found
 
 
@@ -47,7 +47,7 @@ def test_nothing_is_ruled_out_before_anything_is_known() -> None:
     assert Breadth(STEP_TIME).plan(0.5, CHANCES, 2) == Plan(True, 3)
     assert Breadth(STEP_TIME).further(0.5, CHANCES, 2, 10) == 3
     unknown = Breadth(StepTime())
-    unknown.observe(10, 1, 5, is_done=False)
+    unknown.observe(10, was_served=True)
     assert unknown.plan(0.5, CHANCES, 2) == Plan(True, 3)
 
 
@@ -55,7 +55,7 @@ def test_others_take_their_share_of_the_time() -> None:
     """Nothing was done in a long time: the engine had other work."""
     busy = breadth(100)
     for _ in range(20):
-        busy.observe(100, 4, 0, is_done=False)
+        busy.observe(100, was_served=False)
     assert busy.further(0.3, CHANCES, 1, spent_ns=10) == 0
     assert breadth(100).further(0.3, CHANCES, 1, spent_ns=10) == 3
 

@@ -45,7 +45,7 @@ class Pair:
                 int(1e6 * verify_ms),
                 was_prepared=is_hit,
                 draft_rests=wanted == 0,
-                was_missed=wanted > 0 and length == 0 and self.was_preparing,
+                was_missed=wanted > 0 and not is_hit and self.was_preparing,
             )
         )
         self.was_preparing = wanted > 0

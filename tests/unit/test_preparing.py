@@ -204,6 +204,30 @@ async def test_slots_that_no_correction_wants_go_to_other_guesses(
     assert guess.draft_token_ids in prepared
 
 
+async def test_some_tokens_are_read_by_the_pass_that_drafts_after_them(
+    drafter: ModelDrafter,
+) -> None:
+    """A pass of their own would delay what is prepared behind them."""
+    session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
+    await propose(session, PROMPT, 2, GREEDY)
+    passes = drafter.engine.passes
+    before = sum(passes.tokens.counts)
+    followed = await session.propose(len(PROMPT), [7, 8, 9], 0, GREEDY, None)
+    assert (followed.draft_token_ids, followed.sequence_length) == ((), len(PROMPT) + 3)
+    assert sum(passes.tokens.counts) == before
+    session.prepare(2, Preparation(1, 2), table.add)
+    [(assumed, one)] = (await table.full(1, 2)).items()
+    alone = await propose(fresh, [*PROMPT, 7, 8, 9, *assumed[2:]], 2, GREEDY)
+    assert one.draft_token_ids == alone.draft_token_ids
+
+
+async def test_a_long_prompt_is_read_at_once(drafter: ModelDrafter) -> None:
+    session, passes = drafter.open_session(), drafter.engine.passes
+    before = sum(passes.tokens.counts)
+    await propose(session, PROMPT, 0, GREEDY)
+    assert sum(passes.tokens.counts) == before + 1
+
+
 async def test_the_draft_chooses_how_many_outcomes_are_worth_it(
     tiny_models: Callable[..., Path],
 ) -> None:
