@@ -109,11 +109,13 @@ class Branches:
     def _on_guess(self, job: Drafting) -> None:
         """Called on the engine's thread, whose next pass shall have all that is worth it."""
         self._announce(job)
-        if len(job.draft_token_ids) == 1 and self._spare:
+        if len(job.draft_token_ids) == 1:
             self._scheduler.follow_up(job, lambda: self._further(job))
 
     def _further(self, guess_job: Drafting) -> list[Drafting]:
         """Jobs for other outcomes that are worth it now that there is a guess."""
+        if self._breadth is not None:
+            self._breadth.note_pass(len(self._jobs), guess_job.timings.forward_ns)
         guess_job.settle()  # what has been read can be copied
         guess, *runners_up = guess_job.ranks[len(self._committed) + len(self._draft)]
         others = self._corrections + [

@@ -21,7 +21,7 @@ _NEXT = 0.6
 _LEAST_WORTH = 0.01
 # Of the time between two requests, what is left when tokens have been chosen and sent.
 _ON_THE_WAY = 0.1
-# What the latest window counts.
+# What the latest window and the latest pass count.
 _LATEST = 0.5
 _REPEATS = 3
 
@@ -85,6 +85,7 @@ class Breadth:
 
     def __init__(self, step_time: StepTime) -> None:
         self._step_time = step_time
+        self._slowness = 1.0  # of passes now: others may use the same cores or memory
         self._window_ns: float | None = None
 
     def plan(self, accepted: float, corrections: Sequence[float], num_tokens: int) -> Plan:
@@ -106,7 +107,7 @@ class Breadth:
             ) * _tokens(min(num_tokens, passes))
 
         def later(count: int) -> float:
-            passes = self._num_passes(1 + count, self._step_time.of(1))
+            passes = self._num_passes(1 + count, self._slowness * self._step_time.of(1))
             return (guess + sum(corrections[:count])) * _tokens(min(num_tokens, passes))
 
         now, now_worth = _best(at_once, len(corrections))
@@ -137,7 +138,13 @@ class Breadth:
     def _num_passes(self, num_branches: int, spent_ns: float = 0.0) -> float:
         """That end before the verdict comes."""
         left_ns = (self._window_ns or 0.0) - spent_ns
-        return max(0.0, left_ns) / max(1.0, self._step_time.of(num_branches))
+        return max(0.0, left_ns) / max(1.0, self._slowness * self._step_time.of(num_branches))
+
+    def note_pass(self, num_branches: int, took_ns: int) -> None:
+        """Learns what a pass over so many branches took."""
+        expected_ns = self._step_time.of(num_branches)
+        if expected_ns:
+            self._slowness += _LATEST * (took_ns / expected_ns - self._slowness)
 
     def observe(self, elapsed_ns: int, was_served: bool) -> None:
         """Learns what a verification left.

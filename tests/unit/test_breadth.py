@@ -72,3 +72,15 @@ def test_what_is_measured_is_passes_over_slots() -> None:
 @pytest.mark.parametrize("window_ns", [0, 5, 12, 24, 60, 1000])
 def test_without_corrections_only_the_guess_is_left(accepted: float, window_ns: int) -> None:
     assert breadth(window_ns).plan(accepted, [], 2).num_corrections == 0
+
+
+def test_passes_that_take_longer_than_when_it_was_measured_count_as_they_are() -> None:
+    """The target may share the memory."""
+    slow = breadth(27)
+    assert slow.further(0.3, CHANCES, 1, spent_ns=10) == 3
+    for _ in range(10):
+        slow.note_pass(1, took_ns=20)
+    assert slow.further(0.3, CHANCES, 1, spent_ns=20) == 0
+    for _ in range(20):
+        slow.note_pass(1, took_ns=10)
+    assert slow.further(0.3, CHANCES, 1, spent_ns=10) == 3
