@@ -93,7 +93,7 @@ class DelayingProxy:
         self, under_way: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
     ) -> None:
         data = b"not yet"
-        with suppress(ConnectionError):
+        with suppress(OSError):  # the other side may be gone
             while data:
                 due, data = await under_way.get()
                 await asyncio.sleep(due - self._loop.time())
