@@ -128,7 +128,7 @@ class Experience:
     num_requests: int = 0
     draft_ns: Line = field(default_factory=lambda: Line(origin=0.05))
     # The share of steps that nothing had been prepared for, and of these, that waited.
-    misses: Average = field(default_factory=lambda: Average(_FIRST_MISSES, 4.0))
+    misses: Average = field(default_factory=lambda: Average(_FIRST_MISSES, 2.0))
     waits: Average = field(default_factory=lambda: Average(1.0))
     misses_since_wait: int = 0
     acceptance: Acceptance = field(default_factory=Acceptance)  # of the latest text

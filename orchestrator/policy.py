@@ -156,7 +156,9 @@ class AdaptiveLength:
         if not self._experience.has_draft_steps:
             return  # a draft that has nothing to say, or is lost, teaches nothing
         best = max(range(MAX_LENGTH + 1), key=self.speed)
-        if self.speed(best) > _WORTHWHILE_GAIN * self.speed(self._length):
+        # What is no faster than the target alone is not tried any longer.
+        gain = _WORTHWHILE_GAIN if best else 1.0
+        if self.speed(best) > gain * self.speed(self._length):
             move = best - self._length
             self._length += max(-_LONGEST_MOVE, min(_LONGEST_MOVE, move))
         self._experience.length = self._length
