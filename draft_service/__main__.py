@@ -23,6 +23,7 @@ from outrider.config import (
     server_options,
 )
 from outrider.embedded import EMBEDDED_DRAFT
+from outrider.engine.activity import PassCounts
 from outrider.engine.model import (
     DEFAULT_MAX_CONTEXT_LENGTH,
     EngineOptions,
@@ -122,6 +123,7 @@ def load_drafter(
     info = dataclasses.replace(served.info, model_id=model_id, num_slots=num_sessions)
     served = dataclasses.replace(served, info=info)
     step_time = measure_step_time(engine, num_branches)
+    engine.passes = PassCounts()  # those to come are somebody's
     if script:
         return served, ReplayDrafter(engine, num_branches, script, step_time)
     return served, ModelDrafter(engine, num_branches, min_confidence, step_time)

@@ -3,9 +3,9 @@
 The number with the most committed tokens per time, by what the steps so far have
 shown: how often the target accepts, and what drafting and verifying take. It is 0
 where speculation costs more than it gives, as it may when many sessions share the
-passes of the target: a token more is then a wait for all of them. Now and then a step
-probes the other side: one without draft tokens where there are some, one with one where
-there are none.
+passes of the target: a token more is then a wait for all of them. Now and then the other
+side is probed: a step without draft tokens where there are some, a few with one where there
+are none.
 
 Tokens that were looked up in the text cost no drafting, so they have a length of their
 own: that of the match, or less where their verification is not worth it.

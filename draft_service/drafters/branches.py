@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from draft_service.drafters import OnPrepared
-from draft_service.drafters.breadth import Breadth, Plan
+from draft_service.drafters.breadth import Breadth
 from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
 from draft_service.drafters.outcomes import (
     Correction,
@@ -30,7 +30,7 @@ class Branches:
         main: of the slot that has read the sequence; it goes on there.
         spare: of the other slots, one for each further outcome.
         num_tokens: how many to draft after each.
-        breadth: says how many outcomes are worth it; None: one for each slot.
+        breadth: says how many outcomes are worth it.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Branches:
         sampler: Sampler,
         num_tokens: int,
         announce: Announcer,
-        breadth: Breadth | None,
+        breadth: Breadth,
     ) -> None:
         self._scheduler = scheduler
         self._main = main
@@ -63,10 +63,8 @@ class Branches:
         ranks = [self._main.ranks.get(len(committed) + i, []) for i in range(len(draft))]
         self._accepted = acceptance_chance(draft, ranks)
         corrections = likeliest_corrections(draft, ranks, len(self._spare))
-        plan = Plan(accepted=True, num_corrections=len(corrections))
-        if self._breadth is not None:
-            chances = [chance for chance, _ in corrections]
-            plan = self._breadth.plan(self._accepted, chances, self._num_tokens)
+        chances = [chance for chance, _ in corrections]
+        plan = self._breadth.plan(self._accepted, chances, self._num_tokens)
         self._corrections = corrections[plan.num_corrections :]
         sequence = [*committed, *draft]
         if plan.accepted and sequence[-1] not in self._sampler.eos_token_ids:
@@ -114,8 +112,7 @@ class Branches:
 
     def _further(self, guess_job: Drafting) -> list[Drafting]:
         """Jobs for other outcomes that are worth it now that there is a guess."""
-        if self._breadth is not None:
-            self._breadth.note_pass(len(self._jobs), guess_job.timings.forward_ns)
+        self._breadth.note_pass(len(self._jobs), guess_job.timings.forward_ns)
         guess_job.settle()  # what has been read can be copied
         guess, *runners_up = guess_job.ranks[len(self._committed) + len(self._draft)]
         others = self._corrections + [
@@ -123,13 +120,11 @@ class Branches:
             for other in runners_up
         ]
         likeliest = heapq.nlargest(len(self._spare), others, key=lambda other: other.chance)
-        count = len(likeliest)
-        if self._breadth is not None:
-            chances = [chance for chance, _ in likeliest]
-            spent_ns = time.perf_counter_ns() - self._began_ns
-            count = self._breadth.further(
-                self._accepted * guess.prob, chances, self._num_tokens, spent_ns
-            )
+        chances = [chance for chance, _ in likeliest]
+        spent_ns = time.perf_counter_ns() - self._began_ns
+        count = self._breadth.further(
+            self._accepted * guess.prob, chances, self._num_tokens, spent_ns
+        )
         jobs = self._after(likeliest[:count])
         self._jobs += jobs
         return jobs

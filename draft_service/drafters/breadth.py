@@ -8,12 +8,11 @@ two passes, behind a slow network for ten.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 from outrider.engine.chunk import Chunk
+from outrider.engine.pace import Passes, best_seconds
 
 # A draft token is worth so much of the one before it, which must be accepted first.
 _NEXT = 0.6
@@ -23,13 +22,6 @@ _LEAST_WORTH = 0.01
 _ON_THE_WAY = 0.1
 # What the latest window and the latest pass count.
 _LATEST = 0.5
-_REPEATS = 3
-
-
-class Passes(Protocol):
-    """What is measured of an engine."""
-
-    def forward(self, chunks: Sequence[Chunk]) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,22 +40,12 @@ class StepTime:
 
 def measure_step_time(engine: Passes, max_branches: int) -> StepTime:
     """By passes over one slot and over `max_branches` of them."""
-    first_ns = _best_ns(engine, 1)
-    if max_branches < 2:
+    chunks = [Chunk(slot, 0, [0], 1) for slot in range(max(1, max_branches))]
+    first_ns = 1e9 * best_seconds(engine, chunks[:1])
+    if len(chunks) == 1:
         return StepTime(first_ns)
-    all_ns = _best_ns(engine, max_branches)
-    return StepTime(first_ns, max(0.0, (all_ns - first_ns) / (max_branches - 1)))
-
-
-def _best_ns(engine: Passes, num_branches: int) -> float:
-    """Of the best of some passes: whatever else runs can only make them longer."""
-    chunks = [Chunk(slot, 0, [0], 1) for slot in range(num_branches)]
-    durations = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter_ns()
-        engine.forward(chunks)
-        durations.append(time.perf_counter_ns() - began)
-    return float(min(durations))
+    all_ns = 1e9 * best_seconds(engine, chunks)
+    return StepTime(first_ns, max(0.0, (all_ns - first_ns) / (len(chunks) - 1)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +138,10 @@ class Breadth:
         window_ns = (1 - _ON_THE_WAY) * elapsed_ns if was_served else 0.0
         before = window_ns if self._window_ns is None else self._window_ns
         self._window_ns = before + _LATEST * (window_ns - before)
+
+
+EVERY_OUTCOME = Breadth(StepTime())
+"""For as many branches as there are slots."""
 
 
 def _best(worth: Callable[[int], float], most: int) -> tuple[int, float]:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from draft_service.drafters import OnPrepared
 from draft_service.drafters.branches import Announcer, Branches
-from draft_service.drafters.breadth import Breadth, StepTime
+from draft_service.drafters.breadth import EVERY_OUTCOME, Breadth, StepTime
 from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
 from outrider.engine.activity import ModelActivity, activity_of
 from outrider.engine.model import Engine
@@ -70,8 +70,9 @@ class ModelDrafterSession:
         )
         self._main = max(self._contents, key=lambda content: content.common_length(tokens))
         self._last_draft_token = []
-        num_unread = length - self._main.common_length(tokens)
-        if num_speculative_tokens == 0 and num_unread <= _FEW_TOKENS:
+        num_read = self._main.common_length(tokens)
+        is_prompt = num_read == 0
+        if num_speculative_tokens == 0 and not is_prompt and length - num_read <= _FEW_TOKENS:
             return Proposal(length, (), length)  # a pass of their own would only delay the others
         # Somebody waits for these tokens, so they must be worth it; those prepared are free.
         job = Drafting(
@@ -110,7 +111,7 @@ class ModelDrafterSession:
             self._sampler,
             num_tokens,
             Announcer(num_committed, on_prepared),
-            self._breadth if preparation.is_limit else None,
+            self._breadth if preparation.is_limit else EVERY_OUTCOME,
         )
         self._branches.start(tokens[:num_committed], tokens[num_committed:])
 

@@ -19,7 +19,6 @@ class FusedLayer(nn.Module):
     def __init__(self, layer: Any) -> None:
         super().__init__()
         attention, mlp = layer.self_attn, layer.mlp
-        self.layer_idx: int = attention.layer_idx
         self.head_dim: int = attention.head_dim
         self.scaling: float = attention.scaling
         self.num_kv_heads: int = attention.k_proj.out_features // self.head_dim

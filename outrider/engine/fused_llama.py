@@ -92,7 +92,7 @@ class FusedLlama(nn.Module):
         """Keys and values by layer, each [num_slots, num_kv_heads, max_length, head_dim]."""
         layers: Any = self.layers
         like = states.new_empty(layers[0].num_kv_heads, 0, layers[0].head_dim)
-        pairs = [cache.storage(index, like) for index in range(len(layers))]
+        pairs = [cache.storage(index, like, like) for index in range(len(layers))]
         return [keys for keys, _ in pairs], [values for _, values in pairs]
 
 

@@ -58,7 +58,7 @@ class SlotCache:
         Returns:
             keys and values, each [num_slots, num_kv_heads, max_length, head_dim].
         """
-        keys, values = self.storage(layer, key)
+        keys, values = self.storage(layer, key, value)
         slots, positions = places
         if isinstance(slots, int):
             keys[slots, :, positions] = key
@@ -68,14 +68,14 @@ class SlotCache:
             values[slots, :, positions] = value.transpose(0, 1)
         return keys, values
 
-    def storage(self, layer: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def storage(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's keys and values, each [num_slots, num_kv_heads, max_length, head_dim].
 
         Args:
-            like: [num_kv_heads, any, head_dim], as the layer writes them.
+            key, value: [num_kv_heads, any, head_dim], as the layer writes them.
         """
         if layer not in self._layers:
-            self._layers[layer] = (self._zeros(like), self._zeros(like))
+            self._layers[layer] = (self._zeros(key), self._zeros(value))
         return self._layers[layer]
 
     def copy(self, source: int, slot: int, begin: int, end: int) -> None:

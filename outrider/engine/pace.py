@@ -55,11 +55,14 @@ def measure_pace(engine: Passes) -> Pace:
 
 
 def _seconds(engine: Passes, num_tokens: int) -> float:
+    return best_seconds(engine, [Chunk(0, 0, [0] * num_tokens, 1)])
+
+
+def best_seconds(engine: Passes, chunks: Sequence[Chunk]) -> float:
     """Of the best of some passes: whatever else runs can only make them longer."""
-    chunk = Chunk(0, 0, [0] * num_tokens, 1)
     durations = []
     for _ in range(_REPEATS):
         began = time.perf_counter()
-        engine.forward([chunk])
+        engine.forward(chunks)
         durations.append(time.perf_counter() - began)
     return min(durations)
