@@ -137,6 +137,7 @@ class Experience:
     has_plain_steps: bool = False
     has_draft_steps: bool = False
     steps_since_probe: int = 0
+    probes_in_vain: int = 0  # one after another, of which nothing was accepted
 
     def observe(self, cost: StepCost) -> None:
         num_tokens = cost.batch_tokens or 1 + cost.num_draft_tokens

@@ -26,7 +26,9 @@ _FIRST_LOOKUP_ACCEPTANCE = 0.6
 # The length changes for a gain of at least so much, and by so many tokens at most.
 _WORTHWHILE_GAIN = 1.03
 _LONGEST_MOVE = 2
+# A probe of which nothing is accepted doubles the steps to the next, up to the most.
 _STEPS_BETWEEN_PROBES = 32
+_MOST_STEPS_BETWEEN_PROBES = 128
 # A draft that prepares shows what it is worth from the second step on.
 _STEPS_OF_A_PROBE = 4
 _REQUESTS_BETWEEN_PROBES = 16
@@ -109,7 +111,7 @@ class AdaptiveLength:
         if not self.uses_draft:
             return 0
         is_known = self._experience.has_plain_steps
-        patience = _STEPS_BETWEEN_PROBES if is_known else _STEPS_TO_FIRST_PROBE
+        patience = self._patience if is_known else _STEPS_TO_FIRST_PROBE
         if self._experience.steps_since_probe >= patience:
             return 0 if self._length else 1
         return self._length
@@ -150,6 +152,8 @@ class AdaptiveLength:
         if cost.num_draft_tokens:
             self._acceptance.add(cost)
             self._experience.acceptance = self._acceptance
+        if cost.num_accepted_tokens:
+            self._experience.probes_in_vain = 0
         if not self.uses_draft:
             return
         self._count_probe(was_probe=cost.draft_rests != (self._length == 0))
@@ -163,12 +167,21 @@ class AdaptiveLength:
             self._length += max(-_LONGEST_MOVE, min(_LONGEST_MOVE, move))
         self._experience.length = self._length
 
+    @property
+    def _patience(self) -> int:
+        """The steps from one probe to the next."""
+        doubled = _STEPS_BETWEEN_PROBES << self._experience.probes_in_vain
+        return min(doubled, _MOST_STEPS_BETWEEN_PROBES)
+
     def _count_probe(self, was_probe: bool) -> None:
-        since = self._experience.steps_since_probe + 1
+        experience = self._experience
+        since = experience.steps_since_probe + 1
         goes_on = self._prepares and self._length == 0
-        last = _STEPS_BETWEEN_PROBES + (_STEPS_OF_A_PROBE if goes_on else 1)
+        last = self._patience + (_STEPS_OF_A_PROBE if goes_on else 1)
         is_over = was_probe and (since >= last or not goes_on)
-        self._experience.steps_since_probe = 0 if is_over else since
+        experience.steps_since_probe = 0 if is_over else since
+        if is_over and self._length == 0:
+            experience.probes_in_vain += 1
 
     def speed(self, length: int) -> float:
         """Committed tokens per nanosecond with drafts of this length, misses included."""

@@ -71,7 +71,18 @@ def test_a_draft_that_does_not_pay_costs_next_to_nothing(acceptance: float) -> N
     chosen = lengths(pair, AdaptiveLength(Experience()), 1000)
     assert pair.tokens_per_ms(chosen) > 0.95 * pair.tokens_per_ms([0] * 1000)
     probes = [length for length in chosen[100:] if length]
-    assert 0 < len(probes) < 40
+    assert 0 < len(probes) < 20
+
+
+def test_probes_in_vain_become_rare_until_one_is_not() -> None:
+    policy = AdaptiveLength(Experience())
+    chosen = lengths(Pair(0.0, 40, 40), policy, 600)
+    probes = [step for step, length in enumerate(chosen) if length]
+    apart = [b - a for a, b in itertools.pairwise(probes) if b - a > 8]
+    assert apart == sorted(apart)
+    assert apart[0] < 40
+    assert 120 < apart[-1] < 140
+    assert sum(lengths(Pair(0.95, 2, 40), policy, 400)[-50:]) > 100
 
 
 def test_a_draft_that_has_become_good_is_found_out() -> None:
