@@ -34,6 +34,8 @@ def _layers(context: click.Context, parameter: click.Parameter, value: str) -> t
 @click.option("--prompts", type=FILE, help="Questions for the target, one a line, instead.")
 @click.option("--text", type=FILE, help="A text file to learn from, too.")
 @click.option("--data", type=FILE, help="An .npz file of texts to learn from, too.")
+@click.option("--start-from", type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="A draft made before: train that one further.")  # fmt: skip
 @click.option(
     "--layers", default="", callback=_layers, help="The target's layers to keep: 0-3,7,11."
 )

@@ -27,9 +27,15 @@ from rich.progress import (
 from transformers import AutoTokenizer
 
 from outrider import __version__
+from outrider.distill.beginning import (
+    RECORD,
+    check_start,
+    chosen_layers,
+    recorded_layers,
+    remove_layers,
+)
 from outrider.distill.fake_int8 import fake_int8, remove_fake_int8
-from outrider.distill.refit import record, refit
-from outrider.distill.student import first_trained, freeze, keep_layers, most_changing_layers
+from outrider.distill.student import freeze
 from outrider.distill.teaching import Lesson, teach
 from outrider.distill.texts import Texts
 from outrider.distill.training import History, Material, Schedule, train
@@ -38,7 +44,7 @@ from outrider.embedded import resolve_model
 from outrider.engine.draft_vocabulary import trim_head, write_draft_vocabulary
 from outrider.engine.model import Engine, EngineOptions, choose_device, load_model
 from outrider.engine.scheduler import Scheduler
-from outrider.errors import ConfigurationError, UnsupportedModel
+from outrider.errors import ConfigurationError
 from outrider.loading import in_own_thread
 
 
@@ -52,6 +58,7 @@ class Recipe:
     prompts: Path | None
     text: Path | None
     data: Path | None
+    start_from: Path | None
     layers: tuple[int, ...]
     num_layers: int
     trained_layers: int | None
@@ -76,26 +83,31 @@ def distill(recipe: Recipe, console: Console) -> Path:
         ConfigurationError: settings that do not fit each other or an earlier run in `out`.
         ModelNotFound, UnsupportedModel: see `Engine`.
     """
+    folder = resolve_model(recipe.target)
+    if recipe.start_from is not None:
+        check_start(recipe.start_from, folder, recipe.layers)
     work = recipe.out / "work"
     work.mkdir(parents=True, exist_ok=True)
     _check_same_recipe(recipe, work / "recipe.json")
     began = time.perf_counter()
-    folder = resolve_model(recipe.target)
     with _progress(console) as progress:
         texts, lesson = _write_and_teach(recipe, folder, work, progress)
         checkpoint = work / "checkpoint.pt"
-        student = load_model(folder, choose_device(recipe.device), torch.float32)
-        kept = _kept_layers(recipe, student, texts)
+        start = recipe.start_from
+        student = load_model(str(start or folder), choose_device(recipe.device), torch.float32)
+        if start is None:
+            probe = texts.token_ids[: recipe.max_length].tolist()
+            kept = chosen_layers(student, recipe.layers, probe, recipe.num_layers)
+        else:
+            kept = recorded_layers(start)
         head = student.get_output_embeddings()
         vocabulary = texts.frequent_tokens(head.out_features, recipe.draft_vocabulary)
         logit_token_ids = trim_head(student, vocabulary)
         material = Material(texts, lesson, logit_token_ids)
-        is_new = not checkpoint.is_file()
-        if is_new and recipe.refit_texts:
-            examples = material.training_texts(recipe.refit_texts)
-            _remove_and_refit(student, kept, recipe.trained_layers, examples, progress)
-        else:
-            keep_layers(student, kept)
+        if start is None:
+            is_new = not checkpoint.is_file()
+            examples = material.training_texts(recipe.refit_texts if is_new else 0)
+            remove_layers(student, kept, recipe.trained_layers, examples, progress)
         freeze(student, recipe.trained_layers)
         if recipe.int8:
             fake_int8(student)
@@ -198,35 +210,6 @@ def _truncated(texts: Texts, max_length: int) -> Texts:
     return Texts.of(sequences, texts.prompt_lengths.tolist())
 
 
-def _kept_layers(recipe: Recipe, target: Any, texts: Texts) -> list[int]:
-    """The layers that the student will have."""
-    if not recipe.layers:
-        probe = torch.tensor([texts.token_ids[: recipe.max_length].tolist()], device=target.device)
-        return most_changing_layers(target, probe, recipe.num_layers)
-    if max(recipe.layers) >= target.config.num_hidden_layers:
-        raise ConfigurationError(f"the target has {target.config.num_hidden_layers} layers")
-    return list(recipe.layers)
-
-
-def _remove_and_refit(
-    model: Any,
-    kept: list[int],
-    num_trained_layers: int | None,
-    texts: list[list[int]],
-    progress: Progress,
-) -> None:
-    """Leaves the layers `kept`; those that will be trained take over from the others."""
-    task = progress.add_task("layers are refitted", total=2)
-    passages = record(model, texts, kept)
-    progress.advance(task)
-    keep_layers(model, kept)
-    try:
-        refit(model, passages, first_trained(model, num_trained_layers))
-    except UnsupportedModel as error:
-        progress.console.print(f"Layers are not refitted: {error}")
-    progress.advance(task)
-
-
 def _train(
     recipe: Recipe,
     student: Any,
@@ -270,4 +253,4 @@ def _write_record(
             "transformers": transformers.__version__,
         },
     }
-    (recipe.out / "distillation.json").write_text(json.dumps(record, indent=1) + "\n")
+    (recipe.out / RECORD).write_text(json.dumps(record, indent=1) + "\n")

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from outrider.distill.beginning import RECORD
 from outrider.distill.texts import Texts
 from tests.system import running_system
 
@@ -133,3 +134,26 @@ async def test_training_for_int8_leaves_leading_layers_the_targets_own(
         alone = await system.generate("the cat", num_speculative_tokens=0, ignore_eos=True)
         text = await system.generate("the cat", num_speculative_tokens=4, ignore_eos=True)
     assert text.token_ids == alone.token_ids
+
+
+def test_a_draft_made_before_is_trained_further(
+    tmp_path: Path, questions: Path, tiny_models: Callable[..., Path]
+) -> None:
+    target, first, second = tiny_models("llama"), tmp_path / "first", tmp_path / "second"
+    assert run(command(target, first, prompts=str(questions), layers="1")).returncode == 0
+    further = {"prompts": str(questions), "start_from": str(first)}
+    finished = run(command(target, second, **further))
+    assert finished.returncode == 0, finished.stderr
+    before, after = (json.loads((out / RECORD).read_text()) for out in (first, second))
+    assert after["layers"] == [1]
+    assert after["losses"][0] < 0.9 * before["losses"][0]
+    for changes, message in (
+        ({"layers": "0"}, "has the layers [1], and no others"),
+        ({"start_from": str(target)}, "it has no distillation.json"),
+    ):
+        refused = run(command(target, tmp_path / "third", **{**further, **changes}))
+        assert refused.returncode == 1
+        assert message in refused.stderr.replace("\n", " ")
+        assert "Traceback" not in refused.stderr
+    refused = run(command(tiny_models("gpt2"), tmp_path / "third", **further))
+    assert "the draft of another target" in refused.stderr.replace("\n", " ")

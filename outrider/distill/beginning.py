@@ -1,0 +1,80 @@
+"""What a student is before it learns: layers of the target, or an earlier draft."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.progress import Progress
+from transformers import AutoConfig
+
+from outrider.distill.refit import record, refit
+from outrider.distill.student import first_trained, keep_layers, most_changing_layers
+from outrider.errors import ConfigurationError, UnsupportedModel
+
+RECORD = "distillation.json"
+
+
+def check_start(draft: Path, target: str, layers: Sequence[int]) -> None:
+    """Checks that `draft` can be trained further, as a draft of the model in `target`.
+
+    Args:
+        layers: what was asked for; none: those that it has.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    if not (draft / RECORD).is_file():
+        raise ConfigurationError(f"{draft} is no draft of `outrider distill`: it has no {RECORD}")
+    if layers and list(layers) != recorded_layers(draft):
+        raise ConfigurationError(f"{draft} has the layers {recorded_layers(draft)}, and no others")
+    configs = [AutoConfig.from_pretrained(path).get_text_config() for path in (draft, target)]
+    if len({(config.model_type, config.hidden_size, config.vocab_size) for config in configs}) > 1:
+        raise ConfigurationError(f"{draft} is the draft of another target")
+
+
+def recorded_layers(draft: Path) -> list[int]:
+    """The target's layers that `draft` was made of."""
+    layers: list[int] = json.loads((draft / RECORD).read_text())["layers"]
+    return layers
+
+
+def chosen_layers(target: Any, layers: Sequence[int], probe: list[int], count: int) -> list[int]:
+    """The layers asked for; if none were, the `count` that change their input most.
+
+    Args:
+        probe: token ids of a text to run.
+
+    Raises:
+        ConfigurationError: the target has no such layers.
+    """
+    if not layers:
+        return most_changing_layers(target, torch.tensor([probe], device=target.device), count)
+    if max(layers) >= target.config.num_hidden_layers:
+        raise ConfigurationError(f"the target has {target.config.num_hidden_layers} layers")
+    return list(layers)
+
+
+def remove_layers(
+    model: Any,
+    kept: list[int],
+    num_trained_layers: int | None,
+    texts: list[list[int]],
+    progress: Progress,
+) -> None:
+    """Leaves the layers `kept`; given texts, those that will be trained take over."""
+    if not texts:
+        keep_layers(model, kept)
+        return
+    task = progress.add_task("layers are refitted", total=2)
+    passages = record(model, texts, kept)
+    progress.advance(task)
+    keep_layers(model, kept)
+    try:
+        refit(model, passages, first_trained(model, num_trained_layers))
+    except UnsupportedModel as error:
+        progress.console.print(f"Layers are not refitted: {error}")
+    progress.advance(task)
