@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import os
 
 import click
 
@@ -13,7 +15,8 @@ from outrider.config import (
     run_service,
     server_options,
 )
-from outrider.engine.model import EngineOptions
+from outrider.embedded import resolve_model
+from outrider.engine.model import Engine, EngineOptions
 from outrider.errors import ConfigurationError
 from outrider.loading import in_own_thread, load_served_model
 from outrider.server import run, serve
@@ -26,15 +29,32 @@ from target_service.verifier import Verifier
 @click.command("target")
 @server_options(DEFAULT_TARGET_PORT)
 @model_options
+@click.option("--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True,
+              help="Processes of torchrun's that hold the model together.")  # fmt: skip
 def main(server: ServerOptions, **model: str | int | None) -> None:
     """Serve the target: the model whose text this is."""
-    run(serve_target(server, EngineOptions(**model)), server, "target")  # type: ignore[arg-type]
+    options = EngineOptions(**model)  # type: ignore[arg-type]
+    if options.tensor_parallel > 1 and os.environ.get("RANK", "0") != "0":
+        follow(options)
+    else:
+        run(serve_target(server, options), server, "target")
+
+
+def follow(options: EngineOptions) -> None:
+    """Runs the passes of rank 0, which serves, until it stops. Raises OutriderError."""
+    check(options)
+    Engine(dataclasses.replace(options, model=str(resolve_model(options.model)))).follow()
+
+
+def check(options: EngineOptions) -> None:
+    """Raises ConfigurationError for settings that suit no target."""
+    if options.dtype == "int8":
+        raise ConfigurationError("a model in int8 can only be a draft")
 
 
 async def serve_target(server: ServerOptions, options: EngineOptions) -> None:
     """Loads the model and serves it until SIGINT or SIGTERM. Raises OutriderError."""
-    if options.dtype == "int8":
-        raise ConfigurationError("a model in int8 can only be a draft")
+    check(options)
     servicer = TargetServicer()
 
     async def load() -> None:

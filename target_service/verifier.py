@@ -142,3 +142,4 @@ class Verifier:
 
     def close(self) -> None:
         self.scheduler.close()
+        self.engine.close()

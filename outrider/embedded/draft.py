@@ -22,7 +22,7 @@ from outrider.embedded.cache import Progress, cache_folder, made_once, silent
 from outrider.embedded.target import embedded_target
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, write_draft_vocabulary
 from outrider.engine.int8_linear import row_scales
-from outrider.engine.model import load_model
+from outrider.engine.weights import load_model
 
 EMBEDDED_DRAFT = "smollm2-135m-draft"
 

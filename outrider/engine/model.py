@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM
-from transformers.utils.logging import disable_progress_bar
 
 from outrider.engine.activity import PassCounts
 from outrider.engine.attention import Pass
@@ -23,7 +21,9 @@ from outrider.engine.memory import check_fits, sessions_that_fit
 from outrider.engine.network import compile_network, network_of
 from outrider.engine.pace import Pace
 from outrider.engine.packed_linear import pack_linears
-from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
+from outrider.engine.ranks import Ranks
+from outrider.engine.weights import choose_device, choose_dtype, load_model
+from outrider.errors import ConfigurationError, UnsupportedModel
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,7 @@ class EngineOptions:
     """How to load and run a model. None leaves the choice to the engine.
 
     `slots` are sessions; one may take several of the cache's, for several outcomes.
+    `tensor_parallel` processes hold the model together, this one as a rank of torchrun's.
     """
 
     model: str
@@ -46,6 +47,7 @@ class EngineOptions:
     slots: int | None = None
     max_context_length: int | None = None
     slots_per_session: int = 1
+    tensor_parallel: int = 1
 
 
 class Engine:
@@ -66,10 +68,12 @@ class Engine:
     def __init__(self, options: EngineOptions) -> None:
         if options.threads is not None:
             torch.set_num_threads(options.threads)
-        self.device = choose_device(options.device)
+        count = options.tensor_parallel
+        self.ranks = Ranks(count, options.device) if count > 1 else None
+        self.device = choose_device(self.ranks.device if self.ranks else options.device)
         self.is_int8 = options.dtype == "int8"
         self.dtype = choose_dtype(options.dtype, self.device)
-        model = load_model(options.model, self.device, self.dtype)
+        model = load_model(options.model, self.device, self.dtype, self.ranks)
         draft_vocabulary = read_draft_vocabulary(options.model)
         self.has_draft_vocabulary = draft_vocabulary is not None
         self.logit_token_ids = trim_head(model, draft_vocabulary)
@@ -91,12 +95,16 @@ class Engine:
         per_session = options.slots_per_session
         session_bytes = per_session * self.max_context_length * self.cache.bytes_per_token
         num_sessions = options.slots or sessions_that_fit(session_bytes, self.device)
+        if self.ranks:
+            num_sessions = self.ranks.least(num_sessions)
         check_fits(num_sessions * session_bytes, self.device)
         return self.cache.resized(num_sessions * per_session, self.max_context_length)
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Runs one pass; returns each chunk's logits, [num_logits, num_ids]."""
+        if self.ranks:
+            self.ranks.announce(chunks)
         for chunk in chunks:
             if chunk.copy_from is not None:
                 source, begin = chunk.copy_from
@@ -106,6 +114,16 @@ class Engine:
         duration_ns = time.perf_counter_ns() - began
         self.passes.count([len(chunk.token_ids) for chunk in chunks], duration_ns)
         return logits
+
+    def follow(self) -> None:
+        """Runs the passes of rank 0 until it closes. Raises ServiceUnavailable if it is gone."""
+        if self.ranks:
+            self.ranks.follow(self.forward)
+
+    def close(self) -> None:
+        """Ends `follow` of the other ranks. There is no pass after it."""
+        if self.ranks:
+            self.ranks.announce(None)
 
     def _run(self, chunks: Sequence[Chunk]) -> tuple[list[Tensor], Pass]:
         forward_pass = Pass(chunks, self.cache, self.device)
@@ -128,8 +146,9 @@ class Engine:
         try:
             inputs = torch.tensor([ids], device=self.device)
             expected = model(input_ids=inputs, use_cache=False).logits[0].float()
-            self.network = network_of(model, self.max_context_length)
-            if not self.is_int8:  # which would fail the comparison by what it rounds
+            is_whole = self.ranks is None
+            self.network = network_of(model, self.max_context_length, is_whole)
+            if is_whole and not self.is_int8:  # which the comparison would find to be rounded
                 pack_linears(self.network)
                 compile_network(self.network)
             actual, windows = self._probe(ids)
@@ -157,46 +176,6 @@ class Engine:
         self._run([Chunk(0, half, ids[:half])])
         second, _ = self._run([Chunk(0, half, ids[half:], len(ids) - half)])
         return torch.cat([first[0], second[0]]).float(), forward_pass.windows
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device of a name such as "auto", "cpu", "cuda" or "cuda:1"."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigurationError(f"unknown device {name!r}") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(f"device {name!r} is not on this machine")
-    return device
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The torch dtype of a name; "auto" takes bfloat16 where the hardware multiplies it."""
-    if name == "auto":
-        native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-        return torch.bfloat16 if native else torch.float32
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name == "int8":
-        if device.type != "cpu":
-            raise ConfigurationError("int8 runs on a CPU only")
-        return torch.float32  # of all that is not a linear layer
-    if name not in dtypes:
-        raise ConfigurationError(f"unknown dtype {name!r}; known: auto, int8, {', '.join(dtypes)}")
-    return dtypes[name]
-
-
-def load_model(name: str, device: torch.device, dtype: torch.dtype) -> Any:
-    """A causal language model from a Hugging Face id or a local folder, ready to infer."""
-    disable_progress_bar()  # the service reports what loads by itself
-    load: Callable[..., Any] = AutoModelForCausalLM.from_pretrained
-    try:
-        AutoConfig.from_pretrained(name)
-        model = load(name, dtype=dtype)
-    except (OSError, ValueError) as error:
-        raise ModelNotFound(f"cannot load the model {name!r}: {_first_line(error)}") from error
-    return model.eval().requires_grad_(False).to(device)
 
 
 def _eos_token_ids(model: Any, config: Any) -> tuple[int, ...]:
@@ -238,7 +217,3 @@ def _logit_rows(chunks: Sequence[Chunk]) -> list[int]:
         end += len(chunk.token_ids)
         rows.extend(range(end - chunk.num_logits, end))
     return rows
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0]

@@ -31,9 +31,9 @@ class TransformersNetwork(nn.Module):
         return logits
 
 
-def network_of(model: Any, max_length: int) -> nn.Module:
-    """What runs a model's passes."""
-    if can_fuse(model.config):
+def network_of(model: Any, max_length: int, is_whole: bool = True) -> nn.Module:
+    """What runs a model's passes; transformers' own layers where this is a part of a model."""
+    if is_whole and can_fuse(model.config):
         return FusedLlama(model, max_length)
     return TransformersNetwork(model)
 

@@ -13,7 +13,8 @@ from transformers import AutoModelForCausalLM
 from outrider.engine.chunk import Chunk
 from outrider.engine.chunk_batch import batch_of
 from outrider.engine.fused_llama import Layers
-from outrider.engine.model import Engine, EngineOptions, choose_dtype
+from outrider.engine.model import Engine, EngineOptions
+from outrider.engine.weights import choose_dtype
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
 from tests.tiny_models import SUPPORTED_FAMILIES
 

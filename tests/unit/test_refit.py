@@ -12,7 +12,7 @@ from torch import Tensor
 
 from outrider.distill.refit import record, refit
 from outrider.distill.student import keep_layers, layer_list
-from outrider.engine.model import load_model
+from outrider.engine.weights import load_model
 from outrider.errors import UnsupportedModel
 
 TEXTS = [torch.randint(30, 250, (60,), generator=torch.manual_seed(i)).tolist() for i in range(12)]

@@ -1,0 +1,101 @@
+"""A model that several processes hold together: tensor parallelism (arXiv 1909.08053).
+
+torchrun starts the same command once for each rank. Every rank has a part of each layer
+and runs every pass; inside, the ranks add up their parts, by the model's own plan in
+transformers. Rank 0 serves, and before a pass it tells the others what it is made of.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from transformers.distributed.configuration_utils import DistributedConfig
+
+from outrider.engine.chunk import Chunk
+from outrider.errors import ConfigurationError, ServiceUnavailable, UnsupportedModel
+
+# Between two passes there may be no request for a long time.
+_PATIENCE = timedelta(days=365)
+
+
+class Ranks:
+    """This process and the others that hold a model with it.
+
+    Raises:
+        ConfigurationError: torchrun has not started so many processes, or `device` is not
+            for each of them to have its own.
+    """
+
+    def __init__(self, size: int, device: str) -> None:
+        if int(os.environ.get("WORLD_SIZE", "1")) != size:
+            raise ConfigurationError(
+                f"--tensor-parallel {size} needs {size} processes: torchrun --nproc-per-node "
+                f"{size} -m target_service --tensor-parallel {size} ..."
+            )
+        if device not in ("auto", "cpu", "cuda"):
+            raise ConfigurationError("with --tensor-parallel, --device is auto, cpu or cuda")
+        self.size = size
+        self.is_first = os.environ["RANK"] == "0"
+        has_gpu = device != "cpu" and torch.cuda.is_available()
+        self.device = f"cuda:{os.environ['LOCAL_RANK']}" if has_gpu else "cpu"
+        if has_gpu:
+            torch.cuda.set_device(self.device)
+        dist.init_process_group("nccl" if has_gpu else "gloo")
+        self._announcements = dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+    def loading(self, config: Any) -> dict[str, Any]:
+        """What tells transformers to load a model's part of this rank.
+
+        Raises:
+            UnsupportedModel: the model has no plan, or cannot be parted in so many.
+        """
+        text = config.get_text_config()
+        if not getattr(text, "base_model_tp_plan", None):
+            raise UnsupportedModel(f"{config.model_type}: no plan for tensor parallelism")
+        num_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        if num_heads % self.size:
+            raise UnsupportedModel(
+                f"{num_heads} key-value heads cannot be parted evenly among {self.size} ranks"
+            )
+        return {"distributed_config": DistributedConfig(tp_size=self.size)}
+
+    def least(self, value: int) -> int:
+        """The smallest of the ranks' values."""
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value, group=self._announcements)
+        return int(min(values))
+
+    def announce(self, chunks: Sequence[Chunk] | None) -> None:
+        """Tells the others of the pass that comes; None: that there will be none.
+
+        Raises:
+            ServiceUnavailable: some rank is gone.
+        """
+        if self.is_first:
+            self._broadcast(chunks)
+
+    def follow(self, run_pass: Callable[[Sequence[Chunk]], Any]) -> None:
+        """Runs what rank 0 announces, until it stops. A signal to stop is rank 0's to heed.
+
+        Raises:
+            ServiceUnavailable: some rank is gone.
+        """
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_IGN)
+        while (chunks := self._broadcast(None)) is not None:
+            run_pass(chunks)
+
+    def _broadcast(self, chunks: Sequence[Chunk] | None) -> Sequence[Chunk] | None:
+        """What rank 0 calls this with, at every rank."""
+        message = [chunks]
+        try:
+            dist.broadcast_object_list(message, src=0, group=self._announcements)
+        except RuntimeError as error:
+            raise ServiceUnavailable("another rank of the model is gone") from error
+        return message[0]
