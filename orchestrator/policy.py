@@ -101,6 +101,7 @@ class AdaptiveLength:
         self._acceptance = experience.acceptance.prior()
         self._lookups = Acceptance(_FIRST_LOOKUP_ACCEPTANCE * PRIOR_TOKENS)
         self._length = experience.length
+        self._probe_steps = 0  # that are left of a probe
         # Where speculation does not pay and many are served, all but a few requests
         # spare the draft their prompts.
         is_probe = experience.num_requests % _REQUESTS_BETWEEN_PROBES == 0
@@ -110,11 +111,11 @@ class AdaptiveLength:
     def next_length(self) -> int:
         if not self.uses_draft:
             return 0
-        is_known = self._experience.has_plain_steps
-        patience = self._patience if is_known else _STEPS_TO_FIRST_PROBE
-        if self._experience.steps_since_probe >= patience:
-            return 0 if self._length else 1
-        return self._length
+        if self._probe_steps == 0 and self._experience.steps_since_probe >= self._patience:
+            self._experience.steps_since_probe = 0  # one request probes for all
+            goes_on = self._prepares and self._length == 0
+            self._probe_steps = _STEPS_OF_A_PROBE if goes_on else 1
+        return int(self._length == 0) if self._probe_steps else self._length
 
     def missed_length(self, length: int) -> int:
         experience = self._experience
@@ -152,8 +153,8 @@ class AdaptiveLength:
         if cost.num_draft_tokens:
             self._acceptance.add(cost)
             self._experience.acceptance = self._acceptance
-        if cost.num_accepted_tokens:
-            self._experience.probes_in_vain = 0
+        if cost.num_accepted_tokens and self._experience.sessions < _MANY_SESSIONS:
+            self._experience.probes_in_vain = 0  # with many, it is not the draft that is to blame
         if not self.uses_draft:
             return
         self._count_probe(was_probe=cost.draft_rests != (self._length == 0))
@@ -165,23 +166,23 @@ class AdaptiveLength:
         if self.speed(best) > gain * self.speed(self._length):
             move = best - self._length
             self._length += max(-_LONGEST_MOVE, min(_LONGEST_MOVE, move))
+            self._probe_steps = 0
         self._experience.length = self._length
 
     @property
     def _patience(self) -> int:
-        """The steps from one probe to the next."""
+        """The steps of all requests from one probe to the next."""
+        if not self._experience.has_plain_steps:
+            return _STEPS_TO_FIRST_PROBE
         doubled = _STEPS_BETWEEN_PROBES << self._experience.probes_in_vain
         return min(doubled, _MOST_STEPS_BETWEEN_PROBES)
 
     def _count_probe(self, was_probe: bool) -> None:
-        experience = self._experience
-        since = experience.steps_since_probe + 1
-        goes_on = self._prepares and self._length == 0
-        last = self._patience + (_STEPS_OF_A_PROBE if goes_on else 1)
-        is_over = was_probe and (since >= last or not goes_on)
-        experience.steps_since_probe = 0 if is_over else since
-        if is_over and self._length == 0:
-            experience.probes_in_vain += 1
+        self._experience.steps_since_probe += 1
+        if was_probe and self._probe_steps:
+            self._probe_steps -= 1
+            if self._probe_steps == 0 and self._length == 0:
+                self._experience.probes_in_vain += 1
 
     def speed(self, length: int) -> float:
         """Committed tokens per nanosecond with drafts of this length, misses included."""

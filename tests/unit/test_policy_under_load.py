@@ -50,6 +50,16 @@ def test_the_length_gives_way_under_load(num_sessions: int, low: int, high: int)
     assert low <= statistics.median(chosen[len(chosen) // 2 :]) <= high
 
 
+def test_under_load_one_request_probes_for_all() -> None:
+    experience = Experience()
+    policies = [AdaptiveLength(experience) for _ in range(16)]
+    chosen = share_passes(policies, 400, random.Random(0))
+    passes = [chosen[begin : begin + 16] for begin in range(len(chosen) // 2, len(chosen), 16)]
+    drafting = [sum(length > 0 for length in lengths) for lengths in passes]
+    assert max(drafting) == 1
+    assert 20 < sum(drafting) < 60  # of 200 passes with 16 steps each
+
+
 def test_requests_under_load_spare_the_draft_their_prompts_until_it_ends() -> None:
     experience, chance = Experience(), random.Random(0)
     loaded = [AdaptiveLength(experience) for _ in range(16)]
