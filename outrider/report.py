@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
+
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -111,28 +114,32 @@ def _table_hits(counts: Speculation) -> str:
     return " · ".join(parts)
 
 
-def comparison(speculative: Generation, alone: Generation) -> RenderableType:
-    """Speculation beside the target alone, on the same prompt and seed.
+def comparison(speculative: Sequence[Generation], alone: Sequence[Generation]) -> RenderableType:
+    """Speculation beside the target alone: medians of texts of the same prompt and seed.
 
     Times to the first token would not compare: who comes second finds the prompt read.
     """
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("", "ms a token", "tokens/s"):
         table.add_column(heading, justify="right" if heading else "left")
-    for name, generation in (("target alone", alone), ("with draft", speculative)):
-        tpot_ns = generation.latency.tpot_ns
+    for name, generations in (("target alone", alone), ("with draft", speculative)):
+        tpot_ns = _median_tpot_ns(generations)
         speed = f"{1e9 / tpot_ns:.1f}" if tpot_ns else ""
         table.add_row(name, f"{tpot_ns / 1e6:.1f}", speed)
-    same = speculative.token_ids == alone.token_ids
-    verdict = "the same tokens" if same else "DIFFERENT tokens"
-    return Group(table, Text(f"speedup {speedup(speculative, alone):.2f}x, {verdict}"))
+    texts = {tuple(generation.token_ids) for generation in (*speculative, *alone)}
+    verdict = "the same tokens" if len(texts) == 1 else "DIFFERENT tokens"
+    told = f"speedup {speedup(speculative, alone):.2f}x, {verdict}"
+    return Group(table, Text(f"{told} · medians of {len(alone)} texts each, in turn"))
 
 
-def speedup(speculative: Generation, alone: Generation) -> float:
+def speedup(speculative: Sequence[Generation], alone: Sequence[Generation]) -> float:
     """Target-only time per output token / speculative time per output token; 0 if unknown."""
-    if not speculative.latency.tpot_ns:
-        return 0.0
-    return alone.latency.tpot_ns / speculative.latency.tpot_ns
+    tpot_ns = _median_tpot_ns(speculative)
+    return _median_tpot_ns(alone) / tpot_ns if tpot_ns else 0.0
+
+
+def _median_tpot_ns(generations: Sequence[Generation]) -> float:
+    return statistics.median(generation.latency.tpot_ns for generation in generations)
 
 
 def server_table(info: ServerInfo) -> Table:

@@ -88,13 +88,20 @@ def test_a_single_token_has_no_speed() -> None:
     latency = dataclasses.replace(ALONE.latency, tpot_ns=0, wall_ns=0)
     single = dataclasses.replace(ALONE, latency=latency)
     assert "tokens/s" not in shown(report.report(single))
-    assert report.speedup(single, ALONE) == 0.0
+    assert report.speedup([single], [ALONE]) == 0.0
 
 
 def test_speedup_is_target_only_time_over_speculative_time() -> None:
-    assert "speedup 2.00x, the same tokens" in shown(report.comparison(SPECULATIVE, ALONE))
+    told = shown(report.comparison([SPECULATIVE], [ALONE]))
+    assert "speedup 2.00x, the same tokens · medians of 1 texts each" in told
+
+
+def test_one_slow_text_of_several_is_no_speedup() -> None:
+    latency = dataclasses.replace(ALONE.latency, tpot_ns=9 * ALONE.latency.tpot_ns)
+    slow = dataclasses.replace(ALONE, latency=latency)
+    assert report.speedup([SPECULATIVE] * 3, [ALONE, slow, ALONE]) == 2.0
 
 
 def test_different_tokens_are_called_so() -> None:
     other = dataclasses.replace(ALONE, token_ids=[1, 3])
-    assert "DIFFERENT tokens" in shown(report.comparison(SPECULATIVE, other))
+    assert "DIFFERENT tokens" in shown(report.comparison([SPECULATIVE] * 2, [ALONE, other]))
