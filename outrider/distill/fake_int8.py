@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from outrider.engine.int8_linear import leads_back, row_scales
+from outrider.engine.int8_linear import row_scales
 
 _INPUT_STEPS = 127
 
@@ -42,13 +42,11 @@ def round_inputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor,
 
 
 def fake_int8(model: Any) -> None:
-    """Lets the linear layers of `model` round as they will in int8, all but the head."""
-    head = model.get_output_embeddings()
+    """Lets the linear layers of `model` round as they will in int8."""
     for module in list(model.modules()):
-        if type(module) is not nn.Linear or module is head:
+        if type(module) is not nn.Linear:
             continue
-        if not leads_back(module.weight):
-            module.register_forward_pre_hook(round_inputs)
+        module.register_forward_pre_hook(round_inputs)
         is_trained = module.weight.requires_grad
         parametrize.register_parametrization(module, "weight", RoundedWeight())
         if not is_trained:  # rounding it once will do

@@ -4,10 +4,6 @@ A short pass costs the reading of the weights. In int8 they are a quarter of the
 size in float32, and FBGEMM's kernel multiplies them as they are: a step of a draft
 takes six tenths of the time (`benchmarks/passes.py`). Weights are scaled by row, inputs as
 they come, to 7 bits, since 8 would overflow where the CPU has no VNNI.
-
-Two kinds of layers are kept in float16, at half the size, since int8 would cost
-much of the agreement with the target: the head, and those that lead back from the
-inside of an MLP, where a few inputs are hundreds of times as large as the rest.
 """
 
 from __future__ import annotations
@@ -18,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from outrider.engine.packed_linear import Float16Linear, fbgemm_is_available, linear_weight
+from outrider.engine.packed_linear import fbgemm_is_available, linear_weight
 from outrider.errors import ConfigurationError
 
 
@@ -61,8 +57,8 @@ def row_scales(weight: Tensor) -> Tensor:
     return (weight.abs().amax(dim=1) / 127).clamp(min=1e-9).double()
 
 
-def quantize_linears(module: nn.Module, head: nn.Module) -> None:
-    """Replaces every linear layer below `module`: `head` in float16, most others in int8.
+def quantize_linears(module: nn.Module) -> None:
+    """Replaces every linear layer below `module`.
 
     Raises:
         ConfigurationError: this CPU or torch has no int8 layers.
@@ -72,15 +68,4 @@ def quantize_linears(module: nn.Module, head: nn.Module) -> None:
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in (nn.Linear, Conv1D):
-                setattr(parent, name, _quantized(child, child is head))
-
-
-def _quantized(linear: nn.Module, is_head: bool) -> nn.Module:
-    weight, bias = linear_weight(linear)
-    keep = is_head or leads_back(weight)
-    return (Float16Linear if keep else Int8Linear)(weight, bias)
-
-
-def leads_back(weight: Tensor) -> bool:
-    """Whether [out_features, in_features] leads back from the inside of an MLP."""
-    return weight.shape[1] > weight.shape[0]
+                setattr(parent, name, Int8Linear(*linear_weight(child)))

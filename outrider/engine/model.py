@@ -85,7 +85,7 @@ class Engine:
         self.passes = PassCounts()
         self.network = self._adopt(model, options.model)
         if self.is_int8:
-            quantize_linears(self.network, model.get_output_embeddings())
+            quantize_linears(self.network)
             compile_network(self.network)
         self.cache = self._allocate(options)
 
