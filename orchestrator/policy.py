@@ -26,9 +26,9 @@ _FIRST_LOOKUP_ACCEPTANCE = 0.6
 # The length changes for a gain of at least so much, and by so many tokens at most.
 _WORTHWHILE_GAIN = 1.03
 _LONGEST_MOVE = 2
-# A probe of which nothing is accepted doubles the steps to the next, up to the most.
+# A probe of which nothing is accepted doubles the steps to the next, so many times at most.
 _STEPS_BETWEEN_PROBES = 32
-_MOST_STEPS_BETWEEN_PROBES = 128
+_MOST_DOUBLINGS = 2
 # A draft that prepares shows what it is worth from the second step on.
 _STEPS_OF_A_PROBE = 4
 _REQUESTS_BETWEEN_PROBES = 16
@@ -174,8 +174,7 @@ class AdaptiveLength:
         """The steps of all requests from one probe to the next."""
         if not self._experience.has_plain_steps:
             return _STEPS_TO_FIRST_PROBE
-        doubled = _STEPS_BETWEEN_PROBES << self._experience.probes_in_vain
-        return min(doubled, _MOST_STEPS_BETWEEN_PROBES)
+        return _STEPS_BETWEEN_PROBES << min(self._experience.probes_in_vain, _MOST_DOUBLINGS)
 
     def _count_probe(self, was_probe: bool) -> None:
         self._experience.steps_since_probe += 1

@@ -43,7 +43,7 @@ class Ranks:
         self.size = size
         self.is_first = os.environ["RANK"] == "0"
         has_gpu = device != "cpu" and torch.cuda.is_available()
-        self.device = f"cuda:{os.environ['LOCAL_RANK']}" if has_gpu else "cpu"
+        self.device = f"cuda:{os.environ['LOCAL_RANK']}" if has_gpu else device
         if has_gpu:
             torch.cuda.set_device(self.device)
         dist.init_process_group("nccl" if has_gpu else "gloo")
