@@ -163,12 +163,16 @@ async def test_the_default_pair(real_target: Path) -> None:
     async with running_system(real_target, "default", draft_dtype="auto") as system:
         fields: dict[str, Any] = {
             "messages": [{"role": "user", "content": "Why do leaves turn red in autumn?"}],
-            "max_new_tokens": 24,
+            "max_new_tokens": 48,
         }
         alone = await system.generate("", num_speculative_tokens=0, **fields)
+        num_accepted = num_drafted = 0
         for num_branches in (0, 4):
             text = await system.generate(
                 "", num_speculative_tokens=2, num_branches=num_branches, **fields
             )
             assert text.token_ids == alone.token_ids
-            assert text.speculation.draft_acceptance_rate > 0.25
+            num_accepted += text.speculation.num_accepted_tokens
+            num_drafted += text.speculation.num_draft_tokens
+        # Of any one text it may say little; a draft that says nothing is at 0.
+        assert num_accepted > 0.2 * num_drafted, (num_accepted, num_drafted)
