@@ -94,18 +94,12 @@ def distill(recipe: Recipe, console: Console) -> Path:
     with _progress(console) as progress:
         texts, lesson = _write_and_teach(recipe, folder, work, progress)
         checkpoint = work / "checkpoint.pt"
-        start = recipe.start_from
-        student = load_model(str(start or folder), choose_device(recipe.device), torch.float32)
-        if start is None:
-            probe = texts.token_ids[: recipe.max_length].tolist()
-            kept = chosen_layers(student, recipe.layers, probe, recipe.num_layers)
-        else:
-            kept = recorded_layers(start)
+        student, kept = _beginning(recipe, folder, texts)
         head = student.get_output_embeddings()
         vocabulary = texts.frequent_tokens(head.out_features, recipe.draft_vocabulary)
         logit_token_ids = trim_head(student, vocabulary)
         material = Material(texts, lesson, logit_token_ids)
-        if start is None:
+        if recipe.start_from is None:
             is_new = not checkpoint.is_file()
             examples = material.training_texts(recipe.refit_texts if is_new else 0)
             remove_layers(student, kept, recipe.trained_layers, examples, progress)
@@ -119,6 +113,16 @@ def distill(recipe: Recipe, console: Console) -> Path:
     seconds = round(time.perf_counter() - began, 1)
     _write_record(recipe, texts, kept, history, seconds)
     return recipe.out
+
+
+def _beginning(recipe: Recipe, folder: str, texts: Texts) -> tuple[Any, list[int]]:
+    """The model that the student is made of, and the target's layers that it will have, or has."""
+    start = recipe.start_from
+    model = load_model(str(start or folder), choose_device(recipe.device), torch.float32)
+    if start is not None:
+        return model, recorded_layers(start)
+    probe = texts.token_ids[: recipe.max_length].tolist()
+    return model, chosen_layers(model, recipe.layers, probe, recipe.num_layers)
 
 
 @contextmanager
