@@ -98,6 +98,12 @@ def test_impossible_settings_are_refused(tiny_models: Callable[..., Path]) -> No
         choose_dtype("int3", torch.device("cpu"))
 
 
+def test_a_cpu_computes_in_float32_unless_asked_otherwise() -> None:
+    """In bfloat16 a text depends on how many tokens each pass verifies."""
+    assert choose_dtype("auto", torch.device("cpu")) == torch.float32
+    assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
+
+
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
 def test_many_short_chunks_share_a_pass(family: str, tiny_models: Callable[..., Path]) -> None:
     """In slots with a gap between them, of different lengths, one of them a long prompt."""
