@@ -96,7 +96,13 @@ class DraftSession:
 
     def prepared(self, tokens: Sequence[int]) -> Prepared | None:
         """What the draft has prepared so far for the case that `tokens` are committed."""
-        return self._table.get(tuple(tokens[self._context_length :]))
+        prepared = self._table.get(tuple(tokens[self._context_length :]))
+        return prepared if prepared is not None and prepared.draft_token_ids else None
+
+    def is_coming(self, tokens: Sequence[int]) -> bool:
+        """Whether the draft prepares for that, but had nothing yet when it last said so."""
+        prepared = self._table.get(tuple(tokens[self._context_length :]))
+        return prepared is not None and not prepared.draft_token_ids
 
     def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
         """What has been prepared so far for the case that all of `draft` are accepted."""
@@ -107,7 +113,9 @@ class DraftSession:
             (
                 prepared
                 for assumed, prepared in self._table.items()
-                if len(assumed) > len(draft) and assumed[: len(draft)] == tuple(draft)
+                if len(assumed) > len(draft)
+                and assumed[: len(draft)] == tuple(draft)
+                and prepared.draft_token_ids
             ),
             None,
         )

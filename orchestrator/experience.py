@@ -38,6 +38,8 @@ class StepCost:
     """Whether the draft had nothing to do meanwhile. It may share cores or memory."""
     was_missed: bool = False
     """Whether the draft had prepared for other outcomes only. It was waited for or not."""
+    awaited_ns: int = 0
+    """For what the draft was about to have prepared, whether it came in time or not."""
 
 
 @dataclass
@@ -131,6 +133,9 @@ class Experience:
     misses: Average = field(default_factory=lambda: Average(_FIRST_MISSES, 2.0))
     waits: Average = field(default_factory=lambda: Average(1.0))
     misses_since_wait: int = 0
+    # What a step waited for what was under way; and how many tokens are prepared in time.
+    awaited_ns: Average = field(default_factory=lambda: Average(0.0))
+    ready: Average = field(default_factory=lambda: Average(1.0))
     acceptance: Acceptance = field(default_factory=Acceptance)  # of the latest text
     distance: Distance = field(default_factory=Distance)
     length: int = FIRST_LENGTH
@@ -147,6 +152,7 @@ class Experience:
         share.add(cost.verify_ns / max(1.0, self.verify_ns.at(num_tokens)))
         if cost.was_missed or cost.was_prepared:
             self.misses.add(cost.was_missed)
+            self.awaited_ns.add(cost.awaited_ns)
         if cost.was_missed:
             self.waits.add(cost.num_draft_tokens > 0)
             self.misses_since_wait += 1
@@ -158,7 +164,7 @@ class Experience:
                 self.misses_since_wait = 0
                 self.draft_ns.add(cost.num_draft_tokens, cost.draft_ns)
 
-    def verification_ns(self, length: int, share: Average | None = None) -> float:
+    def verification_ns(self, length: float, share: Average | None = None) -> float:
         """What a verification of so many draft tokens takes.
 
         Sessions that share a pass all wait for its tokens. What is good for one is what

@@ -59,6 +59,10 @@ class Drafter(Protocol):
         """What has been prepared so far for the case that `tokens` are committed."""
         ...
 
+    def is_coming(self, tokens: Sequence[int]) -> bool:
+        """Whether something is being prepared for that case, but nothing is there yet."""
+        ...
+
     def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
         """What has been prepared so far for the case that all of `draft`, which is being
         verified behind `tokens`, are accepted; the draft guesses the token after them."""

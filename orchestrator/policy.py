@@ -54,6 +54,10 @@ class LengthPolicy(Protocol):
         """How many of `length` tokens to wait for at a step that none are prepared for."""
         ...
 
+    def patience_ns(self) -> float:
+        """How long to wait for what the draft is preparing when the verdict comes."""
+        ...
+
     def lookup_length(self, match_length: int) -> int:
         """How many tokens to take from behind a match of so many tokens in the text."""
         ...
@@ -77,6 +81,9 @@ class FixedLength:
 
     def missed_length(self, length: int) -> int:
         return length
+
+    def patience_ns(self) -> float:
+        return self.experience.draft_ns.at(1)  # to ask takes no less
 
     def lookup_length(self, match_length: int) -> int:
         return min(self.length, match_length)
@@ -129,11 +136,17 @@ class AdaptiveLength:
         def gain(length: int) -> float:
             """Tokens more than are committed in the same time on average."""
             verify_ns = experience.verification_ns(length, experience.working)
-            return _num_tokens(self._acceptance.rate, length) - speed * (
+            return self._num_tokens(length) - speed * (
                 experience.draft_ns.at(length) * (length > 0) + verify_ns
             )
 
         return max(range(length + 1), key=gain)
+
+    def patience_ns(self) -> float:
+        """As long as a draft token is worth."""
+        experience = self._experience
+        more_ns = experience.verification_ns(1) - experience.verification_ns(0)
+        return max(0.0, self._acceptance.rate / self.speed(self._length) - more_ns)
 
     def lookup_length(self, match_length: int) -> int:
         rate = self._lookups.rate
@@ -153,6 +166,10 @@ class AdaptiveLength:
         if cost.num_draft_tokens:
             self._acceptance.add(cost)
             self._experience.acceptance = self._acceptance
+        if cost.was_prepared:
+            # If all that was wanted is there, there might be more.
+            is_all = cost.num_draft_tokens >= self._length
+            self._experience.ready.add(cost.num_draft_tokens + is_all)
         if cost.num_accepted_tokens and self._experience.sessions < _MANY_SESSIONS:
             self._experience.probes_in_vain = 0  # with many, it is not the draft that is to blame
         if not self.uses_draft:
@@ -188,22 +205,31 @@ class AdaptiveLength:
         experience = self._experience
         if length == 0:
             return 1 / max(1.0, experience.verification_ns(0, experience.resting))
-        num_tokens = _num_tokens(self._acceptance.rate, length)
-        verify_ns = experience.verification_ns(length, experience.working)
-        misses, waits = (1.0, 1.0)
-        if self._prepares:
-            misses, waits = experience.misses.value, experience.waits.value
-        waiting, without = misses * waits, misses * (1 - waits)
-        num_tokens = (1 - without) * num_tokens + without
-        step_ns = (
-            (1 - without) * verify_ns
-            + without * experience.verification_ns(0, experience.working)
-            + waiting * experience.draft_ns.at(length)
+        if not self._prepares:
+            return self._num_tokens(length) / (
+                experience.verification_ns(length, experience.working)
+                + experience.draft_ns.at(length)
+            )
+        prepared = min(length, experience.ready.value)
+        misses, waits = experience.misses.value, experience.waits.value
+        steps = (
+            # The share of such steps, their draft tokens, and the time for these.
+            (1 - misses, prepared, 0.0),
+            (misses * waits, length, experience.draft_ns.at(length)),
+            (misses * (1 - waits), 0, 0.0),
+        )
+        num_tokens = sum(share * self._num_tokens(drafted) for share, drafted, _ in steps)
+        step_ns = experience.awaited_ns.value + sum(
+            share * (draft_ns + experience.verification_ns(drafted, experience.working))
+            for share, drafted, draft_ns in steps
         )
         return num_tokens / max(1.0, step_ns)
 
+    def _num_tokens(self, length: float) -> float:
+        return _num_tokens(self._acceptance.rate, length)
 
-def _num_tokens(acceptance_rate: float, length: int) -> float:
+
+def _num_tokens(acceptance_rate: float, length: float) -> float:
     """Committed tokens of a step, on average (arXiv 2211.17192)."""
     rate = min(acceptance_rate, 0.999)
-    return (1 - rate ** (length + 1)) / (1 - rate)
+    return float((1 - rate ** (length + 1)) / (1 - rate))

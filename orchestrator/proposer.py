@@ -11,6 +11,7 @@ from orchestrator.experience import StepCost
 from orchestrator.latency import CriticalPath
 from orchestrator.partners import Ahead, Drafter, Foresight
 from orchestrator.policy import MAX_LENGTH, LengthPolicy
+from orchestrator.waiting import prepared_soon
 from outrider.errors import OutriderError
 from outrider.messages import Preparation, Prepared, Proposal, Verdict
 from outrider.prompt_lookup import longest_match
@@ -39,6 +40,7 @@ class Proposer:
         self.was_prepared = False
         self.match_length = 0  # of draft tokens that were looked up
         self.waited_ns = 0  # for the proposal; the reading of the prompt does not count
+        self.awaited_ns = 0  # for what was under way when the verdict came
         self.was_missed = False  # other outcomes were prepared for only
         self.was_sent_ahead = False
         self.replaced_stale = False
@@ -66,7 +68,7 @@ class Proposer:
         If `ahead` was sent for just these tokens, they are its draft tokens.
         """
         self.was_prepared, self.was_missed = False, False
-        self.match_length, self.waited_ns = 0, 0
+        self.match_length, self.waited_ns, self.awaited_ns = 0, 0, 0
         self.was_sent_ahead = ahead is not None and ahead.tokens == tokens
         self.replaced_stale = ahead is not None and not self.was_sent_ahead
         if ahead is not None and self.was_sent_ahead:
@@ -149,6 +151,7 @@ class Proposer:
                 verdict.timings.batch_sessions,
                 self._draft_rests,
                 self.was_missed,
+                self.awaited_ns,
             )
         )
         if self._distance is not None:
@@ -176,10 +179,13 @@ class Proposer:
             return ()
         self._path.spend("orchestrator")
         prepared = self._drafter.prepared(tokens)
+        if prepared is None and self._drafter.is_coming(tokens):
+            patience_ns = self._lengths.patience_ns()
+            prepared = await prepared_soon(self._drafter, tokens, patience_ns)
+            self.awaited_ns = self._path.spend("draft_compute")
         if prepared is not None:
-            # Neither drafting nor the way to the draft is waited for.
             draft = prepared.draft_token_ids[:num_tokens]
-            self._path.hide("draft_compute", prepared.forward_ns)
+            self._path.hide("draft_compute", prepared.forward_ns - self.awaited_ns)
             self.was_prepared = True
             await self._follow(tokens, draft, length)
             return draft

@@ -102,6 +102,9 @@ class LocalDrafter:
     def prepared(self, tokens: Sequence[int]) -> Prepared | None:
         return None
 
+    def is_coming(self, tokens: Sequence[int]) -> bool:
+        return False
+
     def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
         return None
 

@@ -77,7 +77,7 @@ class FakeDrafter:
     """Proposes by a function, and fails from call `fails_at` on.
 
     Where branches are asked for, it has prepared `num_prepared(tokens)` tokens for the
-    case that `tokens` are committed.
+    case that `tokens` are committed; if `is_late`, not before its growth is awaited.
     """
 
     def __init__(
@@ -86,11 +86,15 @@ class FakeDrafter:
         fails_at: int | None = None,
         max_context_length: int = 1000,
         num_prepared: NextToken = nothing_prepared,
+        is_late: bool = False,
     ) -> None:
         self._next_token = next_token
         self._fails_at = fails_at
         self._num_prepared = num_prepared
         self._preparation = Preparation()
+        self._is_late = is_late
+        self._awaited: list[int] = []
+        self._late: list[int] = []  # what is prepared for, but was not there yet when it was asked
         self.max_context_length = max_context_length
         self.num_prepared_tokens = 0
         self.calls: list[tuple[list[int], int]] = []
@@ -112,11 +116,19 @@ class FakeDrafter:
         self._take_call(preparation)
 
     def prepared(self, tokens: Sequence[int]) -> Prepared | None:
+        if self._is_late and self._late != tokens:
+            return None
         num_tokens = min(self._num_prepared(tokens), self._preparation.num_tokens)
         if not self._preparation.num_branches or num_tokens == 0:
             return None
         self.num_prepared_tokens += num_tokens
         return Prepared(0, tuple(tokens), self._draft(tokens, num_tokens), forward_ns=7)
+
+    def is_coming(self, tokens: Sequence[int]) -> bool:
+        if not self._is_late or self._late == tokens or not self._num_prepared(tokens):
+            return False
+        self._awaited = list(tokens)
+        return self._preparation.num_branches > 0
 
     def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
         guess = self._next_token([*tokens, *draft])
@@ -126,7 +138,11 @@ class FakeDrafter:
         return dataclasses.replace(prepared, assumed_token_ids=(*draft, guess))
 
     def growth(self) -> asyncio.Future[None]:
-        return asyncio.get_running_loop().create_future()
+        growth = asyncio.get_running_loop().create_future()
+        if self._is_late:
+            self._late = self._awaited
+            growth.set_result(None)
+        return growth
 
     def _take_call(self, preparation: Preparation) -> None:
         self._preparation = preparation

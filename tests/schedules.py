@@ -40,6 +40,9 @@ class Lengths:
     def missed_length(self, length: int) -> int:
         return self._random.choice([0, length])
 
+    def patience_ns(self) -> float:
+        return self._random.choice([0.0, 1e9])
+
     def lookup_length(self, match_length: int) -> int:
         return self._random.randint(0, match_length)
 

@@ -99,16 +99,26 @@ class Branches:
                     self._sampler,
                     source=self._main,
                     is_background=True,
-                    on_draft=self._announce,
+                    on_draft=self._on_draft,
                 )
             )
+        for job in jobs:
+            self._announce(job)  # it is under way
         return jobs
 
-    def _on_guess(self, job: Drafting) -> None:
+    def _on_guess(self, job: Drafting) -> bool:
         """Called on the engine's thread, whose next pass shall have all that is worth it."""
+        if len(job.draft_token_ids) > 1:
+            return self._on_draft(job)
         self._announce(job)
-        if len(job.draft_token_ids) == 1:
-            self._scheduler.follow_up(job, lambda: self._further(job))
+        self._scheduler.follow_up(job, lambda: self._further(job))
+        return True
+
+    def _on_draft(self, job: Drafting) -> bool:
+        """Whether a further token would be there in time."""
+        self._announce(job)
+        num_running = sum(not job.done.done() for job in self._jobs)
+        return self._breadth.has_time(num_running, time.perf_counter_ns() - self._began_ns)
 
     def _further(self, guess_job: Drafting) -> list[Drafting]:
         """Jobs for other outcomes that are worth it now that there is a guess."""
@@ -144,7 +154,10 @@ class Branches:
 
 
 class Announcer:
-    """Brings drafted tokens from the engine's thread to `on_prepared`, several at a time."""
+    """Brings drafted tokens from the engine's thread to `on_prepared`, several at a time.
+
+    A branch without any says that it is under way.
+    """
 
     def __init__(self, context_length: int, on_prepared: OnPrepared) -> None:
         self._context_length = context_length
@@ -153,10 +166,8 @@ class Announcer:
         self._grown: dict[Drafting, Prepared] = {}
 
     def __call__(self, job: Drafting) -> None:
-        """Called on the engine's thread when `job` has drafted a token."""
-        prepared = job.prepared(self._context_length)
-        if prepared.draft_token_ids:
-            self._loop.call_soon_threadsafe(self._add, job, prepared)
+        """Called when `job` begins after an outcome, and when it has drafted a token."""
+        self._loop.call_soon_threadsafe(self._add, job, job.prepared(self._context_length))
 
     def _add(self, job: Drafting, prepared: Prepared) -> None:
         if not self._grown:

@@ -117,6 +117,15 @@ class Breadth:
 
         return _best(worth, len(others))[0]
 
+    def has_time(self, num_branches: int, spent_ns: int) -> bool:
+        """Whether a pass over so many branches would end before the verdict.
+
+        One that does not keeps the next verification's first pass waiting.
+        """
+        if self._window_ns is None or self._step_time == StepTime():
+            return True
+        return self._num_passes(num_branches, spent_ns) >= 1
+
     def _num_passes(self, num_branches: int, spent_ns: float = 0.0) -> float:
         """That end before the verdict comes."""
         left_ns = (self._window_ns or 0.0) - spent_ns

@@ -60,7 +60,7 @@ class Drafting(Job):
 
     Args:
         content: of the slot to draft in; `source` is another whose tokens it may copy.
-        on_draft: called on the engine's thread after each token.
+        on_draft: called on the engine's thread after each token; whether to draft on.
         guesses_bonus: the first drafted token stands for the target's own.
         min_confidence: no more tokens once the chance that the target takes all of them,
             by the draft's own probabilities, is below it.
@@ -74,7 +74,7 @@ class Drafting(Job):
         sampler: Sampler,
         source: SlotContent | None = None,
         is_background: bool = False,
-        on_draft: Callable[[Drafting], None] | None = None,
+        on_draft: Callable[[Drafting], bool] | None = None,
         guesses_bonus: bool = False,
         min_confidence: float = 0.0,
     ) -> None:
@@ -114,11 +114,11 @@ class Drafting(Job):
         self.ranks[index] = choices
         self._sequence.append(token_id)
         self.draft_token_ids.append(token_id)
-        if self._on_draft is not None:
-            self._on_draft(self)
+        goes_on = self._on_draft is None or self._on_draft(self)
         self._confidence *= choices[0].prob
         is_last = (
-            len(self.draft_token_ids) == self._num_tokens
+            not goes_on
+            or len(self.draft_token_ids) == self._num_tokens
             or token_id in self._sampler.eos_token_ids
             or self._confidence < self._min_confidence
         )

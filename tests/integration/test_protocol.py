@@ -141,7 +141,9 @@ async def test_a_draft_proposes_what_it_would_say_itself(system: System) -> None
     assert together.sequence_length == 3 + len(one_by_one) - 1
 
 
-async def table_of(call: Any, num_outcomes: int, num_tokens: int) -> dict[tuple[int, ...], Any]:
+async def table_of(
+    call: Any, context_length: int, num_outcomes: int, num_tokens: int
+) -> dict[tuple[int, ...], Any]:
     """What is pushed until so many outcomes have all their tokens."""
     table: dict[tuple[int, ...], Any] = {}
     async with asyncio.timeout(30):
@@ -150,7 +152,7 @@ async def table_of(call: Any, num_outcomes: int, num_tokens: int) -> dict[tuple[
             assert not response.draft_token_ids
             for prepared in response.prepared:
                 table[tuple(prepared.assumed_token_ids)] = prepared
-            assert response.context_length == 3
+            assert response.context_length == context_length
     return table
 
 
@@ -160,7 +162,7 @@ async def test_outcomes_are_pushed_and_can_be_followed(system: System) -> None:
     request = draft_pb2.ProposeRequest(token_ids=[5, 6, 7], num_speculative_tokens=2, **preparation)
     await call.write(request)
     draft = list((await call.read()).draft_token_ids)
-    table = await table_of(call, 3, 2)
+    table = await table_of(call, 3, 3, 2)
     assert [list(assumed[:2]) == draft for assumed in table].count(True) == 1
     for assumed, prepared in table.items():
         await fresh.write(
@@ -183,7 +185,8 @@ async def test_outcomes_are_pushed_and_can_be_followed(system: System) -> None:
         answer = await call.read()
     assert (answer.context_length, list(answer.draft_token_ids)) == (3 + len(assumed), [])
     assert answer.sequence_length == 3 + len(assumed) + 2
-    assert (await call.read()).prepared[0].draft_token_ids
+    assert not (await call.read()).prepared[0].draft_token_ids  # it is under way
+    assert await table_of(call, answer.context_length, 1, 1)
 
 
 async def test_a_draft_stops_at_its_end_of_text(tiny_models: Callable[..., Path]) -> None:

@@ -43,12 +43,24 @@ def test_more_time_never_means_fewer_branches_for_one_token() -> None:
     assert chosen[-1] == 3
 
 
+def test_a_pass_that_would_end_after_the_verdict_is_not_begun() -> None:
+    assert breadth(27).has_time(1, spent_ns=10)
+    assert not breadth(27).has_time(4, spent_ns=20)
+    assert not breadth(27).has_time(1, spent_ns=20)
+    slow = breadth(27)
+    for _ in range(10):
+        slow.note_pass(1, took_ns=20)
+    assert not slow.has_time(1, spent_ns=10)
+
+
 def test_nothing_is_ruled_out_before_anything_is_known() -> None:
     assert Breadth(STEP_TIME).plan(0.5, CHANCES, 2) == Plan(True, 3)
     assert Breadth(STEP_TIME).further(0.5, CHANCES, 2, 10) == 3
+    assert Breadth(STEP_TIME).has_time(4, 10**9)
     unknown = Breadth(StepTime())
     unknown.observe(10, was_served=True)
     assert unknown.plan(0.5, CHANCES, 2) == Plan(True, 3)
+    assert unknown.has_time(4, 10**9)
 
 
 def test_others_take_their_share_of_the_time() -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import pytest
+
 from orchestrator.decoder import Step, decode
 from orchestrator.experience import Experience
 from orchestrator.latency import CriticalPath
 from orchestrator.partners import Foresight
-from orchestrator.policy import FixedLength
+from orchestrator.policy import FixedLength, LengthPolicy
 from outrider.messages import Verdict
 from tests.fakes import FakeDrafter, FakeVerifier
 
@@ -30,6 +32,11 @@ class NeverWaiting(FixedLength):
         return 0
 
 
+class Patient(NeverWaiting):
+    def patience_ns(self) -> float:
+        return 60e9
+
+
 class SlowVerifier(FakeVerifier):
     """Others have a moment meanwhile."""
 
@@ -44,9 +51,13 @@ class SlowVerifier(FakeVerifier):
 
 
 async def run(
-    drafter: FakeDrafter, num_branches: int, verifier: FakeVerifier, path: CriticalPath
+    drafter: FakeDrafter,
+    num_branches: int,
+    verifier: FakeVerifier,
+    path: CriticalPath,
+    lengths: LengthPolicy | None = None,
 ) -> list[Step]:
-    lengths = NeverWaiting(3, Experience())
+    lengths = lengths or NeverWaiting(3, Experience())
     steps = decode(PROMPT, MAX_LENGTH, verifier, drafter, lengths, path, num_branches)
     return [step async for step in steps]
 
@@ -77,6 +88,18 @@ async def test_it_goes_on_without_and_says_so() -> None:
         assert len(draft) == step.num_draft_tokens
         committed += step.token_ids
     assert not [stage for stage in path.stages if stage.startswith("draft_")]
+
+
+@pytest.mark.parametrize("is_patient", [True, False])
+async def test_what_is_under_way_is_waited_for_as_long_as_it_is_worth(is_patient: bool) -> None:
+    drafter = FakeDrafter(draft_model, num_prepared=lambda tokens: 2, is_late=True)
+    lengths = (Patient if is_patient else NeverWaiting)(3, Experience())
+    path = CriticalPath()
+    steps = await run(drafter, 2, SlowVerifier(target_model), path, lengths)
+    check_text(steps)
+    found = [step.was_prepared for step in steps[3:]]
+    assert all(found) if is_patient else not any(found)
+    assert len(drafter.calls) == 1  # for the prompt
 
 
 async def test_the_prompt_is_not_waited_for_either() -> None:

@@ -100,3 +100,39 @@ def test_a_draft_that_has_become_good_is_found_out_without_waiting() -> None:
         pair.step(policy)
     assert policy.next_length() >= 1
     assert pair.num_waits < 30
+
+
+def prepared(num_tokens: int, awaited_ms: float = 0.0) -> StepCost:
+    awaited_ns = int(1e6 * awaited_ms)
+    return StepCost(num_tokens, num_tokens, 0, 20_000_000, True, awaited_ns=awaited_ns)
+
+
+def test_what_is_under_way_is_waited_for_as_long_as_a_draft_token_is_worth() -> None:
+    policy = AdaptiveLength(Experience(), prepares=True)
+    for _ in range(50):
+        policy.observe(prepared(1))
+    # A step of 20 ms gives two tokens or nearly so: a token is worth 10.
+    assert policy.patience_ns() == pytest.approx(10e6, rel=0.2)
+
+
+def test_waiting_for_what_is_under_way_counts() -> None:
+    quick, slow = (AdaptiveLength(Experience(), prepares=True) for _ in range(2))
+    for _ in range(50):
+        quick.observe(prepared(1))
+        slow.observe(prepared(1, awaited_ms=15))
+    assert slow.speed(1) < 0.7 * quick.speed(1)
+
+
+def test_longer_drafts_than_are_ready_in_time_promise_nothing() -> None:
+    policy, free = (AdaptiveLength(Experience(), prepares=True) for _ in range(2))
+    lengths, free_lengths = [], []
+    for one in (policy, free):
+        one.observe(StepCost(1, 1, 40_000_000, 20_000_000))  # asking takes long
+    for _ in range(30):
+        lengths.append(policy.next_length())
+        free_lengths.append(free.next_length())
+        for one, length in ((policy, min(1, lengths[-1])), (free, free_lengths[-1])):
+            alone = StepCost(0, 0, 0, 20_000_000, draft_rests=True)
+            one.observe(prepared(length) if length else alone)
+    assert max(lengths) <= 3
+    assert max(free_lengths) > 3

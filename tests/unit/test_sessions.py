@@ -87,6 +87,21 @@ async def test_what_is_prepared_is_found_by_what_is_committed(
     assert session.num_prepared_tokens == 3
 
 
+async def test_what_is_under_way_is_coming_until_it_is_there(
+    session: DraftSession, call: ScriptedCall
+) -> None:
+    assert not session.is_coming([1, 2, 3, 4])
+    await call.prepare(3, [4], [])
+    assert session.is_coming([1, 2, 3, 4])
+    assert session.prepared([1, 2, 3, 4]) is None
+    assert session.likeliest([1, 2, 3], ()) is None  # not worth sending ahead
+    growth = session.growth()
+    await call.prepare(3, [4], [5])
+    assert growth.done()
+    assert not session.is_coming([1, 2, 3, 4])
+    assert session.prepared([1, 2, 3, 4]) is not None
+
+
 async def test_following_is_one_message_that_nobody_waits_for(
     session: DraftSession, call: ScriptedCall
 ) -> None:
