@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from unittest import mock
 
 import pytest
 
@@ -91,6 +92,21 @@ def test_a_pass_does_not_wait_long(engine: RecordingEngine, make: Callable[..., 
         future.result(10)
     scheduler.submit(Steps(slots[0], 1)).result(10)
     assert [len(chunks) for chunks in engine.passes] == [1, 2, 1]
+
+
+@pytest.mark.parametrize(("num_tokens", "patience"), [(1, 0.001), (16, 0.001), (17, 0.005)])
+def test_a_pass_that_reads_a_prompt_waits_longer(
+    engine: RecordingEngine, make: Callable[..., Scheduler], num_tokens: int, patience: float
+) -> None:
+    """Who is just late for it would wait for all of it."""
+    scheduler = make(gather_seconds=0.001, token_budget=100)
+    late, other = scheduler.acquire(), scheduler.acquire()
+    scheduler.submit(Steps(late, 1)).result(10)
+    with mock.patch.object(scheduler._changed, "wait", wraps=scheduler._changed.wait) as wait:
+        scheduler.submit(Steps(other, num_tokens)).result(10)
+    timeouts = [call.args[0] for call in wait.call_args_list if call.args]
+    assert timeouts == [pytest.approx(patience)]
+    assert [len(chunks) for chunks in engine.passes] == [1, 1]
 
 
 def test_a_prompt_starts_from_what_another_slot_has_read(
