@@ -114,15 +114,22 @@ class AdaptiveLength:
         is_probe = experience.num_requests % _REQUESTS_BETWEEN_PROBES == 0
         experience.num_requests += 1
         self.uses_draft = self._length > 0 or experience.sessions < _MANY_SESSIONS or is_probe
+        # Another text may suit the draft better, and has read its prompt.
+        is_open = experience.has_plain_steps and experience.probes_in_vain == 0
+        if prepares and self.uses_draft and self._length == 0 and is_open:
+            self._begin_probe(_STEPS_OF_A_PROBE)
 
     def next_length(self) -> int:
         if not self.uses_draft:
             return 0
         if self._probe_steps == 0 and self._experience.steps_since_probe >= self._patience:
-            self._experience.steps_since_probe = 0  # one request probes for all
             goes_on = self._prepares and self._length == 0
-            self._probe_steps = _STEPS_OF_A_PROBE if goes_on else 1
+            self._begin_probe(_STEPS_OF_A_PROBE if goes_on else 1)
         return int(self._length == 0) if self._probe_steps else self._length
+
+    def _begin_probe(self, num_steps: int) -> None:
+        self._experience.steps_since_probe = 0  # one request probes for all
+        self._probe_steps = num_steps
 
     def missed_length(self, length: int) -> int:
         experience = self._experience

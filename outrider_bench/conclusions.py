@@ -65,6 +65,10 @@ def speedups_if(
 ) -> dict[str, dict[str, float]]:
     """Speedups over the target alone with other times, each at its best draft length."""
     in_turn, pipelined = what_if(times[IN_TURN]), what_if(times[PIPELINED])
+    # In turn the target has the machine's memory for itself, as on a host of its own.
+    undisturbed = {name: getattr(times[IN_TURN], name) for name in ("verify", "verify_per_token")}
+    in_turn["hosts that share nothing"] = times[IN_TURN]
+    pipelined["hosts that share nothing"] = dataclasses.replace(times[PIPELINED], **undisturbed)
     found = {}
     for name in in_turn:
         turn, turn_k = best_speedup(texts, in_turn[name], 0)

@@ -95,25 +95,26 @@ def replay(texts: Sequence[Sequence[Place]], times: Times, k: int, num_branches:
 def _replay_text(
     text: Sequence[Place], times: Times, k: int, num_branches: int, result: Replay
 ) -> None:
+    pass_ms = times.branches_step(num_branches)
     position, num_prepared = 1, 0  # the target's own first token comes with its prompt
     while position < len(text):
         room = len(text) - position - 1
         is_hit = min(num_prepared, room) > 0
         length = min(k, room, num_prepared) if is_hit else min(k, room)
         if length and not is_hit:
-            result.ms += _drafting_ms(times, length, num_branches)
+            result.ms += _drafting_ms(times, length)
         verify_ms = times.verify + length * times.verify_per_token + times.rtt_target
         result.ms += verify_ms + times.overhead
         drafted = text[position : position + length]
         accepted = next((i for i, place in enumerate(drafted) if place.rank), length)
         num_prepared = 0
-        if num_branches and length:
-            # To follow what was prepared, the draft hears of it and reads its last token.
-            late_ms = times.rtt_draft + times.draft_step if is_hit else 0.0
-            num_passes = int((verify_ms - late_ms) / times.branches_step(num_branches))
-            num_prepared = prepared_length(
-                text[position:], length, accepted, num_branches, max(0, num_passes)
+        if num_branches and length and room > accepted + 1:
+            # Of what was prepared the draft must hear before it follows.
+            passes = (verify_ms - (times.rtt_draft if is_hit else 0.0)) / pass_ms
+            num_prepared, awaited = _prepared_soon(
+                text[position:], length, accepted, num_branches, passes
             )
+            result.ms += awaited * pass_ms
         result.num_steps += length > 0
         result.num_hits += is_hit
         result.num_accepted += accepted
@@ -121,11 +122,21 @@ def _replay_text(
         position += accepted + 1
 
 
-def _drafting_ms(times: Times, length: int, num_branches: int) -> float:
-    """What is waited for draft tokens; a pass over branches that runs must end first."""
-    running = times.branches_step(num_branches) / 2 if num_branches else 0.0
+def _drafting_ms(times: Times, length: int) -> float:
+    """What is waited for draft tokens."""
     drafting = times.draft + length * times.draft_step
-    return running + drafting + times.draft_overhead + times.rtt_draft
+    return drafting + times.draft_overhead + times.rtt_draft
+
+
+def _prepared_soon(
+    ahead: Sequence[Place], length: int, accepted: int, num_branches: int, passes: float
+) -> tuple[int, float]:
+    """Tokens prepared for the verdict, and the part of a pass that is waited for the first."""
+    in_time = max(0, int(passes))
+    found = prepared_length(ahead, length, accepted, num_branches, in_time)
+    # What is under way then is less than a pass from being there.
+    under_way = 0 if found else prepared_length(ahead, length, accepted, num_branches, in_time + 1)
+    return (1, in_time + 1 - max(0.0, passes)) if under_way else (found, 0.0)
 
 
 def prepared_length(

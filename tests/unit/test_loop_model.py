@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from outrider_bench.conclusions import conclude, read_texts
+from outrider_bench.conclusions import conclude, read_texts, speedups_if
 from outrider_bench.loop_model import Place, Times, best_speedup, prepared_length, replay, what_if
 from outrider_bench.what_if import what_if as what_if_command
 
@@ -42,7 +42,7 @@ def test_in_turn_a_step_is_drafting_and_verifying() -> None:
 def test_on_a_hit_only_the_verification_counts() -> None:
     text = [RIGHT] * 8
     found = replay([text], TIMES, k=2, num_branches=4)
-    miss = (1 + 2 * 2 + 0.25) + 12.5  # half a pass of the draft runs when it is asked
+    miss = (2 * 2 + 0.25) + 12.5
     hit = 12.5
     # 3 + 3 tokens, then one that has no room for a draft.
     assert found.ms == pytest.approx(miss + hit + 10.5)
@@ -59,6 +59,16 @@ def test_round_trips_are_waited_for_and_leave_less_time_to_prepare() -> None:
     # What takes longer to hear of than to verify cannot be prepared in time.
     late = replay([text], dataclasses.replace(TIMES, rtt_draft=20), 2, num_branches=4)
     assert late.hit_rate == pytest.approx(0.5, abs=0.05)
+
+
+def test_what_is_under_way_when_the_verdict_comes_is_waited_for() -> None:
+    """A verification of 12 leaves time for one pass of 8; the next one is at its half."""
+    slow = dataclasses.replace(TIMES, draft_step=8)
+    found = replay([[RIGHT] * 9], slow, k=2, num_branches=1)
+    # 3 tokens; 2, after 4 ms for the one drafted; 2, after the 5 ms that 11 leave; the last one.
+    steps = [2 * 8 + 0.25 + 12.5, 4 + 11.5, 5 + 11.5, 10.5]
+    assert (found.num_steps, found.num_hits) == (3, 2)
+    assert found.ms == pytest.approx(sum(steps))
 
 
 @pytest.mark.parametrize(
@@ -116,3 +126,12 @@ def test_the_command_reads_a_result_and_changes_its_times(tmp_path: Path) -> Non
     result.write_text("{}")
     refused = CliRunner().invoke(what_if_command, [str(result)])
     assert "has no trace" in str(refused.exception)
+
+
+def test_hosts_that_share_nothing_have_the_verifications_of_the_loop_in_turn() -> None:
+    texts = [[RIGHT] * 30]
+    disturbed = dataclasses.replace(TIMES, verify=15.0)
+    found = speedups_if(texts, {"in turn": TIMES, "pipelined": disturbed}, 4)
+    apart, together = found["hosts that share nothing"], found["as measured"]
+    assert apart["in turn"] == together["in turn"]
+    assert apart["pipelined"] > together["pipelined"]

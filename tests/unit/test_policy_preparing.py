@@ -136,3 +136,12 @@ def test_longer_drafts_than_are_ready_in_time_promise_nothing() -> None:
             one.observe(prepared(length) if length else alone)
     assert max(lengths) <= 3
     assert max(free_lengths) > 3
+
+
+@pytest.mark.parametrize(("probes_in_vain", "length"), [(0, 1), (1, 0)])
+def test_another_text_is_probed_at_its_beginning_unless_probes_were_in_vain(
+    probes_in_vain: int, length: int
+) -> None:
+    experience = Experience(length=0, has_plain_steps=True, probes_in_vain=probes_in_vain)
+    assert AdaptiveLength(experience, prepares=True).next_length() == length
+    assert AdaptiveLength(experience, prepares=False).next_length() == 0
