@@ -31,6 +31,8 @@ _STEPS_BETWEEN_PROBES = 32
 _MOST_DOUBLINGS = 2
 # A draft that prepares shows what it is worth from the second step on.
 _STEPS_OF_A_PROBE = 4
+# A text begins with a probe where drafts have come so near to the target's own speed.
+_PROMISE = 0.9
 _REQUESTS_BETWEEN_PROBES = 16
 _MANY_SESSIONS = 2.0
 # As long as the target alone was never tried, nobody knows what drafts cost it. It goes first:
@@ -114,9 +116,10 @@ class AdaptiveLength:
         is_probe = experience.num_requests % _REQUESTS_BETWEEN_PROBES == 0
         experience.num_requests += 1
         self.uses_draft = self._length > 0 or experience.sessions < _MANY_SESSIONS or is_probe
-        # Another text may suit the draft better, and has read its prompt.
-        is_open = experience.has_plain_steps and experience.probes_in_vain == 0
-        if prepares and self.uses_draft and self._length == 0 and is_open:
+        # Another text may suit the draft better.
+        is_open = prepares and self.uses_draft and experience.has_plain_steps
+        was_near = experience.probes_in_vain == 0 and self.speed(1) > _PROMISE * self.speed(0)
+        if self._length == 0 and is_open and was_near:
             self._begin_probe(_STEPS_OF_A_PROBE)
 
     def next_length(self) -> int:
@@ -213,10 +216,9 @@ class AdaptiveLength:
         if length == 0:
             return 1 / max(1.0, experience.verification_ns(0, experience.resting))
         if not self._prepares:
-            return self._num_tokens(length) / (
-                experience.verification_ns(length, experience.working)
-                + experience.draft_ns.at(length)
-            )
+            verify_ns = experience.verification_ns(length, experience.working)
+            step_ns = verify_ns + experience.draft_ns.at(length)
+            return self._num_tokens(length) / max(1.0, step_ns)
         prepared = min(length, experience.ready.value)
         misses, waits = experience.misses.value, experience.waits.value
         steps = (

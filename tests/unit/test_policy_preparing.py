@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from orchestrator.experience import Experience, StepCost
+from orchestrator.experience import Average, Experience, StepCost
 from orchestrator.policy import AdaptiveLength
 
 
@@ -138,10 +138,14 @@ def test_longer_drafts_than_are_ready_in_time_promise_nothing() -> None:
     assert max(free_lengths) > 3
 
 
-@pytest.mark.parametrize(("probes_in_vain", "length"), [(0, 1), (1, 0)])
-def test_another_text_is_probed_at_its_beginning_unless_probes_were_in_vain(
-    probes_in_vain: int, length: int
+@pytest.mark.parametrize(
+    ("probes_in_vain", "slowness", "length"), [(0, 1.0, 1), (1, 1.0, 0), (0, 3.0, 0)]
+)
+def test_another_text_is_probed_at_its_beginning_if_drafts_were_near_to_paying(
+    probes_in_vain: int, slowness: float, length: int
 ) -> None:
     experience = Experience(length=0, has_plain_steps=True, probes_in_vain=probes_in_vain)
+    experience.verify_ns.add(1, 20e6)
+    experience.working = Average(slowness)
     assert AdaptiveLength(experience, prepares=True).next_length() == length
     assert AdaptiveLength(experience, prepares=False).next_length() == 0
