@@ -12,8 +12,10 @@ draft tokens is a pass of k + 1, and drafting them is k passes of 1.
 - unpacked: fused layers, weights as `nn.Linear` has them
 - plain: neither
 - int8: fused layers in int8, as drafts may be
+- bfloat16: fused layers in bfloat16
 
-All but the last compute in float32 and give the same logits.
+All but the last two compute in float32 and give the same logits. Those of one token also
+depend a little on how many are in the pass: `logit_difference` is the largest found.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider_bench.results_file import write_result
 
-WIDTHS = (1, 2, 3, 5, 9, 17)
+WIDTHS = (1, 2, 3, 5, 9, 17, 65)
 REPEATS = 9
 
 # The dtype, and which tricks to leave out.
@@ -44,6 +46,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "unpacked": ("float32", ("model.pack_linears",)),
     "plain": ("float32", ("network.can_fuse", "model.pack_linears")),
     "int8": ("int8", ()),
+    "bfloat16": ("bfloat16", ()),
 }
 
 
@@ -60,8 +63,11 @@ def main() -> None:
     for width in WIDTHS:
         figures.append({"tokens": width, "ms": measure(engines, args.context, width)})
         print(f"{width:6}", *(f"{ms:9.1f}" for ms in figures[-1]["ms"].values()))
+    differences = {name: logit_difference(engine, args.context) for name, engine in engines.items()}
+    print("logit difference", differences)
     settings = {**vars(args), "threads": torch.get_num_threads()}
-    print(write_result(f"passes_{args.threads}_threads", settings, figures=figures))
+    name = f"passes_{args.threads}_threads"
+    print(write_result(name, settings, figures=figures, logit_difference=differences))
 
 
 def engine_of(model: str, threads: int, dtype: str, left_out: tuple[str, ...]) -> Engine:
@@ -70,6 +76,17 @@ def engine_of(model: str, threads: int, dtype: str, left_out: tuple[str, ...]) -
         for name in left_out:
             stack.enter_context(mock.patch(f"outrider.engine.{name}", return_value=False))
         return Engine(EngineOptions(model, dtype=dtype, threads=threads, slots=1))
+
+
+def logit_difference(engine: Engine, context: int) -> float:
+    """The largest between 8 tokens read one by one and the same in one pass."""
+    tokens = range(100, 108)
+    alone = [
+        engine.forward([Chunk(0, context + place, [token], 1)])[0]
+        for place, token in enumerate(tokens)
+    ]
+    [together] = engine.forward([Chunk(0, context, tokens, len(tokens))])
+    return float((torch.cat(alone) - together).abs().max())
 
 
 def measure(engines: dict[str, Engine], context: int, width: int) -> dict[str, Any]:

@@ -116,10 +116,7 @@ class AdaptiveLength:
         is_probe = experience.num_requests % _REQUESTS_BETWEEN_PROBES == 0
         experience.num_requests += 1
         self.uses_draft = self._length > 0 or experience.sessions < _MANY_SESSIONS or is_probe
-        # Another text may suit the draft better.
-        is_open = prepares and self.uses_draft and experience.has_plain_steps
-        was_near = experience.probes_in_vain == 0 and self.speed(1) > _PROMISE * self.speed(0)
-        if self._length == 0 and is_open and was_near:
+        if self.uses_draft and self._length == 0 and self._opens_with_probe:
             self._begin_probe(_STEPS_OF_A_PROBE)
 
     def next_length(self) -> int:
@@ -129,6 +126,14 @@ class AdaptiveLength:
             goes_on = self._prepares and self._length == 0
             self._begin_probe(_STEPS_OF_A_PROBE if goes_on else 1)
         return int(self._length == 0) if self._probe_steps else self._length
+
+    @property
+    def _opens_with_probe(self) -> bool:
+        """Another text may suit the draft better, if it came near on those before."""
+        experience = self._experience
+        if not self._prepares or not experience.has_plain_steps or experience.probes_in_vain:
+            return False
+        return self.speed(1) > _PROMISE * self.speed(0)
 
     def _begin_probe(self, num_steps: int) -> None:
         self._experience.steps_since_probe = 0  # one request probes for all

@@ -34,7 +34,7 @@ _ALONE = 4
 
 # Before a pass that reads a prompt, which takes several times as long as a step, it waits
 # longer for sessions that are about to come back: who misses it waits for all of it.
-_STEP_TOKENS = 16
+_LONGEST_STEP = 16
 _BEFORE_PROMPTS = 5
 
 
@@ -171,7 +171,7 @@ class Scheduler:
         while missing := self._last_slots - {job.slot for job in self._jobs}:
             if self._closed or all(job.is_background for job in self._jobs):
                 return
-            reads_prompt = any(len(job.token_ids) > _STEP_TOKENS for job in self._jobs)
+            reads_prompt = any(len(job.token_ids) > _LONGEST_STEP for job in self._jobs)
             patience = self.pace.gather_seconds * (_BEFORE_PROMPTS if reads_prompt else 1)
             if not self._changed.wait(patience):
                 self._last_slots -= missing

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from draft_service.drafters.breadth import StepTime
+from draft_service.drafters.breadth import Breadth, StepTime
 from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
 from outrider.engine.model import Engine, EngineOptions
 from outrider.errors import NoFreeSlot
@@ -127,24 +127,19 @@ async def test_a_session_goes_on_from_any_outcome(drafter: ModelDrafter) -> None
             assert other.draft_token_ids == alone.draft_token_ids
 
 
-async def test_what_would_come_too_late_is_not_drafted(tiny_models: Callable[..., Path]) -> None:
-    """So that the engine is free when the verdict comes."""
-    engine = Engine(EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=4))
-    hour_ns = 3.6e12
-    drafter = ModelDrafter(engine, 4, step_time=StepTime(hour_ns, hour_ns))
-    session, tokens = drafter.open_session(), list(PROMPT)
-    for _ in range(3):  # how long verifications take is learned from the first
-        table = Table()
-        await propose(session, tokens, 1, GREEDY)
-        session.prepare(1, Preparation(4, 3, is_limit=True), table.add)
-        if tokens == PROMPT:
-            await table.full(1, 3)
-        tokens.append(7)
+async def test_what_would_come_too_late_is_not_drafted(
+    drafter: ModelDrafter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the engine is free when the verdict comes: each branch has its first token only."""
+    monkeypatch.setattr(Breadth, "has_time", lambda *_: False)
+    session, table = drafter.open_session(), Table()
+    await propose(session, PROMPT, 3, GREEDY)
+    session.prepare(3, Preparation(4, 3), table.add)
+    await table.full(4, 1)
     while drafter.scheduler.num_jobs:  # noqa: ASYNC110 (nobody tells)
         await asyncio.sleep(0.001)
     await asyncio.sleep(0)
-    assert all(len(one.draft_token_ids) <= 1 for one in table.prepared.values())
-    drafter.close()
+    assert [len(one.draft_token_ids) for one in table.prepared.values()] == [1] * 4
 
 
 async def test_preparations_that_never_ran_leave_no_holes(drafter: ModelDrafter) -> None:
