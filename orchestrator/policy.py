@@ -133,6 +133,10 @@ class AdaptiveLength:
         experience = self._experience
         if not self._prepares or not experience.has_plain_steps or experience.probes_in_vain:
             return False
+        # One request probes for all that begin at the same time.
+        is_first = experience.steps_since_probe >= _STEPS_OF_A_PROBE
+        if not is_first or experience.sessions >= _MANY_SESSIONS:
+            return False
         return self.speed(1) > _PROMISE * self.speed(0)
 
     def _begin_probe(self, num_steps: int) -> None:

@@ -144,8 +144,24 @@ def test_longer_drafts_than_are_ready_in_time_promise_nothing() -> None:
 def test_another_text_is_probed_at_its_beginning_if_drafts_were_near_to_paying(
     probes_in_vain: int, slowness: float, length: int
 ) -> None:
+    experience = at_rest(probes_in_vain)
+    experience.working = Average(slowness)
+    assert AdaptiveLength(experience, prepares=False).next_length() == 0
+    assert AdaptiveLength(experience, prepares=True).next_length() == length
+
+
+def at_rest(probes_in_vain: int = 0, sessions: float = 1.0) -> Experience:
+    """Of a pair whose target went alone for some steps."""
     experience = Experience(length=0, has_plain_steps=True, probes_in_vain=probes_in_vain)
     experience.verify_ns.add(1, 20e6)
-    experience.working = Average(slowness)
-    assert AdaptiveLength(experience, prepares=True).next_length() == length
-    assert AdaptiveLength(experience, prepares=False).next_length() == 0
+    experience.steps_since_probe, experience.sessions = 10, sessions
+    return experience
+
+
+def test_of_texts_that_begin_together_one_is_probed_and_none_where_many_are_served() -> None:
+    experience = at_rest()
+    lengths = [AdaptiveLength(experience, prepares=True).next_length() for _ in range(16)]
+    assert sum(lengths) == 1
+    experience = at_rest(sessions=8.0)
+    lengths = [AdaptiveLength(experience, prepares=True).next_length() for _ in range(16)]
+    assert sum(lengths) == 0
