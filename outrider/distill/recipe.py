@@ -38,7 +38,7 @@ from outrider.distill.fake_int8 import fake_int8, remove_fake_int8
 from outrider.distill.student import freeze
 from outrider.distill.teaching import Lesson, teach
 from outrider.distill.texts import Texts
-from outrider.distill.training import History, Material, Schedule, train
+from outrider.distill.training import History, Material, Schedule, train, training_dtype
 from outrider.distill.writing import SHARD_SIZE, Writer, texts_of_file
 from outrider.embedded import resolve_model
 from outrider.engine.draft_vocabulary import trim_head, write_draft_vocabulary
@@ -251,6 +251,7 @@ def _write_record(
         "held_out_agreement": history.agreements,
         "losses": history.losses[:: max(1, len(history.losses) // 200)],
         "seconds_of_this_start": seconds,
+        "trained_in": str(training_dtype(choose_device(recipe.device))).removeprefix("torch."),
         "versions": {
             "outrider": __version__,
             "python": platform.python_version(),

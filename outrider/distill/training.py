@@ -57,12 +57,16 @@ class Batch:
 
     token_ids: Tensor  # [batch, length]
     attention_mask: Tensor  # [batch, length]
+    weights: Tensor  # [batch, length], 1 where what comes next is learned, 0 elsewhere
     columns: Tensor  # [batch, length, top], logit columns of the target's likeliest tokens
     probs: Tensor  # [batch, length, top], 0 where the column is missing or padded
 
 
 class Material:
-    """Texts and lessons as batches, the last part held out for evaluation."""
+    """Texts and lessons as batches, the last part held out for evaluation.
+
+    What is learned is answers: a draft is never asked to go on with a prompt.
+    """
 
     def __init__(
         self, texts: Texts, lesson: Lesson, logit_token_ids: Tensor, held_out: float = 0.02
@@ -101,20 +105,23 @@ class Material:
         shape = (len(indices), length)
         width = self._lesson.top_ids.shape[1]
         token_ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        weights = np.zeros(shape, np.float32)
         columns = np.full((*shape, width), _IGNORED, np.int64)
         probs = np.zeros((*shape, width), np.float32)
         for row, (begin, end) in enumerate(bounds):
             token_ids[row, : end - begin] = self._texts.token_ids[begin:end]
             mask[row, : end - begin] = 1
+            last_of_prompt = max(1, self._texts.prompt_lengths[indices[row]]) - 1
+            weights[row, last_of_prompt : end - begin] = 1
             columns[row, : end - begin] = self._column_of[self._lesson.top_ids[begin:end]]
             probs[row, : end - begin] = self._lesson.top_probs[begin:end]
         probs[columns == _IGNORED] = 0.0
-        arrays = (token_ids, mask, columns, probs)
+        arrays = (token_ids, mask, weights, columns, probs)
         return Batch(*(torch.from_numpy(array).to(device) for array in arrays))
 
 
 def distillation_loss(logits: Tensor, batch: Batch) -> Tensor:
-    """Cross-entropy of the student under the target's probabilities, a mean over tokens.
+    """Cross-entropy of the student under the target's probabilities, a mean over answers' tokens.
 
     It differs from the forward KL divergence by the target's entropy, which is constant.
 
@@ -123,7 +130,8 @@ def distillation_loss(logits: Tensor, batch: Batch) -> Tensor:
     """
     log_probs = logits.float().log_softmax(dim=-1)
     chosen = log_probs.gather(-1, batch.columns.clamp(min=0))
-    return -(batch.probs * chosen).sum() / batch.attention_mask.sum()
+    by_place = (batch.probs * chosen).sum(dim=-1)
+    return -(batch.weights * by_place).sum() / batch.weights.sum()
 
 
 def agreement(model: Any, material: Material, batch_size: int) -> float:
@@ -134,15 +142,26 @@ def agreement(model: Any, material: Material, batch_size: int) -> float:
         for begin in range(0, len(indices), batch_size):
             batch = material.batch(indices[begin : begin + batch_size], model.device)
             logits = run(model, batch)
-            same = (logits.argmax(dim=-1) == batch.columns[..., 0]) & (batch.attention_mask == 1)
+            same = (logits.argmax(dim=-1) == batch.columns[..., 0]) & (batch.weights == 1)
             agreed += int(same.sum())
-            total += int(batch.attention_mask.sum())
+            total += int(batch.weights.sum())
     return agreed / total
 
 
+def training_dtype(device: torch.device) -> torch.dtype:
+    """What products are computed in: bfloat16 where the hardware has instructions for it.
+
+    Passes of training are long, so that a CPU, too, is twice as fast then. Weights, their
+    gradients' sums and the loss stay in float32.
+    """
+    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
 def run(model: Any, batch: Batch) -> Tensor:
-    """The student's logits, [batch, length, num_ids], in bfloat16 on CUDA."""
-    with torch.autocast("cuda", torch.bfloat16, enabled=model.device.type == "cuda"):
+    """The student's logits, [batch, length, num_ids], in `training_dtype`."""
+    dtype = training_dtype(model.device)
+    with torch.autocast(model.device.type, dtype, enabled=dtype != torch.float32):
         output: Tensor = model(
             input_ids=batch.token_ids, attention_mask=batch.attention_mask, use_cache=False
         ).logits

@@ -128,7 +128,9 @@ class Writer:
     ) -> Iterator[Continuation]:
         for prompt, one in zip(prompts, params, strict=False):
             room = min(num_tokens, self._max_length - len(prompt))
-            job = Continuation(self._engine, self._scheduler.acquire(), prompt, room, one)
+            # Slots of the texts before are free only when the last pass has ended.
+            [slot] = self._scheduler.request_slots(1, max_waiting=1).result()
+            job = Continuation(self._engine, slot, prompt, room, one)
             self._scheduler.submit(job)
             yield job
 

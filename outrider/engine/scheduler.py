@@ -84,10 +84,14 @@ class Scheduler:
         with self._changed:
             return self._slots.take(count)
 
+    def request_slots(self, count: int, max_waiting: int) -> Future[list[int]]:
+        """So many slots as soon as they are free. Raises NoFreeSlot if so many wait already."""
+        with self._changed:
+            return self._slots.request(count, max_waiting)
+
     async def acquire_in_turn(self, max_waiting: int) -> int:
         """Takes a slot when one is free. Raises NoFreeSlot if so many wait already."""
-        with self._changed:
-            future = self._slots.request(1, max_waiting)
+        future = self.request_slots(1, max_waiting)
         try:
             [slot] = await asyncio.wrap_future(future)
         except asyncio.CancelledError:
