@@ -27,6 +27,13 @@ _GOLDEN = 0x9E3779B97F4A7C15
 # Most nuclei lie within this many tokens; sorting a whole vocabulary takes ten times as long.
 _NUCLEUS_WIDTH = 1024
 
+# So many of the likeliest tokens get their noise without a look at its bits.
+_NUM_LIKELY = 256
+
+_NUM_BITS = 53
+_LARGEST_EXPONENT = 700.0
+_A_HAIR = 1e-6
+
 
 def choose_tokens(
     logits: Tensor, token_ids: Tensor, params: SamplingParams, first_index: int
@@ -39,8 +46,13 @@ def choose_tokens(
             model that knows only a part of the vocabulary draws the same noise.
         first_index: counted from the start of the sequence, prompt included.
     """
-    scores, token_ids = _scores(logits, token_ids, params, first_index)
-    return token_ids[scores.argmax(dim=-1)].tolist()
+    if params.greedy:
+        return token_ids[logits.argmax(dim=-1)].tolist()
+    chosen = []
+    for index, row in enumerate(logits, first_index):
+        scores, ids = _contenders(row, token_ids, params, index, 1)
+        chosen.append(int(ids[scores.argmax()]))
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +72,39 @@ def rank_tokens(
     noise a similar model compares nearly the same scores, so it mostly takes one of
     these, however unlikely their tokens are without the noise.
     """
-    scores, token_ids = _scores(logits, token_ids, params, index)
-    best = scores[0].topk(min(width, len(token_ids)))
-    probs = (best.values - scores[0].logsumexp(dim=0)).exp()
+    scores = logits[0]
+    if not params.greedy:
+        scores, token_ids = _contenders(scores, token_ids, params, index, width)
+    best = scores.topk(min(width, len(token_ids)))
+    probs = (best.values - scores.logsumexp(dim=0)).exp()
     chosen = token_ids[best.indices].tolist()
     return [Choice(*pair) for pair in zip(chosen, probs.tolist(), strict=True)]
 
 
-def _scores(
-    logits: Tensor, token_ids: Tensor, params: SamplingParams, first_index: int
+def _contenders(
+    logits: Tensor, token_ids: Tensor, params: SamplingParams, index: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """What is compared, [num_tokens, num_ids], and the tokens that are, [num_ids]."""
-    if params.greedy:
-        return logits, token_ids
-    scores = filter_logits(logits.double() / params.temperature, params)
-    # Noise costs more than all else here; what the filters exclude needs none.
-    columns = scores.isfinite().any(dim=0).nonzero()[:, 0]
-    scores, token_ids = scores[:, columns], token_ids[columns]
-    for row, index in zip(scores, range(first_index, first_index + len(scores)), strict=True):
-        row += gumbel_noise(params.seed, index, token_ids)
-    return scores, token_ids
+    """Scores, noise included, of all tokens that can be among the `width` best; and these tokens.
+
+    Noise is what sampling costs, and few tokens of a vocabulary need it: besides the
+    likeliest ones, those whose noise makes up for what they lack, which its bits tell.
+
+    Args:
+        logits: [num_ids].
+    """
+    scores = filter_logits(logits[None].double() / params.temperature, params)[0]
+    if params.excludes_tokens:
+        columns = scores.isfinite().nonzero()[:, 0]
+        scores, token_ids = scores[columns], token_ids[columns]
+    if len(scores) > _NUM_LIKELY:
+        likely = scores.topk(_NUM_LIKELY)
+        noisy = likely.values + gumbel_noise(params.seed, index, token_ids[likely.indices])
+        lack = noisy.topk(width).values[-1] - likely.values[-1]  # of the best of the others
+        can_win = _has_noise_above(params.seed, index, token_ids, lack.item())
+        can_win[likely.indices] = True
+        columns = can_win.nonzero()[:, 0]
+        scores, token_ids = scores[columns], token_ids[columns]
+    return scores + gumbel_noise(params.seed, index, token_ids), token_ids
 
 
 def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
@@ -118,10 +143,20 @@ def gumbel_noise(seed: int, index: int, ids: Tensor) -> Tensor:
     The bits come from SplitMix64 (Steele, Lea, Flood 2014) run as a counter-based
     generator in 64-bit integers, so that every device and host derives the same.
     """
-    key = _mix_int(_mix_int(seed) + index * _GOLDEN)
-    bits = _mix_tensor(ids * _signed(_GOLDEN) + _signed(key))
-    uniform = (_shift(bits, 11).double() + 0.5) * 2.0**-53  # in (0, 1)
+    uniform = (_noise_bits(seed, index, ids).double() + 0.5) * 2.0**-_NUM_BITS  # in (0, 1)
     return -(-uniform.log()).log()
+
+
+def _has_noise_above(seed: int, index: int, ids: Tensor, least: float) -> Tensor:
+    """Whether `gumbel_noise` is at least `least` for each id, or may be: too often by a hair."""
+    uniform = math.exp(-math.exp(_A_HAIR - least)) if least > -_LARGEST_EXPONENT else 0.0
+    return _noise_bits(seed, index, ids) >= math.floor(uniform * 2.0**_NUM_BITS) - 1
+
+
+def _noise_bits(seed: int, index: int, ids: Tensor) -> Tensor:
+    """What noise is made of: integers of 53 bits."""
+    key = _mix_int(_mix_int(seed) + index * _GOLDEN)
+    return _shift(_mix_tensor(ids * _signed(_GOLDEN) + _signed(key)), 64 - _NUM_BITS)
 
 
 def _mix_int(x: int) -> int:
@@ -132,15 +167,18 @@ def _mix_int(x: int) -> int:
 
 
 def _mix_tensor(x: Tensor) -> Tensor:
-    """The same finalizer on int64, whose products wrap around."""
-    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
-    return x ^ _shift(x, 31)
+    """The same finalizer on int64, whose products wrap around; in place."""
+    x ^= _shift(x, 30)
+    x *= _signed(0xBF58476D1CE4E5B9)
+    x ^= _shift(x, 27)
+    x *= _signed(0x94D049BB133111EB)
+    x ^= _shift(x, 31)
+    return x
 
 
 def _shift(x: Tensor, bits: int) -> Tensor:
     """Logical right shift: torch's is arithmetic on int64."""
-    return (x >> bits) & ((1 << (64 - bits)) - 1)
+    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
 def _signed(x: int) -> int:

@@ -85,6 +85,23 @@ def test_noise_is_standard_gumbel() -> None:
     assert share == pytest.approx(quantiles.tolist(), abs=0.004)
 
 
+def test_tokens_that_only_their_noise_lifts_are_found() -> None:
+    """Only those that can be among the best get noise; the rest of the text knows of none."""
+    ids, width = torch.arange(3000), 5
+    num_lifted = 0
+    for index in range(200):
+        logits = random_logits(1, len(ids), seed=index) / (1 + index % 3)
+        for temperature in (0.5, 1.0, 4.0):
+            params = SamplingParams(temperature, seed=index)
+            scores = logits[0].double() / temperature + gumbel_noise(index, 7, ids)
+            best = scores.topk(width).indices.tolist()
+            ranked = sampling.rank_tokens(logits, ids, params, 7, width)
+            assert [choice.token_id for choice in ranked] == best
+            assert choose_tokens(logits, params, 7) == best[:1]
+            num_lifted += best[0] not in logits[0].topk(sampling._NUM_LIKELY).indices
+    assert num_lifted > 50
+
+
 @pytest.mark.parametrize(
     "params",
     [
