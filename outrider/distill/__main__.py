@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,26 @@ def _layers(context: click.Context, parameter: click.Parameter, value: str) -> t
     return tuple(sorted(layers))
 
 
+def _temperatures(
+    context: click.Context, parameter: click.Parameter, value: str
+) -> tuple[float, ...]:
+    try:
+        temperatures = tuple(map(float, value.split(",")))
+    except ValueError:
+        temperatures = (-1.0,)
+    if not all(0.0 <= temperature < math.inf for temperature in temperatures):
+        raise click.BadParameter("a list such as 0,0.5,1")
+    return temperatures
+
+
 @click.command("distill")
 @click.option("--target", default="default", show_default=True, help="Model to make a draft for.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
 @click.option("--num-texts", type=click.IntRange(min=0), default=2048, show_default=True,
               help="Texts that the target writes itself.")  # fmt: skip
 @click.option("--prompts", type=FILE, help="Questions for the target, one a line, instead.")
+@click.option("--temperatures", default="0,0.5,0.8,1", show_default=True, callback=_temperatures,
+              help="Of answers, in turn; 0 is greedy.")  # fmt: skip
 @click.option("--text", type=FILE, help="A text file to learn from, too.")
 @click.option("--data", type=FILE, help="An .npz file of texts to learn from, too.")
 @click.option("--start-from", type=click.Path(exists=True, file_okay=False, path_type=Path),

@@ -59,6 +59,7 @@ class Recipe:
     prompts: Path | None
     text: Path | None
     data: Path | None
+    temperatures: tuple[float, ...]
     start_from: Path | None
     layers: tuple[int, ...]
     num_layers: int
@@ -201,7 +202,7 @@ def _text_shards(
     num_shards = -(-count // SHARD_SIZE)
     if num_shards == 0:
         return
-    writer = Writer(engine, scheduler, tokenizer, recipe.max_length)
+    writer = Writer(engine, scheduler, tokenizer, recipe.max_length, recipe.temperatures)
     task = progress.add_task("target writes", total=num_shards)
     for number in range(num_shards):
         part = questions and questions[number * SHARD_SIZE : (number + 1) * SHARD_SIZE]

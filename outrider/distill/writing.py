@@ -2,11 +2,12 @@
 
 An instruct model that is given its chat template up to the user's turn writes a
 question; given the question, it answers (Magpie, arXiv 2406.08464). Questions may
-also come from a file. Answers are sampled at several temperatures, greedy included.
+also come from a file.
 """
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,6 @@ from outrider.sampling import choose_tokens
 
 SHARD_SIZE = 64
 QUESTION_TOKENS = 96
-ANSWER_TEMPERATURES = (0.0, 0.5, 0.8, 1.0)
 
 _MARK = "\x00question\x00"
 
@@ -56,13 +56,26 @@ class Continuation(Job):
 
 
 class Writer:
-    """Writes texts on one engine, many at a time."""
+    """Writes texts on one engine, many at a time.
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, tokenizer: Any, max_length: int):
+    Args:
+        max_length: of a text, in tokens.
+        temperatures: of answers, in turn.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        scheduler: Scheduler,
+        tokenizer: Any,
+        max_length: int,
+        temperatures: Sequence[float],
+    ) -> None:
         self._engine = engine
         self._scheduler = scheduler
         self._tokenizer = tokenizer
         self._max_length = max_length
+        self._temperatures = temperatures
         self._prefix, self._suffix = chat_frame(tokenizer)
 
     def shard(self, number: int, questions: Sequence[str] | None) -> Texts:
@@ -75,11 +88,11 @@ class Writer:
         seeds = random.Random(2 * number + 1)
         params = [
             SamplingParams(
-                ANSWER_TEMPERATURES[i % len(ANSWER_TEMPERATURES)],
+                temperature,
                 top_p=0.95,
                 seed=seeds.getrandbits(63),
             )
-            for i in range(len(prompts))
+            for temperature in itertools.islice(itertools.cycle(self._temperatures), len(prompts))
         ]
         answers = self._write(prompts, self._max_length, params)
         sequences = [

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pytest
+from click.testing import CliRunner
 from transformers import AutoTokenizer
 
+from outrider.distill.__main__ import main
 from outrider.distill.writing import Writer
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.scheduler import Scheduler
@@ -18,7 +21,7 @@ def test_texts_wait_for_the_slots_of_those_before(tiny_models: Callable[..., Pat
     folder = tiny_models("llama")
     engine = Engine(EngineOptions(str(folder), "cpu", "float32", 1, 1, 64))
     scheduler = Scheduler(engine, engine.cache.num_slots)
-    writer = Writer(engine, scheduler, AutoTokenizer.from_pretrained(folder), 64)
+    writer = Writer(engine, scheduler, AutoTokenizer.from_pretrained(folder), 64, [0.0])
     taken = scheduler.acquire()
     try:
         with ThreadPoolExecutor(1) as executor:
@@ -29,3 +32,24 @@ def test_texts_wait_for_the_slots_of_those_before(tiny_models: Callable[..., Pat
             assert len(shard.result(60)) == 2
     finally:
         scheduler.close()
+
+
+def test_answers_have_their_temperatures_in_turn(tiny_models: Callable[..., Path]) -> None:
+    folder = tiny_models("llama")
+    engine = Engine(EngineOptions(str(folder), "cpu", "float32", 1, 4, 64))
+    scheduler = Scheduler(engine, engine.cache.num_slots)
+    writer = Writer(engine, scheduler, AutoTokenizer.from_pretrained(folder), 64, [0.0, 5.0])
+    try:
+        first, second = (list(writer.shard(number, ["the cat"] * 4)) for number in (0, 1))
+    finally:
+        scheduler.close()
+    assert first[0] == first[2] == second[0] == second[2]
+    assert len({tuple(text) for text in (*first, *second)}) == 5
+
+
+@pytest.mark.parametrize("temperatures", ["", "0,", "0,hot", "-1", "nan", "inf"])
+def test_temperatures_that_make_no_sense_are_refused(temperatures: str, tmp_path: Path) -> None:
+    arguments = ["--out", str(tmp_path), "--temperatures", temperatures]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert "a list such as 0,0.5,1" in result.output
