@@ -10,6 +10,7 @@ import click
 
 from draft_service.drafters import Drafter
 from draft_service.drafters.breadth import measure_step_time
+from draft_service.drafters.drafting import DEFAULT_MIN_CONFIDENCE
 from draft_service.drafters.model import ModelDrafter
 from draft_service.drafters.ngram import NgramDrafter
 from draft_service.drafters.replay import REPLAY, ReplayDrafter, Script
@@ -35,7 +36,6 @@ from outrider.v1.draft_pb2 import DESCRIPTOR
 from outrider.v1.draft_pb2_grpc import add_DraftServiceServicer_to_server
 
 DEFAULT_NUM_BRANCHES = 4
-DEFAULT_MIN_CONFIDENCE = 0.4
 NGRAM_SESSIONS = 256  # they cost next to nothing
 
 

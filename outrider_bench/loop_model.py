@@ -8,9 +8,12 @@ beside what was measured, `what_if.py` asks it for other times.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from draft_service.drafters.drafting import DEFAULT_MIN_CONFIDENCE
 from draft_service.drafters.outcomes import likeliest_corrections
 from outrider.sampling import Choice
 
@@ -84,16 +87,27 @@ class Replay:
         return self.num_hits / self.num_steps if self.num_steps else 0.0
 
 
-def replay(texts: Sequence[Sequence[Place]], times: Times, k: int, num_branches: int = 0) -> Replay:
+def replay(
+    texts: Sequence[Sequence[Place]],
+    times: Times,
+    k: int,
+    num_branches: int = 0,
+    min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+) -> Replay:
     """The loop over all texts with draft length k, in turn or with branches prepared."""
     result = Replay()
     for text in texts:
-        _replay_text(text, times, k, num_branches, result)
+        _replay_text(text, times, k, num_branches, min_confidence, result)
     return result
 
 
 def _replay_text(
-    text: Sequence[Place], times: Times, k: int, num_branches: int, result: Replay
+    text: Sequence[Place],
+    times: Times,
+    k: int,
+    num_branches: int,
+    min_confidence: float,
+    result: Replay,
 ) -> None:
     pass_ms = times.branches_step(num_branches)
     position, num_prepared = 1, 0  # the target's own first token comes with its prompt
@@ -102,6 +116,7 @@ def _replay_text(
         is_hit = min(num_prepared, room) > 0
         length = min(k, room, num_prepared) if is_hit else min(k, room)
         if length and not is_hit:
+            length = _proposed_length(text[position : position + length], min_confidence)
             result.ms += _drafting_ms(times, length)
         verify_ms = times.verify + length * times.verify_per_token + times.rtt_target
         result.ms += verify_ms + times.overhead
@@ -120,6 +135,13 @@ def _replay_text(
         result.num_accepted += accepted
         result.num_tokens += accepted + 1
         position += accepted + 1
+
+
+def _proposed_length(ahead: Sequence[Place], min_confidence: float) -> int:
+    """How many tokens a proposal has, which ends where the draft is unsure of it."""
+    chances = itertools.accumulate((place.probs[0] for place in ahead), operator.mul)
+    unsure = (i for i, chance in enumerate(chances, 1) if chance < min_confidence)
+    return next(unsure, len(ahead))
 
 
 def _drafting_ms(times: Times, length: int) -> float:

@@ -13,6 +13,9 @@ from outrider.sampling import Choice, rank_tokens
 
 NUM_RUNNERS_UP = 4
 
+# A proposal ends where the chance that all of it is accepted is less.
+DEFAULT_MIN_CONFIDENCE = 0.4
+
 
 @dataclass(frozen=True, slots=True)
 class Sampler:

@@ -39,6 +39,15 @@ def test_in_turn_a_step_is_drafting_and_verifying() -> None:
     assert (found.num_steps, found.num_hits, found.num_accepted, found.num_tokens) == (2, 0, 2, 5)
 
 
+def test_a_proposal_ends_where_the_draft_is_unsure_of_it() -> None:
+    unsure = Place(0, (0.5, 0.5), True)
+    text = [RIGHT, RIGHT, unsure, RIGHT, RIGHT, RIGHT]
+    whole = replay([text], TIMES, k=4, min_confidence=0.0)
+    found = replay([text], TIMES, k=4, min_confidence=0.4)  # 0.6, then 0.3: two tokens
+    assert whole.ms - found.ms == pytest.approx(2 * (2 + 1) - (2 + 0.25 + 11.5))
+    assert (whole.num_accepted, found.num_accepted) == (4, 2 + 1)
+
+
 def test_on_a_hit_only_the_verification_counts() -> None:
     text = [RIGHT] * 8
     found = replay([text], TIMES, k=2, num_branches=4)
