@@ -3,15 +3,34 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from draft_service.drafters.drafting import DEFAULT_MIN_CONFIDENCE
 from outrider_bench.costs import cost_table, decode_ms_per_token, fit_times
 from outrider_bench.figures import TARGET_ONLY
-from outrider_bench.loop_model import Place, Replay, Times, best_speedup, replay, what_if
+from outrider_bench.loop_model import (
+    Place,
+    Replay,
+    Times,
+    best_speedup,
+    chosen_texts,
+    draft_twice_as_fast,
+    flat_in_k,
+    replay,
+    what_if,
+)
 from outrider_bench.sections import CURVE_TEXTS, GREEDY, IN_TURN, PIPELINED, REJECTION, SHARED_NOISE
 
 Texts = Sequence[Sequence[Place]]
+
+CHOSEN_ACCEPTANCES = (0.8, 0.95)
+CHANGES_ON_OWN_HOSTS: dict[str, Callable[[Times], Times]] = {
+    "as measured": lambda times: times,
+    "draft twice as fast": draft_twice_as_fast,
+    "verification flat in k": flat_in_k,
+    "both": lambda times: flat_in_k(draft_twice_as_fast(times)),
+}
 
 
 def conclude(sections: Mapping[str, Any], num_branches: int) -> dict[str, Any]:
@@ -38,6 +57,7 @@ def conclude(sections: Mapping[str, Any], num_branches: int) -> dict[str, Any]:
         for k, figures in lengths[mode].items()
     ]
     found["what_if"] = speedups_if(texts, times, num_branches)
+    found["on_own_hosts"] = speedups_on_own_hosts(texts, times, num_branches)
     found["table"] = table_hits(trace, times[PIPELINED], lengths[PIPELINED], num_branches)
     return found
 
@@ -64,22 +84,52 @@ def speedups_if(
     texts: Texts, times: Mapping[str, Times], num_branches: int
 ) -> dict[str, dict[str, float]]:
     """Speedups over the target alone with other times, each at its best draft length."""
-    in_turn, pipelined = what_if(times[IN_TURN]), what_if(times[PIPELINED])
-    # In turn the target has the machine's memory for itself, as on a host of its own.
-    undisturbed = {name: getattr(times[IN_TURN], name) for name in ("verify", "verify_per_token")}
-    in_turn["hosts that share nothing"] = times[IN_TURN]
-    pipelined["hosts that share nothing"] = dataclasses.replace(times[PIPELINED], **undisturbed)
-    found = {}
-    for name in in_turn:
-        turn, turn_k = best_speedup(texts, in_turn[name], 0)
-        ahead, ahead_k = best_speedup(texts, pipelined[name], num_branches)
-        found[name] = {
-            IN_TURN: round(turn, 3),
-            f"k {IN_TURN}": turn_k,
-            PIPELINED: round(ahead, 3),
-            f"k {PIPELINED}": ahead_k,
+    ways = {mode: what_if(times[mode]) for mode in (IN_TURN, PIPELINED)}
+    return {
+        name: _both_modes(texts, ways[IN_TURN][name], ways[PIPELINED][name], num_branches)
+        for name in ways[IN_TURN]
+    }
+
+
+def speedups_on_own_hosts(
+    texts: Texts, times: Mapping[str, Times], num_branches: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The same on hosts that share nothing, also for drafts of chosen acceptance.
+
+    Simulated hosts share the memory of one machine, which costs the pipelined loop's
+    verifications; in turn the target has it for itself, as on a host of its own.
+    """
+    own = times[IN_TURN]
+    undisturbed = {name: getattr(own, name) for name in ("verify", "verify_per_token")}
+    pipelined = dataclasses.replace(times[PIPELINED], **undisturbed)
+    drafts: dict[str, tuple[Texts, float]] = {"the draft": (texts, DEFAULT_MIN_CONFIDENCE)}
+    for acceptance in CHOSEN_ACCEPTANCES:
+        # A draft that knows only how often it is right has no reason to end early.
+        drafts[f"accepted {acceptance}"] = (chosen_texts(acceptance), 0.0)
+    return {
+        draft: {
+            name: _both_modes(seen, change(own), change(pipelined), num_branches, confidence)
+            for name, change in CHANGES_ON_OWN_HOSTS.items()
         }
-    return found
+        for draft, (seen, confidence) in drafts.items()
+    }
+
+
+def _both_modes(
+    texts: Texts,
+    in_turn: Times,
+    pipelined: Times,
+    num_branches: int,
+    min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+) -> dict[str, float]:
+    turn, turn_k = best_speedup(texts, in_turn, 0, min_confidence)
+    ahead, ahead_k = best_speedup(texts, pipelined, num_branches, min_confidence)
+    return {
+        IN_TURN: round(turn, 3),
+        f"k {IN_TURN}": turn_k,
+        PIPELINED: round(ahead, 3),
+        f"k {PIPELINED}": ahead_k,
+    }
 
 
 def table_hits(

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from draft_service.drafters.drafting import DEFAULT_MIN_CONFIDENCE
 from draft_service.drafters.outcomes import likeliest_corrections
+from draft_service.drafters.replay import RUNNER_UP_CHANCES, draw_ranks
 from outrider.sampling import Choice
 
 
@@ -40,6 +41,15 @@ class Place:
         """The reverse of `stored`."""
         rank, guesses_bonus, *probs = stored
         return cls(int(rank), tuple(probs), bool(guesses_bonus))
+
+
+def chosen_texts(acceptance: float, num_texts: int = 64, length: int = 64) -> list[list[Place]]:
+    """What a draft of chosen acceptance sees, as `draft_service/drafters/replay.py` plays it."""
+    probs = (acceptance, *((1 - acceptance) * chance for chance in RUNNER_UP_CHANCES))
+    return [
+        [Place(rank, probs, rank == 0) for rank in draw_ranks(range(length), acceptance, seed)]
+        for seed in range(num_texts)
+    ]
 
 
 @dataclass(frozen=True)
@@ -175,25 +185,43 @@ def prepared_length(
 
 
 def best_speedup(
-    texts: Sequence[Sequence[Place]], times: Times, num_branches: int, longest: int = 16
+    texts: Sequence[Sequence[Place]],
+    times: Times,
+    num_branches: int,
+    min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+    longest: int = 16,
 ) -> tuple[float, int]:
     """Over the target alone, with the draft length that is best here; and that length."""
     alone = times.target_alone + times.rtt_target
-    ways = {k: replay(texts, times, k, num_branches).ms_per_token for k in range(1, longest + 1)}
+    ways = {
+        k: replay(texts, times, k, num_branches, min_confidence).ms_per_token
+        for k in range(1, longest + 1)
+    }
     best = min(ways, key=lambda k: ways[k])
     return (alone / ways[best], best) if ways[best] < alone else (1.0, 0)
+
+
+def draft_twice_as_fast(times: Times) -> Times:
+    return dataclasses.replace(
+        times,
+        draft=times.draft / 2,
+        draft_step=times.draft_step / 2,
+        draft_per_branch=times.draft_per_branch / 2,
+    )
+
+
+def flat_in_k(times: Times) -> Times:
+    """Verifications take as long with draft tokens as without, as on a GPU."""
+    return dataclasses.replace(times, verify_per_token=0.0)
 
 
 def what_if(times: Times) -> dict[str, Times]:
     """Other times worth a look."""
     change = dataclasses.replace
-    faster = {
-        name: getattr(times, name) / 2 for name in ("draft", "draft_step", "draft_per_branch")
-    }
     return {
         "as measured": times,
-        "verification flat in k": change(times, verify_per_token=0.0),
-        "draft twice as fast": change(times, **faster),
+        "verification flat in k": flat_in_k(times),
+        "draft twice as fast": draft_twice_as_fast(times),
         "branches for nothing": change(times, draft_per_branch=0.0),
         "no overhead": change(times, overhead=0.0, draft_overhead=0.0),
         "draft 20 ms away": change(times, rtt_draft=20.0),

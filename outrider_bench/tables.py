@@ -32,7 +32,10 @@ def tables(document: Mapping[str, Any]) -> Iterator[Table]:
     if found := conclusions.get("predicted"):
         yield _predicted(found)
     if found := conclusions.get("what_if"):
-        yield _what_if(found)
+        yield _speedups("speedup by the loop model, k at its best", found)
+    if found := conclusions.get("on_own_hosts"):
+        rows = {f"{draft}, {name}": row for draft, by in found.items() for name, row in by.items()}
+        yield _speedups("the same on hosts that share nothing", rows)
     if found := conclusions.get("table"):
         yield _hits(found, sections["trace"])
 
@@ -153,8 +156,8 @@ def _predicted(found: list[dict[str, Any]]) -> Table:
     return table
 
 
-def _what_if(found: Mapping[str, Mapping[str, float]]) -> Table:
-    table = _table("speedup by the loop model, k at its best", "", IN_TURN, "k", PIPELINED, "k")
+def _speedups(title: str, found: Mapping[str, Mapping[str, float]]) -> Table:
+    table = _table(title, "", IN_TURN, "k", PIPELINED, "k")
     for name, row in found.items():
         table.add_row(
             name,

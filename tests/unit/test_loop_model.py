@@ -9,8 +9,16 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from outrider_bench.conclusions import conclude, read_texts, speedups_if
-from outrider_bench.loop_model import Place, Times, best_speedup, prepared_length, replay, what_if
+from outrider_bench.conclusions import conclude, read_texts, speedups_if, speedups_on_own_hosts
+from outrider_bench.loop_model import (
+    Place,
+    Times,
+    best_speedup,
+    chosen_texts,
+    prepared_length,
+    replay,
+    what_if,
+)
 from outrider_bench.what_if import what_if as what_if_command
 
 TIMES = Times(
@@ -137,10 +145,24 @@ def test_the_command_reads_a_result_and_changes_its_times(tmp_path: Path) -> Non
     assert "has no trace" in str(refused.exception)
 
 
-def test_hosts_that_share_nothing_have_the_verifications_of_the_loop_in_turn() -> None:
+def test_hosts_of_their_own_have_the_verifications_of_the_loop_in_turn() -> None:
     texts = [[RIGHT] * 30]
     disturbed = dataclasses.replace(TIMES, verify=15.0)
-    found = speedups_if(texts, {"in turn": TIMES, "pipelined": disturbed}, 4)
-    apart, together = found["hosts that share nothing"], found["as measured"]
-    assert apart["in turn"] == together["in turn"]
-    assert apart["pipelined"] > together["pipelined"]
+    times = {"in turn": TIMES, "pipelined": disturbed}
+    apart = speedups_on_own_hosts(texts, times, 4)
+    together = speedups_if(texts, times, 4)["as measured"]
+    assert apart["the draft"]["as measured"]["in turn"] == together["in turn"]
+    assert apart["the draft"]["as measured"]["pipelined"] > together["pipelined"]
+    for by_times in apart.values():
+        pipelined = {name: found["pipelined"] for name, found in by_times.items()}
+        assert pipelined["as measured"] < pipelined["verification flat in k"] < pipelined["both"]
+    by_draft = [apart[f"accepted {acceptance}"]["both"]["in turn"] for acceptance in (0.8, 0.95)]
+    assert by_draft == sorted(by_draft)
+
+
+def test_chosen_texts_are_accepted_as_often_as_chosen() -> None:
+    places = [place for text in chosen_texts(0.8) for place in text]
+    assert sum(place.rank == 0 for place in places) / len(places) == pytest.approx(0.8, abs=0.02)
+    assert all(place.guesses_bonus == (place.rank == 0) for place in places)
+    assert places[0].probs[0] == 0.8
+    assert sum(places[0].probs) < 1
