@@ -35,6 +35,9 @@ _STEPS_OF_A_PROBE = 4
 _PROMISE = 0.9
 _REQUESTS_BETWEEN_PROBES = 16
 _MANY_SESSIONS = 2.0
+# After so many probes in vain the draft is no good. It then has no more than its turn to show
+# otherwise: reading prompts beside the target is not free, either.
+_MANY_VAIN_PROBES = 2
 # As long as the target alone was never tried, nobody knows what drafts cost it. It goes first:
 # a step of its own is the one thing that cannot be slower than the target alone.
 _STEPS_TO_FIRST_PROBE = 0
@@ -111,13 +114,16 @@ class AdaptiveLength:
         self._lookups = Acceptance(_FIRST_LOOKUP_ACCEPTANCE * PRIOR_TOKENS)
         self._length = experience.length
         self._probe_steps = 0  # that are left of a probe
-        # Where speculation does not pay and many are served, all but a few requests
-        # spare the draft their prompts.
-        is_probe = experience.num_requests % _REQUESTS_BETWEEN_PROBES == 0
+        # Where speculation does not pay and many are served, or the draft is no good, all but
+        # a few requests spare the draft their prompts.
+        has_turn = experience.num_requests % _REQUESTS_BETWEEN_PROBES == 0
         experience.num_requests += 1
-        self.uses_draft = self._length > 0 or experience.sessions < _MANY_SESSIONS or is_probe
-        if self.uses_draft and self._length == 0 and self._opens_with_probe:
-            self._begin_probe(_STEPS_OF_A_PROBE)
+        is_alone = experience.sessions < _MANY_SESSIONS
+        is_no_good = experience.probes_in_vain >= _MANY_VAIN_PROBES
+        self.uses_draft = self._length > 0 or (is_alone and not is_no_good) or has_turn
+        is_retried = has_turn and is_alone and is_no_good
+        if self.uses_draft and self._length == 0 and (is_retried or self._opens_with_probe):
+            self._begin_probe(_STEPS_OF_A_PROBE if prepares else 1)
 
     def next_length(self) -> int:
         if not self.uses_draft:

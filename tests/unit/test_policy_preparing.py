@@ -165,3 +165,20 @@ def test_of_texts_that_begin_together_one_is_probed_and_none_where_many_are_serv
     experience = at_rest(sessions=8.0)
     lengths = [AdaptiveLength(experience, prepares=True).next_length() for _ in range(16)]
     assert sum(lengths) == 0
+
+
+def test_a_draft_that_is_no_good_reads_few_prompts_until_it_is() -> None:
+    experience, pair = Experience(), Pair(acceptance=0.0, draft=5, verify=20, hits=0.5)
+
+    def text() -> bool:
+        """Whether the draft is used."""
+        policy = AdaptiveLength(experience, prepares=True)
+        for _ in range(32):
+            pair.step(policy)
+        return policy.uses_draft
+
+    assert all(text() for _ in range(4))
+    assert sum(text() for _ in range(64)) <= 4 + 4  # until it is known, then now and then
+    pair.acceptance = 0.9
+    assert sum(text() for _ in range(16)) >= 1  # in its turn it shows itself at once
+    assert all(text() for _ in range(16))
