@@ -73,17 +73,19 @@ async def decode(
     proposer.prefill(tokens)
     try:
         with telemetry.span("prefill"):
-            verdict = await verifier.verify(tokens, ())
+            num_more_tokens = proposer.num_more_tokens(max_length - len(tokens) - 1)
+            verdict = await verifier.verify(tokens, (), num_more_tokens=num_more_tokens)
         path.spend("prefill_target")
         tokens.append(verdict.next_token_id)
         yield Step((verdict.next_token_id,), 0, 0)
         while len(tokens) < max_length:
             room = max_length - len(tokens) - 1
             with telemetry.span("step") as span:
-                draft = await proposer.propose(tokens, room, verifier.ahead)
+                draft = await proposer.propose(tokens, room, verifier.ahead, verifier.goes_on)
                 path.spend("orchestrator")
                 foresight = proposer.foresight(tokens, draft, room)
-                verdict = await verifier.verify(tokens, draft, foresight)
+                num_more_tokens = 0 if draft else proposer.num_more_tokens(room)
+                verdict = await verifier.verify(tokens, draft, foresight, num_more_tokens)
                 waited_ns = path.spend_waiting("verify", verdict.timings)
                 span.set(
                     draft_tokens=len(draft),

@@ -81,16 +81,25 @@ class Verifier(Protocol):
         """What was sent ahead during the last verification."""
         ...
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether verdicts are to come that need no request."""
+        ...
+
     async def verify(
         self,
         tokens: Sequence[int],
         draft_token_ids: Sequence[int],
         foresight: Foresight | None = None,
+        num_more_tokens: int = 0,
     ) -> Verdict:
         """Raises OutriderError.
 
         While it waits it may send ahead what `foresight` says. If then just these tokens are
         committed, the next call must be for them and their draft tokens, and only awaits
         the verdict; else what was sent is stale, and nobody's loss.
+
+        Behind the verdict the target goes on alone by `num_more_tokens`: as many calls without
+        draft tokens only await verdicts. Another call ends that.
         """
         ...

@@ -53,6 +53,11 @@ class LengthPolicy(Protocol):
         """Whether the draft is asked at all, and so must read the prompt."""
         ...
 
+    @property
+    def shares_passes(self) -> bool:
+        """Whether many sessions share the target's passes."""
+        ...
+
     def next_length(self) -> int: ...
 
     def missed_length(self, length: int) -> int:
@@ -80,6 +85,10 @@ class FixedLength:
     @property
     def uses_draft(self) -> bool:
         return self.length > 0
+
+    @property
+    def shares_passes(self) -> bool:
+        return self.experience.sessions >= _MANY_SESSIONS
 
     def next_length(self) -> int:
         return self.length
@@ -124,6 +133,10 @@ class AdaptiveLength:
         is_retried = has_turn and is_alone and is_no_good
         if self.uses_draft and self._length == 0 and (is_retried or self._opens_with_probe):
             self._begin_probe(_STEPS_OF_A_PROBE if prepares else 1)
+
+    @property
+    def shares_passes(self) -> bool:
+        return self._experience.sessions >= _MANY_SESSIONS
 
     def next_length(self) -> int:
         if not self.uses_draft:

@@ -21,6 +21,9 @@ SHORTEST_MATCH = 2
 
 DEFAULT_NUM_BRANCHES = 4
 
+# A text that has ended is found out by then; what the target says behind its end is wasted.
+MOST_MORE_TOKENS = 32
+
 log = logging.getLogger(__name__)
 
 
@@ -57,15 +60,17 @@ class Proposer:
     def prefill(self, prompt: Sequence[int]) -> None:
         """Lets the draft read the prompt while the target does."""
         length = self._lengths.next_length()
+        self._draft_rests = length == 0
         if self._drafter is not None:
             self._prefill = asyncio.create_task(self._ask(self._drafter, list(prompt), 0, length))
 
     async def propose(
-        self, tokens: Sequence[int], room: int, ahead: Ahead | None = None
+        self, tokens: Sequence[int], room: int, ahead: Ahead | None = None, goes_on: bool = False
     ) -> tuple[int, ...]:
         """Draft tokens, at most `room`; none where nothing is to be had.
 
-        If `ahead` was sent for just these tokens, they are its draft tokens.
+        If `ahead` was sent for just these tokens, they are its draft tokens. Where the target
+        goes on alone and is far, what could be looked up would come too late.
         """
         self.was_prepared, self.was_missed = False, False
         self.match_length, self.waited_ns, self.awaited_ns = 0, 0, 0
@@ -75,9 +80,11 @@ class Proposer:
             return await self._take(ahead)
         length = self._lengths.next_length()
         self._draft_rests = length == 0
+        looked_up: tuple[int, ...] = ()
         if length == 0:
             await self._rest(tokens)
-        looked_up, self.match_length = self._look_up(tokens, room)
+        if not (goes_on and self._is_far):
+            looked_up, self.match_length = self._look_up(tokens, room)
         if looked_up:
             if length and self._prefill is None:
                 await self._follow(tokens, looked_up, length)
@@ -89,6 +96,20 @@ class Proposer:
             return ()
         await self._finish_prefill()
         return await self._draft(tokens, room, length, waits_for)
+
+    def num_more_tokens(self, room: int) -> int:
+        """By how many tokens the target may go on alone behind the next verdict.
+
+        It may where the draft rests, and messages between two passes would hold up others
+        that share them, or take long. A near target that nobody shares waits for what might
+        be looked up in the text.
+        """
+        is_worth = self._draft_rests and (self._lengths.shares_passes or self._is_far)
+        return min(room, MOST_MORE_TOKENS) if is_worth else 0
+
+    @property
+    def _is_far(self) -> bool:
+        return self._distance is not None and self._distance.is_far
 
     def foresight(
         self, tokens: Sequence[int], draft: tuple[int, ...], room: int
@@ -154,7 +175,7 @@ class Proposer:
                 self.awaited_ns,
             )
         )
-        if self._distance is not None:
+        if self._distance is not None and not verdict.is_more:
             self._distance.observe(waited_ns, verdict.timings.total_ns, self.was_sent_ahead)
 
     def _look_up(self, tokens: Sequence[int], room: int) -> tuple[tuple[int, ...], int]:

@@ -37,22 +37,36 @@ class TargetSession:
         settings = target_pb2.VerifyRequest(sampling=sampling_to_wire(params))
         self._stream = SessionStream(open_call, settings, _PATIENCE_SECONDS)
         self._mirror = Mirror()
+        self._num_more = 0  # verdicts to come without a request
+
+    @property
+    def goes_on(self) -> bool:
+        return self._num_more > 0
 
     async def verify(
         self,
         tokens: Sequence[int],
         draft_token_ids: Sequence[int],
         foresight: Foresight | None = None,
+        num_more_tokens: int = 0,
     ) -> Verdict:
         """The target's verdict on draft tokens that follow `tokens`. Raises OutriderError."""
         ahead, self.ahead = self.ahead, None
-        if ahead is None and foresight is None:
-            response = await self._stream.exchange(self._request(tokens, draft_token_ids))
+        if self.goes_on and not draft_token_ids and foresight is None:
+            self._num_more -= 1
+            self._note_sent("goes on", tokens[-1:])
+            response = await self._stream.receive()
+            _check(response.is_more and response.context_length == len(tokens))
+        elif ahead is None and foresight is None and not self.goes_on:
+            request = self._request(tokens, draft_token_ids, num_more_tokens)
+            response = await self._stream.exchange(request)
+            self._num_more = num_more_tokens
         else:
             is_stale = ahead is not None and ahead.tokens != tokens
             if ahead is None or is_stale:
-                await self._stream.send(self._request(tokens, draft_token_ids))
+                await self._stream.send(self._request(tokens, draft_token_ids, num_more_tokens))
             response = await self._receive(is_stale, foresight)
+            self._num_more = num_more_tokens
         verdict = verdict_from_wire(response)
         if self._timeline is not None:
             counts = {"accepted_tokens": verdict.num_accepted_tokens}
@@ -61,12 +75,15 @@ class TargetSession:
         return verdict
 
     def _request(
-        self, tokens: Sequence[int], draft_token_ids: Sequence[int]
+        self, tokens: Sequence[int], draft_token_ids: Sequence[int], num_more_tokens: int
     ) -> target_pb2.VerifyRequest:
         context_length, token_ids = self._mirror.difference(tokens)
         self._note_sent("verify" if draft_token_ids else "read", token_ids)
         return target_pb2.VerifyRequest(
-            context_length=context_length, token_ids=token_ids, draft_token_ids=draft_token_ids
+            context_length=context_length,
+            token_ids=token_ids,
+            draft_token_ids=draft_token_ids,
+            num_more_tokens=num_more_tokens,
         )
 
     async def _receive(self, after_stale: bool, foresight: Foresight | None) -> Any:
@@ -103,12 +120,23 @@ class TargetSession:
     async def _next_verdict(self, after_stale: bool) -> Any:
         """Takes the answer to what was sent ahead in vain off the stream first."""
         for is_stale in (True, False) if after_stale else (False,):
-            response = await self._stream.receive()
-            if response.is_stale != is_stale:
-                raise OutriderError("the target and the loop disagree on what is committed")
+            response = await self._next_answer()
+            _check(response.is_stale == is_stale)
             if is_stale and self._timeline is not None:
                 self._timeline.answered(TARGET, Timings(), ())
         return response
 
+    async def _next_answer(self) -> Any:
+        """The answer to a request. Where the target went on until then was in vain."""
+        while (response := await self._stream.receive()).is_more:
+            _check(self._num_more > 0)
+            self._num_more -= 1
+        return response
+
     def close(self) -> None:
         self._stream.close()
+
+
+def _check(agrees: bool) -> None:
+    if not agrees:
+        raise OutriderError("the target and the loop disagree on what is committed")

@@ -137,6 +137,7 @@ def verdict_to_wire(verdict: Verdict) -> target_pb2.VerifyResponse:
         next_token_kind=kind,
         sequence_length=verdict.sequence_length,
         timings=timings_to_wire(verdict.timings),
+        is_more=verdict.is_more,
     )
 
 
@@ -148,6 +149,7 @@ def verdict_from_wire(message: target_pb2.VerifyResponse) -> Verdict:
         message.next_token_kind == target_pb2.NEXT_TOKEN_KIND_BONUS,
         message.sequence_length,
         timings_from_wire(message.timings),
+        message.is_more,
     )
 
 

@@ -94,6 +94,8 @@ class Verdict:
     is_bonus: bool
     sequence_length: int
     timings: Timings = Timings()
+    is_more: bool = False
+    """Whether the target went on alone to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -115,6 +115,8 @@ class LocalDrafter:
 class LocalVerifier:
     """`orchestrator.partners.Verifier` on a session of this process."""
 
+    goes_on = False
+
     def __init__(self, session: VerifierSession, params: SamplingParams) -> None:
         self.ahead: Ahead | None = None
         self._session = session
@@ -126,8 +128,9 @@ class LocalVerifier:
         tokens: Sequence[int],
         draft_token_ids: Sequence[int],
         foresight: Foresight | None = None,
+        num_more_tokens: int = 0,
     ) -> Verdict:
-        """Sends nothing ahead: there is no way."""
+        """Sends nothing ahead, and does not go on alone: there is no way."""
         context_length, token_ids = self._mirror.difference(tokens)
         verdict = await self._session.verify(
             context_length, token_ids, draft_token_ids, self._params

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -11,13 +12,15 @@ import grpc
 
 from outrider import telemetry
 from outrider.codec import sampling_from_wire, verdict_to_wire
-from outrider.messages import GREEDY, ModelInfo
+from outrider.messages import GREEDY, ModelInfo, Verdict
 from outrider.model_service import ModelServicer, ServedModel
 from outrider.v1 import target_pb2, target_pb2_grpc
 from target_service.verifier import Verifier
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
+
+Context = grpc.aio.ServicerContext[target_pb2.VerifyRequest, target_pb2.VerifyResponse]
 
 
 class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
@@ -42,13 +45,19 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
     async def Verify(
         self,
         requests: AsyncIterator[target_pb2.VerifyRequest],
-        context: grpc.aio.ServicerContext[target_pb2.VerifyRequest, target_pb2.VerifyResponse],
+        context: Context,
     ) -> None:
         session = await self.available(self.verifier).open_session_in_turn()
         params = GREEDY
+        requests = aiter(requests)
+        more: asyncio.Task[None] | None = None
         try:
-            async for request in requests:
+            while (request := await _next_request(requests, more)) is not None:
                 arrived_ns = time.perf_counter_ns()
+                if more is not None:
+                    session.stop()
+                    await more
+                    more = None
                 if request.assumes_verdict and session.is_stale(
                     request.context_length, request.token_ids
                 ):
@@ -62,10 +71,43 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
                         list(request.token_ids),
                         list(request.draft_token_ids),
                         params,
+                        request.num_more_tokens,
                     )
                     span.set(**dataclasses.asdict(verdict.timings))
-                total_ns = time.perf_counter_ns() - arrived_ns
-                timings = dataclasses.replace(verdict.timings, total_ns=total_ns)
-                await context.write(verdict_to_wire(dataclasses.replace(verdict, timings=timings)))
+                await _write(context, verdict, arrived_ns)
+                if request.num_more_tokens:
+                    more = asyncio.create_task(_write_more(context, session.more()))
         finally:
+            if more is not None:
+                more.cancel()
             session.close()
+
+
+async def _next_request(
+    requests: AsyncIterator[target_pb2.VerifyRequest], more: asyncio.Task[None] | None
+) -> target_pb2.VerifyRequest | None:
+    """None at the end of the stream. Raises what `more` raises meanwhile."""
+    if more is None:
+        return await anext(requests, None)
+    request = asyncio.ensure_future(anext(requests, None))
+    try:
+        await asyncio.wait((request, more), return_when=asyncio.FIRST_COMPLETED)
+        if not request.done():
+            await more
+        return await request
+    finally:
+        request.cancel()
+
+
+async def _write_more(context: Context, verdicts: AsyncIterator[Verdict]) -> None:
+    """Answers without a request, each from where the answer before was given."""
+    began_ns = time.perf_counter_ns()
+    async for verdict in verdicts:
+        await _write(context, verdict, began_ns)
+        began_ns = time.perf_counter_ns()
+
+
+async def _write(context: Context, verdict: Verdict, began_ns: int) -> None:
+    total_ns = time.perf_counter_ns() - began_ns
+    timings = dataclasses.replace(verdict.timings, total_ns=total_ns)
+    await context.write(verdict_to_wire(dataclasses.replace(verdict, timings=timings)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from torch import Tensor
 
@@ -16,6 +16,7 @@ from outrider.engine.sequence import TokenSequence
 from outrider.errors import ConfigurationError, InvalidRequest
 from outrider.messages import SamplingParams, Verdict
 from outrider.sampling import choose_tokens
+from target_service.going_on import GoingOn
 
 # Each orchestrator sends no more sessions than there are slots: these are for several.
 MAX_WAITING = 64
@@ -23,6 +24,9 @@ MAX_WAITING = 64
 
 class Verification(Job):
     """Reads committed and draft tokens in one go and picks the target's choice after each."""
+
+    go_on: Callable[[], None] | None = None
+    """Called on the engine's thread once there is a verdict."""
 
     def __init__(
         self,
@@ -35,15 +39,17 @@ class Verification(Job):
     ) -> None:
         num_logits = len(draft_token_ids) + 1
         super().__init__(slot, start, [*token_ids, *draft_token_ids], num_logits)
-        self._first_index = start + len(token_ids)
+        self.length = start + len(token_ids)  # of what is committed before the verdict
+        self.num_accepted = self.next_token_id = 0
+        self._draft_token_ids = draft_token_ids
         self._params = params
         self._logit_token_ids = logit_token_ids
-        self.target_token_ids: list[int] = []
 
     def advance(self, logits: Tensor) -> list[int]:
-        self.target_token_ids = choose_tokens(
-            logits, self._logit_token_ids, self._params, self._first_index
-        )
+        choices = choose_tokens(logits, self._logit_token_ids, self._params, self.length)
+        self.num_accepted, self.next_token_id = accept_matching(self._draft_token_ids, choices)
+        if self.go_on is not None:
+            self.go_on()
         return []
 
 
@@ -57,6 +63,7 @@ class VerifierSession:
         self._slot = slot
         self._num_cached = 0  # how many tokens of the sequence the slot has read
         self._next_token_id: int | None = None  # of the last verdict
+        self._going_on: GoingOn | None = None
 
     def is_stale(self, context_length: int, token_ids: Sequence[int]) -> bool:
         """Whether a request that was sent ahead assumes another verdict than the last one.
@@ -76,29 +83,69 @@ class VerifierSession:
         token_ids: Sequence[int],
         draft_token_ids: Sequence[int],
         params: SamplingParams,
+        num_more_tokens: int = 0,
     ) -> Verdict:
         """Keeps `context_length` tokens, appends `token_ids`, verifies the draft tokens.
+
+        Then it goes on alone, by so many tokens: see `more`.
 
         Raises:
             ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: nothing has changed.
         """
         self._sequence.check_tokens(draft_token_ids)
-        self._sequence.update(context_length, token_ids, room=len(draft_token_ids))
+        room = len(draft_token_ids) + num_more_tokens
+        self._sequence.update(context_length, token_ids, room)
         tokens = self._sequence.token_ids
         # The last token is read again if it must be: its logits are what is wanted.
         start = min(self._num_cached, context_length, len(tokens) - 1)
         job = Verification(
             self._slot, start, tokens[start:], draft_token_ids, params, self._logit_token_ids
         )
+        if num_more_tokens:
+            loop = asyncio.get_running_loop()
+            job.go_on = lambda: self._go_on(job, num_more_tokens, params, loop)
         self._num_cached = start
         timings = await asyncio.wrap_future(self._scheduler.submit(job))
-        num_accepted, next_token = accept_matching(draft_token_ids, job.target_token_ids)
         length = len(tokens)
-        tokens.extend(draft_token_ids[:num_accepted])
+        tokens.extend(draft_token_ids[: job.num_accepted])
         self._num_cached = len(tokens)
-        self._next_token_id = next_token
-        is_bonus = num_accepted == len(draft_token_ids)
-        return Verdict(length, num_accepted, next_token, is_bonus, len(tokens), timings)
+        self._next_token_id = job.next_token_id
+        is_bonus = job.num_accepted == len(draft_token_ids)
+        return Verdict(length, job.num_accepted, job.next_token_id, is_bonus, len(tokens), timings)
+
+    def _go_on(
+        self,
+        job: Verification,
+        num_tokens: int,
+        params: SamplingParams,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        """Called on the engine's thread, whose next pass is the first without a message."""
+        length = job.length + job.num_accepted
+        ids = self._logit_token_ids
+        going_on = GoingOn(self._slot, length, job.next_token_id, num_tokens, params, ids, loop)
+        self._going_on = going_on
+        self._scheduler.follow_up(job, lambda: [going_on])
+
+    def more(self) -> AsyncIterator[Verdict]:
+        """The verdicts that follow the last one without a request, until `stop`."""
+        assert self._going_on is not None
+        return self._more(self._going_on)
+
+    async def _more(self, going_on: GoingOn) -> AsyncIterator[Verdict]:
+        async for token_id, timings in going_on.choices():
+            assert self._next_token_id is not None
+            self._sequence.token_ids.append(self._next_token_id)
+            self._next_token_id = token_id
+            length = self._num_cached = len(self._sequence.token_ids)
+            yield Verdict(length, 0, token_id, True, length, timings, is_more=True)
+
+    def stop(self) -> None:
+        """Ends `more`. What a pass has read behind its last verdict will be read again."""
+        if self._going_on is not None:
+            self._scheduler.drop(self._going_on)
+            self._going_on.stop()
+            self._going_on = None
 
     def close(self) -> None:
         self._scheduler.release(self._slot)

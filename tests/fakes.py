@@ -27,16 +27,26 @@ class FakeVerifier:
     def __init__(self, next_token: NextToken, fails_at: int | None = None) -> None:
         self._next_token = next_token
         self._fails_at = fails_at
+        self.num_requests = 0
         self.ahead: Ahead | None = None
         self.calls: list[tuple[list[int], tuple[int, ...]]] = []
+        self._num_more = 0
+
+    @property
+    def goes_on(self) -> bool:
+        return self._num_more > 0
 
     async def verify(
         self,
         tokens: Sequence[int],
         draft_token_ids: Sequence[int],
         foresight: Foresight | None = None,
+        num_more_tokens: int = 0,
     ) -> Verdict:
         self.calls.append((list(tokens), tuple(draft_token_ids)))
+        is_more = self.goes_on and not draft_token_ids
+        self._num_more = self._num_more - 1 if is_more else num_more_tokens
+        self.num_requests += not is_more
         if self.ahead is not None and self.ahead.tokens == tokens:
             assert self.ahead.draft_token_ids == draft_token_ids
         self.ahead = None
@@ -51,7 +61,7 @@ class FakeVerifier:
         num_accepted, next_token = accept_matching(draft_token_ids, choices)
         length = len(tokens) + num_accepted
         is_bonus = num_accepted == len(draft_token_ids)
-        return Verdict(len(tokens), num_accepted, next_token, is_bonus, length, TIMINGS)
+        return Verdict(len(tokens), num_accepted, next_token, is_bonus, length, TIMINGS, is_more)
 
     async def _send_ahead(self, foresight: Foresight) -> None:
         foreseeing = asyncio.ensure_future(foresight())

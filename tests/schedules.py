@@ -15,7 +15,15 @@ from orchestrator.latency import CriticalPath
 from orchestrator.pair import Pair
 from orchestrator.policy import LengthPolicy
 from orchestrator.target_session import TargetSession
-from outrider.messages import GREEDY, ModelInfo, Preparation, Prepared, Proposal, SamplingParams
+from outrider.messages import (
+    GREEDY,
+    ModelInfo,
+    Preparation,
+    Prepared,
+    Proposal,
+    SamplingParams,
+    Verdict,
+)
 from tests.fake_network import Network, guarded
 from tests.fakes import Far
 from tests.toy_pair import ToyModel, toy_pair
@@ -33,6 +41,10 @@ class Lengths:
 
     def __init__(self, random: Random, longest: int) -> None:
         self._random, self._longest = random, longest
+
+    @property
+    def shares_passes(self) -> bool:
+        return self._random.random() < 0.5
 
     def next_length(self) -> int:
         return self._random.choice([0, self._random.randint(0, self._longest)])
@@ -87,6 +99,20 @@ class CheckedDrafter:
         assert list(draft) == expected, "a draft that does not belong to this context"
 
 
+class CountedTarget(TargetSession):
+    """A target session that knows how often its target went on alone, and was interrupted."""
+
+    num_more = 0
+    num_interrupted = 0
+
+    async def verify(self, *args: Any, **kwargs: Any) -> Verdict:
+        went_on = self.goes_on
+        verdict = await super().verify(*args, **kwargs)
+        self.num_more += verdict.is_more
+        self.num_interrupted += went_on and not verdict.is_more
+        return verdict
+
+
 class Schedule:
     """One order of all that can happen, for sessions of one pair of services."""
 
@@ -105,6 +131,8 @@ class Schedule:
         self.num_hits = 0
         self.num_ahead_steps = 0
         self.num_stale_steps = 0
+        self.num_more_steps = 0
+        self.num_interrupted = 0
         self.before_event: Callable[[int], Any] = lambda _: None
         self._paces = {
             scheduler: self.network.pace()
@@ -137,7 +165,7 @@ class Schedule:
     ) -> Any:
         """Stands for `DraftClient`, which is told of two models, and for `TargetClient`."""
         if not isinstance(models[0], ModelInfo):
-            return TargetSession(lambda: self.network.open("target"), params)
+            return CountedTarget(lambda: self.network.open("target"), params)
         session = DraftSession(lambda: self.network.open("draft"), params, *models[:2])
         return CheckedDrafter(session, self.services.draft_model, params)
 
@@ -173,7 +201,10 @@ class Schedule:
                     self.num_ahead_steps += step.was_sent_ahead
                     self.num_stale_steps += step.replaced_stale
             assert isinstance(drafter, CheckedDrafter)
+            assert isinstance(verifier, CountedTarget)
             self.num_hits += drafter.num_hits
+            self.num_more_steps += verifier.num_more
+            self.num_interrupted += verifier.num_interrupted
         return text
 
     async def drive(self, *waiting: asyncio.Task[Any]) -> None:

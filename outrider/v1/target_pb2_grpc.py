@@ -57,8 +57,8 @@ class TargetServiceServicer:
 
     def Verify(self, request_iterator, context):
         """A stream is a session: its slot of the KV cache lives as long as the stream.
-        Every request gets one response, in order. Requests may be sent without
-        waiting for responses.
+        Every request gets one response, in order, and as many more as it asks for.
+        Requests may be sent without waiting for responses.
 
         A session more than there are slots waits for its turn.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -45,3 +46,46 @@ async def test_a_draft_that_is_wrong_changes_nothing(tiny_models: Callable[..., 
         paired = await system.generate(PROMPT, num_speculative_tokens=2, trace=True, **fields)
     assert paired.token_ids == alone.token_ids
     assert paired.speculation.num_stale_steps > 0
+
+
+def num_unasked(generation: Any) -> int:
+    """Verdicts that came without a request."""
+    sessions = [one for one in generation.trace if (one.track, one.lane) == ("target", "session")]
+    return sum(one.name == "goes on" for one in sessions)
+
+
+async def test_a_far_target_goes_on_alone_while_the_draft_rests(
+    tiny_models: Callable[..., Path],
+) -> None:
+    target = tiny_models("llama")
+    fields = {"max_new_tokens": 40, "ignore_eos": True, "trace": True}
+    async with running_system(target, target, target_rtt_seconds=FAR_SECONDS) as system:
+        drafted = await system.generate(PROMPT, num_speculative_tokens=2, **fields)
+        alone = await system.generate(PROMPT, num_speculative_tokens=0, **fields)
+        # What stands in the text is looked up where a request is due, and nowhere else.
+        looking = await system.generate(
+            PROMPT, num_speculative_tokens=0, prompt_lookup=True, **fields
+        )
+    assert alone.token_ids == drafted.token_ids == looking.token_ids
+    assert num_unasked(drafted) == 0
+    assert num_unasked(alone) >= 36  # all but one in 33
+    assert num_unasked(looking) > 0
+    stages = {stage.stage: stage.duration_ns for stage in alone.latency.critical_path}
+    assert min(stages.values()) >= 0
+    assert sum(stages.values()) == alone.latency.wall_ns
+
+
+async def test_many_sessions_do_not_hold_up_each_others_passes(
+    tiny_models: Callable[..., Path],
+) -> None:
+    target = tiny_models("llama")
+    fields = {"max_new_tokens": 48, "num_speculative_tokens": 0, "ignore_eos": True, "trace": True}
+    async with running_system(target, target, slots=8) as system:
+        prompts = [f"{PROMPT} {number}" for number in range(8)]
+        singly = [await system.generate(prompt, **fields) for prompt in prompts]
+        together = await asyncio.gather(
+            *(system.generate(prompt, **fields) for prompt in prompts * 3)
+        )
+    assert [text.token_ids for text in together] == [text.token_ids for text in singly * 3]
+    assert all(num_unasked(text) == 0 for text in singly)
+    assert sum(map(num_unasked, together)) > 200

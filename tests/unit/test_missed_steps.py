@@ -45,9 +45,10 @@ class SlowVerifier(FakeVerifier):
         tokens: Sequence[int],
         draft_token_ids: Sequence[int],
         foresight: Foresight | None = None,
+        num_more_tokens: int = 0,
     ) -> Verdict:
         await asyncio.sleep(0)
-        return await super().verify(tokens, draft_token_ids, foresight)
+        return await super().verify(tokens, draft_token_ids, foresight, num_more_tokens)
 
 
 async def run(

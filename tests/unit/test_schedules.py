@@ -108,3 +108,21 @@ async def test_schedules_send_ahead_what_comes_true_and_what_does_not() -> None:
     assert sum(num_ahead) >= 20
     assert sum(num_stale) >= 20
     assert any(map(all, zip(num_ahead, num_stale, strict=True)))  # in one text
+
+
+async def test_schedules_let_the_target_go_on_alone_and_interrupt_it() -> None:
+    num_more, num_interrupted = [], []
+    for seed in range(20):
+        schedule = await Schedule.start(seed)
+        text = asyncio.create_task(schedule.text(Lengths(Random(seed), 3), is_far=True))
+        await schedule.drive(text)
+        num_more.append(schedule.num_more_steps)
+        num_interrupted.append(schedule.num_interrupted)
+        await schedule.finish()
+    assert sum(num_more) >= 20
+    assert sum(num_interrupted) >= 20
+    schedule = await Schedule.start(0)
+    text = asyncio.create_task(schedule.text(fixed(0), is_far=True))
+    await schedule.drive(text)
+    assert schedule.num_more_steps == NUM_TOKENS - 1  # all but the first, with one request
+    await schedule.finish()

@@ -1,0 +1,137 @@
+"""The target alone, token after token, without a message in between."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+from orchestrator.decoder import decode
+from orchestrator.experience import Experience
+from orchestrator.latency import CriticalPath
+from orchestrator.policy import FixedLength
+from outrider.engine.chunk import Chunk
+from outrider.errors import ContextTooLong
+from outrider.messages import GREEDY, SamplingParams, Verdict
+from target_service.verifier import Verifier, VerifierSession
+from tests.fakes import FakeVerifier, Far
+from tests.toy_pair import MAX_CONTEXT_LENGTH, ToyEngine, ToyModel
+
+PROMPT = [5, 1, 7, 7, 2]
+SAMPLED = SamplingParams(temperature=1.0, seed=3)
+
+
+class Engine(ToyEngine):
+    """Fails at a pass, where it is told to; a gate holds passes back."""
+
+    fails_at: int | None = None
+    num_passes = 0
+
+    def __init__(self) -> None:
+        super().__init__(ToyModel(), num_slots=2)
+        self.gate: threading.Semaphore | None = None
+
+    def forward(self, chunks: Sequence[Chunk]) -> list[torch.Tensor]:
+        if self.gate is not None:
+            assert self.gate.acquire(timeout=10)
+        self.num_passes += 1
+        if self.num_passes == self.fails_at:
+            raise RuntimeError("out of memory")
+        return super().forward(chunks)
+
+
+@pytest.fixture
+def engine() -> Engine:
+    return Engine()
+
+
+@pytest.fixture
+def verifier(engine: Engine) -> Iterator[Verifier]:
+    any_engine: Any = engine
+    verifier = Verifier(any_engine)
+    yield verifier
+    verifier.scheduler.close()
+
+
+def alone(num_tokens: int, params: SamplingParams) -> list[int]:
+    return ToyModel().continuation(PROMPT, num_tokens, params)
+
+
+async def all_of(session: VerifierSession) -> list[Verdict]:
+    return [verdict async for verdict in session.more()]
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED])
+@pytest.mark.parametrize("num_right", range(3))
+async def test_it_goes_on_from_its_verdict(
+    verifier: Verifier, params: SamplingParams, num_right: int
+) -> None:
+    session, text = verifier.open_session(), alone(9, params)
+    wrong = (text[num_right] + 1) % 12
+    draft = [*text[:num_right], wrong, wrong]
+    verdict = await session.verify(0, PROMPT, draft, params, num_more_tokens=4)
+    assert (verdict.num_accepted_tokens, verdict.is_more) == (num_right, False)
+    more = await all_of(session)
+    said = [*text[:num_right], verdict.next_token_id, *(one.next_token_id for one in more)]
+    assert said == text[: num_right + 5]
+    first = len(PROMPT) + num_right + 1
+    assert [one.context_length for one in more] == list(range(first, first + 4))
+    assert all(one.is_more and one.sequence_length == one.context_length for one in more)
+
+
+async def test_a_request_interrupts_it_wherever_it_is(engine: Engine, verifier: Verifier) -> None:
+    text = alone(20, GREEDY)
+    for num_heard in range(4):
+        session = verifier.open_session()
+        engine.gate = threading.Semaphore(0)
+        for _ in range(1 + num_heard):
+            engine.gate.release()
+        verdict = await session.verify(0, PROMPT, [], GREEDY, num_more_tokens=10)
+        more, heard = session.more(), [verdict.next_token_id]
+        for _ in range(num_heard):
+            heard.append((await anext(more)).next_token_id)
+        engine.gate.release(20)  # the pass that is under way, and all after it
+        session.stop()
+        assert [one async for one in more] == []
+        held = len(PROMPT) + num_heard
+        draft = text[num_heard + 1 : num_heard + 4]
+        verdict = await session.verify(held, heard[-1:], draft, GREEDY)
+        assert [*heard, *draft, verdict.next_token_id] == text[: num_heard + 5]
+        session.close()
+
+
+async def test_a_pass_that_fails_is_heard_of(engine: Engine, verifier: Verifier) -> None:
+    engine.fails_at = 3
+    session = verifier.open_session()
+    await session.verify(0, PROMPT, [], GREEDY, num_more_tokens=5)
+    with pytest.raises(RuntimeError, match="out of memory"):
+        await all_of(session)
+
+
+async def test_what_does_not_fit_is_refused_before_it_begins(verifier: Verifier) -> None:
+    session = verifier.open_session()
+    room = MAX_CONTEXT_LENGTH - len(PROMPT)
+    with pytest.raises(ContextTooLong):
+        await session.verify(0, PROMPT, [], GREEDY, num_more_tokens=room + 1)
+    await session.verify(0, PROMPT, [], GREEDY, num_more_tokens=room)
+    assert len(await all_of(session)) == room
+
+
+@pytest.mark.parametrize(
+    ("k", "is_far", "sessions", "num_requests"),
+    [(0, True, 1, 2), (0, False, 8, 2), (0, False, 1, 40), (2, True, 8, 40)],
+)
+async def test_where_messages_would_hold_it_up_and_the_draft_rests_it_is_let(
+    k: int, is_far: bool, sessions: int, num_requests: int
+) -> None:
+    verifier = FakeVerifier(lambda tokens: len(tokens) % 7)
+    lengths = FixedLength(k, Experience(sessions=sessions))
+    distance = Far() if is_far else None
+    steps = decode(
+        PROMPT, len(PROMPT) + 40, verifier, None, lengths, CriticalPath(), distance=distance
+    )
+    assert len([step async for step in steps]) == 40
+    assert verifier.num_requests == num_requests
