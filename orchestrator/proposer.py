@@ -9,15 +9,12 @@ from collections.abc import Sequence
 from orchestrator.distance import Distance
 from orchestrator.experience import StepCost
 from orchestrator.latency import CriticalPath
+from orchestrator.lookup import SHORTEST_INTERRUPTION, look_up
 from orchestrator.partners import Ahead, Drafter, Foresight
-from orchestrator.policy import MAX_LENGTH, LengthPolicy
+from orchestrator.policy import LengthPolicy
 from orchestrator.waiting import prepared_soon
 from outrider.errors import OutriderError
 from outrider.messages import Preparation, Prepared, Proposal, Verdict
-from outrider.prompt_lookup import longest_match
-
-# What followed a single token is right too seldom: one in ten, in chat.
-SHORTEST_MATCH = 2
 
 DEFAULT_NUM_BRANCHES = 4
 
@@ -69,8 +66,8 @@ class Proposer:
     ) -> tuple[int, ...]:
         """Draft tokens, at most `room`; none where nothing is to be had.
 
-        If `ahead` was sent for just these tokens, they are its draft tokens. Where the target
-        goes on alone and is far, what could be looked up would come too late.
+        If `ahead` was sent for just these tokens, they are its draft tokens. A target that
+        goes on alone is interrupted for many tokens only.
         """
         self.was_prepared, self.was_missed = False, False
         self.match_length, self.waited_ns, self.awaited_ns = 0, 0, 0
@@ -80,11 +77,10 @@ class Proposer:
             return await self._take(ahead)
         length = self._lengths.next_length()
         self._draft_rests = length == 0
-        looked_up: tuple[int, ...] = ()
         if length == 0:
             await self._rest(tokens)
-        if not (goes_on and self._is_far):
-            looked_up, self.match_length = self._look_up(tokens, room)
+        least = SHORTEST_INTERRUPTION if goes_on else 1
+        looked_up, self.match_length = self._look_up(tokens, room, least)
         if looked_up:
             if length and self._prefill is None:
                 await self._follow(tokens, looked_up, length)
@@ -178,16 +174,12 @@ class Proposer:
         if self._distance is not None and not verdict.is_more:
             self._distance.observe(waited_ns, verdict.timings.total_ns, self.was_sent_ahead)
 
-    def _look_up(self, tokens: Sequence[int], room: int) -> tuple[tuple[int, ...], int]:
-        """Tokens that stand in the text behind what matches the last ones, and how many match."""
+    def _look_up(
+        self, tokens: Sequence[int], room: int, least: int = 1
+    ) -> tuple[tuple[int, ...], int]:
         if not self._looks_up or room == 0:
             return (), 0
-        match = longest_match(tokens, SHORTEST_MATCH, MAX_LENGTH)
-        if match is None:
-            return (), 0
-        num_tokens = min(self._lengths.lookup_length(match.length), room)
-        looked_up = tuple(tokens[match.end : match.end + num_tokens])
-        return looked_up, match.length if looked_up else 0
+        return look_up(tokens, room, self._lengths, least)
 
     async def _draft(
         self, tokens: Sequence[int], room: int, length: int, waits_for: int

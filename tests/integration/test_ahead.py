@@ -62,14 +62,9 @@ async def test_a_far_target_goes_on_alone_while_the_draft_rests(
     async with running_system(target, target, target_rtt_seconds=FAR_SECONDS) as system:
         drafted = await system.generate(PROMPT, num_speculative_tokens=2, **fields)
         alone = await system.generate(PROMPT, num_speculative_tokens=0, **fields)
-        # What stands in the text is looked up where a request is due, and nowhere else.
-        looking = await system.generate(
-            PROMPT, num_speculative_tokens=0, prompt_lookup=True, **fields
-        )
-    assert alone.token_ids == drafted.token_ids == looking.token_ids
+    assert alone.token_ids == drafted.token_ids
     assert num_unasked(drafted) == 0
     assert num_unasked(alone) >= 36  # all but one in 33
-    assert num_unasked(looking) > 0
     stages = {stage.stage: stage.duration_ns for stage in alone.latency.critical_path}
     assert min(stages.values()) >= 0
     assert sum(stages.values()) == alone.latency.wall_ns

@@ -135,3 +135,28 @@ async def test_where_messages_would_hold_it_up_and_the_draft_rests_it_is_let(
     )
     assert len([step async for step in steps]) == 40
     assert verifier.num_requests == num_requests
+
+
+class Looking(FixedLength):
+    def lookup_length(self, match_length: int) -> int:
+        return match_length
+
+
+@pytest.mark.parametrize(("num_repeated", "is_interrupted"), [(5, False), (12, True)])
+async def test_only_what_is_long_is_looked_up_meanwhile(
+    num_repeated: int, is_interrupted: bool
+) -> None:
+    """The text comes back to its beginning, for so many tokens."""
+    beginning = list(range(100, 100 + num_repeated))
+    said = [1, 2, *beginning, 7, 8]
+    prompt = [*beginning, 3, 1, 2, *beginning, 9, 9]
+
+    def next_token(tokens: Sequence[int]) -> int:
+        return [*said, *range(20, 60)][len(tokens) - len(prompt)]
+
+    verifier = FakeVerifier(next_token)
+    lengths = Looking(0, Experience(sessions=8))
+    steps = decode(prompt, len(prompt) + 30, verifier, None, lengths, CriticalPath(), looks_up=True)
+    text = [token_id async for step in steps for token_id in step.token_ids]
+    assert text == [next_token([*prompt, *text[:i]]) for i in range(30)]
+    assert any(draft for _, draft in verifier.calls) == is_interrupted
