@@ -70,17 +70,14 @@ async def test_a_far_target_goes_on_alone_while_the_draft_rests(
     assert sum(stages.values()) == alone.latency.wall_ns
 
 
-async def test_many_sessions_do_not_hold_up_each_others_passes(
+async def test_targets_that_go_on_alone_share_their_passes(
     tiny_models: Callable[..., Path],
 ) -> None:
     target = tiny_models("llama")
-    fields = {"max_new_tokens": 48, "num_speculative_tokens": 0, "ignore_eos": True, "trace": True}
-    async with running_system(target, target, slots=8) as system:
-        prompts = [f"{PROMPT} {number}" for number in range(8)]
+    fields = {"max_new_tokens": 40, "num_speculative_tokens": 0, "ignore_eos": True, "trace": True}
+    prompts = [f"{PROMPT} {number}" for number in range(12)]
+    async with running_system(target, target, target_rtt_seconds=FAR_SECONDS, slots=8) as system:
         singly = [await system.generate(prompt, **fields) for prompt in prompts]
-        together = await asyncio.gather(
-            *(system.generate(prompt, **fields) for prompt in prompts * 3)
-        )
-    assert [text.token_ids for text in together] == [text.token_ids for text in singly * 3]
-    assert all(num_unasked(text) == 0 for text in singly)
-    assert sum(map(num_unasked, together)) > 200
+        together = await asyncio.gather(*(system.generate(p, **fields) for p in prompts))
+    assert [text.token_ids for text in together] == [text.token_ids for text in singly]
+    assert all(num_unasked(text) >= 36 for text in together)
