@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from orchestrator.distance import Distance
 from orchestrator.latency import CriticalPath
+from orchestrator.lengths import LengthPolicy
 from orchestrator.partners import Drafter, Verifier
-from orchestrator.policy import LengthPolicy
 from orchestrator.proposer import Proposer
 from outrider import telemetry
 

@@ -13,8 +13,9 @@ from orchestrator.decoder import Step, decode
 from orchestrator.distance import Distance
 from orchestrator.experience import Experience
 from orchestrator.latency import CriticalPath
+from orchestrator.lengths import FixedLength, LengthPolicy
 from orchestrator.partners import Drafter, Verifier
-from orchestrator.policy import AdaptiveLength, FixedLength, LengthPolicy
+from orchestrator.policy import AdaptiveLength
 from orchestrator.speculation import Speculation
 from orchestrator.text_stream import TextStream
 from orchestrator.tokenizer import Tokenizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from orchestrator.policy import MAX_LENGTH, LengthPolicy
+from orchestrator.lengths import MAX_LENGTH, LengthPolicy
 from outrider.prompt_lookup import longest_match
 
 # What followed a single token is right too seldom: one in ten, in chat.

@@ -13,12 +13,8 @@ own: that of the match, or less where their verification is not worth it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
-
 from orchestrator.experience import PRIOR_TOKENS, Acceptance, Experience, StepCost
-
-MAX_LENGTH = 16
+from orchestrator.lengths import MANY_SESSIONS, MAX_LENGTH
 
 # What is looked up is taken to be accepted so often until the text shows otherwise.
 _FIRST_LOOKUP_ACCEPTANCE = 0.6
@@ -34,7 +30,6 @@ _STEPS_OF_A_PROBE = 4
 # A text begins with a probe where drafts have come so near to the target's own speed.
 _PROMISE = 0.9
 _REQUESTS_BETWEEN_PROBES = 16
-_MANY_SESSIONS = 2.0
 # After so many probes in vain the draft is no good. It then has no more than its turn to show
 # otherwise: reading prompts beside the target is not free, either.
 _MANY_VAIN_PROBES = 2
@@ -43,69 +38,6 @@ _MANY_VAIN_PROBES = 2
 _STEPS_TO_FIRST_PROBE = 0
 # Without waiting nobody learns what waiting would take now.
 _MISSES_BETWEEN_WAITS = 64
-
-
-class LengthPolicy(Protocol):
-    """Chooses draft lengths for one request."""
-
-    @property
-    def uses_draft(self) -> bool:
-        """Whether the draft is asked at all, and so must read the prompt."""
-        ...
-
-    @property
-    def shares_passes(self) -> bool:
-        """Whether many sessions share the target's passes."""
-        ...
-
-    def next_length(self) -> int: ...
-
-    def missed_length(self, length: int) -> int:
-        """How many of `length` tokens to wait for at a step that none are prepared for."""
-        ...
-
-    def patience_ns(self) -> float:
-        """How long to wait for what the draft is preparing when the verdict comes."""
-        ...
-
-    def lookup_length(self, match_length: int) -> int:
-        """How many tokens to take from behind a match of so many tokens in the text."""
-        ...
-
-    def observe(self, cost: StepCost) -> None: ...
-
-
-@dataclass(frozen=True)
-class FixedLength:
-    """The same length at every step. What it takes is experience for others."""
-
-    length: int
-    experience: Experience
-
-    @property
-    def uses_draft(self) -> bool:
-        return self.length > 0
-
-    @property
-    def shares_passes(self) -> bool:
-        return self.experience.sessions >= _MANY_SESSIONS
-
-    def next_length(self) -> int:
-        return self.length
-
-    def missed_length(self, length: int) -> int:
-        return length
-
-    def patience_ns(self) -> float:
-        return self.experience.draft_ns.at(1)  # to ask takes no less
-
-    def lookup_length(self, match_length: int) -> int:
-        return min(self.length, match_length)
-
-    def observe(self, cost: StepCost) -> None:
-        self.experience.observe(cost)
-        if cost.num_draft_tokens and not cost.match_length:
-            self.experience.acceptance.add(cost)
 
 
 class AdaptiveLength:
@@ -127,7 +59,7 @@ class AdaptiveLength:
         # a few requests spare the draft their prompts.
         has_turn = experience.num_requests % _REQUESTS_BETWEEN_PROBES == 0
         experience.num_requests += 1
-        is_alone = experience.sessions < _MANY_SESSIONS
+        is_alone = experience.sessions < MANY_SESSIONS
         is_no_good = experience.probes_in_vain >= _MANY_VAIN_PROBES
         self.uses_draft = self._length > 0 or (is_alone and not is_no_good) or has_turn
         is_retried = has_turn and is_alone and is_no_good
@@ -136,7 +68,7 @@ class AdaptiveLength:
 
     @property
     def shares_passes(self) -> bool:
-        return self._experience.sessions >= _MANY_SESSIONS
+        return self._experience.sessions >= MANY_SESSIONS
 
     def next_length(self) -> int:
         if not self.uses_draft:
@@ -154,7 +86,7 @@ class AdaptiveLength:
             return False
         # One request probes for all that begin at the same time.
         is_first = experience.steps_since_probe >= _STEPS_OF_A_PROBE
-        if not is_first or experience.sessions >= _MANY_SESSIONS:
+        if not is_first or experience.sessions >= MANY_SESSIONS:
             return False
         return self.speed(1) > _PROMISE * self.speed(0)
 
@@ -208,7 +140,7 @@ class AdaptiveLength:
             # If all that was wanted is there, there might be more.
             is_all = cost.num_draft_tokens >= self._length
             self._experience.ready.add(cost.num_draft_tokens + is_all)
-        if cost.num_accepted_tokens and self._experience.sessions < _MANY_SESSIONS:
+        if cost.num_accepted_tokens and self._experience.sessions < MANY_SESSIONS:
             self._experience.probes_in_vain = 0  # with many, it is not the draft that is to blame
         if not self.uses_draft:
             return

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 from orchestrator.distance import Distance
 from orchestrator.experience import StepCost
 from orchestrator.latency import CriticalPath
+from orchestrator.lengths import LengthPolicy
 from orchestrator.lookup import SHORTEST_INTERRUPTION, look_up
 from orchestrator.partners import Ahead, Drafter, Foresight
-from orchestrator.policy import LengthPolicy
-from orchestrator.waiting import prepared_soon
+from orchestrator.waiting import foresee, prepared_soon
 from outrider.errors import OutriderError
 from outrider.messages import Preparation, Prepared, Proposal, Verdict
 
@@ -119,25 +120,12 @@ class Proposer:
         length = min(self._lengths.next_length(), room)
         if length < 1:
             return None
-        now = asyncio.get_running_loop().time
-        latest = now() + distance.patience_ns(self.was_sent_ahead) / 1e9
+        latest = asyncio.get_running_loop().time()
+        latest += distance.patience_ns(self.was_sent_ahead) / 1e9
+        make = partial(self._ahead, tokens, length, room)
+        return partial(foresee, drafter, tokens, draft, length, latest, make)
 
-        async def foresee() -> Ahead:
-            while True:
-                growth = drafter.growth()
-                prepared = drafter.likeliest(tokens, draft)
-                seconds_left = None
-                if prepared is not None:
-                    ahead = self._ahead(tokens, prepared, length, room)
-                    seconds_left = latest - now()
-                    is_complete = ahead.match_length or len(ahead.draft_token_ids) == length
-                    if is_complete or seconds_left <= 0:
-                        return ahead
-                await asyncio.wait((growth,), timeout=seconds_left)
-
-        return foresee
-
-    def _ahead(self, tokens: Sequence[int], prepared: Prepared, length: int, room: int) -> Ahead:
+    def _ahead(self, tokens: Sequence[int], length: int, room: int, prepared: Prepared) -> Ahead:
         """What would be proposed if `prepared` comes true: first what stands in the text."""
         assumed = [*tokens, *prepared.assumed_token_ids]
         looked_up, match_length = self._look_up(assumed, room)

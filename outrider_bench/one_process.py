@@ -13,9 +13,10 @@ from draft_service.drafters import DrafterSession
 from orchestrator.decoder import decode
 from orchestrator.experience import Experience
 from orchestrator.latency import CriticalPath
+from orchestrator.lengths import FixedLength
 from orchestrator.mirror import Mirror
 from orchestrator.partners import Ahead, Foresight
-from orchestrator.policy import AdaptiveLength, FixedLength
+from orchestrator.policy import AdaptiveLength
 from outrider.engine.model import Engine, EngineOptions
 from outrider.loading import in_own_thread
 from outrider.messages import GREEDY, Preparation, Prepared, Proposal, SamplingParams, Verdict

@@ -12,8 +12,8 @@ from orchestrator.decoder import decode
 from orchestrator.draft_session import DraftSession
 from orchestrator.experience import StepCost
 from orchestrator.latency import CriticalPath
+from orchestrator.lengths import LengthPolicy
 from orchestrator.pair import Pair
-from orchestrator.policy import LengthPolicy
 from orchestrator.target_session import TargetSession
 from outrider.messages import (
     GREEDY,

@@ -12,8 +12,8 @@ from orchestrator.decoder import Step, decode
 from orchestrator.distance import Distance
 from orchestrator.experience import Experience
 from orchestrator.latency import CriticalPath
+from orchestrator.lengths import FixedLength
 from orchestrator.partners import Ahead
-from orchestrator.policy import FixedLength
 from orchestrator.proposer import Proposer
 from outrider.messages import Prepared
 from tests.fakes import FakeDrafter, FakeVerifier, Far, NextToken

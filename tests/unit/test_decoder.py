@@ -9,7 +9,7 @@ from orchestrator.decoder import Step, decode
 from orchestrator.distance import Distance
 from orchestrator.experience import Experience
 from orchestrator.latency import CriticalPath
-from orchestrator.policy import FixedLength
+from orchestrator.lengths import FixedLength
 from outrider.errors import ServiceUnavailable
 from outrider.messages import Preparation, Proposal
 from tests.fakes import FakeDrafter, FakeVerifier, Far, NextToken, nothing_prepared

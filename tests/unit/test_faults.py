@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from orchestrator.experience import Experience
-from orchestrator.policy import FixedLength, LengthPolicy
+from orchestrator.lengths import FixedLength, LengthPolicy
 from outrider.errors import OutriderError, ServiceUnavailable
 from outrider.messages import GREEDY
 from tests.fake_network import Point

@@ -12,7 +12,7 @@ import torch
 from orchestrator.decoder import decode
 from orchestrator.experience import Experience
 from orchestrator.latency import CriticalPath
-from orchestrator.policy import FixedLength
+from orchestrator.lengths import FixedLength
 from outrider.engine.chunk import Chunk
 from outrider.errors import ContextTooLong
 from outrider.messages import GREEDY, SamplingParams, Verdict

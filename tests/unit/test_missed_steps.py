@@ -10,8 +10,8 @@ import pytest
 from orchestrator.decoder import Step, decode
 from orchestrator.experience import Experience
 from orchestrator.latency import CriticalPath
+from orchestrator.lengths import FixedLength, LengthPolicy
 from orchestrator.partners import Foresight
-from orchestrator.policy import FixedLength, LengthPolicy
 from outrider.messages import Verdict
 from tests.fakes import FakeDrafter, FakeVerifier
 

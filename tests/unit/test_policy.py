@@ -6,7 +6,8 @@ import random
 import pytest
 
 from orchestrator.experience import Experience, Line, StepCost
-from orchestrator.policy import AdaptiveLength, FixedLength
+from orchestrator.lengths import FixedLength
+from orchestrator.policy import AdaptiveLength
 
 
 class Pair:

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from orchestrator.experience import Experience
-from orchestrator.policy import FixedLength, LengthPolicy
+from orchestrator.lengths import FixedLength, LengthPolicy
 from outrider.messages import GREEDY, SamplingParams
 from tests.schedules import PROMPT, SAMPLED, Lengths, Schedule
 from tests.toy_pair import ToyModel

@@ -1,0 +1,76 @@
+"""What the loop asks about draft lengths, and the simplest answer: always the same one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.experience import Experience, StepCost
+
+MAX_LENGTH = 16
+
+# So many sessions in a pass on average are many.
+MANY_SESSIONS = 2.0
+
+
+class LengthPolicy(Protocol):
+    """Chooses draft lengths for one request."""
+
+    @property
+    def uses_draft(self) -> bool:
+        """Whether the draft is asked at all, and so must read the prompt."""
+        ...
+
+    @property
+    def shares_passes(self) -> bool:
+        """Whether many sessions share the target's passes."""
+        ...
+
+    def next_length(self) -> int: ...
+
+    def missed_length(self, length: int) -> int:
+        """How many of `length` tokens to wait for at a step that none are prepared for."""
+        ...
+
+    def patience_ns(self) -> float:
+        """How long to wait for what the draft is preparing when the verdict comes."""
+        ...
+
+    def lookup_length(self, match_length: int) -> int:
+        """How many tokens to take from behind a match of so many tokens in the text."""
+        ...
+
+    def observe(self, cost: StepCost) -> None: ...
+
+
+@dataclass(frozen=True)
+class FixedLength:
+    """The same length at every step. What it takes is experience for others."""
+
+    length: int
+    experience: Experience
+
+    @property
+    def uses_draft(self) -> bool:
+        return self.length > 0
+
+    @property
+    def shares_passes(self) -> bool:
+        return self.experience.sessions >= MANY_SESSIONS
+
+    def next_length(self) -> int:
+        return self.length
+
+    def missed_length(self, length: int) -> int:
+        return length
+
+    def patience_ns(self) -> float:
+        return self.experience.draft_ns.at(1)  # to ask takes no less
+
+    def lookup_length(self, match_length: int) -> int:
+        return min(self.length, match_length)
+
+    def observe(self, cost: StepCost) -> None:
+        self.experience.observe(cost)
+        if cost.num_draft_tokens and not cost.match_length:
+            self.experience.acceptance.add(cost)
