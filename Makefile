@@ -11,7 +11,7 @@
 
 PYTHON ?= python3
 TORCH_INDEX ?=
-PROMPT ?= Name the planets of the solar system, one line each.
+PROMPT ?= Give me five ideas for a birthday party for a seven-year-old who loves dinosaurs.
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed

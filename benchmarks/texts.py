@@ -1,0 +1,87 @@
+"""What `make run` gives, over many prompts: each answered alone and with drafts, in turn.
+
+    python -m benchmarks.texts [--max-new-tokens 64] [--rounds 3]
+
+For each of the benchmark's prompts the time of a token after the first, the target alone
+over the pair with its defaults, and over the draft without prompt lookup; medians of the
+rounds. One thread for each model. Outputs are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Sequence
+from importlib.resources import files
+from typing import Any
+
+from outrider.client import Client
+from outrider.generation import Generation
+from outrider.processes import running_system
+from outrider_bench.results_file import write_result
+
+ALONE, PAIR, NO_LOOKUP = "target alone", "pair", "draft without prompt lookup"
+WAYS: dict[str, dict[str, Any]] = {
+    ALONE: {"num_speculative_tokens": 0},
+    PAIR: {},
+    NO_LOOKUP: {"prompt_lookup": False},
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--name", default="texts", help="of the result's file")
+    args = parser.parse_args()
+    prompts = (files("outrider_bench") / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    options = {"threads": 1, "port": 0, "slots": 2}
+    with (
+        running_system(
+            {**options, "dtype": "float32"}, {**options, "model": "default"}, {"port": 0}
+        ) as (address, _),
+        Client(address) as client,
+    ):
+        measure(client, prompts[0], 16, 1)  # the first text of a service is slower
+        texts = [measure(client, p, args.max_new_tokens, args.rounds) for p in prompts]
+    summary = {
+        way: {
+            "median": round(statistics.median(text[way] for text in texts), 3),
+            "mean": round(statistics.mean(text[way] for text in texts), 3),
+            "least": min(text[way] for text in texts),
+        }
+        for way in (PAIR, NO_LOOKUP)
+    }
+    print(summary)
+    print(write_result(args.name, vars(args), summary=summary, texts=texts))
+
+
+def measure(client: Client, prompt: str, num_tokens: int, rounds: int) -> dict[str, Any]:
+    """Speedups over the target alone, and what the pair's steps were."""
+    answers: dict[str, list[Generation]] = {way: [] for way in WAYS}
+    for _ in range(rounds):
+        for way, changes in WAYS.items():
+            message = [{"role": "user", "content": prompt}]
+            stream = client.stream(message, max_new_tokens=num_tokens, **changes)
+            for _ in stream:
+                pass
+            answers[way].append(stream.result)
+    alone_ms = tpot_ms(answers[ALONE])
+    found = {
+        "prompt": prompt,
+        "ms_a_token_alone": round(alone_ms, 2),
+        **{way: round(alone_ms / tpot_ms(answers[way]), 3) for way in (PAIR, NO_LOOKUP)},
+        "draft_acceptance_rate": round(answers[PAIR][-1].speculation.draft_acceptance_rate, 3),
+        "is_the_targets_own": len({tuple(g.token_ids) for all_ in answers.values() for g in all_})
+        == 1,
+    }
+    print(f"{found[PAIR]:.2f}x {found[NO_LOOKUP]:.2f}x {found['is_the_targets_own']} {prompt[:60]}")
+    return found
+
+
+def tpot_ms(generations: Sequence[Generation]) -> float:
+    return statistics.median(generation.latency.tpot_ns for generation in generations) / 1e6
+
+
+if __name__ == "__main__":
+    main()
