@@ -40,6 +40,8 @@ class StepCost:
     """Whether the draft had prepared for other outcomes only. It was waited for or not."""
     awaited_ns: int = 0
     """For what the draft was about to have prepared, whether it came in time or not."""
+    was_unasked: bool = False
+    """Whether the target went on alone to it."""
 
 
 @dataclass
@@ -145,6 +147,8 @@ class Experience:
     probes_in_vain: int = 0  # one after another, of which nothing was accepted
 
     def observe(self, cost: StepCost) -> None:
+        if cost.draft_rests and not cost.num_draft_tokens and self._waits_once_in_many(cost):
+            return
         num_tokens = cost.batch_tokens or 1 + cost.num_draft_tokens
         self.verify_ns.add(num_tokens, cost.verify_ns, 1 / max(1, cost.batch_sessions))
         self.sessions += (1 - _FORGETTING_COSTS) * (max(1, cost.batch_sessions) - self.sessions)
@@ -163,6 +167,10 @@ class Experience:
             if not cost.was_prepared:
                 self.misses_since_wait = 0
                 self.draft_ns.add(cost.num_draft_tokens, cost.draft_ns)
+
+    def _waits_once_in_many(self, cost: StepCost) -> bool:
+        """Of a target far away, that goes on alone behind this step without being waited for."""
+        return self.distance.is_far and not cost.was_unasked
 
     def verification_ns(self, length: float, share: Average | None = None) -> float:
         """What a verification of so many draft tokens takes.

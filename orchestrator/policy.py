@@ -27,8 +27,11 @@ _STEPS_BETWEEN_PROBES = 32
 _MOST_DOUBLINGS = 2
 # A draft that prepares shows what it is worth from the second step on.
 _STEPS_OF_A_PROBE = 4
-# A text begins with a probe where drafts have come so near to the target's own speed.
+# A text begins with a probe where drafts have come so near to the target's own speed. Where
+# they are as far from it as this, as with a target far away that goes on alone, probes are rare.
 _PROMISE = 0.9
+_HOPELESS = 0.5
+_DOUBLINGS_IF_HOPELESS = 4
 _REQUESTS_BETWEEN_PROBES = 16
 # After so many probes in vain the draft is no good. It then has no more than its turn to show
 # otherwise: reading prompts beside the target is not free, either.
@@ -74,8 +77,10 @@ class AdaptiveLength:
         if not self.uses_draft:
             return 0
         if self._probe_steps == 0 and self._experience.steps_since_probe >= self._patience:
-            goes_on = self._prepares and self._length == 0
-            self._begin_probe(_STEPS_OF_A_PROBE if goes_on else 1)
+            takes_several = self._prepares and self._length == 0
+            # A far target shows only from the second step on what it takes when it goes on alone.
+            takes_several |= self._experience.distance.is_far
+            self._begin_probe(_STEPS_OF_A_PROBE if takes_several else 1)
         return int(self._length == 0) if self._probe_steps else self._length
 
     @property
@@ -161,7 +166,10 @@ class AdaptiveLength:
         """The steps of all requests from one probe to the next."""
         if not self._experience.has_plain_steps:
             return _STEPS_TO_FIRST_PROBE
-        return _STEPS_BETWEEN_PROBES << min(self._experience.probes_in_vain, _MOST_DOUBLINGS)
+        doublings = min(self._experience.probes_in_vain, _MOST_DOUBLINGS)
+        if self._length == 0 and self.speed(1) < _HOPELESS * self.speed(0):
+            doublings = _DOUBLINGS_IF_HOPELESS
+        return _STEPS_BETWEEN_PROBES << doublings
 
     def _count_probe(self, was_probe: bool) -> None:
         self._experience.steps_since_probe += 1

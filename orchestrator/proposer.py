@@ -144,6 +144,8 @@ class Proposer:
 
     def observe(self, num_draft_tokens: int, verdict: Verdict, waited_ns: int) -> None:
         """Learns from the verdict on what was proposed last, and what waiting for it took."""
+        if self._distance is not None and not verdict.is_more:
+            self._distance.observe(waited_ns, verdict.timings.total_ns, self.was_sent_ahead)
         self._lengths.observe(
             StepCost(
                 num_draft_tokens,
@@ -157,10 +159,9 @@ class Proposer:
                 self._draft_rests,
                 self.was_missed,
                 self.awaited_ns,
+                verdict.is_more,
             )
         )
-        if self._distance is not None and not verdict.is_more:
-            self._distance.observe(waited_ns, verdict.timings.total_ns, self.was_sent_ahead)
 
     def _look_up(
         self, tokens: Sequence[int], room: int, least: int = 1

@@ -182,3 +182,34 @@ def test_a_draft_that_is_no_good_reads_few_prompts_until_it_is() -> None:
     pair.acceptance = 0.9
     assert sum(text() for _ in range(16)) >= 1  # in its turn it shows itself at once
     assert all(text() for _ in range(16))
+
+
+@pytest.mark.parametrize("prepares", [True, False])
+def test_a_far_target_that_goes_on_alone_is_seldom_held_up(prepares: bool) -> None:
+    """Draft steps wait for a round trip each, and the target alone for one in 33."""
+    experience, chance = Experience(), random.Random(0)
+    rtt_ms, verify_ms, ms, num_tokens, num_unasked = 50.0, 16.0, 0.0, 0, 0
+    for _ in range(8):
+        policy = AdaptiveLength(experience, prepares)
+        for _ in range(32):
+            length = policy.next_length()
+            waits = length > 0 or num_unasked == 0
+            is_known_far = experience.distance.is_far
+            num_unasked = 0 if length or not is_known_far else (32 if waits else num_unasked - 1)
+            accepted = int(length > 0 and chance.random() < 0.6)
+            took_ms = verify_ms + length * 2 + rtt_ms * waits
+            if waits:
+                experience.distance.observe(int(1e6 * took_ms), int(1e6 * verify_ms), False)
+            policy.observe(
+                StepCost(
+                    length,
+                    accepted,
+                    int(8e6 * length),
+                    int(1e6 * took_ms),
+                    draft_rests=length == 0,
+                    was_unasked=not waits,
+                )
+            )
+            ms += took_ms + 8 * length
+            num_tokens += 1 + accepted
+    assert ms / num_tokens < 1.25 * verify_ms
