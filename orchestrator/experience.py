@@ -143,6 +143,7 @@ class Experience:
     length: int = FIRST_LENGTH
     has_plain_steps: bool = False
     has_draft_steps: bool = False
+    has_accepted: bool = False  # any token of the draft's
     steps_since_probe: int = 0
     probes_in_vain: int = 0  # one after another, of which nothing was accepted
 
@@ -164,6 +165,7 @@ class Experience:
             self.has_plain_steps |= not cost.was_missed
         elif not cost.match_length:
             self.has_draft_steps = True
+            self.has_accepted |= cost.num_accepted_tokens > 0
             if not cost.was_prepared:
                 self.misses_since_wait = 0
                 self.draft_ns.add(cost.num_draft_tokens, cost.draft_ns)

@@ -27,6 +27,9 @@ _STEPS_BETWEEN_PROBES = 32
 _MOST_DOUBLINGS = 2
 # A draft that prepares shows what it is worth from the second step on.
 _STEPS_OF_A_PROBE = 4
+# A draft of which nothing was ever accepted rests after so many steps. Those that nothing was
+# prepared for count: nobody hears what their drafts would have been worth.
+_BARREN_STEPS = 6
 # A text begins with a probe where drafts have come so near to the target's own speed. Where
 # they are as far from it as this, as with a target far away that goes on alone, probes are rare.
 _PROMISE = 0.9
@@ -58,6 +61,7 @@ class AdaptiveLength:
         self._lookups = Acceptance(_FIRST_LOOKUP_ACCEPTANCE * PRIOR_TOKENS)
         self._length = experience.length
         self._probe_steps = 0  # that are left of a probe
+        self._barren_steps = 0
         # Where speculation does not pay and many are served, or the draft is no good, all but
         # a few requests spare the draft their prompts.
         has_turn = experience.num_requests % _REQUESTS_BETWEEN_PROBES == 0
@@ -152,6 +156,9 @@ class AdaptiveLength:
         self._count_probe(was_probe=cost.draft_rests != (self._length == 0))
         if not self._experience.has_draft_steps:
             return  # a draft that has nothing to say, or is lost, teaches nothing
+        if self._is_barren(cost):
+            self._length = self._experience.length = self._barren_steps = 0
+            return
         best = max(range(MAX_LENGTH + 1), key=self.speed)
         # What is no faster than the target alone is not tried any longer.
         gain = _WORTHWHILE_GAIN if best else 1.0
@@ -177,6 +184,11 @@ class AdaptiveLength:
             self._probe_steps -= 1
             if self._probe_steps == 0 and self._length == 0:
                 self._experience.probes_in_vain += 1
+
+    def _is_barren(self, cost: StepCost) -> bool:
+        """Whether the draft has brought nothing for long, nor has it ever."""
+        self._barren_steps += cost.num_draft_tokens > 0 or cost.was_missed
+        return not self._experience.has_accepted and self._barren_steps >= _BARREN_STEPS
 
     def speed(self, length: int) -> float:
         """Committed tokens per nanosecond with drafts of this length, misses included."""

@@ -213,3 +213,9 @@ def test_a_far_target_that_goes_on_alone_is_seldom_held_up(prepares: bool) -> No
             ms += took_ms + 8 * length
             num_tokens += 1 + accepted
     assert ms / num_tokens < 1.25 * verify_ms
+
+
+def test_a_draft_of_which_nothing_was_ever_accepted_rests_soon() -> None:
+    """Most of its steps find nothing prepared, so that no verdict tells how bad it is."""
+    useless = Pair(acceptance=0.0, draft=7, verify=14.5, hits=0.02, contention=1.12)
+    assert useless.run(32) > 0.93
