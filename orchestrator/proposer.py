@@ -68,7 +68,7 @@ class Proposer:
         """Draft tokens, at most `room`; none where nothing is to be had.
 
         If `ahead` was sent for just these tokens, they are its draft tokens. A target that
-        goes on alone is interrupted for many tokens only.
+        goes on alone is interrupted for many tokens only, and not where sessions share passes.
         """
         self.was_prepared, self.was_missed = False, False
         self.match_length, self.waited_ns, self.awaited_ns = 0, 0, 0
@@ -76,6 +76,8 @@ class Proposer:
         self.replaced_stale = ahead is not None and not self.was_sent_ahead
         if ahead is not None and self.was_sent_ahead:
             return await self._take(ahead)
+        if goes_on and self._lengths.shares_passes:
+            return ()  # who interrupts it waits for two passes that others share
         length = self._lengths.next_length()
         self._draft_rests = length == 0
         if length == 0:

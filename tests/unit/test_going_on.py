@@ -142,9 +142,11 @@ class Looking(FixedLength):
         return match_length
 
 
-@pytest.mark.parametrize(("num_repeated", "is_interrupted"), [(5, False), (12, True)])
-async def test_only_what_is_long_is_looked_up_meanwhile(
-    num_repeated: int, is_interrupted: bool
+@pytest.mark.parametrize(
+    ("num_repeated", "sessions", "is_interrupted"), [(5, 1, False), (12, 1, True), (12, 8, False)]
+)
+async def test_only_what_is_long_is_looked_up_meanwhile_and_nothing_where_others_share(
+    num_repeated: int, sessions: int, is_interrupted: bool
 ) -> None:
     """The text comes back to its beginning, for so many tokens."""
     beginning = list(range(100, 100 + num_repeated))
@@ -155,8 +157,9 @@ async def test_only_what_is_long_is_looked_up_meanwhile(
         return [*said, *range(20, 60)][len(tokens) - len(prompt)]
 
     verifier = FakeVerifier(next_token)
-    lengths = Looking(0, Experience(sessions=8))
-    steps = decode(prompt, len(prompt) + 30, verifier, None, lengths, CriticalPath(), looks_up=True)
+    lengths = Looking(0, Experience(sessions=sessions))
+    max_length, path = len(prompt) + 30, CriticalPath()
+    steps = decode(prompt, max_length, verifier, None, lengths, path, looks_up=True, distance=Far())
     text = [token_id async for step in steps for token_id in step.token_ids]
     assert text == [next_token([*prompt, *text[:i]]) for i in range(30)]
     assert any(draft for _, draft in verifier.calls) == is_interrupted
