@@ -148,7 +148,7 @@ class Experience:
     probes_in_vain: int = 0  # one after another, of which nothing was accepted
 
     def observe(self, cost: StepCost) -> None:
-        if cost.draft_rests and not cost.num_draft_tokens and self._waits_once_in_many(cost):
+        if self._waits_once_in_many(cost):
             return
         num_tokens = cost.batch_tokens or 1 + cost.num_draft_tokens
         self.verify_ns.add(num_tokens, cost.verify_ns, 1 / max(1, cost.batch_sessions))
@@ -171,8 +171,9 @@ class Experience:
                 self.draft_ns.add(cost.num_draft_tokens, cost.draft_ns)
 
     def _waits_once_in_many(self, cost: StepCost) -> bool:
-        """Of a target far away, that goes on alone behind this step without being waited for."""
-        return self.distance.is_far and not cost.was_unasked
+        """Whether a far target goes on alone behind this step, so that the next need not wait."""
+        is_plain = cost.draft_rests and not cost.num_draft_tokens
+        return is_plain and self.distance.is_far and not cost.was_unasked
 
     def verification_ns(self, length: float, share: Average | None = None) -> float:
         """What a verification of so many draft tokens takes.
