@@ -158,3 +158,20 @@ def test_the_distance_is_what_the_target_does_not_account_for() -> None:
     for _ in range(20):
         distance.observe(11_000_000, 10_000_000, was_sent_ahead=False)
     assert not distance.is_far
+
+
+def test_a_verdict_that_is_held_up_makes_no_target_far() -> None:
+    distance = Distance()
+    distance.observe(17_000_000, 16_000_000, False)
+    for waited_ns in (17_000_000, 100_000_000, 100_000_000, 17_000_000):
+        distance.observe(waited_ns, 16_000_000, False)
+        assert not distance.is_far
+    assert distance.network_ns == 1e6
+    for _ in range(10):
+        distance.observe(36_000_000, 16_000_000, False)
+    assert distance.is_far  # the way is longer now
+    distance.observe(17_000_000, 16_000_000, False)
+    assert not distance.is_far
+    elsewhere = Distance()
+    elsewhere.observe(36_000_000, 16_000_000, False)
+    assert elsewhere.is_far
