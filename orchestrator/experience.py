@@ -13,6 +13,9 @@ _FORGETTING_COSTS = 0.98
 _FORGETTING_ACCEPTANCE = 0.96
 # Points that vary less than this in x, squared, say nothing about a slope.
 _LEAST_SPREAD = 1e-2
+# A slope that is known beforehand counts like points that spread so much, squared and summed:
+# like eight, half of them four tokens wider than the others.
+_PRIOR_SPREAD = 32.0
 # A text's acceptance is taken from others before it, as if so many tokens had shown it.
 PRIOR_TOKENS = 6.0
 _FIRST_ACCEPTANCE = 0.7
@@ -52,17 +55,23 @@ class Line:
         origin: what the origin counts beside each point: with some, the line through
             points of one x is a proportion, else it is flat.
         least_variation: in x, as a share of x, that says something about the slope.
+        prior_slope: what the slope is taken for until points that spread in x show otherwise;
+            0 if nothing is known.
     """
 
     origin: float = 0.0
     least_variation: float = 0.0
+    prior_slope: float = 0.0
     weight: float = 0.0
     x: float = 0.0
     y: float = 0.0
     xx: float = 0.0
     xy: float = 0.0
 
-    slope: float = 0.0
+    slope: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.slope = self.prior_slope
 
     def add(self, x: float, y: float, share: float = 1.0) -> None:
         """Adds a point, or a share of one that others add, too."""
@@ -77,7 +86,9 @@ class Line:
         spread = self.weight * self.xx - self.x * self.x
         # Long after the last point of another x, the slope is what it last was.
         if spread > max(_LEAST_SPREAD * self.weight, (self.least_variation * self.x) ** 2):
-            self.slope = max(0.0, (self.weight * self.xy - self.x * self.y) / spread)
+            prior = _PRIOR_SPREAD * self.weight if self.prior_slope else 0.0
+            rise = self.weight * self.xy - self.x * self.y + prior * self.prior_slope
+            self.slope = max(0.0, rise / (spread + prior))
 
     def at(self, x: float) -> float:
         """The line's height; it never falls."""
@@ -123,8 +134,8 @@ class Average:
 class Experience:
     """What all requests to a pair have shown; a new request starts from it."""
 
-    # By tokens of the pass. Passes of many sessions that differ by a token tell nothing.
-    verify_ns: Line = field(default_factory=lambda: Line(least_variation=0.1))
+    token_ns: float = 0.0  # what a token more costs an undisturbed pass; 0 if unknown
+    verify_ns: Line = field(init=False)  # by tokens of the pass
     # What verifications take while the draft rests and while it works, over that line.
     resting: Average = field(default_factory=lambda: Average(1.0))
     working: Average = field(default_factory=lambda: Average(1.0))
@@ -146,6 +157,11 @@ class Experience:
     has_accepted: bool = False  # any token of the draft's
     steps_since_probe: int = 0
     probes_in_vain: int = 0  # one after another, of which nothing was accepted
+
+    def __post_init__(self) -> None:
+        # Passes of many sessions that differ by a token tell nothing. Nor do those of few tokens
+        # tell much: with a draft token, the draft works beside them, and slows them down, too.
+        self.verify_ns = Line(least_variation=0.1, prior_slope=self.token_ns)
 
     def observe(self, cost: StepCost) -> None:
         if self._waits_once_in_many(cost):

@@ -39,7 +39,7 @@ class Pair:
         self.target_info = target_info
         self.draft_info = draft_info
         self.tokenizer = tokenizer
-        self.experience = Experience()
+        self.experience = Experience(token_ns=target_info.token_ns)
 
     @classmethod
     async def connect(cls, target_address: str, draft_address: str | None) -> Pair:

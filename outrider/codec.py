@@ -166,6 +166,7 @@ def model_info_to_wire(info: ModelInfo) -> common_pb2.GetModelInfoResponse:
         num_slots=info.num_slots,
         num_free_slots=info.num_free_slots,
         version=info.version,
+        token_ns=info.token_ns,
     )
 
 
@@ -182,6 +183,7 @@ def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
         num_slots=message.num_slots,
         num_free_slots=message.num_free_slots,
         version=message.version,
+        token_ns=message.token_ns,
     )
 
 

@@ -103,4 +103,5 @@ def _describe(name: str, engine: Engine, tokenizer_json: str) -> ModelInfo:
         num_slots=engine.cache.num_slots,
         num_free_slots=engine.cache.num_slots,
         version=__version__,
+        token_ns=round(1e9 * engine.pace.token_seconds),
     )

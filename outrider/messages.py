@@ -125,6 +125,7 @@ class ModelInfo:
     device: str = ""
     revision: str = ""
     version: str = ""
+    token_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,6 +41,8 @@ class Pace:
     """Tokens of a pass: steps of sessions that run, and chunks of prompts in what is left."""
     gather_seconds: float = 0.001
     """How long a pass waits for one more session, as long as sessions keep arriving."""
+    token_seconds: float = 0.0
+    """What a token more costs a pass of a few; 0 if unknown."""
 
 
 def measure_pace(engine: Passes) -> Pace:
@@ -51,7 +53,8 @@ def measure_pace(engine: Passes) -> Pace:
         if budget > engine.max_context_length or _seconds(engine, budget) > LONGEST_PASS * step:
             break
         chosen = budget
-    return Pace(chosen, max(_SHORTEST_GATHERING, shortest / _GATHERINGS))
+    token_seconds = max(0.0, step - shortest) / (_STEP_TOKENS - 1)
+    return Pace(chosen, max(_SHORTEST_GATHERING, shortest / _GATHERINGS), token_seconds)
 
 
 def _seconds(engine: Passes, num_tokens: int) -> float:

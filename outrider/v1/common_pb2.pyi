@@ -41,7 +41,7 @@ class GetModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelInfoResponse(_message.Message):
-    __slots__ = ("model_id", "revision", "dtype", "device", "max_context_length", "vocab_size", "vocabulary_fingerprint", "eos_token_ids", "num_slots", "num_free_slots", "version")
+    __slots__ = ("model_id", "revision", "dtype", "device", "max_context_length", "vocab_size", "vocabulary_fingerprint", "eos_token_ids", "num_slots", "num_free_slots", "version", "token_ns")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -53,6 +53,7 @@ class GetModelInfoResponse(_message.Message):
     NUM_SLOTS_FIELD_NUMBER: _ClassVar[int]
     NUM_FREE_SLOTS_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_NS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     revision: str
     dtype: str
@@ -64,7 +65,8 @@ class GetModelInfoResponse(_message.Message):
     num_slots: int
     num_free_slots: int
     version: str
-    def __init__(self, model_id: _Optional[str] = ..., revision: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., max_context_length: _Optional[int] = ..., vocab_size: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., num_slots: _Optional[int] = ..., num_free_slots: _Optional[int] = ..., version: _Optional[str] = ...) -> None: ...
+    token_ns: int
+    def __init__(self, model_id: _Optional[str] = ..., revision: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., max_context_length: _Optional[int] = ..., vocab_size: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., num_slots: _Optional[int] = ..., num_free_slots: _Optional[int] = ..., version: _Optional[str] = ..., token_ns: _Optional[int] = ...) -> None: ...
 
 class GetTokenizerRequest(_message.Message):
     __slots__ = ()

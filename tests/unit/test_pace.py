@@ -37,6 +37,7 @@ def test_the_budget_follows_what_passes_take(
     measured = pace.measure_pace(machine)
     assert measured.token_budget == budget
     assert measured.gather_seconds == pytest.approx(max(0.001, cost_ms(1) / 16e3))
+    assert measured.token_seconds == pytest.approx((cost_ms(2) - cost_ms(1)) / 1e3)
 
 
 def test_no_pass_is_longer_than_the_context() -> None:

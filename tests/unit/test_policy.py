@@ -205,6 +205,20 @@ def test_as_much_is_looked_up_as_has_matched() -> None:
     assert 8 < policy.lookup_length(40) <= 16
 
 
+def test_what_a_working_draft_costs_is_not_blamed_on_the_tokens_that_it_brings() -> None:
+    """Steps of one draft token, each slow because the draft works on beside it."""
+    told, untold = Experience(token_ns=1e6), Experience()
+    for experience in (told, untold):
+        for _ in range(20):
+            experience.observe(StepCost(0, 0, 0, 15_000_000, draft_rests=True))
+            experience.observe(StepCost(1, 0, 5_000_000, 20_000_000))
+    assert AdaptiveLength(told).lookup_length(6) >= 3
+    assert AdaptiveLength(untold).lookup_length(6) == 1
+    for _ in range(20):  # longer ones tell, whoever works
+        told.observe(StepCost(8, 2, 0, 120_000_000, match_length=8, draft_rests=True))
+    assert AdaptiveLength(told).lookup_length(6) == 0
+
+
 def test_what_the_text_refutes_is_not_looked_up_where_verifying_costs() -> None:
     policy = AdaptiveLength(Experience())
     observe_lookups(policy, 6, accepted=0.0, per_token=6, num_steps=40)
