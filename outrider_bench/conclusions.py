@@ -15,6 +15,7 @@ from outrider_bench.loop_model import (
     Times,
     best_speedup,
     chosen_texts,
+    draft_for_nothing,
     draft_twice_as_fast,
     flat_in_k,
     replay,
@@ -30,6 +31,7 @@ CHANGES_ON_OWN_HOSTS: dict[str, Callable[[Times], Times]] = {
     "draft twice as fast": draft_twice_as_fast,
     "verification flat in k": flat_in_k,
     "both": lambda times: flat_in_k(draft_twice_as_fast(times)),
+    "draft for nothing": draft_for_nothing,
 }
 
 

@@ -19,6 +19,9 @@ from draft_service.drafters.replay import RUNNER_UP_CHANCES, draw_ranks
 from outrider.sampling import Choice
 
 
+_SHORTEST_PASS_MS = 1e-3  # of a draft that costs nothing
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """A place in a text of the target's, as the draft sees it after the tokens before it.
@@ -119,7 +122,7 @@ def _replay_text(
     min_confidence: float,
     result: Replay,
 ) -> None:
-    pass_ms = times.branches_step(num_branches)
+    pass_ms = max(times.branches_step(num_branches), _SHORTEST_PASS_MS)
     position, num_prepared = 1, 0  # the target's own first token comes with its prompt
     while position < len(text):
         room = len(text) - position - 1
@@ -207,6 +210,13 @@ def draft_twice_as_fast(times: Times) -> Times:
         draft=times.draft / 2,
         draft_step=times.draft_step / 2,
         draft_per_branch=times.draft_per_branch / 2,
+    )
+
+
+def draft_for_nothing(times: Times) -> Times:
+    """The bound of all drafts of an acceptance: in turn, where all there is to win is won."""
+    return dataclasses.replace(
+        times, draft=0.0, draft_step=0.0, draft_per_branch=0.0, draft_overhead=0.0
     )
 
 

@@ -160,6 +160,19 @@ def test_hosts_of_their_own_have_the_verifications_of_the_loop_in_turn() -> None
     assert by_draft == sorted(by_draft)
 
 
+@pytest.mark.parametrize("acceptance", [0.8, 0.95])
+def test_a_draft_for_nothing_is_the_bound_of_its_acceptance(acceptance: float) -> None:
+    apart = speedups_on_own_hosts([[RIGHT] * 30], {"in turn": TIMES, "pipelined": TIMES}, 4)
+    by_times = apart[f"accepted {acceptance}"]
+    bound = by_times["draft for nothing"]["in turn"]
+    assert bound >= by_times["draft for nothing"]["pipelined"]
+    assert bound > by_times["draft twice as fast"]["pipelined"]
+    step_ms = [TIMES.verify + TIMES.overhead + k * TIMES.verify_per_token for k in range(17)]
+    tokens = [(1 - acceptance ** (k + 1)) / (1 - acceptance) for k in range(17)]
+    most = max(n / ms for n, ms in zip(tokens, step_ms, strict=True)) * TIMES.target_alone
+    assert bound == pytest.approx(most, rel=0.05)
+
+
 def test_chosen_texts_are_accepted_as_often_as_chosen() -> None:
     places = [place for text in chosen_texts(0.8) for place in text]
     assert sum(place.rank == 0 for place in places) / len(places) == pytest.approx(0.8, abs=0.02)
