@@ -113,7 +113,13 @@ def model_options(command: F) -> F:
         show_default=True,
         help="Hugging Face id or local folder; 'default' is the embedded pair.",
     )
-    return model(run_options(default="auto")(command))
+    graphs = click.option(
+        "--graphs/--no-graphs",
+        default=True,
+        show_default=True,
+        help="On CUDA, whether short passes are replayed as graphs.",
+    )
+    return model(run_options(default="auto")(graphs(command)))
 
 
 def run_options(

@@ -81,13 +81,17 @@ def load_served_model(
 
 
 def warm_up(engine: Engine) -> None:
-    """Runs passes of the widths that are to come, so that the first request is no slower."""
+    """Runs passes as they are to come, so that the first request is no slower."""
     length = min(_WARM_UP_LENGTH, engine.max_context_length - max(_WARM_UP_WIDTHS))
     if length < 1:
         return
     engine.forward([Chunk(0, 0, [0] * length, 1)])
     for width in _WARM_UP_WIDTHS * 2:
         engine.forward([Chunk(0, length, [0] * width, width)])
+    # Those of one session are recorded now, others when they come up.
+    for longer in engine.graphs.lengths if engine.graphs else ():
+        for width in _WARM_UP_WIDTHS:
+            engine.forward([Chunk(0, max(0, longer - 2 * width), [0] * width, width)])
 
 
 def _describe(name: str, engine: Engine, tokenizer_json: str) -> ModelInfo:

@@ -18,7 +18,6 @@ from draft_service.drafters.outcomes import likeliest_corrections
 from draft_service.drafters.replay import RUNNER_UP_CHANCES, draw_ranks
 from outrider.sampling import Choice
 
-
 _SHORTEST_PASS_MS = 1e-3  # of a draft that costs nothing
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import accumulate
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from outrider.engine.chunk import Chunk
-from outrider.engine.chunk_batch import ChunkBatch, attend_rows, batches_of
-from outrider.engine.kv_cache import SlotCache
+from outrider.engine.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of
+from outrider.engine.kv_cache import Places, SlotCache
 
 IMPLEMENTATION = "outrider"
 
@@ -29,46 +29,74 @@ IMPLEMENTATION = "outrider"
 _UNSUPPORTED = ("softcap", "s_aux", "head_mask", "position_bias")
 
 
+class Batch(Protocol):
+    """Chunks that attend together."""
+
+    def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
+        """For layers with so many query heads to a key-value head, and such a sliding window."""
+        ...
+
+
+class ForwardPass(Protocol):
+    """What layers ask about the pass that they run in."""
+
+    cache: SlotCache
+    positions: Tensor
+    """[num_tokens], of the pass's tokens in their sequences."""
+    places: Places
+    windows: set[int]
+    """Sliding windows that layers asked for."""
+    alone: OnlyChunk | None
+    """The chunk that attends to its slot by itself, else all are in `batches`."""
+    batches: Sequence[Batch]
+
+
+class OnlyChunk:
+    """A pass's only chunk, and the masks that its layers share."""
+
+    def __init__(self, chunk: Chunk) -> None:
+        self.chunk = chunk
+        self._masks: dict[tuple[int, int | None], Tensor | None] = {}
+
+    def mask(self, query: Tensor, groups: int, window: int | None) -> Tensor | None:
+        """Additive, [groups * num_queries, end]; None if all is visible."""
+        key = (groups, window)
+        if key not in self._masks:
+            self._masks[key] = _causal_mask(self.chunk, query, groups, window)
+        return self._masks[key]
+
+
 class Pass:
-    """One forward pass: its chunks, packed, and the masks that its layers share."""
+    """One forward pass: its chunks, packed."""
 
     def __init__(self, chunks: Sequence[Chunk], cache: SlotCache, device: torch.device) -> None:
-        self.chunks = chunks
         self.cache = cache
-        self.windows: set[int] = set()  # sliding windows that layers asked for
+        self.windows: set[int] = set()
         ends = list(accumulate(len(c.token_ids) for c in chunks))
         rows = [slice(end - len(c.token_ids), end) for c, end in zip(chunks, ends, strict=True)]
         self.positions = torch.tensor(
             [position for c in chunks for position in range(c.start, c.end)], device=device
         )  # [num_tokens]
-        self.batches = (
-            [ChunkBatch(chunks, members, rows, device) for members in batches_of(chunks)]
-            if len(chunks) > 1
-            else []
-        )
-        slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
-        first = chunks[0]
-        self.places = (
-            (slots, self.positions)
-            if len(chunks) > 1
-            else (first.slot, slice(first.start, first.end))
-        )
-        self._masks: dict[tuple[int, int | None], Tensor | None] = {}
-
-    def mask(self, query: Tensor, groups: int, window: int | None) -> Tensor | None:
-        """Additive mask of the only chunk, [groups * num_queries, end]; None if all is visible."""
-        key = (groups, window)
-        if key not in self._masks:
-            [chunk] = self.chunks
-            self._masks[key] = _causal_mask(chunk, query, groups, window)
-        return self._masks[key]
+        self.alone: OnlyChunk | None = None
+        self.batches: Sequence[Batch] = ()
+        self.places: Places
+        if len(chunks) == 1:
+            [only] = chunks
+            self.alone = OnlyChunk(only)
+            self.places = (only.slot, slice(only.start, only.end))
+        else:
+            slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
+            self.places = (slots, self.positions)
+            self.batches = [
+                ChunkBatch(chunks, members, rows, device) for members in batches_of(chunks)
+            ]
 
 
-_current: ContextVar[Pass] = ContextVar("current_pass")
+_current: ContextVar[ForwardPass] = ContextVar("current_pass")
 
 
 @contextmanager
-def attending(forward_pass: Pass) -> Iterator[None]:
+def attending(forward_pass: ForwardPass) -> Iterator[None]:
     """Layers that run inside attend within `forward_pass`."""
     token = _current.set(forward_pass)
     try:
@@ -102,8 +130,8 @@ def slot_attention(
     assert isinstance(layer, int)
     keys, values = forward_pass.cache.write(layer, key[0], value[0], forward_pass.places)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if len(forward_pass.chunks) == 1:
-        output = _attend_alone(forward_pass, query[0], keys, values, scale, sliding_window)
+    if forward_pass.alone is not None:
+        output = _attend_alone(forward_pass.alone, query[0], keys, values, scale, sliding_window)
         return output.transpose(0, 1).unsqueeze(0), None
     rows_of_heads = query[0].transpose(0, 1)  # [num_tokens, num_heads, head_dim]
     groups = query.shape[1] // keys.shape[1]
@@ -118,7 +146,7 @@ AttentionInterface.register(IMPLEMENTATION, slot_attention)
 
 
 def _attend_alone(
-    forward_pass: Pass,
+    only: OnlyChunk,
     query: Tensor,  # [num_heads, num_queries, head_dim]
     keys: Tensor,  # [num_slots, num_kv_heads, max_length, head_dim]
     values: Tensor,
@@ -130,12 +158,11 @@ def _attend_alone(
     The query heads that share a key-value head are folded into rows, which spares
     copying keys and values once for each of them (`benchmarks/attention.py`).
     """
-    [chunk] = forward_pass.chunks
     num_heads, num_queries, head_dim = query.shape
     num_kv_heads = keys.shape[1]
     rows = query.reshape(1, num_kv_heads, -1, head_dim)  # [1, num_kv_heads, groups * n, d]
-    key, value = (stored[chunk.slot, :, : chunk.end][None] for stored in (keys, values))
-    mask = forward_pass.mask(query, num_heads // num_kv_heads, window)
+    key, value = (stored[only.chunk.slot, :, : only.chunk.end][None] for stored in (keys, values))
+    mask = only.mask(query, num_heads // num_kv_heads, window)
     output = scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scale)
     return output.reshape(num_heads, num_queries, head_dim)
 

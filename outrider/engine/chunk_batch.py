@@ -32,6 +32,7 @@ class Rows(NamedTuple):
     width: int
     length: int
     mask: Tensor  # additive, [num_rows, 1, groups * width, length]
+    slots: Tensor | None = None  # [num_rows], where they are not those from the first one on
 
 
 def attend_rows(query: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float) -> Tensor:
@@ -46,18 +47,26 @@ def attend_rows(query: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: 
     """
     num_heads, head_dim, num_kv_heads = query.shape[1], query.shape[2], keys.shape[1]
     groups = num_heads // num_kv_heads
-    end = rows.first_slot + rows.num_rows
+    keys, values = _live_part(keys, rows), _live_part(values, rows)
     # The query heads that share a key-value head are rows of it; see attention.py.
     folded = query[rows.sources].view(rows.num_rows, rows.width, num_kv_heads, groups, head_dim)
     output = scaled_dot_product_attention(
         folded.permute(0, 2, 3, 1, 4).reshape(rows.num_rows, num_kv_heads, -1, head_dim),
-        keys[rows.first_slot : end, :, : rows.length],
-        values[rows.first_slot : end, :, : rows.length],
+        keys,
+        values,
         attn_mask=rows.mask,
         scale=scale,
     )
     output = output.view(rows.num_rows, num_kv_heads, groups, rows.width, head_dim)
     return output.permute(0, 3, 1, 2, 4).reshape(-1, num_heads, head_dim)[rows.places]
+
+
+def _live_part(stored: Tensor, rows: Rows) -> Tensor:
+    """What of the slots' storage a batch attends to, [num_rows, num_kv_heads, length, head_dim]."""
+    slots = rows.slots
+    if slots is not None:
+        return stored[:, :, : rows.length].index_select(0, slots)
+    return stored[rows.first_slot : rows.first_slot + rows.num_rows, :, : rows.length]
 
 
 class ChunkBatch:

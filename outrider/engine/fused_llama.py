@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from outrider.engine.attention import Pass
+from outrider.engine.attention import ForwardPass
 from outrider.engine.chunk_batch import Rows
 from outrider.engine.fused_layer import FusedLayer, RmsNorm
 from outrider.engine.kv_cache import SlotCache
@@ -62,7 +62,7 @@ class FusedLlama(nn.Module):
         except Exception as error:
             log.info("layers are not compiled: %s", str(error).strip().split("\n")[0])
 
-    def forward(self, token_ids: Tensor, forward_pass: Pass, rows: Tensor) -> Tensor:
+    def forward(self, token_ids: Tensor, forward_pass: ForwardPass, rows: Tensor) -> Tensor:
         """Logits [len(rows), num_ids] at `rows` of the pass's tokens [num_tokens]."""
         states = self.embedding(token_ids)  # [num_tokens, hidden_size]
         cos, sin = self.cos[forward_pass.positions], self.sin[forward_pass.positions]
@@ -74,14 +74,15 @@ class FusedLlama(nn.Module):
         logits: Tensor = self.head(self.norm(states))
         return logits
 
-    def _run_layers(self, states: Tensor, cos: Tensor, sin: Tensor, forward_pass: Pass) -> Tensor:
+    def _run_layers(
+        self, states: Tensor, cos: Tensor, sin: Tensor, forward_pass: ForwardPass
+    ) -> Tensor:
         keys, values = self._storage(forward_pass.cache, states)
-        chunks = forward_pass.chunks
-        if len(chunks) == 1:
-            mask = forward_pass.mask(states, self.num_groups, None)
-            slot = chunks[0].slot
+        if (only := forward_pass.alone) is not None:
+            mask = only.mask(states, self.num_groups, None)
+            slot, start = only.chunk.slot, only.chunk.start
             keys, values = [key[slot] for key in keys], [value[slot] for value in values]
-            output: Tensor = self._run(states, cos, sin, keys, values, chunks[0].start, mask)
+            output: Tensor = self._run(states, cos, sin, keys, values, start, mask)
         else:
             batches = [batch.rows(states, self.num_groups, None) for batch in forward_pass.batches]
             places = forward_pass.places

@@ -18,16 +18,16 @@ from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
 from outrider.engine.int8_linear import quantize_linears
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.memory import check_fits, sessions_that_fit
+from outrider.engine.model_config import check_windows, context_length, eos_token_ids
 from outrider.engine.network import compile_network, network_of
 from outrider.engine.pace import Pace
 from outrider.engine.packed_linear import pack_linears
 from outrider.engine.ranks import Ranks
+from outrider.engine.static_passes import Record, StaticPasses, cuda_recorder
 from outrider.engine.weights import choose_device, choose_dtype, load_model
-from outrider.errors import ConfigurationError, UnsupportedModel
+from outrider.errors import UnsupportedModel
 
 log = logging.getLogger(__name__)
-
-DEFAULT_MAX_CONTEXT_LENGTH = 2048
 
 _PROBE_LENGTH = 24
 
@@ -38,6 +38,7 @@ class EngineOptions:
 
     `slots` are sessions; one may take several of the cache's, for several outcomes.
     `tensor_parallel` processes hold the model together, this one as a rank of torchrun's.
+    `graphs`: short passes are replayed as CUDA graphs, where there is CUDA.
     """
 
     model: str
@@ -48,6 +49,7 @@ class EngineOptions:
     max_context_length: int | None = None
     slots_per_session: int = 1
     tensor_parallel: int = 1
+    graphs: bool = True
 
 
 class Engine:
@@ -78,9 +80,9 @@ class Engine:
         self.has_draft_vocabulary = draft_vocabulary is not None
         self.logit_token_ids = trim_head(model, draft_vocabulary)
         self.config = model.config.get_text_config()
-        self.eos_token_ids = _eos_token_ids(model, self.config)
+        self.eos_token_ids = eos_token_ids(model, self.config)
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
-        self.max_context_length = _context_length(self.config, options.max_context_length)
+        self.max_context_length = context_length(self.config, options.max_context_length)
         self.cache = SlotCache(1, min(_PROBE_LENGTH, self.max_context_length))
         self.passes = PassCounts()
         self.network = self._adopt(model, options.model)
@@ -88,6 +90,9 @@ class Engine:
             quantize_linears(self.network)
             compile_network(self.network)
         self.cache = self._allocate(options)
+        self.graphs: StaticPasses | None = None
+        if options.graphs and self.device.type == "cuda" and self.ranks is None:
+            self.use_graphs(cuda_recorder())
 
     @torch.inference_mode()
     def _allocate(self, options: EngineOptions) -> SlotCache:
@@ -110,10 +115,30 @@ class Engine:
                 source, begin = chunk.copy_from
                 self.cache.copy(source, chunk.slot, begin, chunk.start)
         began = time.perf_counter_ns()
-        logits, _ = self._run(chunks)
+        logits = self.graphs.forward(chunks) if self.graphs else None
+        if logits is None:
+            logits, _ = self._run(chunks)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # until then it has been asked for only
         duration_ns = time.perf_counter_ns() - began
         self.passes.count([len(chunk.token_ids) for chunk in chunks], duration_ns)
         return logits
+
+    @torch.inference_mode()
+    def use_graphs(self, record: Record) -> None:
+        """Lets short passes be recorded and replayed, if what comes out is the same."""
+        static = StaticPasses(self.network, self.cache, self.device, record)
+        chunks = [Chunk(slot, 0, [1, 2, 3], 2) for slot in range(min(2, self.cache.num_slots))]
+        try:
+            found, expected = static.forward(chunks), self._run(chunks)[0]
+        except Exception as error:
+            log.warning("no graphs: a pass of this model cannot be recorded (%r)", error)
+            return
+        same = found and _difference(torch.cat(found), torch.cat(expected)) < self._tolerance
+        if not same:
+            log.warning("no graphs: a pass that was recorded gives other logits")
+            return
+        self.graphs = static
 
     def follow(self) -> None:
         """Runs the passes of rank 0 until it closes. Raises ServiceUnavailable if it is gone."""
@@ -124,6 +149,11 @@ class Engine:
         """Ends `follow` of the other ranks. There is no pass after it."""
         if self.ranks:
             self.ranks.announce(None)
+
+    @property
+    def _tolerance(self) -> float:
+        """What rounding makes of logits, as `_difference` has it."""
+        return 1e-4 if self.dtype == torch.float32 else 0.05
 
     def _run(self, chunks: Sequence[Chunk]) -> tuple[list[Tensor], Pass]:
         forward_pass = Pass(chunks, self.cache, self.device)
@@ -159,14 +189,13 @@ class Engine:
                 f"{family} has layers that do not use the slot cache "
                 f"({self.cache.num_layers} of {self.config.num_hidden_layers} do)"
             )
-        difference = (actual - expected).abs().mean() / expected.std()
-        tolerance = 1e-4 if self.dtype == torch.float32 else 0.05
-        if not difference < tolerance:
+        difference = _difference(actual, expected)
+        if not difference < self._tolerance:
             raise UnsupportedModel(
                 f"{family} gives other logits on the slot cache than in transformers "
                 f"(relative difference {difference:.2g})"
             )
-        _check_windows(self.config, windows, self.max_context_length, name)
+        check_windows(self.config, windows, self.max_context_length, name)
         return self.network
 
     def _probe(self, ids: list[int]) -> tuple[Tensor, set[int]]:
@@ -178,35 +207,10 @@ class Engine:
         return torch.cat([first[0], second[0]]).float(), forward_pass.windows
 
 
-def _eos_token_ids(model: Any, config: Any) -> tuple[int, ...]:
-    """Tokens that end a text: the generation configuration's, else the model's."""
-    generation = getattr(model, "generation_config", None)
-    eos = getattr(generation, "eos_token_id", None)
-    eos = config.eos_token_id if eos is None else eos
-    if eos is None:
-        return ()
-    return tuple(eos) if isinstance(eos, list) else (int(eos),)
-
-
-def _context_length(config: Any, wanted: int | None) -> int:
-    longest = getattr(config, "max_position_embeddings", None)
-    if wanted is None:
-        return min(longest or DEFAULT_MAX_CONTEXT_LENGTH, DEFAULT_MAX_CONTEXT_LENGTH)
-    if longest is not None and wanted > longest:
-        raise ConfigurationError(f"the model's context is {longest} tokens; {wanted} are too many")
-    return wanted
-
-
-def _check_windows(config: Any, seen: set[int], max_context_length: int, name: str) -> None:
-    """Refuses a sliding window that the layers do not pass on and that the context exceeds."""
-    window = getattr(config, "sliding_window", None)
-    if not window or getattr(config, "use_sliding_window", True) is False:
-        return
-    if window < max_context_length and window not in seen:
-        raise UnsupportedModel(
-            f"{name}: its sliding window of {window} tokens is supported only up to "
-            f"--max-context-length {window}"
-        )
+def _difference(actual: Tensor, expected: Tensor) -> float:
+    """How much logits differ, on average, beside how much they vary."""
+    expected = expected.float()
+    return float((actual.float() - expected).abs().mean() / expected.std())
 
 
 def _logit_rows(chunks: Sequence[Chunk]) -> list[int]:

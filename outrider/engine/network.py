@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from outrider.engine.attention import IMPLEMENTATION, Pass, attending
+from outrider.engine.attention import IMPLEMENTATION, ForwardPass, attending
 from outrider.engine.fused_llama import FusedLlama, can_fuse
 
 
@@ -16,9 +16,11 @@ class TransformersNetwork(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         model.set_attn_implementation(IMPLEMENTATION)
+        # Some look for padding, to warn of it, and wait for the device. Here is none.
+        model.config.pad_token_id = None
         self.model = model
 
-    def forward(self, token_ids: Tensor, forward_pass: Pass, rows: Tensor) -> Tensor:
+    def forward(self, token_ids: Tensor, forward_pass: ForwardPass, rows: Tensor) -> Tensor:
         """Logits [len(rows), num_ids] at `rows` of the pass's tokens [num_tokens]."""
         with attending(forward_pass):
             output = self.model(

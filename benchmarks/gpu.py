@@ -1,0 +1,217 @@
+"""Models of real sizes on a GPU: what passes take, and the pair beside its baselines.
+
+    python -m benchmarks.gpu [--pair pythia] [--dtype bfloat16] [--parts passes,modes,acceptance]
+
+Weights are random, drawn from a seed: what a pass takes does not depend on them. A random
+draft is never right, so acceptance is chosen: a draft service runs the draft model for its
+cost and proposes the target's recorded tokens, wrong with a chosen probability.
+
+- passes: a verification of some tokens by the target and a step of the draft, with and
+  without graphs, over the time that reading the weights takes at the measured bandwidth of
+  a copy; and whether a text is the same with graphs and without
+- modes: `outrider bench`'s side-by-side table, in which the random draft is always wrong
+- acceptance: speed at chosen acceptances, with draft length 15 and with the policy's
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    LlamaConfig,
+    PretrainedConfig,
+    PreTrainedTokenizerFast,
+)
+
+from outrider.engine.chunk import Chunk
+from outrider.engine.model import Engine, EngineOptions
+from outrider.engine.weights import choose_device, choose_dtype
+from outrider_bench.__main__ import measure, read_prompts, spread
+from outrider_bench.results_file import RESULTS, write_result
+from outrider_bench.runs import Task
+from outrider_bench.sections import Plan
+from outrider_bench.stand import Models
+from outrider_bench.tables import tables
+
+WIDTHS = (1, 2, 4, 8, 16)
+ACCEPTANCES = (0.6, 0.75, 0.875, 0.94)
+FIXED_LENGTH = 15
+CONTEXT = 256
+_REPEATS = 20
+_COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 26}
+
+
+def pair_configs(name: str) -> tuple[PretrainedConfig, PretrainedConfig]:
+    """Target and draft."""
+
+    def neox(hidden: int, layers: int, heads: int) -> PretrainedConfig:
+        return GPTNeoXConfig(hidden_size=hidden, num_hidden_layers=layers, vocab_size=50304,
+                             num_attention_heads=heads, intermediate_size=4 * hidden)  # fmt: skip
+
+    def llama(hidden: int, layers: int, inner: int, **others: Any) -> PretrainedConfig:
+        return LlamaConfig(hidden_size=hidden, num_hidden_layers=layers, intermediate_size=inner,
+                           num_attention_heads=32, num_key_value_heads=8, vocab_size=128256,
+                           max_position_embeddings=8192, **others)  # fmt: skip
+
+    pairs = {
+        "pythia": lambda: (neox(2048, 24, 16), neox(768, 12, 12)),  # 1.4B and 160M
+        "llama": lambda: (  # 3.1-8B and 3.2-1B
+            llama(4096, 32, 14336),
+            llama(2048, 16, 8192, tie_word_embeddings=True),
+        ),
+        "tiny": lambda: (neox(64, 3, 4), neox(32, 1, 2)),  # to try the command
+    }
+    return pairs[name]()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--pair", choices=("pythia", "llama", "tiny"), default="pythia")
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--parts", default="passes,modes,acceptance")
+    parser.add_argument("--num-prompts", type=int, default=6)
+    parser.add_argument("--max-new-tokens", type=int, default=128)
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--name", help="of the result's file")
+    args = parser.parse_args(arguments)
+    found: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        roles = ("target", "draft")
+        built = [
+            build(config, Path(folder) / role, args.dtype, args.device)
+            for role, config in zip(roles, pair_configs(args.pair), strict=True)
+        ]
+        for part in args.parts.split(","):
+            if part == "passes":
+                found[part] = {
+                    role: passes(path, args.dtype, args.device)
+                    for role, path in zip(roles, built, strict=True)
+                }
+                print(json.dumps(found[part], indent=1))
+            else:
+                found[part] = side_by_side(part, built, args)
+    settings = {**vars(args), "output": str(args.output), "gpu": gpu_name()}
+    print(write_result(args.name or f"gpu_{args.pair}", settings, args.output, **found))
+
+
+def build(config: PretrainedConfig, folder: Path, dtype: str, device: str) -> str:
+    """A random model with a tokenizer of bytes; returns its folder."""
+    torch.manual_seed(0)
+    where = choose_device(device)
+    with where:
+        model = AutoModelForCausalLM.from_config(config, dtype=choose_dtype(dtype, where))
+    model.save_pretrained(folder)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    return str(folder)
+
+
+def passes(folder: str, dtype: str, device: str) -> dict[str, Any]:
+    """Medians of passes, ms, by their number of tokens, behind CONTEXT tokens."""
+    bandwidth = copy_bandwidth(choose_device(device))
+    found: dict[str, Any] = {"bandwidth_gb_per_s": round(bandwidth / 1e9, 1)}
+    texts = []
+    for name, graphs in (("graphs", True), ("eager", False)):
+        engine = Engine(EngineOptions(folder, device, dtype, slots=2, graphs=graphs))
+        read_ms = 1e3 * bytes_read(engine) / bandwidth
+        ms = {width: pass_ms(engine, width) for width in WIDTHS}
+        found["read_weights_ms"] = round(read_ms, 3)
+        found[name] = {
+            "recorded": engine.graphs is not None,
+            "ms": ms,
+            "over_reading_weights": {n: round(took / read_ms, 2) for n, took in ms.items()},
+        }
+        texts.append(greedy_text(engine))
+    found["same_text_with_and_without_graphs"] = texts[0] == texts[1]
+    return found
+
+
+def pass_ms(engine: Engine, width: int) -> float:
+    """The median of one pass of so many tokens."""
+    engine.forward([Chunk(0, 0, range(CONTEXT))])
+    chunk = Chunk(0, CONTEXT, range(width), width)
+    times = []
+    for _ in range(_REPEATS):
+        began = time.perf_counter()
+        engine.forward([chunk])
+        times.append(1e3 * (time.perf_counter() - began))
+    return round(statistics.median(times[_REPEATS // 4 :]), 3)
+
+
+def greedy_text(engine: Engine, num_tokens: int = 64) -> list[int]:
+    """What the engine says after a few tokens, one by one."""
+    tokens = [1, 2, 3]
+    start = 0
+    while len(tokens) < num_tokens:
+        [logits] = engine.forward([Chunk(0, start, tokens[start:], 1)])
+        start = len(tokens)
+        tokens.append(int(logits.argmax()))
+    return tokens
+
+
+def bytes_read(engine: Engine) -> int:
+    """Of the weights that a short pass reads: of an embedding only some rows, if it is no head."""
+    tensors = {t.data_ptr(): t for t in engine.network.state_dict().values()}
+    largest_tables = sorted(
+        (t.nbytes for t in tensors.values() if t.shape[:1] == (engine.vocab_size,)), reverse=True
+    )
+    return sum(t.nbytes for t in tensors.values()) - sum(largest_tables[1:])
+
+
+def copy_bandwidth(device: torch.device) -> float:
+    """Bytes a second that a large copy reads and writes."""
+    source = torch.zeros(_COPIED_BYTES[device.type], dtype=torch.uint8, device=device)
+    copy = torch.empty_like(source)
+    best = float("inf")
+    for _ in range(10):
+        synchronize(device)
+        began = time.perf_counter()
+        copy.copy_(source)
+        synchronize(device)
+        best = min(best, time.perf_counter() - began)
+    return 2 * source.nbytes / best
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def side_by_side(part: str, built: Sequence[str], args: argparse.Namespace) -> dict[str, Any]:
+    """A section of `outrider bench` with a draft length of 15 and with the policy's."""
+    lines = spread(read_prompts(None), args.num_prompts)
+    tasks = [Task(line, args.max_new_tokens, seed=1) for line in lines]
+    models_ = Models(*built, args.device, args.dtype, args.dtype)
+    console = Console(highlight=False, width=140)
+    found = {}
+    for name, k in ((f"k = {FIXED_LENGTH}", FIXED_LENGTH), ("k by the policy", None)):
+        plan = Plan(tasks, tasks, k=k, looks_up=False, acceptances=ACCEPTANCES)
+        document = measure(models_, plan, [part], console)
+        for table in tables(document):
+            console.print(name, table, "")
+        found[name] = document["sections"][part]
+    return found
+
+
+def gpu_name() -> str:
+    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+
+
+if __name__ == "__main__":
+    main()

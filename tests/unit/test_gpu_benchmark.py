@@ -1,0 +1,56 @@
+"""The benchmark for GPUs, as far as it goes without one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+
+from benchmarks import gpu
+
+
+@pytest.mark.parametrize(
+    ("pair", "sizes"), [("pythia", (1.41e9, 0.162e9)), ("llama", (8.03e9, 1.236e9))]
+)
+def test_its_models_have_the_sizes_of_real_ones(pair: str, sizes: tuple[float, float]) -> None:
+    for config, size in zip(gpu.pair_configs(pair), sizes, strict=True):
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(config)
+        assert model.num_parameters() == pytest.approx(size, rel=0.01)
+
+
+def test_it_measures_passes(tmp_path: Path) -> None:
+    gpu.main(
+        ["--pair", "tiny", "--device", "cpu", "--dtype", "float32", "--parts", "passes"]
+        + ["--output", str(tmp_path)]
+    )
+    result = json.loads((tmp_path / "gpu_tiny.json").read_text())
+    for role in ("target", "draft"):
+        found = result["passes"][role]
+        assert found["same_text_with_and_without_graphs"]
+        assert not found["graphs"]["recorded"]  # without CUDA
+        for figures in (found["graphs"], found["eager"]):
+            ms, over = figures["ms"], figures["over_reading_weights"]
+            assert ms["1"] == pytest.approx(over["1"] * found["read_weights_ms"], rel=0.1)
+
+
+class Network(nn.Module):
+    def __init__(self, is_tied: bool) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(10, 4)
+        self.layer = nn.Linear(4, 4, bias=False)
+        self.head = nn.Linear(4, 10, bias=False)
+        if is_tied:
+            self.head.weight = self.embedding.weight
+
+
+@pytest.mark.parametrize("is_tied", [False, True])
+def test_of_an_embedding_and_a_head_a_pass_reads_the_head(is_tied: bool) -> None:
+    engine: Any = SimpleNamespace(network=Network(is_tied), vocab_size=10)
+    assert gpu.bytes_read(engine) == 4 * (4 * 4 + 10 * 4)
