@@ -26,10 +26,8 @@ def test_its_models_have_the_sizes_of_real_ones(pair: str, sizes: tuple[float, f
 
 
 def test_it_measures_passes(tmp_path: Path) -> None:
-    gpu.main(
-        ["--pair", "tiny", "--device", "cpu", "--dtype", "float32", "--parts", "passes"]
-        + ["--output", str(tmp_path)]
-    )
+    where = ["--device", "cpu", "--dtype", "float32", "--output", str(tmp_path)]
+    gpu.main(["--pair", "tiny", "--parts", "passes", *where])
     result = json.loads((tmp_path / "gpu_tiny.json").read_text())
     for role in ("target", "draft"):
         found = result["passes"][role]
