@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 print(json.dumps(found[part], indent=1))
             else:
                 found[part] = side_by_side(part, built, args)
-    settings = {**vars(args), "output": str(args.output), "gpu": gpu_name()}
+    settings = {**vars(args), "output": str(args.output)}
     print(write_result(args.name or f"gpu_{args.pair}", settings, args.output, **found))
 
 
@@ -207,10 +207,6 @@ def side_by_side(part: str, built: Sequence[str], args: argparse.Namespace) -> d
             console.print(name, table, "")
         found[name] = document["sections"][part]
     return found
-
-
-def gpu_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
 
 
 if __name__ == "__main__":

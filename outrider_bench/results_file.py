@@ -38,7 +38,12 @@ def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **
             "transformers": transformers.__version__,
             "grpcio": grpc.__version__,
         },
-        "hardware": {"cpu": _cpu_model(), "system": platform.platform()},
+        "hardware": {
+            "cpu": _cpu_model(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "system": platform.platform(),
+        },
         "settings": settings,
         **parts,
     }

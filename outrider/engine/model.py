@@ -23,7 +23,7 @@ from outrider.engine.network import compile_network, network_of
 from outrider.engine.pace import Pace
 from outrider.engine.packed_linear import pack_linears
 from outrider.engine.ranks import Ranks
-from outrider.engine.static_passes import Record, StaticPasses, cuda_recorder
+from outrider.engine.static_passes import CudaRecorder, Record, StaticPasses
 from outrider.engine.weights import choose_device, choose_dtype, load_model
 from outrider.errors import UnsupportedModel
 
@@ -92,7 +92,7 @@ class Engine:
         self.cache = self._allocate(options)
         self.graphs: StaticPasses | None = None
         if options.graphs and self.device.type == "cuda" and self.ranks is None:
-            self.use_graphs(cuda_recorder())
+            self.use_graphs(CudaRecorder(self.device))
 
     @torch.inference_mode()
     def _allocate(self, options: EngineOptions) -> SlotCache:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -100,29 +99,41 @@ Record = Callable[[Callable[[], Tensor]], Graph]
 """Makes a graph of a function that reads and writes fixed places only."""
 
 
-def cuda_recorder() -> Record:
-    """Graphs of one engine, which runs one of them at a time: they share their memory."""
-    return partial(CudaGraph, torch.cuda.graph_pool_handle())
+class CudaRecorder:
+    """Records kernels. The graphs of an engine, which run one at a time, share their memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        with torch.cuda.device(device):
+            # Libraries make their handles on the first use of a stream, and may not in a recording.
+            self._stream = torch.cuda.Stream()
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def __call__(self, run: Callable[[], Tensor]) -> Graph:
+        """Raises RuntimeError if `run` cannot be recorded."""
+        with torch.cuda.device(self._device):
+            self._stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(self._stream):
+                for _ in range(_NUM_WARM_UPS):
+                    run()
+            graph = torch.cuda.CUDAGraph()
+            # Other threads of the process go on using the device.
+            how: Any = {"pool": self._pool, "capture_error_mode": "thread_local"}
+            with torch.cuda.graph(graph, stream=self._stream, **how):
+                output = run()
+            torch.cuda.current_stream().wait_stream(self._stream)
+        return CudaGraph(graph, output)
 
 
-class CudaGraph:
-    """A recording of kernels. Raises RuntimeError for what cannot be recorded."""
+class CudaGraph(NamedTuple):
+    """A recording, and where its output is."""
 
-    def __init__(self, pool: Any, run: Callable[[], Tensor]) -> None:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(_NUM_WARM_UPS):
-                run()
-        torch.cuda.current_stream().wait_stream(stream)
-        self._graph = torch.cuda.CUDAGraph()
-        # Other threads of the process go on using the device.
-        with torch.cuda.graph(self._graph, pool=pool, capture_error_mode="thread_local"):
-            self._output = run()
+    graph: torch.cuda.CUDAGraph
+    output: Tensor
 
     def replay(self) -> Tensor:
-        self._graph.replay()
-        return self._output
+        self.graph.replay()
+        return self.output
 
 
 class StaticPasses:
