@@ -52,6 +52,7 @@ def test_defaults(group: click.Group, seen: dict[str, Any]) -> None:
         "threads": None,
         "slots": None,
         "max_context_length": None,
+        "graphs": True,
     }
 
 
