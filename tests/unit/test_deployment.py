@@ -77,6 +77,7 @@ def test_environment_sets_flags(
     variables = environment(file, name)
     choices = {
         "DTYPE": "bfloat16",
+        "GRAPHS": "False",
         "MIN_CONFIDENCE": "0.3",
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "error",
