@@ -81,9 +81,10 @@ class AdaptiveLength:
         if not self.uses_draft:
             return 0
         if self._probe_steps == 0 and self._experience.steps_since_probe >= self._patience:
-            takes_several = self._prepares and self._length == 0
-            # A far target shows only from the second step on what it takes when it goes on alone.
-            takes_several |= self._experience.distance.is_far
+            # A draft that prepares shows what it is worth only from the second step on, and so
+            # does a far target that goes on alone.
+            is_far = self._experience.distance.is_far
+            takes_several = self._prepares if self._length == 0 else is_far
             self._begin_probe(_STEPS_OF_A_PROBE if takes_several else 1)
         return int(self._length == 0) if self._probe_steps else self._length
 
@@ -174,6 +175,8 @@ class AdaptiveLength:
         if not self._experience.has_plain_steps:
             return _STEPS_TO_FIRST_PROBE
         doublings = min(self._experience.probes_in_vain, _MOST_DOUBLINGS)
+        if self._length == 0 and self._experience.distance.is_far:
+            doublings = _MOST_DOUBLINGS  # a target that goes on alone loses a pass and a way
         if self._length == 0 and self.speed(1) < _HOPELESS * self.speed(0):
             doublings = _DOUBLINGS_IF_HOPELESS
         return _STEPS_BETWEEN_PROBES << doublings

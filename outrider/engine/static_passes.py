@@ -150,7 +150,8 @@ class StaticPasses:
         self._cache = cache
         self._device = device
         self._record = record
-        self._graphs: dict[Shape, tuple[Tensor, Graph]] = {}
+        # By shape: where its inputs are, and the graph; None if it cannot be recorded.
+        self._graphs: dict[Shape, tuple[Tensor, Graph] | None] = {}
 
     @property
     def num_shapes(self) -> int:
@@ -166,14 +167,16 @@ class StaticPasses:
         return [min(length, self._cache.max_length) for length in lengths]
 
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor] | None:
-        """Each chunk's logits, [num_logits, num_ids]; None if the pass fits no shape."""
+        """Each chunk's logits, [num_logits, num_ids]; None if no graph fits."""
         shape = shape_of(chunks, self._cache.max_length)
         if shape is None:
             return None
         inputs = torch.tensor(_inputs(chunks, shape), device=self._device)
         if shape not in self._graphs:
-            self._graphs[shape] = (inputs, self._record(lambda: self._run(shape, inputs)))
-        place, graph = self._graphs[shape]
+            self._graphs[shape] = self._recorded(shape, inputs)
+        if (recorded := self._graphs[shape]) is None:
+            return None
+        place, graph = recorded
         if place is not inputs:
             place.copy_(inputs)
         # [num_rows * width, num_ids]; the next replay writes to the same place
@@ -182,6 +185,13 @@ class StaticPasses:
         return [
             logits[end - chunk.num_logits : end] for end, chunk in zip(ends, chunks, strict=True)
         ]
+
+    def _recorded(self, shape: Shape, inputs: Tensor) -> tuple[Tensor, Graph] | None:
+        try:
+            return inputs, self._record(lambda: self._run(shape, inputs))
+        except RuntimeError as error:  # out of memory, or an operation that waits for the device
+            log.warning("no graph of %s: %s", shape, error)
+            return None
 
     def _run(self, shape: Shape, inputs: Tensor) -> Tensor:
         num_tokens = shape.num_tokens

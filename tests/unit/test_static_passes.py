@@ -111,5 +111,21 @@ def test_what_cannot_be_recorded_or_comes_out_wrong_is_not_used(
     engine.forward([Chunk(0, 0, IDS[:3], 1)])
 
 
+def test_a_shape_that_cannot_be_recorded_runs_as_ever(tiny_models: Callable[..., Path]) -> None:
+    engine = engine_of(tiny_models("llama"))
+
+    def only_two_rows(run: Callable[[], Tensor]) -> Recording:
+        recording = Recording(run)
+        if recording.replay().shape[0] != 2 * 4:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return recording
+
+    engine.use_graphs(only_two_rows)
+    assert engine.graphs is not None
+    expected = engine_of(tiny_models("llama")).forward([Chunk(0, 0, IDS[:3], 1)])
+    for _ in range(2):
+        torch.testing.assert_close(engine.forward([Chunk(0, 0, IDS[:3], 1)]), expected)
+
+
 def test_without_cuda_nothing_is_recorded(tiny_models: Callable[..., Path]) -> None:
     assert engine_of(tiny_models("llama"), graphs=True).graphs is None
