@@ -45,6 +45,8 @@ class StepCost:
     """For what the draft was about to have prepared, whether it came in time or not."""
     was_unasked: bool = False
     """Whether the target went on alone to it."""
+    catches_up: bool = False
+    """Whether the draft was reading what it had missed, at rest or as a prompt."""
 
 
 @dataclass
@@ -142,9 +144,8 @@ class Experience:
     sessions: float = 1.0  # that share a pass
     num_requests: int = 0
     draft_ns: Line = field(default_factory=lambda: Line(origin=0.05))
-    # The share of steps that nothing had been prepared for, and of these, that waited.
+    # The share of steps that nothing had been prepared for.
     misses: Average = field(default_factory=lambda: Average(_FIRST_MISSES, 2.0))
-    waits: Average = field(default_factory=lambda: Average(1.0))
     misses_since_wait: int = 0
     # What a step waited for what was under way; and how many tokens are prepared in time.
     awaited_ns: Average = field(default_factory=lambda: Average(0.0))
@@ -164,8 +165,8 @@ class Experience:
         self.verify_ns = Line(least_variation=0.1, prior_slope=self.token_ns)
 
     def observe(self, cost: StepCost) -> None:
-        if self._waits_once_in_many(cost):
-            return
+        if cost.catches_up or self._waits_once_in_many(cost):
+            return  # that is not what such steps take
         num_tokens = cost.batch_tokens or 1 + cost.num_draft_tokens
         self.verify_ns.add(num_tokens, cost.verify_ns, 1 / max(1, cost.batch_sessions))
         self.sessions += (1 - _FORGETTING_COSTS) * (max(1, cost.batch_sessions) - self.sessions)
@@ -175,7 +176,6 @@ class Experience:
             self.misses.add(cost.was_missed)
             self.awaited_ns.add(cost.awaited_ns)
         if cost.was_missed:
-            self.waits.add(cost.num_draft_tokens > 0)
             self.misses_since_wait += 1
         if cost.num_draft_tokens == 0:
             self.has_plain_steps |= not cost.was_missed

@@ -154,7 +154,8 @@ class AdaptiveLength:
             self._experience.probes_in_vain = 0  # with many, it is not the draft that is to blame
         if not self.uses_draft:
             return
-        self._count_probe(was_probe=cost.draft_rests != (self._length == 0))
+        if not cost.catches_up:
+            self._count_probe(was_probe=cost.draft_rests != (self._length == 0))
         if not self._experience.has_draft_steps:
             return  # a draft that has nothing to say, or is lost, teaches nothing
         if self._is_barren(cost):
@@ -203,19 +204,20 @@ class AdaptiveLength:
             step_ns = verify_ns + experience.draft_ns.at(length)
             return self._num_tokens(length) / max(1.0, step_ns)
         prepared = min(length, experience.ready.value)
-        misses, waits = experience.misses.value, experience.waits.value
-        steps = (
-            # The share of such steps, their draft tokens, and the time for these.
-            (1 - misses, prepared, 0.0),
-            (misses * waits, length, experience.draft_ns.at(length)),
-            (misses * (1 - waits), 0, 0.0),
+        # On a miss the loop waits for a draft, or goes on without, as is better.
+        return max(self._speed(prepared, length), self._speed(prepared, 0))
+
+    def _speed(self, on_hit: float, on_miss: int) -> float:
+        """With so many draft tokens at steps that find some prepared, and at the others."""
+        experience = self._experience
+        misses = experience.misses.value
+        draft_ns = experience.draft_ns.at(on_miss) if on_miss else 0.0
+        hit_ns, miss_ns = (
+            experience.verification_ns(length, experience.working) for length in (on_hit, on_miss)
         )
-        num_tokens = sum(share * self._num_tokens(drafted) for share, drafted, _ in steps)
-        step_ns = experience.awaited_ns.value + sum(
-            share * (draft_ns + experience.verification_ns(drafted, experience.working))
-            for share, drafted, draft_ns in steps
-        )
-        return num_tokens / max(1.0, step_ns)
+        step_ns = (1 - misses) * hit_ns + misses * (draft_ns + miss_ns)
+        num_tokens = (1 - misses) * self._num_tokens(on_hit) + misses * self._num_tokens(on_miss)
+        return num_tokens / max(1.0, experience.awaited_ns.value + step_ns)
 
     def _num_tokens(self, length: float) -> float:
         return _num_tokens(self._acceptance.rate, length)

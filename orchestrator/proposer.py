@@ -22,6 +22,9 @@ DEFAULT_NUM_BRANCHES = 4
 # A text that has ended is found out by then; what the target says behind its end is wasted.
 MOST_MORE_TOKENS = 32
 
+# A draft that has rested reads what it has missed. Later than this it is late for other reasons.
+STEPS_TO_CATCH_UP = 3
+
 log = logging.getLogger(__name__)
 
 
@@ -43,6 +46,7 @@ class Proposer:
         self.waited_ns = 0  # for the proposal; the reading of the prompt does not count
         self.awaited_ns = 0  # for what was under way when the verdict came
         self.was_missed = False  # other outcomes were prepared for only
+        self.catches_up = False  # the draft reads what it has missed
         self.was_sent_ahead = False
         self.replaced_stale = False
         self._drafter = drafter
@@ -53,6 +57,7 @@ class Proposer:
         self._distance = distance
         self._is_preparing = False
         self._draft_rests = True
+        self._catching_up = 0  # steps that the draft may still take for that
         self._prefill: asyncio.Task[Proposal | None] | None = None
 
     def prefill(self, prompt: Sequence[int]) -> None:
@@ -72,6 +77,7 @@ class Proposer:
         """
         self.was_prepared, self.was_missed = False, False
         self.match_length, self.waited_ns, self.awaited_ns = 0, 0, 0
+        self.catches_up = False
         self.was_sent_ahead = ahead is not None and ahead.tokens == tokens
         self.replaced_stale = ahead is not None and not self.was_sent_ahead
         if ahead is not None and self.was_sent_ahead:
@@ -79,9 +85,11 @@ class Proposer:
         if goes_on and self._lengths.shares_passes:
             return ()  # who interrupts it waits for two passes that others share
         length = self._lengths.next_length()
-        self._draft_rests = length == 0
         if length == 0:
             await self._rest(tokens)
+        elif self._draft_rests:
+            self._catching_up = STEPS_TO_CATCH_UP
+        self._draft_rests = length == 0
         least = SHORTEST_INTERRUPTION if goes_on else 1
         looked_up, self.match_length = self._look_up(tokens, room, least)
         if looked_up:
@@ -92,6 +100,7 @@ class Proposer:
             return ()
         waits_for = length if self._num_branches == 0 else self._lengths.missed_length(length)
         if waits_for == 0 and self._prefill is not None and not self._prefill.done():
+            self.catches_up = True
             return ()
         await self._finish_prefill()
         return await self._draft(tokens, room, length, waits_for)
@@ -162,6 +171,7 @@ class Proposer:
                 self.was_missed,
                 self.awaited_ns,
                 verdict.is_more,
+                self.catches_up,
             )
         )
 
@@ -188,16 +198,22 @@ class Proposer:
             prepared = await prepared_soon(self._drafter, tokens, patience_ns)
             self.awaited_ns = self._path.spend("draft_compute")
         if prepared is not None:
+            self._catching_up = 0
             draft = prepared.draft_token_ids[:num_tokens]
             self._path.hide("draft_compute", prepared.forward_ns - self.awaited_ns)
             self.was_prepared = True
             await self._follow(tokens, draft, length)
             return draft
+        self.catches_up = self._catching_up > 0
+        self._catching_up = max(0, self._catching_up - 1)
         self.was_missed = self._is_preparing
+        if self.catches_up and self._num_branches != 0:
+            waits_for = 0  # it reads while the target works
         if waits_for == 0:
             await self._follow(tokens, (), length)
             return ()
         num_tokens = min(num_tokens, waits_for)
+        self._catching_up = 0  # by then it has
         proposal = await self._ask(self._drafter, tokens, num_tokens, length)
         if proposal is None:
             self._path.spend("draft_network")

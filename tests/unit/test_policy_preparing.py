@@ -185,7 +185,7 @@ def test_a_draft_that_is_no_good_reads_few_prompts_until_it_is() -> None:
 
 
 @pytest.mark.parametrize("prepares", [True, False])
-@pytest.mark.parametrize(("rtt_ms", "verify_ms", "most"), [(50.0, 16.0, 1.25), (5.0, 40.0, 1.03)])
+@pytest.mark.parametrize(("rtt_ms", "verify_ms", "most"), [(50.0, 16.0, 1.25), (5.0, 40.0, 1.035)])
 def test_a_far_target_that_goes_on_alone_is_seldom_held_up(
     rtt_ms: float, verify_ms: float, most: float, prepares: bool
 ) -> None:
