@@ -1,0 +1,45 @@
+"""A draft that was at rest reads what it has missed."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.decoder import decode
+from orchestrator.experience import Experience, StepCost
+from orchestrator.latency import CriticalPath
+from orchestrator.lengths import FixedLength
+from tests.fakes import FakeDrafter, FakeVerifier, target_model, unrelated_model
+
+
+@pytest.mark.parametrize(
+    ("num_branches", "drafted", "catches_up"),
+    [
+        (2, [0, 0, 0, 2, 2], [True, True, True, False, False]),  # for so long, and then it is slow
+        (0, [2, 2, 2, 2, 2], [True, False, False, False, False]),  # read by the first proposal
+    ],
+)
+async def test_what_a_draft_takes_to_read_what_it_missed_is_not_what_drafting_takes(
+    num_branches: int, drafted: list[int], catches_up: list[bool]
+) -> None:
+    class Scripted(FixedLength):
+        lengths = iter([2, 2, 0, 0, *[2] * 40])
+
+        def next_length(self) -> int:
+            return next(self.lengths)
+
+        def observe(self, cost: StepCost) -> None:
+            costs.append(cost)
+            super().observe(cost)
+
+    costs: list[StepCost] = []
+    experience, verifier = Experience(), FakeVerifier(target_model)
+    drafter, lengths = FakeDrafter(unrelated_model), Scripted(0, experience)
+    async for _ in decode(
+        [1, 2, 3], 16, verifier, drafter, lengths, CriticalPath(), num_branches=num_branches
+    ):
+        pass
+    assert [cost.num_draft_tokens for cost in costs[:8]] == [2, 0, 0, *drafted]
+    assert [cost.catches_up for cost in costs[:8]] == [False] * 3 + catches_up
+    weight = experience.verify_ns.weight
+    experience.observe(StepCost(1, 0, 10**9, 10**9, catches_up=True))
+    assert experience.verify_ns.weight == weight
