@@ -8,7 +8,8 @@ from orchestrator.decoder import decode
 from orchestrator.experience import Experience, StepCost
 from orchestrator.latency import CriticalPath
 from orchestrator.lengths import FixedLength
-from tests.fakes import FakeDrafter, FakeVerifier, target_model, unrelated_model
+from tests.fakes import FakeDrafter, FakeVerifier
+from tests.unit.test_decoder import target_model, unrelated_model
 
 
 @pytest.mark.parametrize(
