@@ -8,6 +8,9 @@ from orchestrator.distance import Distance
 
 FIRST_LENGTH = 1
 
+# So many sessions in a pass on average are many.
+MANY_SESSIONS = 2.0
+
 # What an old step counts, step by step. A request's own acceptance says more about it.
 _FORGETTING_COSTS = 0.98
 _FORGETTING_ACCEPTANCE = 0.96
@@ -163,6 +166,11 @@ class Experience:
         # Passes of many sessions that differ by a token tell nothing. Nor do those of few tokens
         # tell much: with a draft token, the draft works beside them, and slows them down, too.
         self.verify_ns = Line(least_variation=0.1, prior_slope=self.token_ns)
+
+    @property
+    def shares_passes(self) -> bool:
+        """Whether many sessions share the target's passes."""
+        return self.sessions >= MANY_SESSIONS
 
     def observe(self, cost: StepCost) -> None:
         if cost.catches_up or self._waits_once_in_many(cost):

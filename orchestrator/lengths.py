@@ -9,9 +9,6 @@ from orchestrator.experience import Experience, StepCost
 
 MAX_LENGTH = 16
 
-# So many sessions in a pass on average are many.
-MANY_SESSIONS = 2.0
-
 
 class LengthPolicy(Protocol):
     """Chooses draft lengths for one request."""
@@ -56,7 +53,7 @@ class FixedLength:
 
     @property
     def shares_passes(self) -> bool:
-        return self.experience.sessions >= MANY_SESSIONS
+        return self.experience.shares_passes
 
     def next_length(self) -> int:
         return self.length

@@ -14,7 +14,7 @@ own: that of the match, or less where their verification is not worth it.
 from __future__ import annotations
 
 from orchestrator.experience import PRIOR_TOKENS, Acceptance, Experience, StepCost
-from orchestrator.lengths import MANY_SESSIONS, MAX_LENGTH
+from orchestrator.lengths import MAX_LENGTH
 
 # What is looked up is taken to be accepted so often until the text shows otherwise.
 _FIRST_LOOKUP_ACCEPTANCE = 0.6
@@ -66,7 +66,7 @@ class AdaptiveLength:
         # a few requests spare the draft their prompts.
         has_turn = experience.num_requests % _REQUESTS_BETWEEN_PROBES == 0
         experience.num_requests += 1
-        is_alone = experience.sessions < MANY_SESSIONS
+        is_alone = not experience.shares_passes
         is_no_good = experience.probes_in_vain >= _MANY_VAIN_PROBES
         self.uses_draft = self._length > 0 or (is_alone and not is_no_good) or has_turn
         is_retried = has_turn and is_alone and is_no_good
@@ -75,14 +75,13 @@ class AdaptiveLength:
 
     @property
     def shares_passes(self) -> bool:
-        return self._experience.sessions >= MANY_SESSIONS
+        return self._experience.shares_passes
 
     def next_length(self) -> int:
         if not self.uses_draft:
             return 0
         if self._probe_steps == 0 and self._experience.steps_since_probe >= self._patience:
-            # A draft that prepares shows what it is worth only from the second step on, and so
-            # does a far target that goes on alone.
+            # A far target that goes on alone shows what that is worth from the second step on, too.
             is_far = self._experience.distance.is_far
             takes_several = self._prepares if self._length == 0 else is_far
             self._begin_probe(_STEPS_OF_A_PROBE if takes_several else 1)
@@ -96,7 +95,7 @@ class AdaptiveLength:
             return False
         # One request probes for all that begin at the same time.
         is_first = experience.steps_since_probe >= _STEPS_OF_A_PROBE
-        if not is_first or experience.sessions >= MANY_SESSIONS:
+        if not is_first or experience.shares_passes:
             return False
         return self.speed(1) > _PROMISE * self.speed(0)
 
@@ -150,7 +149,7 @@ class AdaptiveLength:
             # If all that was wanted is there, there might be more.
             is_all = cost.num_draft_tokens >= self._length
             self._experience.ready.add(cost.num_draft_tokens + is_all)
-        if cost.num_accepted_tokens and self._experience.sessions < MANY_SESSIONS:
+        if cost.num_accepted_tokens and not self._experience.shares_passes:
             self._experience.probes_in_vain = 0  # with many, it is not the draft that is to blame
         if not self.uses_draft:
             return
@@ -176,10 +175,11 @@ class AdaptiveLength:
         if not self._experience.has_plain_steps:
             return _STEPS_TO_FIRST_PROBE
         doublings = min(self._experience.probes_in_vain, _MOST_DOUBLINGS)
-        if self._length == 0 and self._experience.distance.is_far:
-            doublings = _MOST_DOUBLINGS  # a target that goes on alone loses a pass and a way
-        if self._length == 0 and self.speed(1) < _HOPELESS * self.speed(0):
-            doublings = _DOUBLINGS_IF_HOPELESS
+        if self._length == 0:
+            if self._experience.distance.is_far:
+                doublings = _MOST_DOUBLINGS  # a target that goes on alone loses a pass and a way
+            if self.speed(1) < _HOPELESS * self.speed(0):
+                doublings = _DOUBLINGS_IF_HOPELESS
         return _STEPS_BETWEEN_PROBES << doublings
 
     def _count_probe(self, was_probe: bool) -> None:

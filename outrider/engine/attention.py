@@ -20,7 +20,7 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from outrider.engine.chunk import Chunk
-from outrider.engine.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of
+from outrider.engine.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of, hidden_from
 from outrider.engine.kv_cache import Places, SlotCache
 
 IMPLEMENTATION = "outrider"
@@ -172,8 +172,6 @@ def _causal_mask(chunk: Chunk, query: Tensor, groups: int, window: int | None) -
         return None
     queries = torch.arange(chunk.start, chunk.end, device=query.device)[:, None]
     keys = torch.arange(chunk.end, device=query.device)[None, :]
-    hidden = keys > queries
-    if window is not None:
-        hidden |= keys <= queries - window
+    hidden = hidden_from(queries, keys, window)
     mask = query.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
     return mask.repeat(groups, 1)  # [groups * num_queries, end]

@@ -69,6 +69,12 @@ def _live_part(stored: Tensor, rows: Rows) -> Tensor:
     return stored[rows.first_slot : rows.first_slot + rows.num_rows, :, : rows.length]
 
 
+def hidden_from(queries: Tensor, places: Tensor, window: int | None) -> Tensor:
+    """Whether a causal layer, maybe of a sliding window, hides places from queries; broadcasts."""
+    hidden = places > queries
+    return hidden if window is None else hidden | (places <= queries - window)
+
+
 class ChunkBatch:
     """Chunks that attend together: a row of the batch for each slot from the first to the last.
 
@@ -126,9 +132,7 @@ class ChunkBatch:
         for chunk in self._chunks:
             queries = torch.arange(chunk.start, chunk.end)[:, None]
             own = hidden[chunk.slot - self._slots.start, : len(chunk.token_ids)]
-            own |= places > queries
-            if window is not None:
-                own |= places <= queries - window
+            own |= hidden_from(queries, places, window)
         mask = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, float("-inf"))
         return mask.repeat(1, groups, 1)[:, None].to(like.device)
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from outrider.engine.attention import Batch, OnlyChunk
 from outrider.engine.chunk import Chunk
-from outrider.engine.chunk_batch import Rows
+from outrider.engine.chunk_batch import Rows, hidden_from
 from outrider.engine.kv_cache import Places, SlotCache
 
 log = logging.getLogger(__name__)
@@ -80,9 +80,7 @@ class StaticPass:
         num_rows, width, length = self._shape
         queries = self.positions.view(num_rows, width, 1)
         places = torch.arange(length, device=like.device)
-        hidden = places > queries
-        if window is not None:
-            hidden = hidden | (places <= queries - window)
+        hidden = hidden_from(queries, places, window)
         mask = like.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
         return mask.repeat(1, groups, 1)[:, None]
 
