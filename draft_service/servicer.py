@@ -14,8 +14,13 @@ import grpc
 
 from draft_service.drafters import Drafter
 from outrider import telemetry
-from outrider.codec import prepared_to_wire, proposal_to_wire, sampling_from_wire
-from outrider.messages import GREEDY, ModelInfo, Preparation, Prepared
+from outrider.codec import (
+    preparation_from_wire,
+    prepared_to_wire,
+    proposal_to_wire,
+    sampling_from_wire,
+)
+from outrider.messages import GREEDY, ModelInfo, Prepared
 from outrider.model_service import ModelServicer, ServedModel
 from outrider.v1 import draft_pb2, draft_pb2_grpc
 
@@ -58,6 +63,7 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
                 arrived_ns = time.perf_counter_ns()
                 if request.HasField("sampling"):
                     params = sampling_from_wire(request.sampling)
+                preparation = preparation_from_wire(request)
                 vocab_size = request.vocab_size or vocab_size
                 with telemetry.span("propose", request.step_span_id) as span:
                     proposal = await session.propose(
@@ -80,11 +86,7 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
                 )
                 session.prepare(
                     len(request.draft_token_ids) + len(proposal.draft_token_ids),
-                    Preparation(
-                        request.num_branches,
-                        request.num_prepared_tokens,
-                        request.num_branches_is_limit,
-                    ),
+                    preparation,
                     partial(responses.write_prepared, arrived_ns),
                 )
         finally:

@@ -136,6 +136,7 @@ class DraftSession:
             num_branches=preparation.num_branches,
             num_prepared_tokens=preparation.num_tokens,
             num_branches_is_limit=preparation.is_limit,
+            acceptance_rate=preparation.acceptance_rate,
         )
 
     def _representable(self, token_id: int) -> int:

@@ -25,6 +25,15 @@ class LengthPolicy(Protocol):
 
     def next_length(self) -> int: ...
 
+    def prepared_length(self) -> int:
+        """How many tokens are worth verifying that are prepared, and cost no waiting."""
+        ...
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Of draft tokens behind accepted ones."""
+        ...
+
     def missed_length(self, length: int) -> int:
         """How many of `length` tokens to wait for at a step that none are prepared for."""
         ...
@@ -57,6 +66,13 @@ class FixedLength:
 
     def next_length(self) -> int:
         return self.length
+
+    def prepared_length(self) -> int:
+        return self.length
+
+    @property
+    def acceptance_rate(self) -> float:
+        return self.experience.acceptance.rate
 
     def missed_length(self, length: int) -> int:
         return length

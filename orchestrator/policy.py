@@ -13,7 +13,9 @@ own: that of the match, or less where their verification is not worth it.
 
 from __future__ import annotations
 
-from orchestrator.experience import PRIOR_TOKENS, Acceptance, Experience, StepCost
+from collections.abc import Callable
+
+from orchestrator.experience import FIRST_LENGTH, PRIOR_TOKENS, Acceptance, Experience, StepCost
 from orchestrator.lengths import MAX_LENGTH
 
 # What is looked up is taken to be accepted so often until the text shows otherwise.
@@ -103,6 +105,15 @@ class AdaptiveLength:
         self._experience.steps_since_probe = 0  # one request probes for all
         self._probe_steps = num_steps
 
+    @property
+    def acceptance_rate(self) -> float:
+        return self._acceptance.rate
+
+    def prepared_length(self) -> int:
+        if not self._experience.verify_ns.weight:
+            return FIRST_LENGTH
+        return max(1, self._most_gainful(MAX_LENGTH, lambda k: 0.0))
+
     def missed_length(self, length: int) -> int:
         experience = self._experience
         is_known = experience.draft_ns.weight and experience.misses_since_wait < (
@@ -110,16 +121,21 @@ class AdaptiveLength:
         )
         if not self._prepares or not is_known:
             return length
-        speed = self.speed(length)
+        return self._most_gainful(length, lambda k: experience.draft_ns.at(k) if k else 0.0)
+
+    def _most_gainful(self, most: int, draft_ns: Callable[[int], float]) -> int:
+        """The length that gives most tokens more than are committed in the same time on average.
+
+        Args:
+            draft_ns: how long drafts of a length are waited for.
+        """
+        speed = self.speed(self._length)
 
         def gain(length: int) -> float:
-            """Tokens more than are committed in the same time on average."""
-            verify_ns = experience.verification_ns(length, experience.working)
-            return self._num_tokens(length) - speed * (
-                experience.draft_ns.at(length) * (length > 0) + verify_ns
-            )
+            verify_ns = self._experience.verification_ns(length, self._experience.working)
+            return self._num_tokens(length) - speed * (draft_ns(length) + verify_ns)
 
-        return max(range(length + 1), key=gain)
+        return max(range(most + 1), key=gain)
 
     def patience_ns(self) -> float:
         """As long as a draft token is worth."""
@@ -146,9 +162,7 @@ class AdaptiveLength:
             self._acceptance.add(cost)
             self._experience.acceptance = self._acceptance
         if cost.was_prepared:
-            # If all that was wanted is there, there might be more.
-            is_all = cost.num_draft_tokens >= self._length
-            self._experience.ready.add(cost.num_draft_tokens + is_all)
+            self._experience.ready.add(cost.num_draft_tokens)
         if cost.num_accepted_tokens and not self._experience.shares_passes:
             self._experience.probes_in_vain = 0  # with many, it is not the draft that is to blame
         if not self.uses_draft:
@@ -203,8 +217,8 @@ class AdaptiveLength:
             verify_ns = experience.verification_ns(length, experience.working)
             step_ns = verify_ns + experience.draft_ns.at(length)
             return self._num_tokens(length) / max(1.0, step_ns)
-        prepared = min(length, experience.ready.value)
         # On a miss the loop waits for a draft, or goes on without, as is better.
+        prepared = experience.ready.value
         return max(self._speed(prepared, length), self._speed(prepared, 0))
 
     def _speed(self, on_hit: float, on_miss: int) -> float:

@@ -128,8 +128,8 @@ class Proposer:
         if drafter is None or distance is None or not (is_prepared and distance.is_far):
             return None
         room -= len(draft) + 1
-        length = min(self._lengths.next_length(), room)
-        if length < 1:
+        length = min(self._lengths.prepared_length(), room)
+        if length < 1 or self._draft_rests:
             return None
         latest = asyncio.get_running_loop().time()
         latest += distance.patience_ns(self.was_sent_ahead) / 1e9
@@ -188,8 +188,8 @@ class Proposer:
         """What is prepared for `tokens`, else what is drafted after them; `waits_for` 0: not."""
         if self._drafter is None:
             return ()
-        num_tokens = min(length, room, self._drafter.max_context_length - len(tokens))
-        if num_tokens <= 0:
+        room = min(room, self._drafter.max_context_length - len(tokens))
+        if room <= 0:
             return ()
         self._path.spend("orchestrator")
         prepared = self._drafter.prepared(tokens)
@@ -199,7 +199,7 @@ class Proposer:
             self.awaited_ns = self._path.spend("draft_compute")
         if prepared is not None:
             self._catching_up = 0
-            draft = prepared.draft_token_ids[:num_tokens]
+            draft = prepared.draft_token_ids[: min(room, self._lengths.prepared_length())]
             self._path.hide("draft_compute", prepared.forward_ns - self.awaited_ns)
             self.was_prepared = True
             await self._follow(tokens, draft, length)
@@ -212,9 +212,8 @@ class Proposer:
         if waits_for == 0:
             await self._follow(tokens, (), length)
             return ()
-        num_tokens = min(num_tokens, waits_for)
         self._catching_up = 0  # by then it has
-        proposal = await self._ask(self._drafter, tokens, num_tokens, length)
+        proposal = await self._ask(self._drafter, tokens, min(room, waits_for), length)
         if proposal is None:
             self._path.spend("draft_network")
             return ()
@@ -241,7 +240,9 @@ class Proposer:
         is_limit = self._num_branches is None
         num_branches = DEFAULT_NUM_BRANCHES if self._num_branches is None else self._num_branches
         self._is_preparing = length > 0 and num_branches > 0
-        return Preparation(num_branches if length else 0, length, is_limit)
+        num_tokens = self._lengths.prepared_length() if length else 0
+        rate = self._lengths.acceptance_rate
+        return Preparation(num_branches if length else 0, num_tokens, is_limit, rate)
 
     async def _finish_prefill(self) -> None:
         if self._prefill is None:
@@ -256,7 +257,7 @@ class Proposer:
     async def _ask(
         self, drafter: Drafter, tokens: Sequence[int], k: int, length: int
     ) -> Proposal | None:
-        """A proposal of at most k tokens; `length` more are prepared after each outcome."""
+        """A proposal of at most k tokens, behind which more is prepared unless `length` is 0."""
         try:
             return await drafter.propose(tokens, k, self._preparation(length))
         except OutriderError as error:

@@ -18,6 +18,7 @@ from outrider.generation import (
 from outrider.messages import (
     Interval,
     ModelInfo,
+    Preparation,
     Prepared,
     Proposal,
     SamplingParams,
@@ -53,6 +54,18 @@ def sampling_to_wire(params: SamplingParams) -> common_pb2.SamplingParams:
         top_p=params.top_p,
         min_p=params.min_p,
         seed=params.seed,
+    )
+
+
+def preparation_from_wire(message: draft_pb2.ProposeRequest) -> Preparation:
+    """Raises InvalidRequest for values out of range (NaN included)."""
+    if not 0.0 <= message.acceptance_rate <= 1.0:
+        raise InvalidRequest("acceptance_rate must be between 0 and 1")
+    return Preparation(
+        message.num_branches,
+        message.num_prepared_tokens,
+        message.num_branches_is_limit,
+        message.acceptance_rate,
     )
 
 

@@ -57,12 +57,14 @@ class Proposal:
 class Preparation:
     """How many outcomes of a verification to prepare for, and how many tokens after each.
 
-    With `is_limit` the draft chooses how many, at most `num_branches`.
+    With `is_limit` the draft chooses how many, at most `num_branches`, knowing that draft
+    tokens behind accepted ones are accepted at `acceptance_rate`; 0 if that is unknown.
     """
 
     num_branches: int = 0
     num_tokens: int = 0
     is_limit: bool = False
+    acceptance_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

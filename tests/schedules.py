@@ -49,6 +49,13 @@ class Lengths:
     def next_length(self) -> int:
         return self._random.choice([0, self._random.randint(0, self._longest)])
 
+    def prepared_length(self) -> int:
+        return self._random.randint(1, max(1, self._longest))
+
+    @property
+    def acceptance_rate(self) -> float:
+        return self._random.random()
+
     def missed_length(self, length: int) -> int:
         return self._random.choice([0, length])
 

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 
 from draft_service.drafters import OnPrepared
-from draft_service.drafters.breadth import Breadth
+from draft_service.drafters.breadth import Breadth, Depth
 from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
 from draft_service.drafters.outcomes import (
     Correction,
@@ -29,7 +29,7 @@ class Branches:
     Args:
         main: of the slot that has read the sequence; it goes on there.
         spare: of the other slots, one for each further outcome.
-        num_tokens: how many to draft after each.
+        depth: what to draft after each.
         breadth: says how many outcomes are worth it.
     """
 
@@ -39,7 +39,7 @@ class Branches:
         main: SlotContent,
         spare: Sequence[SlotContent],
         sampler: Sampler,
-        num_tokens: int,
+        depth: Depth,
         announce: Announcer,
         breadth: Breadth,
     ) -> None:
@@ -47,7 +47,7 @@ class Branches:
         self._main = main
         self._spare = list(spare)
         self._sampler = sampler
-        self._num_tokens = num_tokens
+        self._depth = depth
         self._announce = announce
         self._breadth = breadth
         self._committed: list[int] = []
@@ -64,14 +64,14 @@ class Branches:
         self._accepted = acceptance_chance(draft, ranks)
         corrections = likeliest_corrections(draft, ranks, len(self._spare))
         chances = [chance for chance, _ in corrections]
-        plan = self._breadth.plan(self._accepted, chances, self._num_tokens)
+        plan = self._breadth.plan(len(draft), self._accepted, chances, self._depth)
         self._corrections = corrections[plan.num_corrections :]
         sequence = [*committed, *draft]
         if plan.accepted and sequence[-1] not in self._sampler.eos_token_ids:
             guess = Drafting(
                 self._main,
                 sequence,
-                1 + self._num_tokens,
+                1 + self._depth.num_tokens,
                 self._sampler,
                 is_background=True,
                 on_draft=self._on_guess,
@@ -95,7 +95,7 @@ class Branches:
                 Drafting(
                     self._spare.pop(0),
                     [*self._committed, *token_ids],
-                    self._num_tokens,
+                    self._depth.num_tokens,
                     self._sampler,
                     source=self._main,
                     is_background=True,
@@ -132,14 +132,12 @@ class Branches:
         likeliest = heapq.nlargest(len(self._spare), others, key=lambda other: other.chance)
         chances = [chance for chance, _ in likeliest]
         spent_ns = time.perf_counter_ns() - self._began_ns
-        count = self._breadth.further(
-            self._accepted * guess.prob, chances, self._num_tokens, spent_ns
-        )
+        count = self._breadth.further(self._accepted * guess.prob, chances, self._depth, spent_ns)
         jobs = self._after(likeliest[:count])
         self._jobs += jobs
         return jobs
 
-    def drop(self) -> tuple[int, bool]:
+    def drop(self) -> tuple[int, int, bool]:
         """Gives all up; returns what `Breadth.observe` wants."""
         elapsed_ns = time.perf_counter_ns() - self._began_ns
         if self._jobs:
@@ -150,7 +148,7 @@ class Branches:
         was_served = not jobs or any(job.num_passes for job in jobs)
         for job in jobs:
             job.settle()
-        return elapsed_ns, was_served
+        return len(self._draft), elapsed_ns, was_served
 
 
 class Announcer:

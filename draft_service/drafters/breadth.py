@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from outrider.engine.chunk import Chunk
 from outrider.engine.pace import Passes, best_seconds
 
-# A draft token is worth so much of the one before it, which must be accepted first.
-_NEXT = 0.6
+# How often draft tokens are accepted where nobody says.
+_USUAL_ACCEPTANCE = 0.6
 # What a branch must bring, in accepted tokens a step.
 _LEAST_WORTH = 0.01
 # Of the time between two requests, what is left when tokens have been chosen and sent.
@@ -49,6 +49,33 @@ def measure_step_time(engine: Passes, max_branches: int) -> StepTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Depth:
+    """What to draft after each outcome: so many tokens, each accepted so often.
+
+    `acceptance_rate` is that of tokens behind accepted ones; 0 stands for unknown.
+    """
+
+    num_tokens: int
+    acceptance_rate: float = 0.0
+
+    @property
+    def rate(self) -> float:
+        return self.acceptance_rate or _USUAL_ACCEPTANCE
+
+    def worth(self, num_passes: float) -> float:
+        """Of what so many passes draft, in tokens that are accepted.
+
+        A token that is half drafted by then on average is there in time less than half the
+        time.
+        """
+        length = max(0.0, min(self.num_tokens, num_passes))
+        whole = int(length)
+        part = length - whole
+        drafted = sum(self.rate**i for i in range(1, whole + 1))
+        return float(drafted + part**2 * self.rate ** (whole + 1))
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """What to prepare for at once: whether for full acceptance, and for how many corrections.
 
@@ -68,29 +95,34 @@ class Breadth:
     def __init__(self, step_time: StepTime) -> None:
         self._step_time = step_time
         self._slowness = 1.0  # of passes now: others may use the same cores or memory
+        # What verifications leave by their number of draft tokens, and what this one will.
+        self._windows_ns: dict[int, float] = {}
         self._window_ns: float | None = None
 
-    def plan(self, accepted: float, corrections: Sequence[float], num_tokens: int) -> Plan:
-        """What to do when a verification begins.
+    def plan(
+        self, num_draft_tokens: int, accepted: float, corrections: Sequence[float], depth: Depth
+    ) -> Plan:
+        """What to do when a verification of so many draft tokens begins.
 
         Args:
             accepted: the chance that all draft tokens are accepted.
             corrections: the chances of those that there are slots for.
-            num_tokens: how many tokens are wanted after each outcome.
+            depth: what is wanted after each outcome.
         """
+        known = min(self._windows_ns, key=lambda other: abs(other - num_draft_tokens), default=None)
+        self._window_ns = None if known is None else self._windows_ns[known]
         if self._window_ns is None or self._step_time == StepTime():
             return Plan(accepted=True, num_corrections=len(corrections))
-        guess = _NEXT * accepted
+        guess = accepted * depth.rate
 
         def at_once(count: int) -> float:
             passes = self._num_passes(1 + count)
-            return guess * _tokens(min(num_tokens, passes - 1)) + sum(
-                corrections[:count]
-            ) * _tokens(min(num_tokens, passes))
+            corrected = sum(corrections[:count]) * depth.worth(passes)
+            return guess * depth.worth(passes - 1) + corrected
 
         def later(count: int) -> float:
             passes = self._num_passes(1 + count, self._slowness * self._step_time.of(1))
-            return (guess + sum(corrections[:count])) * _tokens(min(num_tokens, passes))
+            return (guess + sum(corrections[:count])) * depth.worth(passes)
 
         now, now_worth = _best(at_once, len(corrections))
         _, later_worth = _best(later, len(corrections))
@@ -100,7 +132,7 @@ class Breadth:
             return Plan(accepted=True, num_corrections=0)
         return Plan(accepted=True, num_corrections=now)
 
-    def further(self, guess: float, others: Sequence[float], num_tokens: int, spent_ns: int) -> int:
+    def further(self, guess: float, others: Sequence[float], depth: Depth, spent_ns: int) -> int:
         """How many other outcomes to add, once the token behind the draft has been guessed.
 
         Args:
@@ -113,7 +145,7 @@ class Breadth:
 
         def worth(count: int) -> float:
             passes = self._num_passes(1 + count, spent_ns)
-            return (guess + sum(others[:count])) * _tokens(min(num_tokens, passes))
+            return (guess + sum(others[:count])) * depth.worth(passes)
 
         return _best(worth, len(others))[0]
 
@@ -137,16 +169,16 @@ class Breadth:
         if expected_ns:
             self._slowness += _LATEST * (took_ns / expected_ns - self._slowness)
 
-    def observe(self, elapsed_ns: int, was_served: bool) -> None:
-        """Learns what a verification left.
+    def observe(self, num_draft_tokens: int, elapsed_ns: int, was_served: bool) -> None:
+        """Learns what a verification of so many draft tokens left.
 
         Args:
             elapsed_ns: from its beginning to the request that followed.
             was_served: whether any pass was had in that time. Others may have had them all.
         """
         window_ns = (1 - _ON_THE_WAY) * elapsed_ns if was_served else 0.0
-        before = window_ns if self._window_ns is None else self._window_ns
-        self._window_ns = before + _LATEST * (window_ns - before)
+        before = self._windows_ns.get(num_draft_tokens, window_ns)
+        self._windows_ns[num_draft_tokens] = before + _LATEST * (window_ns - before)
 
 
 EVERY_OUTCOME = Breadth(StepTime())
@@ -161,13 +193,3 @@ def _best(worth: Callable[[int], float], most: int) -> tuple[int, float]:
         if found > best_worth + (count - best) * _LEAST_WORTH:
             best, best_worth = count, found
     return best, best_worth
-
-
-def _tokens(num_tokens: float) -> float:
-    """What so many draft tokens are worth, in tokens that are accepted.
-
-    A token that is half drafted by then on average is there in time less than half the time.
-    """
-    whole = int(max(0.0, num_tokens))
-    part = max(0.0, num_tokens) - whole
-    return float(sum(_NEXT**i for i in range(1, whole + 1)) + part**2 * _NEXT ** (whole + 1))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from draft_service.drafters import OnPrepared
 from draft_service.drafters.branches import Announcer, Branches
-from draft_service.drafters.breadth import EVERY_OUTCOME, Breadth, StepTime
+from draft_service.drafters.breadth import EVERY_OUTCOME, Breadth, Depth, StepTime
 from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
 from outrider.engine.activity import ModelActivity, activity_of
 from outrider.engine.model import Engine
@@ -109,7 +109,7 @@ class ModelDrafterSession:
             self._main,
             spare[: num_branches - 1],
             self._sampler,
-            num_tokens,
+            Depth(num_tokens, preparation.acceptance_rate),
             Announcer(num_committed, on_prepared),
             self._breadth if preparation.is_limit else EVERY_OUTCOME,
         )

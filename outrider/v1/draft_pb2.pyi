@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ProposeRequest(_message.Message):
-    __slots__ = ("context_length", "token_ids", "num_speculative_tokens", "sampling", "vocab_size", "draft_token_ids", "num_branches", "num_prepared_tokens", "num_branches_is_limit", "step_span_id")
+    __slots__ = ("context_length", "token_ids", "num_speculative_tokens", "sampling", "vocab_size", "draft_token_ids", "num_branches", "num_prepared_tokens", "num_branches_is_limit", "acceptance_rate", "step_span_id")
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     NUM_SPECULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -18,6 +18,7 @@ class ProposeRequest(_message.Message):
     NUM_BRANCHES_FIELD_NUMBER: _ClassVar[int]
     NUM_PREPARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_BRANCHES_IS_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    ACCEPTANCE_RATE_FIELD_NUMBER: _ClassVar[int]
     STEP_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     context_length: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -28,8 +29,9 @@ class ProposeRequest(_message.Message):
     num_branches: int
     num_prepared_tokens: int
     num_branches_is_limit: bool
+    acceptance_rate: float
     step_span_id: int
-    def __init__(self, context_length: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_speculative_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., vocab_size: _Optional[int] = ..., draft_token_ids: _Optional[_Iterable[int]] = ..., num_branches: _Optional[int] = ..., num_prepared_tokens: _Optional[int] = ..., num_branches_is_limit: _Optional[bool] = ..., step_span_id: _Optional[int] = ...) -> None: ...
+    def __init__(self, context_length: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_speculative_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., vocab_size: _Optional[int] = ..., draft_token_ids: _Optional[_Iterable[int]] = ..., num_branches: _Optional[int] = ..., num_prepared_tokens: _Optional[int] = ..., num_branches_is_limit: _Optional[bool] = ..., acceptance_rate: _Optional[float] = ..., step_span_id: _Optional[int] = ...) -> None: ...
 
 class ProposeResponse(_message.Message):
     __slots__ = ("context_length", "draft_token_ids", "sequence_length", "timings", "prepared")

@@ -239,7 +239,11 @@ async def test_bad_requests_are_refused_by_both(
     assert await refusal(system.draft.Propose(), propose) == (code, reason)
 
 
-async def test_a_draft_token_out_of_range_is_refused(system: System) -> None:
+async def test_numbers_out_of_range_are_refused(system: System) -> None:
+    for rate in (-0.1, float("nan")):
+        propose = draft_pb2.ProposeRequest(token_ids=[1], acceptance_rate=rate)
+        expected = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
+        assert await refusal(system.draft.Propose(), propose) == expected
     request = target_pb2.VerifyRequest(token_ids=[1], draft_token_ids=[2, 100_000])
     expected = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_TOKEN")
     assert await refusal(system.target.Verify(), request) == expected

@@ -29,7 +29,9 @@ class Pair:
     def step(self, policy: AdaptiveLength) -> None:
         wanted = policy.next_length()
         is_hit = wanted > 0 and self.was_preparing and self.chance.random() < self.hits
-        length = wanted if is_hit else policy.missed_length(wanted)
+        ready = max(1, int(self.verify / self.draft))
+        hit_length = min(ready, policy.prepared_length())
+        length = hit_length if is_hit else policy.missed_length(wanted)
         draft_ms = 0.0 if is_hit else self.draft * length
         self.num_waits += draft_ms > 0
         accepted = 0
@@ -123,19 +125,28 @@ def test_waiting_for_what_is_under_way_counts() -> None:
     assert slow.speed(1) < 0.7 * quick.speed(1)
 
 
-def test_longer_drafts_than_are_ready_in_time_promise_nothing() -> None:
-    policy, free = (AdaptiveLength(Experience(), prepares=True) for _ in range(2))
-    lengths, free_lengths = [], []
-    for one in (policy, free):
-        one.observe(StepCost(1, 1, 40_000_000, 20_000_000))  # asking takes long
-    for _ in range(30):
-        lengths.append(policy.next_length())
-        free_lengths.append(free.next_length())
-        for one, length in ((policy, min(1, lengths[-1])), (free, free_lengths[-1])):
-            alone = StepCost(0, 0, 0, 20_000_000, draft_rests=True)
-            one.observe(prepared(length) if length else alone)
-    assert max(lengths) <= 3
-    assert max(free_lengths) > 3
+def test_what_is_ready_in_time_bounds_what_is_hoped_for() -> None:
+    little, much = (AdaptiveLength(Experience(), prepares=True) for _ in range(2))
+    for policy, length in ((little, 1), (much, 4)):
+        policy.observe(StepCost(1, 1, 40_000_000, 20_000_000))  # asking takes long
+        for _ in range(50):
+            policy.observe(prepared(length))
+    assert much.speed(1) > 2 * little.speed(1)
+    assert little.speed(8) == little.speed(1)
+
+
+@pytest.mark.parametrize(("acceptance", "low", "high"), [(0.0, 1, 1), (0.5, 1, 3), (0.95, 6, 16)])
+def test_as_much_is_prepared_as_is_worth_verifying(acceptance: float, low: int, high: int) -> None:
+    """Whether there is time for so much is the draft's to know."""
+    policy, chance = AdaptiveLength(Experience(token_ns=3e6), prepares=True), random.Random(0)
+    assert policy.prepared_length() == 1
+    for _ in range(60):
+        accepted = 0
+        while accepted < 2 and chance.random() < acceptance:
+            accepted += 1
+        policy.observe(StepCost(2, accepted, 0, 26_000_000, was_prepared=True))
+    assert low <= policy.prepared_length() <= high
+    assert policy.acceptance_rate == pytest.approx(acceptance, abs=0.15)
 
 
 @pytest.mark.parametrize(
