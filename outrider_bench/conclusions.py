@@ -13,6 +13,7 @@ from outrider_bench.loop_model import (
     Place,
     Replay,
     Times,
+    best_breadth,
     best_speedup,
     chosen_texts,
     draft_for_nothing,
@@ -46,7 +47,13 @@ def conclude(sections: Mapping[str, Any], num_branches: int) -> dict[str, Any]:
     if not trace:
         return found
     times = {
-        mode: fit_times(lengths[mode], lengths[IN_TURN], target_ms, trace["draft_pass_ms"])
+        mode: fit_times(
+            lengths[mode],
+            lengths[IN_TURN],
+            target_ms,
+            trace["draft_pass_ms"],
+            trace["target_pass_ms"],
+        )
         for mode in (IN_TURN, PIPELINED)
     }
     branches = {IN_TURN: 0, PIPELINED: num_branches}
@@ -54,7 +61,7 @@ def conclude(sections: Mapping[str, Any], num_branches: int) -> dict[str, Any]:
     curve_texts = read_texts(trace[CURVE_TEXTS]["texts"])
     found["times"] = {mode: dataclasses.asdict(of_mode) for mode, of_mode in times.items()}
     found["predicted"] = [
-        _beside(mode, k, figures, replay(curve_texts, times[mode], k, branches[mode]))
+        _beside(mode, k, figures, best_breadth(curve_texts, times[mode], k, branches[mode]))
         for mode in times
         for k, figures in lengths[mode].items()
     ]

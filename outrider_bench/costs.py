@@ -102,18 +102,24 @@ def fit_times(
     in_turn: Mapping[int, Mapping[str, Any]],
     target_ms: float,
     draft_pass_ms: Mapping[int, float],
+    target_pass_ms: Mapping[int, float],
 ) -> Times:
     """The loop model's times.
+
+    Drafts that end early are hardly longer with a larger k, so what a token more costs a
+    verification is taken from passes of the target by themselves.
 
     Args:
         lengths: figures by draft length of the mode to be modelled: verification takes
             longer there if the draft computes meanwhile.
         in_turn: figures by draft length of the loop in turn, for what a draft takes.
         draft_pass_ms: of a pass of the draft by its number of sequences.
+        target_pass_ms: of a pass of the target by its number of tokens.
     """
     costs = [StepCost.of(found, target_ms) for found in in_turn.values()]
     own_costs = [StepCost.of(found, target_ms) for found in lengths.values()]
-    verify, verify_per_token = line([(cost.k, cost.verify_ms) for cost in own_costs])
+    _, verify_per_token = line(list(target_pass_ms.items()))
+    verify = _mean([cost.verify_ms - verify_per_token * cost.k for cost in own_costs])
     draft, draft_step = line([(cost.k, cost.draft_ms) for cost in costs])
     one, per_branch = line([(rows - 1, ms) for rows, ms in draft_pass_ms.items()])
     return Times(

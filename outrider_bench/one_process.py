@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from orchestrator.lengths import FixedLength
 from orchestrator.mirror import Mirror
 from orchestrator.partners import Ahead, Foresight
 from orchestrator.policy import AdaptiveLength
+from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.loading import in_own_thread
 from outrider.messages import GREEDY, Preparation, Prepared, Proposal, SamplingParams, Verdict
@@ -42,7 +44,7 @@ def load(target: EngineOptions, draft: EngineOptions) -> None:
     _loaded["max_context_length"] = engine.max_context_length
     _loaded["verifier"] = Verifier(engine)
     _loaded["drafter"] = asyncio.run(in_own_thread(lambda: load_drafter(draft, 0)))[1]
-    _loaded["experience"] = Experience()
+    _loaded["experience"] = Experience(token_ns=1e9 * engine.pace.token_seconds)
 
 
 def generate(prompt: list[int], task: Task, k: int | None, looks_up: bool) -> Run:
@@ -170,3 +172,19 @@ async def _draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> f
         session.close()
     longest = max(len(proposal.draft_token_ids) for proposal in proposals)
     return (ended - began) * 1e3 / longest
+
+
+def target_pass_ms(prompt: list[int], num_tokens: int, num_passes: int) -> float:
+    """What a pass of the target takes over so many tokens behind the prompt."""
+    verifier = _loaded["verifier"]
+    slot = verifier.scheduler.acquire()
+    try:
+        verifier.engine.forward([Chunk(slot, 0, prompt)])
+        times = []
+        for _ in range(num_passes):
+            began = time.perf_counter()
+            verifier.engine.forward([Chunk(slot, len(prompt), [0] * num_tokens, num_tokens)])
+            times.append(time.perf_counter() - began)
+        return 1e3 * statistics.median(times)
+    finally:
+        verifier.scheduler.release(slot)

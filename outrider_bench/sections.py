@@ -26,8 +26,10 @@ CURVE_TEXTS = "greedy, texts of the curves"
 
 BRANCHES: dict[str, int | None] = {IN_TURN: 0, PIPELINED: None}  # None: the default
 
-# Passes of the draft that are timed by how many sequences they serve.
+# Passes of the draft that are timed by how many sequences they serve, and of the target by
+# how many tokens they have.
 _NUM_ROWS = (1, 2, 4, 8)
+_NUM_TOKENS = (1, 2, 3, 5)
 _NUM_PASSES = 6
 
 
@@ -135,6 +137,10 @@ def trace(stand: Stand, plan: Plan) -> dict[str, Any]:
     found["draft_pass_ms"] = {
         rows: round(stand.one_process.run(one_process.draft_pass_ms, prompt, rows, _NUM_PASSES), 2)
         for rows in _NUM_ROWS
+    }
+    found["target_pass_ms"] = {
+        n: round(stand.one_process.run(one_process.target_pass_ms, prompt, n, _NUM_PASSES), 2)
+        for n in _NUM_TOKENS
     }
     return found
 

@@ -15,7 +15,7 @@ import click
 from outrider.config import run_group, settings_group
 from outrider.errors import ConfigurationError
 from outrider_bench.conclusions import Texts, read_texts
-from outrider_bench.loop_model import Times, best_speedup, replay
+from outrider_bench.loop_model import Times, best_breadth, best_speedup
 from outrider_bench.sections import GREEDY, IN_TURN, PIPELINED
 
 _LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -23,7 +23,9 @@ _LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 
 @click.command()
 @click.argument("result", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.option("--num-branches", default=4, show_default=True, help="Outcomes to prepare for.")
+@click.option(
+    "--num-branches", default=4, show_default=True, help="Outcomes to prepare for, at most."
+)
 def what_if(result: Path, num_branches: int, **changes: float | None) -> None:
     """Print the speedup over the target alone by draft length; all times are in ms."""
     texts, times = read(result)
@@ -41,7 +43,7 @@ for _time in dataclasses.fields(Times):
 
 
 def _line(mode: str, k: int, texts: Texts, times: Times, num_branches: int) -> str:
-    found = replay(texts, times, k, num_branches)
+    found = best_breadth(texts, times, k, num_branches)
     speedup = (times.target_alone + times.rtt_target) / found.ms_per_token
     return (
         f"{mode:10} k = {k:2}  {found.ms_per_token:6.1f} ms a token  {speedup:.2f}x  "

@@ -127,7 +127,7 @@ def test_times_are_lines_through_the_costs() -> None:
         return dict(figures([row], "way")["way"])
 
     in_turn = {k: at(k) for k in (1, 2, 4)}
-    times = fit_times(in_turn, in_turn, 20.0, {1: 10.0, 3: 14.0})
+    times = fit_times(in_turn, in_turn, 20.0, {1: 10.0, 3: 14.0}, {1: 18.0, 2: 20.0, 5: 26.0})
     assert (times.verify, times.verify_per_token) == pytest.approx((20, 2), rel=1e-2)
     assert times.draft_step == pytest.approx(3, rel=1e-2)
     assert times.draft_per_branch == pytest.approx(0.6, rel=1e-2)

@@ -13,6 +13,7 @@ from outrider_bench.conclusions import conclude, read_texts, speedups_if, speedu
 from outrider_bench.loop_model import (
     Place,
     Times,
+    best_breadth,
     best_speedup,
     chosen_texts,
     prepared_length,
@@ -112,6 +113,18 @@ def test_the_best_length_is_none_where_nothing_is_right() -> None:
     speedup, k = best_speedup([[RIGHT] * 30], TIMES, 4)
     assert speedup > 2
     assert k > 4
+
+
+def test_a_draft_that_is_mostly_right_prepares_for_few_outcomes() -> None:
+    """Passes over few branches are shorter, so that there are more of them in time."""
+    times = dataclasses.replace(TIMES, draft_step=3, draft_per_branch=1)
+    right = [[RIGHT] * 40]
+    best = best_breadth(right, times, k=4, num_branches=4)
+    assert best.ms == replay(right, times, 4, num_branches=1).ms < replay(right, times, 4, 4).ms
+    corrected = [[FIRST_RUNNER_UP] * 40]
+    best = best_breadth(corrected, times, k=1, num_branches=4)
+    assert best.ms < replay(corrected, times, 1, num_branches=1).ms
+    assert best_breadth(right, times, 4, 0).num_hits == 0  # in turn
 
 
 def test_other_times_change_what_they_say() -> None:
