@@ -91,7 +91,7 @@ async def decode(
                     draft_tokens=len(draft),
                     accepted_tokens=verdict.num_accepted_tokens,
                     was_prepared=proposer.was_prepared,
-                    was_looked_up=proposer.match_length > 0,
+                    was_looked_up=bool(proposer.looked_up.token_ids),
                     was_sent_ahead=proposer.was_sent_ahead,
                     was_missed=proposer.was_missed,
                 )
@@ -103,7 +103,7 @@ async def decode(
                 len(draft),
                 verdict.num_accepted_tokens,
                 proposer.was_prepared,
-                proposer.match_length > 0,
+                bool(proposer.looked_up.token_ids),
                 proposer.was_sent_ahead,
                 proposer.replaced_stale,
                 proposer.was_missed and not draft,

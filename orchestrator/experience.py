@@ -50,6 +50,8 @@ class StepCost:
     """Whether the target went on alone to it."""
     catches_up: bool = False
     """Whether the draft was reading what it had missed, at rest or as a prompt."""
+    is_confirmed: bool = False
+    """For draft tokens that were looked up: whether the draft had prepared the first, too."""
 
 
 @dataclass

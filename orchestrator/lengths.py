@@ -42,8 +42,12 @@ class LengthPolicy(Protocol):
         """How long to wait for what the draft is preparing when the verdict comes."""
         ...
 
-    def lookup_length(self, match_length: int) -> int:
-        """How many tokens to take from behind a match of so many tokens in the text."""
+    def lookup_length(self, match_length: int, is_confirmed: bool) -> int:
+        """How many tokens to take from behind a match of so many tokens in the text.
+
+        Args:
+            is_confirmed: whether the draft has prepared the first of them, too.
+        """
         ...
 
     def observe(self, cost: StepCost) -> None: ...
@@ -80,7 +84,7 @@ class FixedLength:
     def patience_ns(self) -> float:
         return self.experience.draft_ns.at(1)  # to ask takes no less
 
-    def lookup_length(self, match_length: int) -> int:
+    def lookup_length(self, match_length: int, is_confirmed: bool) -> int:
         return min(self.length, match_length)
 
     def observe(self, cost: StepCost) -> None:

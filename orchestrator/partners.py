@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from orchestrator.lookup import NOTHING, LookedUp
 from outrider.messages import Preparation, Prepared, Proposal, Verdict
 
 
@@ -19,8 +20,8 @@ class Ahead:
 
     tokens: list[int]
     draft_token_ids: tuple[int, ...]
-    match_length: int = 0
-    """Of draft tokens that were looked up in the text."""
+    looked_up: LookedUp = NOTHING
+    """The draft tokens, if they stand in the text."""
     forward_ns: int = 0
     """Spent on preparing the others."""
 

@@ -18,8 +18,10 @@ from collections.abc import Callable
 from orchestrator.experience import FIRST_LENGTH, PRIOR_TOKENS, Acceptance, Experience, StepCost
 from orchestrator.lengths import MAX_LENGTH
 
-# What is looked up is taken to be accepted so often until the text shows otherwise.
+# What is looked up is taken to be accepted so often until the text shows otherwise: by itself,
+# and where the draft says the same.
 _FIRST_LOOKUP_ACCEPTANCE = 0.6
+_FIRST_CONFIRMED_ACCEPTANCE = 0.9
 
 # The length changes for a gain of at least so much, and by so many tokens at most.
 _WORTHWHILE_GAIN = 1.03
@@ -61,6 +63,7 @@ class AdaptiveLength:
         self._prepares = prepares
         self._acceptance = experience.acceptance.prior()
         self._lookups = Acceptance(_FIRST_LOOKUP_ACCEPTANCE * PRIOR_TOKENS)
+        self._confirmed_lookups = Acceptance(_FIRST_CONFIRMED_ACCEPTANCE * PRIOR_TOKENS)
         self._length = experience.length
         self._probe_steps = 0  # that are left of a probe
         self._barren_steps = 0
@@ -143,8 +146,8 @@ class AdaptiveLength:
         more_ns = experience.verification_ns(1) - experience.verification_ns(0)
         return max(0.0, self._acceptance.rate / self.speed(self._length) - more_ns)
 
-    def lookup_length(self, match_length: int) -> int:
-        rate = self._lookups.rate
+    def lookup_length(self, match_length: int, is_confirmed: bool) -> int:
+        rate = (self._confirmed_lookups if is_confirmed else self._lookups).rate
 
         def speed(length: int) -> float:
             verify_ns = self._experience.verification_ns(length)
@@ -156,7 +159,7 @@ class AdaptiveLength:
     def observe(self, cost: StepCost) -> None:
         self._experience.observe(cost)
         if cost.match_length:
-            self._lookups.add(cost)
+            (self._confirmed_lookups if cost.is_confirmed else self._lookups).add(cost)
             return
         if cost.num_draft_tokens:
             self._acceptance.add(cost)

@@ -11,7 +11,7 @@ from orchestrator.distance import Distance
 from orchestrator.experience import StepCost
 from orchestrator.latency import CriticalPath
 from orchestrator.lengths import LengthPolicy
-from orchestrator.lookup import SHORTEST_INTERRUPTION, look_up
+from orchestrator.lookup import NOTHING, SHORTEST_INTERRUPTION, LookedUp, look_up
 from orchestrator.partners import Ahead, Drafter, Foresight
 from orchestrator.waiting import foresee, prepared_soon
 from outrider.errors import OutriderError
@@ -42,7 +42,7 @@ class Proposer:
     ) -> None:
         # Of the last call of `propose`:
         self.was_prepared = False
-        self.match_length = 0  # of draft tokens that were looked up
+        self.looked_up = NOTHING
         self.waited_ns = 0  # for the proposal; the reading of the prompt does not count
         self.awaited_ns = 0  # for what was under way when the verdict came
         self.was_missed = False  # other outcomes were prepared for only
@@ -76,7 +76,7 @@ class Proposer:
         goes on alone is interrupted for many tokens only, and not where sessions share passes.
         """
         self.was_prepared, self.was_missed = False, False
-        self.match_length, self.waited_ns, self.awaited_ns = 0, 0, 0
+        self.looked_up, self.waited_ns, self.awaited_ns = NOTHING, 0, 0
         self.catches_up = False
         self.was_sent_ahead = ahead is not None and ahead.tokens == tokens
         self.replaced_stale = ahead is not None and not self.was_sent_ahead
@@ -91,11 +91,12 @@ class Proposer:
             self._catching_up = STEPS_TO_CATCH_UP
         self._draft_rests = length == 0
         least = SHORTEST_INTERRUPTION if goes_on else 1
-        looked_up, self.match_length = self._look_up(tokens, room, least)
-        if looked_up:
+        prepared = self._drafter.prepared(tokens) if length and self._drafter else None
+        self.looked_up = self._look_up(tokens, room, least, prepared)
+        if draft := self.looked_up.token_ids:
             if length and self._prefill is None:
-                await self._follow(tokens, looked_up, length)
-            return looked_up
+                await self._follow(tokens, draft, length)
+            return draft
         if length == 0:
             return ()
         waits_for = length if self._num_branches == 0 else self._lengths.missed_length(length)
@@ -139,15 +140,14 @@ class Proposer:
     def _ahead(self, tokens: Sequence[int], length: int, room: int, prepared: Prepared) -> Ahead:
         """What would be proposed if `prepared` comes true: first what stands in the text."""
         assumed = [*tokens, *prepared.assumed_token_ids]
-        looked_up, match_length = self._look_up(assumed, room)
-        if looked_up:
-            return Ahead(assumed, looked_up, match_length)
-        return Ahead(assumed, prepared.draft_token_ids[:length], 0, prepared.forward_ns)
+        if (looked_up := self._look_up(assumed, room, 1, prepared)).token_ids:
+            return Ahead(assumed, looked_up.token_ids, looked_up)
+        return Ahead(assumed, prepared.draft_token_ids[:length], NOTHING, prepared.forward_ns)
 
     async def _take(self, ahead: Ahead) -> tuple[int, ...]:
         """What is being verified already."""
-        self.match_length = ahead.match_length
-        self.was_prepared = ahead.match_length == 0
+        self.looked_up = ahead.looked_up
+        self.was_prepared = not ahead.looked_up.token_ids
         if self.was_prepared:
             self._path.hide("draft_compute", ahead.forward_ns)
         await self._follow(ahead.tokens, ahead.draft_token_ids, self._lengths.next_length())
@@ -164,7 +164,7 @@ class Proposer:
                 self.waited_ns,
                 waited_ns,
                 self.was_prepared,
-                self.match_length,
+                self.looked_up.match_length,
                 verdict.timings.batch_tokens,
                 verdict.timings.batch_sessions,
                 self._draft_rests,
@@ -172,15 +172,17 @@ class Proposer:
                 self.awaited_ns,
                 verdict.is_more,
                 self.catches_up,
+                self.looked_up.is_confirmed,
             )
         )
 
     def _look_up(
-        self, tokens: Sequence[int], room: int, least: int = 1
-    ) -> tuple[tuple[int, ...], int]:
+        self, tokens: Sequence[int], room: int, least: int, prepared: Prepared | None
+    ) -> LookedUp:
         if not self._looks_up or room == 0:
-            return (), 0
-        return look_up(tokens, room, self._lengths, least)
+            return NOTHING
+        draft = () if prepared is None else prepared.draft_token_ids
+        return look_up(tokens, room, self._lengths, least, draft)
 
     async def _draft(
         self, tokens: Sequence[int], room: int, length: int, waits_for: int

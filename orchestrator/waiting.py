@@ -46,7 +46,7 @@ async def foresee(
         if prepared is not None:
             ahead = make(prepared)
             seconds_left = latest - now()
-            is_complete = ahead.match_length or len(ahead.draft_token_ids) == length
+            is_complete = ahead.looked_up.token_ids or len(ahead.draft_token_ids) == length
             if is_complete or seconds_left <= 0:
                 return ahead
         await asyncio.wait((growth,), timeout=seconds_left)

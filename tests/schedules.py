@@ -62,7 +62,7 @@ class Lengths:
     def patience_ns(self) -> float:
         return self._random.choice([0.0, 1e9])
 
-    def lookup_length(self, match_length: int) -> int:
+    def lookup_length(self, match_length: int, is_confirmed: bool) -> int:
         return self._random.randint(0, match_length)
 
     def observe(self, cost: StepCost) -> None: ...

@@ -138,7 +138,7 @@ async def test_where_messages_would_hold_it_up_and_the_draft_rests_it_is_let(
 
 
 class Looking(FixedLength):
-    def lookup_length(self, match_length: int) -> int:
+    def lookup_length(self, match_length: int, is_confirmed: bool) -> int:
         return match_length
 
 

@@ -188,7 +188,7 @@ def observe_lookups(
 ) -> None:
     generator = random.Random(1)
     for step in range(num_steps):
-        length = policy.lookup_length(match_length) if step % 2 else 0
+        length = policy.lookup_length(match_length, False) if step % 2 else 0
         num_accepted = 0
         while num_accepted < length and generator.random() < accepted:
             num_accepted += 1
@@ -201,8 +201,8 @@ def observe_lookups(
 def test_as_much_is_looked_up_as_has_matched() -> None:
     policy = AdaptiveLength(Experience())
     observe_lookups(policy, 6, accepted=0.9, per_token=1, num_steps=20)
-    assert [policy.lookup_length(n) for n in (2, 6)] == [2, 6]
-    assert 8 < policy.lookup_length(40) <= 16
+    assert [policy.lookup_length(n, False) for n in (2, 6)] == [2, 6]
+    assert 8 < policy.lookup_length(40, False) <= 16
 
 
 def test_what_a_working_draft_costs_is_not_blamed_on_the_tokens_that_it_brings() -> None:
@@ -212,17 +212,17 @@ def test_what_a_working_draft_costs_is_not_blamed_on_the_tokens_that_it_brings()
         for _ in range(20):
             experience.observe(StepCost(0, 0, 0, 15_000_000, draft_rests=True))
             experience.observe(StepCost(1, 0, 5_000_000, 20_000_000))
-    assert AdaptiveLength(told).lookup_length(6) >= 3
-    assert AdaptiveLength(untold).lookup_length(6) == 1
+    assert AdaptiveLength(told).lookup_length(6, False) >= 3
+    assert AdaptiveLength(untold).lookup_length(6, False) == 1
     for _ in range(20):  # longer ones tell, whoever works
         told.observe(StepCost(8, 2, 0, 120_000_000, match_length=8, draft_rests=True))
-    assert AdaptiveLength(told).lookup_length(6) == 0
+    assert AdaptiveLength(told).lookup_length(6, False) == 0
 
 
 def test_what_the_text_refutes_is_not_looked_up_where_verifying_costs() -> None:
     policy = AdaptiveLength(Experience())
     observe_lookups(policy, 6, accepted=0.0, per_token=6, num_steps=40)
-    assert policy.lookup_length(6) == 0
+    assert policy.lookup_length(6, False) == 0
 
 
 def test_what_is_looked_up_says_nothing_of_the_draft() -> None:
@@ -235,4 +235,4 @@ def test_what_is_looked_up_says_nothing_of_the_draft() -> None:
 
 
 def test_a_fixed_length_limits_what_is_looked_up() -> None:
-    assert [FixedLength(3, Experience()).lookup_length(n) for n in (1, 3, 9)] == [1, 3, 3]
+    assert [FixedLength(3, Experience()).lookup_length(n, False) for n in (1, 3, 9)] == [1, 3, 3]

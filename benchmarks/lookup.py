@@ -1,0 +1,108 @@
+"""How often draft and prompt lookup are right about the next token, where both say one.
+
+    python -m benchmarks.lookup [--max-new-tokens 64]
+
+At each place of the default target's own greedy answers to the benchmark's prompts: by the
+number of tokens that match before it, and whether the two agree. `orchestrator/lookup.py`
+decides by this whom to believe.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+from transformers import AutoTokenizer
+
+from orchestrator.lengths import MAX_LENGTH
+from orchestrator.lookup import SHORTEST_MATCH
+from outrider.embedded import EMBEDDED_DRAFT, resolve_model
+from outrider.engine.chunk import Chunk
+from outrider.engine.model import Engine, EngineOptions
+from outrider.prompt_lookup import longest_match
+from outrider_bench.results_file import write_result
+
+# Matches that are longer are counted with these.
+LONGEST = 6
+
+
+@dataclass
+class Count:
+    """Places of one kind, and how often either is right there."""
+
+    places: int = 0
+    draft_right: int = 0
+    lookup_right: int = 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--max-new-tokens", type=int, default=64)
+    args = parser.parse_args()
+    prompts = (files("outrider_bench") / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    model = resolve_model("default")
+    target = Engine(EngineOptions(model, dtype="float32", slots=1))
+    draft = Engine(EngineOptions(resolve_model(EMBEDDED_DRAFT), slots=1))
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    counts: dict[tuple[int, bool], Count] = {}
+    for prompt in prompts:
+        messages = [{"role": "user", "content": prompt}]
+        tokens = tokenizer.apply_chat_template(
+            messages, add_generation_prompt=True, return_dict=False
+        )
+        text = answer(target, tokens, args.max_new_tokens)
+        count(counts, text, len(tokens), first_choices(draft, text, len(tokens)))
+    figures = [
+        {
+            "match": length,
+            "agree": agree,
+            "places": found.places,
+            "draft_right": round(found.draft_right / found.places, 2),
+            "lookup_right": round(found.lookup_right / found.places, 2),
+        }
+        for (length, agree), found in sorted(counts.items())
+    ]
+    for row in figures:
+        print(row)
+    print(write_result("lookup", vars(args), figures=figures))
+
+
+def answer(engine: Engine, prompt: Sequence[int], num_tokens: int) -> list[int]:
+    """The prompt and the greedy text after it, to its end at most."""
+    text, unread = list(prompt), list(prompt)
+    for _ in range(num_tokens):
+        [logits] = engine.forward([Chunk(0, len(text) - len(unread), unread, 1)])
+        unread = [int(logits[-1].argmax())]
+        text += unread
+        if text[-1] in engine.eos_token_ids:
+            break
+    return text
+
+
+def first_choices(engine: Engine, text: Sequence[int], start: int) -> list[int]:
+    """The draft's, for each token of the text from `start` on."""
+    [logits] = engine.forward([Chunk(0, 0, text[:-1], len(text) - start)])
+    choices: list[int] = engine.logit_token_ids[logits.argmax(-1)].tolist()
+    return choices
+
+
+def count(
+    counts: dict[tuple[int, bool], Count], text: Sequence[int], start: int, drafts: Sequence[int]
+) -> None:
+    """Adds the places of a text where both say something."""
+    for place, draft in enumerate(drafts, start):
+        match = longest_match(text[:place], SHORTEST_MATCH, MAX_LENGTH)
+        if match is None:
+            continue
+        looked_up = text[match.end]
+        key = (min(match.length, LONGEST), looked_up == draft)
+        found = counts.setdefault(key, Count())
+        found.places += 1
+        found.draft_right += draft == text[place]
+        found.lookup_right += looked_up == text[place]
+
+
+if __name__ == "__main__":
+    main()

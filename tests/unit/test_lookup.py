@@ -1,0 +1,50 @@
+"""What the orchestrator looks up in the text, beside a draft that may say otherwise."""
+
+from __future__ import annotations
+
+import pytest
+
+from orchestrator.experience import Experience, StepCost
+from orchestrator.lengths import FixedLength
+from orchestrator.lookup import NOTHING, SURE_MATCH, LookedUp, look_up
+from orchestrator.policy import AdaptiveLength
+
+LENGTHS = FixedLength(4, Experience())
+
+
+def text(match_length: int) -> list[int]:
+    """Whose last tokens stood there before, followed by 51, 52, 53, ..."""
+    match = list(range(10, 10 + match_length))
+    return [1, *match, 51, 52, 53, 54, 55, 2, *match]
+
+
+@pytest.mark.parametrize("match_length", [2, 3, SURE_MATCH - 1])
+def test_a_draft_that_says_otherwise_is_likelier_than_a_short_match(match_length: int) -> None:
+    tokens = text(match_length)
+    found = tuple(range(51, 51 + min(4, match_length)))
+    assert look_up(tokens, 9, LENGTHS) == LookedUp(found, match_length)
+    assert look_up(tokens, 9, LENGTHS, prepared=[7, 52]) == NOTHING
+    assert look_up(tokens, 9, LENGTHS, prepared=[51]) == LookedUp(found, match_length, True)
+
+
+@pytest.mark.parametrize("match_length", [SURE_MATCH, SURE_MATCH + 4])
+def test_a_long_match_is_likelier_than_a_draft_that_says_otherwise(match_length: int) -> None:
+    found = (51, 52, 53, 54)
+    assert look_up(text(match_length), 9, LENGTHS, prepared=[7]) == LookedUp(found, match_length)
+
+
+def test_nothing_is_looked_up_beyond_what_there_is_room_for_or_below_what_pays() -> None:
+    assert look_up(text(4), 2, LENGTHS).token_ids == (51, 52)
+    assert look_up(text(4), 2, LENGTHS, least=3) == NOTHING
+    assert look_up(text(1), 9, LENGTHS) == NOTHING
+
+
+def test_what_the_draft_confirms_is_judged_by_itself() -> None:
+    policy = AdaptiveLength(Experience(token_ns=4e6))
+    assert policy.lookup_length(16, True) >= policy.lookup_length(16, False)
+    for _ in range(30):
+        policy.observe(StepCost(0, 0, 0, 30_000_000, draft_rests=True))
+        policy.observe(StepCost(2, 0, 0, 38_000_000, match_length=4))
+        policy.observe(StepCost(4, 4, 0, 46_000_000, match_length=4, is_confirmed=True))
+    assert policy.lookup_length(16, False) == 0
+    assert policy.lookup_length(16, True) > 8
