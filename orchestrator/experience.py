@@ -22,6 +22,8 @@ _PRIOR_SPREAD = 32.0
 # A text's acceptance is taken from others before it, as if so many tokens had shown it.
 PRIOR_TOKENS = 6.0
 _FIRST_ACCEPTANCE = 0.7
+# What the latest text counts for the next one: texts differ, and so do drafts.
+_LATEST_TEXT = 0.5
 # So often the draft is taken to have prepared for something else until it has shown.
 _FIRST_MISSES = 0.4
 
@@ -120,10 +122,6 @@ class Acceptance:
         self.accepted = _FORGETTING_ACCEPTANCE * self.accepted + cost.num_accepted_tokens
         self.judged = _FORGETTING_ACCEPTANCE * self.judged + cost.num_accepted_tokens + was_rejected
 
-    def prior(self) -> Acceptance:
-        """Where another text starts."""
-        return Acceptance(self.rate * PRIOR_TOKENS, PRIOR_TOKENS)
-
 
 @dataclass
 class Average:
@@ -156,6 +154,7 @@ class Experience:
     awaited_ns: Average = field(default_factory=lambda: Average(0.0))
     ready: Average = field(default_factory=lambda: Average(1.0))
     acceptance: Acceptance = field(default_factory=Acceptance)  # of the latest text
+    usual_acceptance: float = _FIRST_ACCEPTANCE  # of those before it
     distance: Distance = field(default_factory=Distance)
     length: int = FIRST_LENGTH
     has_plain_steps: bool = False
@@ -173,6 +172,11 @@ class Experience:
     def shares_passes(self) -> bool:
         """Whether many sessions share the target's passes."""
         return self.sessions >= MANY_SESSIONS
+
+    def begin_text(self) -> Acceptance:
+        """What another text starts from; one that suits the draft badly says little of it."""
+        self.usual_acceptance += _LATEST_TEXT * (self.acceptance.rate - self.usual_acceptance)
+        return Acceptance(self.usual_acceptance * PRIOR_TOKENS, PRIOR_TOKENS)
 
     def observe(self, cost: StepCost) -> None:
         if cost.catches_up or self._waits_once_in_many(cost):

@@ -40,9 +40,11 @@ _PROMISE = 0.9
 _HOPELESS = 0.5
 _DOUBLINGS_IF_HOPELESS = 4
 _REQUESTS_BETWEEN_PROBES = 16
-# After so many probes in vain the draft is no good. It then has no more than its turn to show
-# otherwise: reading prompts beside the target is not free, either.
+# After so many probes in vain the draft is no good, of which nothing was ever accepted, or that
+# was accepted once: then it may be the text. It has no more than its turn to show otherwise:
+# reading prompts beside the target is not free, either.
 _MANY_VAIN_PROBES = 2
+_MANY_VAIN_PROBES_OF_A_GOOD_DRAFT = 8
 # As long as the target alone was never tried, nobody knows what drafts cost it. It goes first:
 # a step of its own is the one thing that cannot be slower than the target alone.
 _STEPS_TO_FIRST_PROBE = 0
@@ -61,18 +63,21 @@ class AdaptiveLength:
     def __init__(self, experience: Experience, prepares: bool = False) -> None:
         self._experience = experience
         self._prepares = prepares
-        self._acceptance = experience.acceptance.prior()
+        self._acceptance = experience.begin_text()
         self._lookups = Acceptance(_FIRST_LOOKUP_ACCEPTANCE * PRIOR_TOKENS)
         self._confirmed_lookups = Acceptance(_FIRST_CONFIRMED_ACCEPTANCE * PRIOR_TOKENS)
         self._length = experience.length
         self._probe_steps = 0  # that are left of a probe
+        self._probe_is_in_vain = True
         self._barren_steps = 0
         # Where speculation does not pay and many are served, or the draft is no good, all but
         # a few requests spare the draft their prompts.
         has_turn = experience.num_requests % _REQUESTS_BETWEEN_PROBES == 0
         experience.num_requests += 1
         is_alone = not experience.shares_passes
-        is_no_good = experience.probes_in_vain >= _MANY_VAIN_PROBES
+        is_no_good = experience.probes_in_vain >= (
+            _MANY_VAIN_PROBES_OF_A_GOOD_DRAFT if experience.has_accepted else _MANY_VAIN_PROBES
+        )
         self.uses_draft = self._length > 0 or (is_alone and not is_no_good) or has_turn
         is_retried = has_turn and is_alone and is_no_good
         if self.uses_draft and self._length == 0 and (is_retried or self._opens_with_probe):
@@ -98,6 +103,8 @@ class AdaptiveLength:
         experience = self._experience
         if not self._prepares or not experience.has_plain_steps or experience.probes_in_vain:
             return False
+        if experience.distance.is_far:
+            return False  # it would hold up a target that goes on alone
         # One request probes for all that begin at the same time.
         is_first = experience.steps_since_probe >= _STEPS_OF_A_PROBE
         if not is_first or experience.shares_passes:
@@ -107,6 +114,7 @@ class AdaptiveLength:
     def _begin_probe(self, num_steps: int) -> None:
         self._experience.steps_since_probe = 0  # one request probes for all
         self._probe_steps = num_steps
+        self._probe_is_in_vain = True
 
     @property
     def acceptance_rate(self) -> float:
@@ -168,6 +176,7 @@ class AdaptiveLength:
             self._experience.ready.add(cost.num_draft_tokens)
         if cost.num_accepted_tokens and not self._experience.shares_passes:
             self._experience.probes_in_vain = 0  # with many, it is not the draft that is to blame
+            self._probe_is_in_vain = False
         if not self.uses_draft:
             return
         if not cost.catches_up:
@@ -203,7 +212,7 @@ class AdaptiveLength:
         self._experience.steps_since_probe += 1
         if was_probe and self._probe_steps:
             self._probe_steps -= 1
-            if self._probe_steps == 0 and self._length == 0:
+            if self._probe_steps == 0 and self._length == 0 and self._probe_is_in_vain:
                 self._experience.probes_in_vain += 1
 
     def _is_barren(self, cost: StepCost) -> bool:

@@ -189,14 +189,14 @@ def test_a_draft_that_is_no_good_reads_few_prompts_until_it_is() -> None:
         return policy.uses_draft
 
     assert all(text() for _ in range(4))
-    assert sum(text() for _ in range(64)) <= 4 + 4  # until it is known, then now and then
+    assert sum(text() for _ in range(64)) <= 6 + 4  # until it is known, then now and then
     pair.acceptance = 0.9
-    assert sum(text() for _ in range(16)) >= 1  # in its turn it shows itself at once
+    assert sum(text() for _ in range(32)) >= 1  # in its turn it shows itself, or in the next
     assert all(text() for _ in range(16))
 
 
 @pytest.mark.parametrize("prepares", [True, False])
-@pytest.mark.parametrize(("rtt_ms", "verify_ms", "most"), [(50.0, 16.0, 1.25), (5.0, 40.0, 1.035)])
+@pytest.mark.parametrize(("rtt_ms", "verify_ms", "most"), [(50.0, 16.0, 1.25), (5.0, 40.0, 1.045)])
 def test_a_far_target_that_goes_on_alone_is_seldom_held_up(
     rtt_ms: float, verify_ms: float, most: float, prepares: bool
 ) -> None:
@@ -204,9 +204,10 @@ def test_a_far_target_that_goes_on_alone_is_seldom_held_up(
 
     Who interrupts it waits for what is left of a pass, besides.
     """
-    experience, chance = Experience(), random.Random(0)
-    ms, num_tokens, num_unasked = 0.0, 0, 0
-    for _ in range(8):
+    ms, num_tokens = 0.0, 0
+    for number in range(6 * 8):
+        if number % 8 == 0:  # another pair
+            experience, chance, num_unasked = Experience(), random.Random(number), 0
         policy = AdaptiveLength(experience, prepares)
         for _ in range(32):
             length = policy.next_length()
@@ -237,3 +238,26 @@ def test_a_draft_of_which_nothing_was_ever_accepted_rests_soon() -> None:
     """Most of its steps find nothing prepared, so that no verdict tells how bad it is."""
     useless = Pair(acceptance=0.0, draft=7, verify=14.5, hits=0.02, contention=1.12)
     assert useless.run(32) > 0.93
+
+
+def test_texts_that_suit_the_draft_badly_do_not_turn_it_off_for_others() -> None:
+    """Probes in which something is accepted are not in vain, whatever comes of them."""
+
+    def speeds(seed: int) -> tuple[float, float]:
+        """Of six texts of which little is accepted, and of eight others after them."""
+        experience = Experience(token_ns=1e6)
+        pair = Pair(0.2, draft=3, verify=5, hits=0.55, contention=1.05, chance=random.Random(seed))
+
+        def texts(acceptance: float, num_texts: int) -> float:
+            pair.acceptance, pair.num_tokens, pair.ms = acceptance, 0, 0.0
+            for _ in range(num_texts):
+                policy = AdaptiveLength(experience, prepares=True)
+                for _ in range(50):
+                    pair.step(policy)
+            return pair.num_tokens / pair.ms * pair.verify
+
+        return texts(0.2, 6), texts(0.65, 8)
+
+    bad, good = zip(*(speeds(seed) for seed in range(16)), strict=True)
+    assert sum(bad) / 16 > 0.95
+    assert sum(good) / 16 > 1.08
