@@ -155,6 +155,7 @@ class Experience:
     ready: Average = field(default_factory=lambda: Average(1.0))
     acceptance: Acceptance = field(default_factory=Acceptance)  # of the latest text
     usual_acceptance: float = _FIRST_ACCEPTANCE  # of those before it
+    _counted: Acceptance | None = None  # among these
     distance: Distance = field(default_factory=Distance)
     length: int = FIRST_LENGTH
     has_plain_steps: bool = False
@@ -175,7 +176,9 @@ class Experience:
 
     def begin_text(self) -> Acceptance:
         """What another text starts from; one that suits the draft badly says little of it."""
-        self.usual_acceptance += _LATEST_TEXT * (self.acceptance.rate - self.usual_acceptance)
+        if self.acceptance is not self._counted:  # once for each text that showed any
+            self._counted = self.acceptance
+            self.usual_acceptance += _LATEST_TEXT * (self.acceptance.rate - self.usual_acceptance)
         return Acceptance(self.usual_acceptance * PRIOR_TOKENS, PRIOR_TOKENS)
 
     def observe(self, cost: StepCost) -> None:

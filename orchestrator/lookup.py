@@ -44,8 +44,8 @@ def look_up(
 ) -> LookedUp:
     """What stands in the text behind what matches the last tokens.
 
-    Nothing where there are fewer than `least`, or where what the draft has prepared is
-    likelier.
+    Nothing where there are fewer than `least`, or where what the draft has `prepared` is
+    likelier, or says the same and more.
     """
     match = longest_match(tokens, SHORTEST_MATCH, MAX_LENGTH)
     if match is None:
@@ -55,6 +55,6 @@ def look_up(
         return NOTHING
     num_tokens = min(lengths.lookup_length(match.length, is_confirmed), room)
     looked_up = tuple(tokens[match.end : match.end + num_tokens])
-    if len(looked_up) < max(1, least):
+    if len(looked_up) < max(1, least) or (is_confirmed and len(looked_up) < len(prepared)):
         return NOTHING
     return LookedUp(looked_up, match.length, is_confirmed)

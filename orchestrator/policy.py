@@ -40,9 +40,9 @@ _PROMISE = 0.9
 _HOPELESS = 0.5
 _DOUBLINGS_IF_HOPELESS = 4
 _REQUESTS_BETWEEN_PROBES = 16
-# After so many probes in vain the draft is no good, of which nothing was ever accepted, or that
-# was accepted once: then it may be the text. It has no more than its turn to show otherwise:
-# reading prompts beside the target is not free, either.
+# After so many probes in vain the draft is no good. It takes more of them if anything of it was
+# ever accepted, since then it may be the text. It then has no more than its turn to show
+# otherwise: reading prompts beside the target is not free, either.
 _MANY_VAIN_PROBES = 2
 _MANY_VAIN_PROBES_OF_A_GOOD_DRAFT = 8
 # As long as the target alone was never tried, nobody knows what drafts cost it. It goes first:
@@ -173,7 +173,9 @@ class AdaptiveLength:
             self._acceptance.add(cost)
             self._experience.acceptance = self._acceptance
         if cost.was_prepared:
-            self._experience.ready.add(cost.num_draft_tokens)
+            # If all that was wanted is there, there might be more.
+            is_all = cost.num_draft_tokens >= self.prepared_length()
+            self._experience.ready.add(cost.num_draft_tokens + is_all)
         if cost.num_accepted_tokens and not self._experience.shares_passes:
             self._experience.probes_in_vain = 0  # with many, it is not the draft that is to blame
             self._probe_is_in_vain = False
@@ -221,7 +223,10 @@ class AdaptiveLength:
         return not self._experience.has_accepted and self._barren_steps >= _BARREN_STEPS
 
     def speed(self, length: int) -> float:
-        """Committed tokens per nanosecond with drafts of this length, misses included."""
+        """Committed tokens per nanosecond with drafts of this length, misses included.
+
+        Where the draft prepares, it is the length of what is waited for on a miss.
+        """
         experience = self._experience
         if length == 0:
             return 1 / max(1.0, experience.verification_ns(0, experience.resting))
@@ -229,9 +234,10 @@ class AdaptiveLength:
             verify_ns = experience.verification_ns(length, experience.working)
             step_ns = verify_ns + experience.draft_ns.at(length)
             return self._num_tokens(length) / max(1.0, step_ns)
-        # On a miss the loop waits for a draft, or goes on without, as is better.
-        prepared = experience.ready.value
-        return max(self._speed(prepared, length), self._speed(prepared, 0))
+        # Of what is ready the loop takes what pays; on a miss it waits or not, as is better.
+        ready = experience.ready.value
+        taken = (*range(1, int(ready) + 1), ready)
+        return max(self._speed(hit, miss) for hit in taken for miss in (length, 0))
 
     def _speed(self, on_hit: float, on_miss: int) -> float:
         """With so many draft tokens at steps that find some prepared, and at the others."""

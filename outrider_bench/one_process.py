@@ -18,7 +18,6 @@ from orchestrator.lengths import FixedLength
 from orchestrator.mirror import Mirror
 from orchestrator.partners import Ahead, Foresight
 from orchestrator.policy import AdaptiveLength
-from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.loading import in_own_thread
 from outrider.messages import GREEDY, Preparation, Prepared, Proposal, SamplingParams, Verdict
@@ -176,15 +175,16 @@ async def _draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> f
 
 def target_pass_ms(prompt: list[int], num_tokens: int, num_passes: int) -> float:
     """What a pass of the target takes over so many tokens behind the prompt."""
-    verifier = _loaded["verifier"]
-    slot = verifier.scheduler.acquire()
-    try:
-        verifier.engine.forward([Chunk(slot, 0, prompt)])
-        times = []
-        for _ in range(num_passes):
-            began = time.perf_counter()
-            verifier.engine.forward([Chunk(slot, len(prompt), [0] * num_tokens, num_tokens)])
-            times.append(time.perf_counter() - began)
-        return 1e3 * statistics.median(times)
-    finally:
-        verifier.scheduler.release(slot)
+    return asyncio.run(_target_pass_ms(prompt, num_tokens, num_passes))
+
+
+async def _target_pass_ms(prompt: list[int], num_tokens: int, num_passes: int) -> float:
+    session = _loaded["verifier"].open_session()
+    await session.verify(0, prompt, [], GREEDY)
+    draft = [0] * (num_tokens - 1)
+    times_ns: list[int] = []
+    for _ in range(num_passes):  # each rolls the one before back
+        verdict = await session.verify(len(prompt), [0], draft, GREEDY)
+        times_ns.append(verdict.timings.forward_ns)
+    session.close()
+    return statistics.median(times_ns) / 1e6

@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from outrider.engine.chunk import Chunk
 from outrider.engine.pace import Passes, best_seconds
 
-# How often draft tokens are accepted where nobody says.
+# How often draft tokens are accepted where nobody says; and at least, since only what is
+# prepared can show that a draft has become better.
 _USUAL_ACCEPTANCE = 0.6
+_LEAST_ACCEPTANCE = 0.25
 # What a branch must bring, in accepted tokens a step.
 _LEAST_WORTH = 0.01
 # Of the time between two requests, what is left when tokens have been chosen and sent.
@@ -60,7 +62,7 @@ class Depth:
 
     @property
     def rate(self) -> float:
-        return self.acceptance_rate or _USUAL_ACCEPTANCE
+        return max(_LEAST_ACCEPTANCE, self.acceptance_rate or _USUAL_ACCEPTANCE)
 
     def worth(self, num_passes: float) -> float:
         """Of what so many passes draft, in tokens that are accepted.

@@ -51,6 +51,7 @@ class ModelDrafterSession:
         self._last_draft_token: list[int] = []  # which the sequence does not have yet
         self._branches: Branches | None = None
         self._breadth = Breadth(step_time)
+        self._is_behind_prompt = False  # what is prepared: the target reads that for long
 
     async def propose(
         self,
@@ -71,7 +72,7 @@ class ModelDrafterSession:
         self._main = max(self._contents, key=lambda content: content.common_length(tokens))
         self._last_draft_token = []
         num_read = self._main.common_length(tokens)
-        is_prompt = num_read == 0
+        self._is_behind_prompt = is_prompt = num_read == 0
         if num_speculative_tokens == 0 and not is_prompt and length - num_read <= _FEW_TOKENS:
             return Proposal(length, (), length)  # a pass of their own would only delay the others
         # Somebody waits for these tokens, so they must be worth it; those prepared are free.
@@ -117,7 +118,9 @@ class ModelDrafterSession:
 
     def _drop_branches(self) -> None:
         if self._branches is not None:
-            self._breadth.observe(*self._branches.drop())
+            window = self._branches.drop()
+            if not self._is_behind_prompt:
+                self._breadth.observe(*window)
             self._branches = None
 
     def close(self) -> None:

@@ -109,12 +109,13 @@ def test_the_more_is_accepted_the_less_corrections_are_worth() -> None:
     assert window.further(0.9, [0.05, 0.02, 0.01], Depth(16, 0.95), spent_ns=10) == 0
 
 
-@pytest.mark.parametrize("rate", [0.1, 0.5, 0.95, 1.0])
+@pytest.mark.parametrize("rate", [0.3, 0.5, 0.95, 1.0])
 def test_deeper_is_worth_more_but_never_beyond_what_is_wanted(rate: float) -> None:
     worth = [Depth(4, rate).worth(passes / 2) for passes in range(12)]
     assert worth == sorted(worth)
     assert worth[0] == 0.0
     assert worth[2] == pytest.approx(rate)
+    assert Depth(4, rate / 1000).worth(1) > 0.2  # else nobody would find out that it is better
     assert worth[8] == worth[-1] == pytest.approx(rate + rate**2 + rate**3 + rate**4)
 
 

@@ -27,6 +27,11 @@ def test_a_draft_that_says_otherwise_is_likelier_than_a_short_match(match_length
     assert look_up(tokens, 9, LENGTHS, prepared=[51]) == LookedUp(found, match_length, True)
 
 
+def test_what_the_draft_says_the_same_of_and_more_is_left_to_it() -> None:
+    assert look_up(text(2), 9, LENGTHS, prepared=[51, 52]).token_ids == (51, 52)
+    assert look_up(text(2), 9, LENGTHS, prepared=[51, 52, 53]) == NOTHING
+
+
 @pytest.mark.parametrize("match_length", [SURE_MATCH, SURE_MATCH + 4])
 def test_a_long_match_is_likelier_than_a_draft_that_says_otherwise(match_length: int) -> None:
     found = (51, 52, 53, 54)
@@ -41,7 +46,8 @@ def test_nothing_is_looked_up_beyond_what_there_is_room_for_or_below_what_pays()
 
 def test_what_the_draft_confirms_is_judged_by_itself() -> None:
     policy = AdaptiveLength(Experience(token_ns=4e6))
-    assert policy.lookup_length(16, True) >= policy.lookup_length(16, False)
+    policy.observe(StepCost(0, 0, 0, 30_000_000, draft_rests=True))
+    assert policy.lookup_length(16, True) > policy.lookup_length(16, False) > 0
     for _ in range(30):
         policy.observe(StepCost(0, 0, 0, 30_000_000, draft_rests=True))
         policy.observe(StepCost(2, 0, 0, 38_000_000, match_length=4))

@@ -251,8 +251,11 @@ async def test_the_draft_chooses_how_many_outcomes_are_worth_it(
     for step_time, num_prepared in ((StepTime(), 4), (never, 0)):
         drafter = ModelDrafter(engine, num_branches=4, step_time=step_time)
         session, unlimited, table = drafter.open_session(), Preparation(4, 3, True), Table()
-        await propose(session, PROMPT, 3, GREEDY)
-        session.prepare(3, unlimited, Table().add)  # nothing is known of the time there is
+        for _ in range(2):  # behind the prompt, whose reading tells nothing, and once more
+            await propose(session, PROMPT, 3, GREEDY)
+            session.prepare(3, unlimited, Table().add)
+            assert session._branches is not None
+            assert len(session._branches._jobs) == 4
         await propose(session, PROMPT, 3, GREEDY)
         session.prepare(3, unlimited, table.add)
         await table.full(num_prepared, 3)

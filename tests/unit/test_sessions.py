@@ -11,11 +11,12 @@ import pytest
 from grpc.aio import Metadata
 
 from orchestrator.draft_session import DraftSession
+from outrider.codec import preparation_from_wire
 from outrider.errors import OutriderError, ServiceUnavailable
 from outrider.messages import GREEDY, ModelInfo, Preparation
 from outrider.v1 import draft_pb2
 
-PREPARATION = Preparation(num_branches=2, num_tokens=3)
+PREPARATION = Preparation(num_branches=2, num_tokens=3, is_limit=True, acceptance_rate=0.5)
 MODEL = ModelInfo("draft", max_context_length=100, vocab_size=50)
 
 
@@ -110,7 +111,7 @@ async def test_following_is_one_message_that_nobody_waits_for(
     request = call.requests[-1]
     assert (request.context_length, list(request.token_ids)) == (3, [4])
     assert list(request.draft_token_ids) == [5, 6]
-    assert (request.num_branches, request.num_prepared_tokens) == (2, 3)
+    assert preparation_from_wire(request) == PREPARATION
     # Its confirmation comes before the answer to what is asked next.
     asking = asyncio.create_task(session.propose([1, 2, 3, 4, 5, 9], 1, PREPARATION))
     await call.respond(context_length=4, sequence_length=6)
