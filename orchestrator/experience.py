@@ -23,7 +23,7 @@ _PRIOR_SPREAD = 32.0
 PRIOR_TOKENS = 6.0
 _FIRST_ACCEPTANCE = 0.7
 # What the latest text counts for the next one: texts differ, and so do drafts.
-_LATEST_TEXT = 0.5
+_LATEST_TEXT = 0.7
 # So often the draft is taken to have prepared for something else until it has shown.
 _FIRST_MISSES = 0.4
 

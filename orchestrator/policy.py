@@ -121,8 +121,9 @@ class AdaptiveLength:
         return self._acceptance.rate
 
     def prepared_length(self) -> int:
-        if not self._experience.verify_ns.weight:
-            return FIRST_LENGTH
+        experience = self._experience
+        if not experience.verify_ns.weight or not experience.has_accepted:
+            return FIRST_LENGTH  # until it is known what more costs, and whether it brings anything
         return max(1, self._most_gainful(MAX_LENGTH, lambda k: 0.0))
 
     def missed_length(self, length: int) -> int:

@@ -139,7 +139,8 @@ def test_what_is_ready_in_time_bounds_what_is_hoped_for() -> None:
 def test_as_much_is_prepared_as_is_worth_verifying(acceptance: float, low: int, high: int) -> None:
     """Whether there is time for so much is the draft's to know."""
     policy, chance = AdaptiveLength(Experience(token_ns=3e6), prepares=True), random.Random(0)
-    assert policy.prepared_length() == 1
+    policy.observe(StepCost(0, 0, 0, 20_000_000, draft_rests=True))
+    assert policy.prepared_length() == 1  # as long as nothing was ever accepted
     for _ in range(60):
         accepted = 0
         while accepted < 2 and chance.random() < acceptance:
