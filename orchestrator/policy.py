@@ -189,7 +189,7 @@ class AdaptiveLength:
         if self._is_barren(cost):
             self._length = self._experience.length = self._barren_steps = 0
             return
-        best = max(range(MAX_LENGTH + 1), key=self.speed)
+        best = max(self._candidates(), key=self.speed)
         # What is no faster than the target alone is not tried any longer.
         gain = _WORTHWHILE_GAIN if best else 1.0
         if self.speed(best) > gain * self.speed(self._length):
@@ -197,6 +197,11 @@ class AdaptiveLength:
             self._length += max(-_LONGEST_MOVE, min(_LONGEST_MOVE, move))
             self._probe_steps = 0
         self._experience.length = self._length
+
+    def _candidates(self) -> list[int]:
+        """Lengths to compare: none, this one, and others near and far; all would take too long."""
+        moves = (self._length + sign * far for far in (1, 2, 4, 8) for sign in (-1, 1))
+        return [0, self._length, *(length for length in moves if 0 < length <= MAX_LENGTH)]
 
     @property
     def _patience(self) -> int:
