@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 
 from transformers import AutoTokenizer
 
@@ -22,6 +21,7 @@ from outrider.embedded import EMBEDDED_DRAFT, resolve_model
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.prompt_lookup import longest_match
+from outrider_bench.__main__ import read_prompts
 from outrider_bench.results_file import write_result
 
 # Matches that are longer are counted with these.
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--max-new-tokens", type=int, default=64)
     args = parser.parse_args()
-    prompts = (files("outrider_bench") / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    prompts = read_prompts(None)
     model = resolve_model("default")
     target = Engine(EngineOptions(model, dtype="float32", slots=1))
     draft = Engine(EngineOptions(resolve_model(EMBEDDED_DRAFT), slots=1))

@@ -12,12 +12,12 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
 from outrider.client import Client
 from outrider.generation import Generation
 from outrider.processes import running_system
+from outrider_bench.__main__ import read_prompts
 from outrider_bench.results_file import write_result
 
 ALONE, PAIR, NO_LOOKUP = "target alone", "pair", "draft without prompt lookup"
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--name", default="texts", help="of the result's file")
     args = parser.parse_args()
-    prompts = (files("outrider_bench") / "prompts.txt").read_text(encoding="utf-8").splitlines()
+    prompts = read_prompts(None)
     options = {"threads": 1, "port": 0, "slots": 2}
     with (
         running_system(

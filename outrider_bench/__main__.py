@@ -126,7 +126,7 @@ def measure(
 
 
 def read_prompts(path: Path | None) -> list[str]:
-    """The lines that have text. Raises ConfigurationError."""
+    """The lines of a file that have text, or our own prompts. Raises ConfigurationError."""
     try:
         text = (path or files("outrider_bench") / "prompts.txt").read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
