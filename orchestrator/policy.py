@@ -31,9 +31,9 @@ _STEPS_BETWEEN_PROBES = 32
 _MOST_DOUBLINGS = 2
 # A draft that prepares shows what it is worth from the second step on.
 _STEPS_OF_A_PROBE = 4
-# A draft of which nothing was ever accepted rests after so many steps. Those that nothing was
-# prepared for count: nobody hears what their drafts would have been worth.
-_BARREN_STEPS = 6
+# A draft of which nothing was ever accepted rests after so many steps of a text. Those that
+# nothing was prepared for count: nobody hears what their drafts would have been worth.
+_BARREN_STEPS = 8
 # A text begins with a probe where drafts have come so near to the target's own speed. Where
 # they are as far from it as this, as with a target far away that goes on alone, probes are rare.
 _PROMISE = 0.9
@@ -187,7 +187,7 @@ class AdaptiveLength:
         if not self._experience.has_draft_steps:
             return  # a draft that has nothing to say, or is lost, teaches nothing
         if self._is_barren(cost):
-            self._length = self._experience.length = self._barren_steps = 0
+            self._length = self._experience.length = 0
             return
         best = max(self._candidates(), key=self.speed)
         # What is no faster than the target alone is not tried any longer.
@@ -224,7 +224,7 @@ class AdaptiveLength:
                 self._experience.probes_in_vain += 1
 
     def _is_barren(self, cost: StepCost) -> bool:
-        """Whether the draft has brought nothing for long, nor has it ever."""
+        """Whether the draft has brought nothing in this text, nor ever. Then probes decide."""
         self._barren_steps += cost.num_draft_tokens > 0 or cost.was_missed
         return not self._experience.has_accepted and self._barren_steps >= _BARREN_STEPS
 

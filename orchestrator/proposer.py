@@ -209,7 +209,7 @@ class Proposer:
         self.catches_up = self._catching_up > 0
         self._catching_up = max(0, self._catching_up - 1)
         self.was_missed = self._is_preparing
-        if self.catches_up and self._num_branches != 0:
+        if self.catches_up:
             waits_for = 0  # it reads while the target works
         if waits_for == 0:
             await self._follow(tokens, (), length)

@@ -12,15 +12,9 @@ from tests.fakes import FakeDrafter, FakeVerifier
 from tests.unit.test_decoder import target_model, unrelated_model
 
 
-@pytest.mark.parametrize(
-    ("num_branches", "drafted", "catches_up"),
-    [
-        (2, [0, 0, 0, 2, 2], [True, True, True, False, False]),  # for so long, and then it is slow
-        (0, [2, 2, 2, 2, 2], [True, False, False, False, False]),  # read by the first proposal
-    ],
-)
+@pytest.mark.parametrize("num_branches", [2, 0])
 async def test_what_a_draft_takes_to_read_what_it_missed_is_not_what_drafting_takes(
-    num_branches: int, drafted: list[int], catches_up: list[bool]
+    num_branches: int,
 ) -> None:
     class Scripted(FixedLength):
         lengths = iter([2, 2, 0, 0, *[2] * 40])
@@ -39,8 +33,9 @@ async def test_what_a_draft_takes_to_read_what_it_missed_is_not_what_drafting_ta
         [1, 2, 3], 16, verifier, drafter, lengths, CriticalPath(), num_branches=num_branches
     ):
         pass
-    assert [cost.num_draft_tokens for cost in costs[:8]] == [2, 0, 0, *drafted]
-    assert [cost.catches_up for cost in costs[:8]] == [False] * 3 + catches_up
+    # It reads while the target works, for so many steps; then it is slow.
+    assert [cost.num_draft_tokens for cost in costs[:8]] == [2, 0, 0, 0, 0, 0, 2, 2]
+    assert [cost.catches_up for cost in costs[:8]] == [False] * 3 + [True] * 3 + [False] * 2
     weight = experience.verify_ns.weight
     experience.observe(StepCost(1, 0, 10**9, 10**9, catches_up=True))
     assert experience.verify_ns.weight == weight

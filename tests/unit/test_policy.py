@@ -236,3 +236,12 @@ def test_what_is_looked_up_says_nothing_of_the_draft() -> None:
 
 def test_a_fixed_length_limits_what_is_looked_up() -> None:
     assert [FixedLength(3, Experience()).lookup_length(n, False) for n in (1, 3, 9)] == [1, 3, 3]
+
+
+def test_a_text_counts_once_for_those_that_follow() -> None:
+    experience = Experience()
+    bad = AdaptiveLength(experience, prepares=True)
+    for _ in range(30):
+        bad.observe(StepCost(1, 0, 0, 40_000_000, was_prepared=True))
+    rates = [AdaptiveLength(experience, prepares=True).acceptance_rate for _ in range(5)]
+    assert rates[0] == rates[-1] > 2 * bad.acceptance_rate
