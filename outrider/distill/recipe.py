@@ -236,7 +236,7 @@ def _train(
 
 def _export(student: Any, folder: str, vocabulary: list[int], out: Path, int8: bool) -> None:
     # In int8 it shall find the weights again that it was trained with.
-    student.to(torch.float32 if int8 else torch.bfloat16).save_pretrained(out)
+    student.to("cpu", torch.float32 if int8 else torch.bfloat16).save_pretrained(out)
     AutoTokenizer.from_pretrained(folder).save_pretrained(out)
     write_draft_vocabulary(out, vocabulary)
 

@@ -1,0 +1,112 @@
+"""Everything on a device that is not the CPU, as far as that can be seen without one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from torch import Tensor
+
+from outrider.distill.__main__ import main
+from outrider.distill.beginning import RECORD
+from outrider.engine import static_passes
+from outrider.engine.chunk import Chunk
+from outrider.messages import GREEDY, SamplingParams
+from outrider.sampling import choose_tokens, rank_tokens
+from tests import second_device
+from tests.integration.test_distill import command
+from tests.second_device import DEVICE, Waits
+from tests.system import running_system
+from tests.tiny_models import SUPPORTED_FAMILIES
+from tests.unit.test_static_passes import IDS, check_same, engine_of
+
+if not second_device.IS_AVAILABLE:
+    pytest.skip("this torch has no devices in Python", allow_module_level=True)
+
+SAMPLED = SamplingParams(temperature=1.0, seed=3)
+FILTERED = SamplingParams(temperature=0.7, top_k=40, top_p=0.9, min_p=0.01, seed=5)
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    second_device.register()
+    monkeypatch.setattr(torch, "tensor", second_device.tensor)
+    monkeypatch.setattr(static_passes, "_SHORTEST_LENGTH", 32)
+
+
+class Recording:
+    """What is run again instead of replayed."""
+
+    def __init__(self, run: Callable[[], Tensor]) -> None:
+        self.replay = run
+        run()
+
+
+@pytest.mark.parametrize("family", SUPPORTED_FAMILIES)
+def test_passes_do_not_wait_for_the_device(family: str, tiny_models: Callable[..., Path]) -> None:
+    folder = tiny_models(family)
+    here, there, recorded = engine_of(folder), engine_of(folder, DEVICE), engine_of(folder, DEVICE)
+    recorded.use_graphs(Recording)
+    before = Waits.count
+    there.forward([Chunk(0, 0, IDS[:30], 1), Chunk(3, 0, IDS[40:60], 1)])
+    recorded.forward([Chunk(0, 30, IDS[30:31], 1)])
+    assert Waits.count == before
+    check_same(here, recorded)
+    check_same(there, recorded)
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED, FILTERED])
+def test_the_same_tokens_are_chosen(params: SamplingParams) -> None:
+    logits, token_ids = torch.randn(3, 900), torch.arange(900)
+    there, ids_there = logits.to(DEVICE), token_ids.to(DEVICE)
+    chosen = choose_tokens(logits, token_ids, params, 7)
+    assert choose_tokens(there, ids_there, params, 7) == chosen
+    ranked = rank_tokens(logits[:1], token_ids, params, 7, 4)
+    assert rank_tokens(there[:1], ids_there, params, 7, 4) == ranked
+
+
+async def test_the_pair_writes_the_same_texts(tiny_models: Callable[..., Path]) -> None:
+    requests: list[dict[str, Any]] = [
+        {"num_speculative_tokens": k, **sampling}
+        for sampling in ({}, {"temperature": 0.9, "top_p": 0.95, "seed": 5})
+        for k in (0, 3)
+    ]
+    texts = []
+    for device in ("cpu", DEVICE):
+        async with running_system(
+            tiny_models("llama"), tiny_models("gpt2", seed=7), device=device
+        ) as system:
+            for request in requests:
+                response = await system.generate(
+                    "the cat sat on the mat", max_new_tokens=16, ignore_eos=True, **request
+                )
+                texts.append(list(response.token_ids))
+        assert response.speculation.num_draft_tokens > 0
+    greedy, _, sampled, _ = texts[:4]
+    assert texts == [greedy, greedy, sampled, sampled] * 2
+
+
+def test_a_draft_is_trained(tmp_path: Path, tiny_models: Callable[..., Path]) -> None:
+    prompts = tmp_path / "questions.txt"
+    prompts.write_text("".join(f"what does the fox say to dog {i}?\n" for i in range(12)))
+    losses = []
+    for device in ("cpu", DEVICE):
+        out = tmp_path / device
+        changes = {"prompts": str(prompts), "steps": "6", "refit_texts": "4", "device": device}
+        _, _, _, *flags = command(tiny_models("llama"), out, **changes)
+        result = CliRunner().invoke(main, [*flags, "--int8"])
+        assert result.exit_code == 0, result.output
+        losses.append(json.loads((out / RECORD).read_text())["losses"])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_tensors_of_two_devices_do_not_meet() -> None:
+    there = torch.zeros(3, device=DEVICE)
+    assert (there + 1).tolist() == [1, 1, 1]
+    with pytest.raises(RuntimeError, match="two devices"):
+        there + torch.zeros(3)
