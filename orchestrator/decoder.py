@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.distance import Distance
+from orchestrator.drafted import NONE_DRAFTED, Drafted
 from orchestrator.latency import CriticalPath
 from orchestrator.lengths import LengthPolicy
 from orchestrator.partners import Drafter, Verifier
@@ -23,25 +24,17 @@ class Step:
     """Tokens that one verification committed: accepted draft tokens, then the target's own."""
 
     token_ids: tuple[int, ...]
-    num_draft_tokens: int
-    num_accepted_tokens: int
-    was_prepared: bool = False
-    """Whether the draft tokens were there before the verdict that they follow."""
-    was_looked_up: bool = False
-    """Whether the draft tokens stood in the text before."""
-    was_sent_ahead: bool = False
-    """Whether it was sent before the verdict on the step before was known."""
-    replaced_stale: bool = False
-    """Whether another was sent ahead in its place, which assumed a wrong verdict."""
-    was_missed: bool = False
-    """Whether it had no draft tokens since none were prepared, and it went on without."""
+    num_accepted_tokens: int = 0
+    drafted: Drafted = NONE_DRAFTED
 
     @property
-    def source(self) -> str:
-        """Where its draft tokens came from."""
-        if self.was_looked_up:
-            return "looked up"
-        return "prepared" if self.was_prepared else "drafted"
+    def num_draft_tokens(self) -> int:
+        return len(self.drafted.token_ids)
+
+    @property
+    def was_missed(self) -> bool:
+        """Whether it had no draft tokens since none were prepared, and it went on without."""
+        return self.drafted.was_missed and not self.drafted.token_ids
 
 
 async def decode(
@@ -77,36 +70,28 @@ async def decode(
             verdict = await verifier.verify(tokens, (), num_more_tokens=num_more_tokens)
         path.spend("prefill_target")
         tokens.append(verdict.next_token_id)
-        yield Step((verdict.next_token_id,), 0, 0)
+        yield Step((verdict.next_token_id,))
         while len(tokens) < max_length:
             room = max_length - len(tokens) - 1
             with telemetry.span("step") as span:
-                draft = await proposer.propose(tokens, room, verifier.ahead, verifier.goes_on)
+                drafted = await proposer.propose(tokens, room, verifier.ahead, verifier.goes_on)
+                draft = drafted.token_ids
                 path.spend("orchestrator")
-                foresight = proposer.foresight(tokens, draft, room)
+                foresight = proposer.foresight(tokens, drafted, room)
                 num_more_tokens = 0 if draft else proposer.num_more_tokens(room)
                 verdict = await verifier.verify(tokens, draft, foresight, num_more_tokens)
                 waited_ns = path.spend_waiting("verify", verdict.timings)
                 span.set(
                     draft_tokens=len(draft),
                     accepted_tokens=verdict.num_accepted_tokens,
-                    was_prepared=proposer.was_prepared,
-                    was_looked_up=bool(proposer.looked_up.token_ids),
-                    was_sent_ahead=proposer.was_sent_ahead,
-                    was_missed=proposer.was_missed,
+                    was_prepared=drafted.was_prepared,
+                    was_looked_up=drafted.was_looked_up,
+                    was_sent_ahead=drafted.was_sent_ahead,
+                    was_missed=drafted.was_missed,
                 )
-            proposer.observe(len(draft), verdict, waited_ns)
+            proposer.observe(drafted, verdict, waited_ns)
             committed = (*draft[: verdict.num_accepted_tokens], verdict.next_token_id)
             tokens.extend(committed)
-            yield Step(
-                committed,
-                len(draft),
-                verdict.num_accepted_tokens,
-                proposer.was_prepared,
-                bool(proposer.looked_up.token_ids),
-                proposer.was_sent_ahead,
-                proposer.replaced_stale,
-                proposer.was_missed and not draft,
-            )
+            yield Step(committed, verdict.num_accepted_tokens, drafted)
     finally:
         proposer.close()

@@ -191,7 +191,9 @@ class Generation:
     def _count(self, step: Step) -> None:
         self.speculation.count(step)
         if self.path.timeline is not None:
-            self.path.timeline.step(step.num_draft_tokens, step.num_accepted_tokens, step.source)
+            self.path.timeline.step(
+                step.num_draft_tokens, step.num_accepted_tokens, step.drafted.source
+            )
 
     def lengths(self, experience: Experience) -> LengthPolicy:
         if self.request.num_speculative_tokens is None:

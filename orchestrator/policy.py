@@ -13,10 +13,9 @@ own: that of the match, or less where their verification is not worth it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from orchestrator.experience import FIRST_LENGTH, PRIOR_TOKENS, Acceptance, Experience, StepCost
 from orchestrator.lengths import MAX_LENGTH
+from orchestrator.speed import Speed, num_tokens
 
 # What is looked up is taken to be accepted so often until the text shows otherwise: by itself,
 # and where the draft says the same.
@@ -64,6 +63,7 @@ class AdaptiveLength:
         self._experience = experience
         self._prepares = prepares
         self._acceptance = experience.begin_text()
+        self._speed = Speed(experience, self._acceptance, prepares)
         self._lookups = Acceptance(_FIRST_LOOKUP_ACCEPTANCE * PRIOR_TOKENS)
         self._confirmed_lookups = Acceptance(_FIRST_CONFIRMED_ACCEPTANCE * PRIOR_TOKENS)
         self._length = experience.length
@@ -124,7 +124,8 @@ class AdaptiveLength:
         experience = self._experience
         if not experience.verify_ns.weight or not experience.has_accepted:
             return FIRST_LENGTH  # until it is known what more costs, and whether it brings anything
-        return max(1, self._most_gainful(MAX_LENGTH, lambda k: 0.0))
+        speed = self.speed(self._length)
+        return max(1, self._speed.most_gainful(MAX_LENGTH, speed, lambda k: 0.0))
 
     def missed_length(self, length: int) -> int:
         experience = self._experience
@@ -133,34 +134,19 @@ class AdaptiveLength:
         )
         if not self._prepares or not is_known:
             return length
-        return self._most_gainful(length, lambda k: experience.draft_ns.at(k) if k else 0.0)
-
-    def _most_gainful(self, most: int, draft_ns: Callable[[int], float]) -> int:
-        """The length that gives most tokens more than are committed in the same time on average.
-
-        Args:
-            draft_ns: how long drafts of a length are waited for.
-        """
-        speed = self.speed(self._length)
-
-        def gain(length: int) -> float:
-            verify_ns = self._experience.verification_ns(length, self._experience.working)
-            return self._num_tokens(length) - speed * (draft_ns(length) + verify_ns)
-
-        return max(range(most + 1), key=gain)
+        return self._speed.most_gainful(
+            length, self.speed(self._length), lambda k: experience.draft_ns.at(k) if k else 0.0
+        )
 
     def patience_ns(self) -> float:
-        """As long as a draft token is worth."""
-        experience = self._experience
-        more_ns = experience.verification_ns(1) - experience.verification_ns(0)
-        return max(0.0, self._acceptance.rate / self.speed(self._length) - more_ns)
+        return self._speed.patience_ns(self.speed(self._length))
 
     def lookup_length(self, match_length: int, is_confirmed: bool) -> int:
         rate = (self._confirmed_lookups if is_confirmed else self._lookups).rate
 
         def speed(length: int) -> float:
             verify_ns = self._experience.verification_ns(length)
-            return _num_tokens(rate, length) / max(1.0, verify_ns)
+            return num_tokens(rate, length) / max(1.0, verify_ns)
 
         # A match of n tokens promises about n more.
         return max(range(min(match_length, MAX_LENGTH) + 1), key=speed)
@@ -229,39 +215,5 @@ class AdaptiveLength:
         return not self._experience.has_accepted and self._barren_steps >= _BARREN_STEPS
 
     def speed(self, length: int) -> float:
-        """Committed tokens per nanosecond with drafts of this length, misses included.
-
-        Where the draft prepares, it is the length of what is waited for on a miss.
-        """
-        experience = self._experience
-        if length == 0:
-            return 1 / max(1.0, experience.verification_ns(0, experience.resting))
-        if not self._prepares:
-            verify_ns = experience.verification_ns(length, experience.working)
-            step_ns = verify_ns + experience.draft_ns.at(length)
-            return self._num_tokens(length) / max(1.0, step_ns)
-        # Of what is ready the loop takes what pays; on a miss it waits or not, as is better.
-        ready = experience.ready.value
-        taken = (*range(1, int(ready) + 1), ready)
-        return max(self._speed(hit, miss) for hit in taken for miss in (length, 0))
-
-    def _speed(self, on_hit: float, on_miss: int) -> float:
-        """With so many draft tokens at steps that find some prepared, and at the others."""
-        experience = self._experience
-        misses = experience.misses.value
-        draft_ns = experience.draft_ns.at(on_miss) if on_miss else 0.0
-        hit_ns, miss_ns = (
-            experience.verification_ns(length, experience.working) for length in (on_hit, on_miss)
-        )
-        step_ns = (1 - misses) * hit_ns + misses * (draft_ns + miss_ns)
-        num_tokens = (1 - misses) * self._num_tokens(on_hit) + misses * self._num_tokens(on_miss)
-        return num_tokens / max(1.0, experience.awaited_ns.value + step_ns)
-
-    def _num_tokens(self, length: float) -> float:
-        return _num_tokens(self._acceptance.rate, length)
-
-
-def _num_tokens(acceptance_rate: float, length: float) -> float:
-    """Committed tokens of a step, on average (arXiv 2211.17192)."""
-    rate = min(acceptance_rate, 0.999)
-    return float((1 - rate ** (length + 1)) / (1 - rate))
+        """Committed tokens per nanosecond with drafts of this length; see `Speed.at`."""
+        return self._speed.at(length)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Sequence
 from functools import partial
 
 from orchestrator.distance import Distance
-from orchestrator.experience import StepCost
+from orchestrator.drafted import NONE_DRAFTED, Drafted
 from orchestrator.latency import CriticalPath
 from orchestrator.lengths import LengthPolicy
 from orchestrator.lookup import NOTHING, SHORTEST_INTERRUPTION, LookedUp, look_up
@@ -40,15 +41,6 @@ class Proposer:
         path: CriticalPath,
         distance: Distance | None = None,
     ) -> None:
-        # Of the last call of `propose`:
-        self.was_prepared = False
-        self.looked_up = NOTHING
-        self.waited_ns = 0  # for the proposal; the reading of the prompt does not count
-        self.awaited_ns = 0  # for what was under way when the verdict came
-        self.was_missed = False  # other outcomes were prepared for only
-        self.catches_up = False  # the draft reads what it has missed
-        self.was_sent_ahead = False
-        self.replaced_stale = False
         self._drafter = drafter
         self._lengths = lengths
         self._num_branches = num_branches
@@ -69,40 +61,40 @@ class Proposer:
 
     async def propose(
         self, tokens: Sequence[int], room: int, ahead: Ahead | None = None, goes_on: bool = False
-    ) -> tuple[int, ...]:
-        """Draft tokens, at most `room`; none where nothing is to be had.
+    ) -> Drafted:
+        """At most `room` draft tokens.
 
         If `ahead` was sent for just these tokens, they are its draft tokens. A target that
         goes on alone is interrupted for many tokens only, and not where sessions share passes.
         """
-        self.was_prepared, self.was_missed = False, False
-        self.looked_up, self.waited_ns, self.awaited_ns = NOTHING, 0, 0
-        self.catches_up = False
-        self.was_sent_ahead = ahead is not None and ahead.tokens == tokens
-        self.replaced_stale = ahead is not None and not self.was_sent_ahead
-        if ahead is not None and self.was_sent_ahead:
+        if ahead is not None and ahead.tokens == tokens:
             return await self._take(ahead)
         if goes_on and self._lengths.shares_passes:
-            return ()  # who interrupts it waits for two passes that others share
+            drafted = NONE_DRAFTED  # who interrupts it waits for two passes that others share
+        else:
+            least = SHORTEST_INTERRUPTION if goes_on else 1
+            drafted = await self._propose(tokens, room, least)
+        return drafted if ahead is None else dataclasses.replace(drafted, replaces_stale=True)
+
+    async def _propose(self, tokens: Sequence[int], room: int, least: int) -> Drafted:
+        """What is looked up, if there are `least` tokens of that, else what the draft has."""
         length = self._lengths.next_length()
         if length == 0:
             await self._rest(tokens)
         elif self._draft_rests:
             self._catching_up = STEPS_TO_CATCH_UP
         self._draft_rests = length == 0
-        least = SHORTEST_INTERRUPTION if goes_on else 1
         prepared = self._drafter.prepared(tokens) if length and self._drafter else None
-        self.looked_up = self._look_up(tokens, room, least, prepared)
-        if draft := self.looked_up.token_ids:
+        looked_up = self._look_up(tokens, room, least, prepared)
+        if looked_up.token_ids:
             if length and self._prefill is None:
-                await self._follow(tokens, draft, length)
-            return draft
+                await self._follow(tokens, looked_up.token_ids, length)
+            return Drafted(looked_up.token_ids, looked_up)
         if length == 0:
-            return ()
+            return NONE_DRAFTED
         waits_for = length if self._num_branches == 0 else self._lengths.missed_length(length)
         if waits_for == 0 and self._prefill is not None and not self._prefill.done():
-            self.catches_up = True
-            return ()
+            return Drafted(catches_up=True)
         await self._finish_prefill()
         return await self._draft(tokens, room, length, waits_for)
 
@@ -120,20 +112,19 @@ class Proposer:
     def _is_far(self) -> bool:
         return self._distance is not None and self._distance.is_far
 
-    def foresight(
-        self, tokens: Sequence[int], draft: tuple[int, ...], room: int
-    ) -> Foresight | None:
-        """Finds what to send ahead while `draft` is verified; None where nothing is worth it."""
+    def foresight(self, tokens: Sequence[int], drafted: Drafted, room: int) -> Foresight | None:
+        """Finds what to send ahead while that is verified; None where nothing is worth it."""
         drafter, distance = self._drafter, self._distance
         is_prepared = self._is_preparing and self._prefill is None
         if drafter is None or distance is None or not (is_prepared and distance.is_far):
             return None
+        draft = drafted.token_ids
         room -= len(draft) + 1
         length = min(self._lengths.prepared_length(), room)
         if length < 1 or self._draft_rests:
             return None
         latest = asyncio.get_running_loop().time()
-        latest += distance.patience_ns(self.was_sent_ahead) / 1e9
+        latest += distance.patience_ns(drafted.was_sent_ahead) / 1e9
         make = partial(self._ahead, tokens, length, room)
         return partial(foresee, drafter, tokens, draft, length, latest, make)
 
@@ -144,37 +135,21 @@ class Proposer:
             return Ahead(assumed, looked_up.token_ids, looked_up)
         return Ahead(assumed, prepared.draft_token_ids[:length], NOTHING, prepared.forward_ns)
 
-    async def _take(self, ahead: Ahead) -> tuple[int, ...]:
+    async def _take(self, ahead: Ahead) -> Drafted:
         """What is being verified already."""
-        self.looked_up = ahead.looked_up
-        self.was_prepared = not ahead.looked_up.token_ids
-        if self.was_prepared:
+        was_prepared = not ahead.looked_up.token_ids
+        if was_prepared:
             self._path.hide("draft_compute", ahead.forward_ns)
         await self._follow(ahead.tokens, ahead.draft_token_ids, self._lengths.next_length())
-        return ahead.draft_token_ids
+        return Drafted(
+            ahead.draft_token_ids, ahead.looked_up, was_prepared=was_prepared, was_sent_ahead=True
+        )
 
-    def observe(self, num_draft_tokens: int, verdict: Verdict, waited_ns: int) -> None:
+    def observe(self, drafted: Drafted, verdict: Verdict, waited_ns: int) -> None:
         """Learns from the verdict on what was proposed last, and what waiting for it took."""
         if self._distance is not None and not verdict.is_more:
-            self._distance.observe(waited_ns, verdict.timings.total_ns, self.was_sent_ahead)
-        self._lengths.observe(
-            StepCost(
-                num_draft_tokens,
-                verdict.num_accepted_tokens,
-                self.waited_ns,
-                waited_ns,
-                was_prepared=self.was_prepared,
-                match_length=self.looked_up.match_length,
-                batch_tokens=verdict.timings.batch_tokens,
-                batch_sessions=verdict.timings.batch_sessions,
-                draft_rests=self._draft_rests,
-                was_missed=self.was_missed,
-                awaited_ns=self.awaited_ns,
-                was_unasked=verdict.is_more,
-                catches_up=self.catches_up,
-                is_confirmed=self.looked_up.is_confirmed,
-            )
-        )
+            self._distance.observe(waited_ns, verdict.timings.total_ns, drafted.was_sent_ahead)
+        self._lengths.observe(drafted.cost(verdict, waited_ns, self._draft_rests))
 
     def _look_up(
         self, tokens: Sequence[int], room: int, least: int, prepared: Prepared | None
@@ -186,41 +161,39 @@ class Proposer:
 
     async def _draft(
         self, tokens: Sequence[int], room: int, length: int, waits_for: int
-    ) -> tuple[int, ...]:
+    ) -> Drafted:
         """What is prepared for `tokens`, else what is drafted after them; `waits_for` 0: not."""
         if self._drafter is None:
-            return ()
+            return NONE_DRAFTED
         room = min(room, self._drafter.max_context_length - len(tokens))
         if room <= 0:
-            return ()
+            return NONE_DRAFTED
         self._path.spend("orchestrator")
-        prepared = self._drafter.prepared(tokens)
+        prepared, awaited_ns = self._drafter.prepared(tokens), 0
         if prepared is None and self._drafter.is_coming(tokens):
             patience_ns = self._lengths.patience_ns()
             prepared = await prepared_soon(self._drafter, tokens, patience_ns)
-            self.awaited_ns = self._path.spend("draft_compute")
+            awaited_ns = self._path.spend("draft_compute")
         if prepared is not None:
             self._catching_up = 0
             draft = prepared.draft_token_ids[: min(room, self._lengths.prepared_length())]
-            self._path.hide("draft_compute", prepared.forward_ns - self.awaited_ns)
-            self.was_prepared = True
+            self._path.hide("draft_compute", prepared.forward_ns - awaited_ns)
             await self._follow(tokens, draft, length)
-            return draft
-        self.catches_up = self._catching_up > 0
-        self._catching_up = max(0, self._catching_up - 1)
-        self.was_missed = self._is_preparing
-        if self.catches_up:
-            waits_for = 0  # it reads while the target works
+            return Drafted(draft, was_prepared=True, awaited_ns=awaited_ns)
+        missed = Drafted(was_missed=self._is_preparing, awaited_ns=awaited_ns)
+        if self._catching_up > 0:
+            self._catching_up -= 1
+            await self._follow(tokens, (), length)  # it reads while the target works
+            return dataclasses.replace(missed, catches_up=True)
         if waits_for == 0:
             await self._follow(tokens, (), length)
-            return ()
-        self._catching_up = 0  # by then it has
+            return missed
         proposal = await self._ask(self._drafter, tokens, min(room, waits_for), length)
         if proposal is None:
             self._path.spend("draft_network")
-            return ()
-        self.waited_ns = self._path.spend_waiting("draft", proposal.timings)
-        return proposal.draft_token_ids
+            return missed
+        waited_ns = self._path.spend_waiting("draft", proposal.timings)
+        return dataclasses.replace(missed, token_ids=proposal.draft_token_ids, waited_ns=waited_ns)
 
     async def _rest(self, tokens: Sequence[int]) -> None:
         """Ends preparations where the drafter is not needed: they would share its cores."""

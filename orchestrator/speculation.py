@@ -30,18 +30,18 @@ class Speculation:
     num_missed_steps: int = 0
 
     def count(self, step: Step) -> None:
-        self.num_ahead_steps += step.was_sent_ahead
-        self.num_stale_steps += step.replaced_stale
+        self.num_ahead_steps += step.drafted.was_sent_ahead
+        self.num_stale_steps += step.drafted.replaces_stale
         self.num_missed_steps += step.was_missed
         if step.num_draft_tokens == 0:
             return
         self.num_steps += 1
         self.num_draft_tokens += step.num_draft_tokens
         self.num_accepted_tokens += step.num_accepted_tokens
-        if step.was_prepared:
+        if step.drafted.was_prepared:
             self.num_prepared_steps += 1
             self.num_prepared_accepted_tokens += step.num_accepted_tokens
-        if step.was_looked_up:
+        if step.drafted.was_looked_up:
             self.num_lookup_steps += 1
             self.num_lookup_draft_tokens += step.num_draft_tokens
             self.num_lookup_accepted_tokens += step.num_accepted_tokens

@@ -206,8 +206,11 @@ def best_speedup(
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
     longest: int = 16,
 ) -> tuple[float, int]:
-    """Over the target alone, with the draft length that is best here; and that length."""
-    alone = times.target_alone + times.rtt_target
+    """Over the target alone, with the draft length that is best here; and that length.
+
+    A target that is far goes on alone where there are no draft tokens, so its way costs nothing.
+    """
+    alone = times.target_alone
     ways = {
         k: best_breadth(texts, times, k, num_branches, min_confidence).ms_per_token
         for k in range(1, longest + 1)

@@ -205,8 +205,8 @@ class Schedule:
             async with aclosing(steps):
                 async for step in steps:
                     text.extend(step.token_ids)
-                    self.num_ahead_steps += step.was_sent_ahead
-                    self.num_stale_steps += step.replaced_stale
+                    self.num_ahead_steps += step.drafted.was_sent_ahead
+                    self.num_stale_steps += step.drafted.replaces_stale
             assert isinstance(drafter, CheckedDrafter)
             assert isinstance(verifier, CountedTarget)
             self.num_hits += drafter.num_hits

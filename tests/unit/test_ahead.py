@@ -10,6 +10,7 @@ import pytest
 
 from orchestrator.decoder import Step, decode
 from orchestrator.distance import Distance
+from orchestrator.drafted import Drafted
 from orchestrator.experience import Experience
 from orchestrator.latency import CriticalPath
 from orchestrator.lengths import FixedLength
@@ -38,24 +39,24 @@ async def steps_with(draft_model: NextToken, distance: Distance | None) -> list[
 async def test_with_a_perfect_draft_all_that_is_prepared_is_sent_ahead() -> None:
     steps = await steps_with(target_model, Far())
     # The first round has nothing before it; the last tokens have no room for a draft.
-    assert all(step.was_sent_ahead and step.was_prepared for step in steps[2:-1])
-    assert not any(step.replaced_stale for step in steps)
+    assert all(step.drafted.was_sent_ahead and step.drafted.was_prepared for step in steps[2:-1])
+    assert not any(step.drafted.replaces_stale for step in steps)
 
 
 async def test_what_assumed_a_wrong_verdict_is_replaced() -> None:
     steps = await steps_with(mostly_right_model, Far())
-    assert any(step.was_sent_ahead for step in steps)
-    assert any(step.replaced_stale for step in steps)
+    assert any(step.drafted.was_sent_ahead for step in steps)
+    assert any(step.drafted.replaces_stale for step in steps)
     for before, step in pairwise(steps[1:]):
         was_accepted = before.num_accepted_tokens == before.num_draft_tokens
-        assert was_accepted or not step.was_sent_ahead
-        assert not (step.was_sent_ahead and step.replaced_stale)
+        assert was_accepted or not step.drafted.was_sent_ahead
+        assert not (step.drafted.was_sent_ahead and step.drafted.replaces_stale)
 
 
 @pytest.mark.parametrize("distance", [None, Distance(), Distance(network_ns=1e6, server_ns=1e6)])
 async def test_to_a_near_target_nothing_is_sent_ahead(distance: Distance | None) -> None:
     steps = await steps_with(mostly_right_model, distance)
-    assert not any(step.was_sent_ahead or step.replaced_stale for step in steps)
+    assert not any(step.drafted.was_sent_ahead or step.drafted.replaces_stale for step in steps)
 
 
 async def test_the_draft_follows_what_was_sent_ahead() -> None:
@@ -65,7 +66,7 @@ async def test_the_draft_follows_what_was_sent_ahead() -> None:
     for tokens, draft in drafter.followed:
         assert tokens == committed[: len(tokens)]
         assert draft == drafter._draft(tokens, len(draft))
-    num_prepared = sum(step.was_prepared for step in steps)
+    num_prepared = sum(step.drafted.was_prepared for step in steps)
     assert len(drafter.followed) == num_prepared
 
 
@@ -73,7 +74,7 @@ async def test_what_stands_in_the_text_is_sent_ahead_rather_than_what_is_prepare
     drafter = FakeDrafter(repeating_model, num_prepared=lambda _: 1)
     steps = await run(drafter, 8, 90, 2, looks_up=True, target=repeating_model, distance=Far())
     assert text(steps) == plain_decoding([1, 2, 3], 90, repeating_model)
-    ahead = [step for step in steps if step.was_sent_ahead and step.was_looked_up]
+    ahead = [step for step in steps if step.drafted.was_sent_ahead and step.drafted.was_looked_up]
     assert max(step.num_accepted_tokens for step in ahead) > 1
 
 
@@ -81,7 +82,7 @@ async def test_without_lengths_above_none_nothing_is_sent_ahead() -> None:
     lengths = FixedLength(0, Experience())
     verifier, drafter = FakeVerifier(target_model), FakeDrafter(target_model)
     steps = decode([1], 20, verifier, drafter, lengths, CriticalPath(), 4, distance=Far())
-    assert not [step async for step in steps if step.was_sent_ahead]
+    assert not [step async for step in steps if step.drafted.was_sent_ahead]
 
 
 class GrowingDrafter(FakeDrafter):
@@ -112,7 +113,7 @@ async def foreseeing(drafter: FakeDrafter, server_seconds: float) -> asyncio.Tas
     lengths = FixedLength(3, Experience())
     proposer = Proposer(drafter, lengths, 2, False, CriticalPath(), distance)
     await proposer.propose([5], 4)
-    foresight = proposer.foresight([5, 6], (7,), room=20)
+    foresight = proposer.foresight([5, 6], Drafted((7,)), room=20)
     assert foresight is not None
 
     async def result() -> Ahead:

@@ -133,7 +133,7 @@ async def test_what_is_prepared_is_taken_at_once_and_followed() -> None:
     path = CriticalPath()
     steps = await run(drafter, 3, num_branches=2, path=path)
     assert drafter.calls == [([1, 2, 3], 0)]  # the prompt; then it was never waited for
-    assert all(step.was_prepared for step in steps[1:-1])
+    assert all(step.drafted.was_prepared for step in steps[1:-1])
     committed = [1, 2, 3, *steps[0].token_ids]
     for step, (tokens, draft) in zip(steps[1:], drafter.followed, strict=False):
         assert tokens == committed
@@ -146,7 +146,7 @@ async def test_what_is_prepared_is_taken_at_once_and_followed() -> None:
 async def test_with_an_empty_table_the_draft_is_asked() -> None:
     drafter = FakeDrafter(mostly_right_model, num_prepared=some_of_it)
     steps = await run(drafter, 3, num_branches=2)
-    num_prepared = sum(step.was_prepared for step in steps)
+    num_prepared = sum(step.drafted.was_prepared for step in steps)
     assert 0 < num_prepared == len(drafter.followed)
     assert len(drafter.calls) > 1
 
@@ -155,7 +155,7 @@ async def test_without_branches_nothing_is_prepared() -> None:
     drafter = FakeDrafter(target_model, num_prepared=as_much_as_wanted)
     steps = await run(drafter, 3)
     assert drafter.followed == []
-    assert not any(step.was_prepared for step in steps)
+    assert not any(step.drafted.was_prepared for step in steps)
 
 
 async def test_a_draft_that_is_not_used_is_told_to_rest_once() -> None:
@@ -239,7 +239,7 @@ async def test_output_is_plain_decoding_with_tokens_from_the_text(
 async def test_what_repeats_needs_no_draft() -> None:
     path = CriticalPath()
     steps = await run(None, 8, 60, path=path, looks_up=True, target=repeating_model)
-    looked_up = [step for step in steps if step.was_looked_up]
+    looked_up = [step for step in steps if step.drafted.was_looked_up]
     # A match of n tokens gives n, as far as the text goes.
     assert [step.num_accepted_tokens for step in looked_up][:3] == [2, 5, 7]
     assert len(steps) - len(looked_up) == 9  # the first round, and its first two tokens again
@@ -249,7 +249,7 @@ async def test_what_repeats_needs_no_draft() -> None:
 async def test_the_draft_prepares_behind_what_was_looked_up() -> None:
     drafter = FakeDrafter(repeating_model)
     steps = await run(drafter, 4, 60, num_branches=2, looks_up=True, target=repeating_model)
-    looked_up = [step for step in steps if step.was_looked_up]
+    looked_up = [step for step in steps if step.drafted.was_looked_up]
     assert len(looked_up) == len(drafter.followed) > 0
     committed = [1, 2, 3, *text(steps)]
     for tokens, draft in drafter.followed:
@@ -264,7 +264,7 @@ async def test_one_token_that_stood_there_before_does_not_replace_a_draft() -> N
     drafter = FakeDrafter(every_other_is_five)
     steps = await run(drafter, 4, looks_up=True, target=every_other_is_five)
     assert len(drafter.calls) > 1
-    assert not any(step.was_looked_up for step in steps)
+    assert not any(step.drafted.was_looked_up for step in steps)
 
 
 async def test_a_draft_that_is_lost_while_following_costs_speed_only() -> None:

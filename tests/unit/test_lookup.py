@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 
 from orchestrator.experience import Experience, StepCost
 from orchestrator.lengths import FixedLength
 from orchestrator.lookup import NOTHING, SURE_MATCH, LookedUp, look_up
 from orchestrator.policy import AdaptiveLength
+from tests.fakes import FakeDrafter
+from tests.unit.test_decoder import as_much_as_wanted, plain_decoding, run
+from tests.unit.test_decoder import text as text_of
 
 LENGTHS = FixedLength(4, Experience())
 
@@ -54,3 +59,19 @@ def test_what_the_draft_confirms_is_judged_by_itself() -> None:
         policy.observe(StepCost(4, 4, 0, 46_000_000, match_length=4, is_confirmed=True))
     assert policy.lookup_length(16, False) == 0
     assert policy.lookup_length(16, True) > 8
+
+
+async def test_a_prepared_draft_goes_before_a_short_match_that_says_otherwise() -> None:
+    def two_of_three_come_again(tokens: Sequence[int]) -> int:
+        return (5, 6, 100 + len(tokens))[len(tokens) % 3]
+
+    wrong = {}
+    for num_branches in (0, 2):
+        drafter = FakeDrafter(two_of_three_come_again, num_prepared=as_much_as_wanted)
+        steps = await run(
+            drafter, 1, 60, num_branches, looks_up=True, target=two_of_three_come_again
+        )
+        assert text_of(steps) == plain_decoding([1, 2, 3], 60, two_of_three_come_again)
+        wrong[num_branches] = sum(s.num_accepted_tokens < s.num_draft_tokens for s in steps)
+    assert wrong[0] > 5  # nothing is prepared, so what follows 5 and 6 is taken for what it was
+    assert wrong[2] == 0

@@ -82,7 +82,7 @@ async def test_it_goes_on_without_and_says_so() -> None:
     missed = [step for step in steps if step.was_missed]
     assert missed
     assert all(step.num_draft_tokens == 0 for step in missed)
-    assert any(step.was_prepared for step in steps)
+    assert any(step.drafted.was_prepared for step in steps)
     committed = [*PROMPT, *steps[0].token_ids]
     for step, (tokens, draft) in zip(steps[1:], drafter.followed, strict=False):
         assert tokens == committed
@@ -98,7 +98,7 @@ async def test_what_is_under_way_is_waited_for_as_long_as_it_is_worth(is_patient
     path = CriticalPath()
     steps = await run(drafter, 2, SlowVerifier(target_model), path, lengths)
     check_text(steps)
-    found = [step.was_prepared for step in steps[3:]]
+    found = [step.drafted.was_prepared for step in steps[3:]]
     assert all(found) if is_patient else not any(found)
     assert len(drafter.calls) == 1  # for the prompt
 
