@@ -12,6 +12,7 @@ import itertools
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from draft_service.drafters.drafting import DEFAULT_MIN_CONFIDENCE
 from draft_service.drafters.outcomes import likeliest_corrections
@@ -180,10 +181,19 @@ def prepared_length(
     if accepted == length:
         # The first pass guesses the bonus token.
         return max(0, num_passes - 1) if ahead[length].guesses_bonus else 0
-    ranks = [[Choice(rank, prob) for rank, prob in enumerate(p.probs)] for p in ahead[:length]]
-    corrections = likeliest_corrections([0] * length, ranks, num_branches - 1)
-    outcome = [0] * accepted + [ahead[accepted].rank]
-    return num_passes if any(outcome == c.token_ids for c in corrections) else 0
+    probs = tuple(place.probs for place in ahead[:length])
+    outcome = (0,) * accepted + (ahead[accepted].rank,)
+    return num_passes if outcome in _prepared_corrections(probs, num_branches - 1) else 0
+
+
+@cache
+def _prepared_corrections(
+    probs: tuple[tuple[float, ...], ...], count: int
+) -> frozenset[tuple[int, ...]]:
+    """Those that are prepared for, as ranks; the same steps come up again with other times."""
+    ranks = [[Choice(rank, prob) for rank, prob in enumerate(of_place)] for of_place in probs]
+    corrections = likeliest_corrections([0] * len(probs), ranks, count)
+    return frozenset(tuple(correction.token_ids) for correction in corrections)
 
 
 def best_breadth(
