@@ -145,3 +145,16 @@ def _compute(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 def _here(value: Any) -> Any:
     return value.here if isinstance(value, Elsewhere) else value
+
+
+def main() -> None:
+    """`outrider distill` with the device. It must be known before a process trains anything."""
+    from outrider.distill.__main__ import main as distill
+
+    register()
+    torch.tensor = tensor
+    distill()
+
+
+if __name__ == "__main__":
+    main()
