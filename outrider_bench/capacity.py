@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from outrider_bench.runs import Task, Way
@@ -27,21 +28,30 @@ def measure(
         for way in systems.values():
             way(tasks[0])
         found: dict[str, dict[int, float]] = {name: {} for name in systems}
+        every = numbered(tasks)
         for level in levels:
             for name, way in systems.items():
                 stand.progress(f"{level} sessions · {name}")
-                found[name][level] = round(tokens_per_second(way, tasks, level), 2)
+                each = list(itertools.islice(every, level))
+                found[name][level] = round(tokens_per_second(way, each), 2)
     return found
 
 
-def tokens_per_second(way: Way, tasks: Sequence[Task], num_sessions: int) -> float:
-    """Of so many sessions that begin at the same time and are equally long."""
-    each = [
-        # The same prompt twice is another text.
-        dataclasses.replace(tasks[i % len(tasks)], temperature=1.0, seed=i + 1)
-        for i in range(num_sessions)
-    ]
-    with ThreadPoolExecutor(num_sessions) as executor:
+def numbered(tasks: Sequence[Task]) -> Iterator[Task]:
+    """The tasks again and again, each time with a prompt that begins in another way.
+
+    What the target has read once it need not read again, and whoever asked first would have read
+    it for the others.
+    """
+    for number in itertools.count(1):
+        task = tasks[number % len(tasks)]
+        prompt = f"{number:04}: {task.prompt}"
+        yield dataclasses.replace(task, prompt=prompt, temperature=1.0, seed=number)
+
+
+def tokens_per_second(way: Way, each: Sequence[Task]) -> float:
+    """Of sessions that begin at the same time and are equally long."""
+    with ThreadPoolExecutor(len(each)) as executor:
         began = time.perf_counter()
         runs = list(executor.map(way, each))
         seconds = time.perf_counter() - began

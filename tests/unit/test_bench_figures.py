@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
 
 from outrider.generation import Generation, Latency, Speculation, Usage
+from outrider_bench.capacity import numbered
 from outrider_bench.costs import (
     StepCost,
     break_even_acceptance,
@@ -17,7 +19,7 @@ from outrider_bench.costs import (
     tokens_per_step,
 )
 from outrider_bench.figures import Counts, figures
-from outrider_bench.runs import Run
+from outrider_bench.runs import Run, Task
 
 
 def report(path: dict[str, int] | None = None, **counts: Any) -> Generation:
@@ -132,3 +134,11 @@ def test_times_are_lines_through_the_costs() -> None:
     assert times.draft_step == pytest.approx(3, rel=1e-2)
     assert times.draft_per_branch == pytest.approx(0.6, rel=1e-2)
     assert times.overhead == pytest.approx(1, rel=2e-2)
+
+
+def test_no_two_sessions_ask_what_the_target_has_read_already() -> None:
+    tasks = [Task("one", 8), Task("two", 8)]
+    several = list(itertools.islice(numbered(tasks), 6))
+    beginnings = {task.prompt[:5] for task in several}
+    assert len(beginnings) == len({task.seed for task in several}) == 6
+    assert {task.prompt[6:] for task in several} == {"one", "two"}
