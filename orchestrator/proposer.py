@@ -180,12 +180,12 @@ class Proposer:
             self._path.hide("draft_compute", prepared.forward_ns - awaited_ns)
             await self._follow(tokens, draft, length)
             return Drafted(draft, was_prepared=True, awaited_ns=awaited_ns)
-        missed = Drafted(was_missed=self._is_preparing, awaited_ns=awaited_ns)
-        if self._catching_up > 0:
-            self._catching_up -= 1
-            await self._follow(tokens, (), length)  # it reads while the target works
-            return dataclasses.replace(missed, catches_up=True)
-        if waits_for == 0:
+        catches_up = self._catching_up > 0  # it reads while the target works
+        self._catching_up -= catches_up
+        missed = Drafted(
+            was_missed=self._is_preparing, catches_up=catches_up, awaited_ns=awaited_ns
+        )
+        if catches_up or waits_for == 0:
             await self._follow(tokens, (), length)
             return missed
         proposal = await self._ask(self._drafter, tokens, min(room, waits_for), length)

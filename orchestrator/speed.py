@@ -46,8 +46,8 @@ class Speed:
             experience.verification_ns(length, experience.working) for length in (on_hit, on_miss)
         )
         step_ns = (1 - misses) * hit_ns + misses * (draft_ns + miss_ns)
-        num_tokens = (1 - misses) * self._num_tokens(on_hit) + misses * self._num_tokens(on_miss)
-        return num_tokens / max(1.0, experience.awaited_ns.value + step_ns)
+        committed = (1 - misses) * self._num_tokens(on_hit) + misses * self._num_tokens(on_miss)
+        return committed / max(1.0, experience.awaited_ns.value + step_ns)
 
     def most_gainful(self, most: int, speed: float, draft_ns: Callable[[int], float]) -> int:
         """The length, up to `most`, that gives most tokens more than the time does at `speed`.

@@ -7,7 +7,7 @@ waited for, which is counted.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ _MAY_MIX = {
     _ops.copy_.default,
     _ops._has_compatible_shallow_copy_type.default,
 }
-# What allocates by itself would take the memory of a CPU for it.
+# By themselves these begin with an empty tensor and resize it, which `Elsewhere` does not notice.
 _FACTORIES = {
     "arange": _ops.arange.default,
     "arange.start": _ops.arange.start,
@@ -101,16 +101,14 @@ def register() -> None:
     backend_registration._setup_privateuseone_for_python_backend(DEVICE, _Module())
     _device._device_constructors()  # remembers what torch.tensor is
     every, aten = Library("_", "IMPL"), Library("aten", "IMPL")
-    every.fallback(_kernel(None), "PrivateUse1")
+    every.fallback(_kernel, "PrivateUse1")
     for name, op in _FACTORIES.items():
-        aten.impl(name, _kernel(op), "PrivateUse1")
+        aten.impl(name, partial(_kernel, op), "PrivateUse1")
     _libraries.extend((every, aten))
 
 
-def _kernel(op: Any) -> Callable[..., Any]:
-    if op is None:
-        return lambda op, *args, **kwargs: _compute(op, args, kwargs)
-    return lambda *args, **kwargs: _compute(op, args, kwargs)
+def _kernel(op: Any, *args: Any, **kwargs: Any) -> Any:
+    return _compute(op, args, kwargs)
 
 
 def _compute(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
