@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from orchestrator.distance import Distance
+from orchestrator.pass_time import PassTime
 
 FIRST_LENGTH = 1
 
@@ -16,9 +17,6 @@ _FORGETTING_COSTS = 0.98
 _FORGETTING_ACCEPTANCE = 0.96
 # Points that vary less than this in x, squared, say nothing about a slope.
 _LEAST_SPREAD = 1e-2
-# A slope that is known beforehand counts like points that spread so much, squared and summed:
-# like eight, half of them four tokens wider than the others.
-_PRIOR_SPREAD = 32.0
 # A text's acceptance is taken from others before it, as if so many tokens had shown it.
 PRIOR_TOKENS = 6.0
 _FIRST_ACCEPTANCE = 0.7
@@ -63,27 +61,17 @@ class Line:
     Args:
         origin: what the origin counts beside each point: with some, the line through
             points of one x is a proportion, else it is flat.
-        least_variation: in x, as a share of x, that says something about the slope.
-        prior_slope: what the slope is taken for until points that spread in x show otherwise;
-            0 if nothing is known.
     """
 
     origin: float = 0.0
-    least_variation: float = 0.0
-    prior_slope: float = 0.0
     weight: float = 0.0
+    slope: float = 0.0
     x: float = 0.0
     y: float = 0.0
     xx: float = 0.0
     xy: float = 0.0
 
-    slope: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.slope = self.prior_slope
-
-    def add(self, x: float, y: float, share: float = 1.0) -> None:
-        """Adds a point, or a share of one that others add, too."""
+    def add(self, x: float, y: float) -> None:
         for name, value in (
             ("weight", 1.0 + self.origin),
             ("x", x),
@@ -91,13 +79,11 @@ class Line:
             ("xx", x * x),
             ("xy", x * y),
         ):
-            setattr(self, name, _FORGETTING_COSTS**share * getattr(self, name) + share * value)
+            setattr(self, name, _FORGETTING_COSTS * getattr(self, name) + value)
         spread = self.weight * self.xx - self.x * self.x
         # Long after the last point of another x, the slope is what it last was.
-        if spread > max(_LEAST_SPREAD * self.weight, (self.least_variation * self.x) ** 2):
-            prior = _PRIOR_SPREAD * self.weight if self.prior_slope else 0.0
-            rise = self.weight * self.xy - self.x * self.y + prior * self.prior_slope
-            self.slope = max(0.0, rise / (spread + prior))
+        if spread > _LEAST_SPREAD * self.weight:
+            self.slope = max(0.0, (self.weight * self.xy - self.x * self.y) / spread)
 
     def at(self, x: float) -> float:
         """The line's height; it never falls."""
@@ -140,10 +126,7 @@ class Experience:
     """What all requests to a pair have shown; a new request starts from it."""
 
     token_ns: float = 0.0  # what a token more costs an undisturbed pass; 0 if unknown
-    verify_ns: Line = field(init=False)  # by tokens of the pass
-    # What verifications take while the draft rests and while it works, over that line.
-    resting: Average = field(default_factory=lambda: Average(1.0))
-    working: Average = field(default_factory=lambda: Average(1.0))
+    verify_ns: PassTime = field(init=False)
     sessions: float = 1.0  # that share a pass
     num_requests: int = 0
     draft_ns: Line = field(default_factory=lambda: Line(origin=0.05))
@@ -165,9 +148,7 @@ class Experience:
     probes_in_vain: int = 0  # one after another, of which nothing was accepted
 
     def __post_init__(self) -> None:
-        # Passes of many sessions that differ by a token tell nothing. Nor do those of few tokens
-        # tell much: with a draft token, the draft works beside them, and slows them down, too.
-        self.verify_ns = Line(least_variation=0.1, prior_slope=self.token_ns)
+        self.verify_ns = PassTime(self.token_ns)
 
     @property
     def shares_passes(self) -> bool:
@@ -185,10 +166,9 @@ class Experience:
         if cost.catches_up or self._waits_once_in_many(cost):
             return  # that is not what such steps take
         num_tokens = cost.batch_tokens or 1 + cost.num_draft_tokens
-        self.verify_ns.add(num_tokens, cost.verify_ns, 1 / max(1, cost.batch_sessions))
+        share = 1 / max(1, cost.batch_sessions)
+        self.verify_ns.add(num_tokens, not cost.draft_rests, cost.verify_ns, share)
         self.sessions += (1 - _FORGETTING_COSTS) * (max(1, cost.batch_sessions) - self.sessions)
-        share = self.resting if cost.draft_rests else self.working
-        share.add(cost.verify_ns / max(1.0, self.verify_ns.at(num_tokens)))
         if cost.was_missed or cost.was_prepared:
             self.misses.add(cost.was_missed)
             self.awaited_ns.add(cost.awaited_ns)
@@ -208,11 +188,10 @@ class Experience:
         is_plain = cost.draft_rests and not cost.num_draft_tokens
         return is_plain and self.distance.is_far and not cost.was_unasked
 
-    def verification_ns(self, length: float, share: Average | None = None) -> float:
+    def verification_ns(self, length: float, draft_works: bool) -> float:
         """What a verification of so many draft tokens takes.
 
         Sessions that share a pass all wait for its tokens. What is good for one is what
         would be good if all did the same.
         """
-        line_ns = self.verify_ns.at(self.sessions * (1 + length))
-        return line_ns if share is None else line_ns * share.value
+        return self.verify_ns.at(self.sessions * (1 + length), draft_works)

@@ -25,19 +25,18 @@ _FIRST_CONFIRMED_ACCEPTANCE = 0.9
 # The length changes for a gain of at least so much, and by so many tokens at most.
 _WORTHWHILE_GAIN = 1.03
 _LONGEST_MOVE = 2
-# A probe of which nothing is accepted doubles the steps to the next, so many times at most.
 _STEPS_BETWEEN_PROBES = 32
-_MOST_DOUBLINGS = 2
+# A target that goes on alone loses a pass and a way to a probe, besides.
+_STEPS_BETWEEN_INTERRUPTIONS = 128
 # A draft that prepares shows what it is worth from the second step on.
 _STEPS_OF_A_PROBE = 4
 # A draft of which nothing was ever accepted rests after so many steps of a text. Those that
 # nothing was prepared for count: nobody hears what their drafts would have been worth.
 _BARREN_STEPS = 8
-# A text begins with a probe where drafts have come so near to the target's own speed. Where
-# they are as far from it as this, as with a target far away that goes on alone, probes are rare.
+# Of the time, probes of drafts that do not pay cost so much at most.
+_PROBES_COST = 0.01
+# A text begins with a probe where drafts have come so near to the target's own speed.
 _PROMISE = 0.9
-_HOPELESS = 0.5
-_DOUBLINGS_IF_HOPELESS = 4
 _REQUESTS_BETWEEN_PROBES = 16
 # After so many probes in vain the draft is no good. It takes more of them if anything of it was
 # ever accepted, since then it may be the text. It then has no more than its turn to show
@@ -81,7 +80,7 @@ class AdaptiveLength:
         self.uses_draft = self._length > 0 or (is_alone and not is_no_good) or has_turn
         is_retried = has_turn and is_alone and is_no_good
         if self.uses_draft and self._length == 0 and (is_retried or self._opens_with_probe):
-            self._begin_probe(_STEPS_OF_A_PROBE if prepares else 1)
+            self._begin_probe(self._steps_of_a_probe)
 
     @property
     def shares_passes(self) -> bool:
@@ -92,9 +91,8 @@ class AdaptiveLength:
             return 0
         if self._probe_steps == 0 and self._experience.steps_since_probe >= self._patience:
             # A far target that goes on alone shows what that is worth from the second step on, too.
-            is_far = self._experience.distance.is_far
-            takes_several = self._prepares if self._length == 0 else is_far
-            self._begin_probe(_STEPS_OF_A_PROBE if takes_several else 1)
+            steps_alone = _STEPS_OF_A_PROBE if self._experience.distance.is_far else 1
+            self._begin_probe(steps_alone if self._length else self._steps_of_a_probe)
         return int(self._length == 0) if self._probe_steps else self._length
 
     @property
@@ -111,6 +109,10 @@ class AdaptiveLength:
             return False
         return self.speed(1) > _PROMISE * self.speed(0)
 
+    @property
+    def _steps_of_a_probe(self) -> int:
+        return _STEPS_OF_A_PROBE if self._prepares else 1
+
     def _begin_probe(self, num_steps: int) -> None:
         self._experience.steps_since_probe = 0  # one request probes for all
         self._probe_steps = num_steps
@@ -122,7 +124,7 @@ class AdaptiveLength:
 
     def prepared_length(self) -> int:
         experience = self._experience
-        if not experience.verify_ns.weight or not experience.has_accepted:
+        if not experience.verify_ns.num_passes or not experience.has_accepted:
             return FIRST_LENGTH  # until it is known what more costs, and whether it brings anything
         speed = self.speed(self._length)
         return max(1, self._speed.most_gainful(MAX_LENGTH, speed, lambda k: 0.0))
@@ -145,7 +147,7 @@ class AdaptiveLength:
         rate = (self._confirmed_lookups if is_confirmed else self._lookups).rate
 
         def speed(length: int) -> float:
-            verify_ns = self._experience.verification_ns(length)
+            verify_ns = self._experience.verification_ns(length, draft_works=self._length > 0)
             return num_tokens(rate, length) / max(1.0, verify_ns)
 
         # A match of n tokens promises about n more.
@@ -194,13 +196,13 @@ class AdaptiveLength:
         """The steps of all requests from one probe to the next."""
         if not self._experience.has_plain_steps:
             return _STEPS_TO_FIRST_PROBE
-        doublings = min(self._experience.probes_in_vain, _MOST_DOUBLINGS)
-        if self._length == 0:
-            if self._experience.distance.is_far:
-                doublings = _MOST_DOUBLINGS  # a target that goes on alone loses a pass and a way
-            if self.speed(1) < _HOPELESS * self.speed(0):
-                doublings = _DOUBLINGS_IF_HOPELESS
-        return _STEPS_BETWEEN_PROBES << doublings
+        if self._length:
+            return _STEPS_BETWEEN_PROBES
+        goes_on = self._experience.distance.is_far or self._experience.shares_passes
+        least = _STEPS_BETWEEN_INTERRUPTIONS if goes_on else _STEPS_BETWEEN_PROBES
+        # What drafts lose against the target alone, in steps of its own.
+        lost_steps = self._steps_of_a_probe * (self.speed(0) / self.speed(1) - 1)
+        return max(least, round(lost_steps / _PROBES_COST))
 
     def _count_probe(self, was_probe: bool) -> None:
         self._experience.steps_since_probe += 1

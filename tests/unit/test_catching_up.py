@@ -36,6 +36,6 @@ async def test_what_a_draft_takes_to_read_what_it_missed_is_not_what_drafting_ta
     # It reads while the target works, for so many steps; then it is slow.
     assert [cost.num_draft_tokens for cost in costs[:8]] == [2, 0, 0, 0, 0, 0, 2, 2]
     assert [cost.catches_up for cost in costs[:8]] == [False] * 3 + [True] * 3 + [False] * 2
-    weight = experience.verify_ns.weight
+    weight = experience.verify_ns.num_passes
     experience.observe(StepCost(1, 0, 10**9, 10**9, catches_up=True))
-    assert experience.verify_ns.weight == weight
+    assert experience.verify_ns.num_passes == weight

@@ -66,29 +66,32 @@ def test_it_moves_by_little() -> None:
     assert 0 < max(moves) <= 2
 
 
+@pytest.mark.parametrize("draft", [20, 40, 160])
 @pytest.mark.parametrize("acceptance", [0.0, 0.3, 0.6])
-def test_a_draft_that_does_not_pay_costs_next_to_nothing(acceptance: float) -> None:
-    pair = Pair(acceptance, draft=40, verify=40)
-    chosen = lengths(pair, AdaptiveLength(Experience()), 1000)
-    assert pair.tokens_per_ms(chosen) > 0.95 * pair.tokens_per_ms([0] * 1000)
-    probes = [length for length in chosen[100:] if length]
-    assert 0 < len(probes) < 20
+def test_a_draft_that_does_not_pay_costs_next_to_nothing(acceptance: float, draft: float) -> None:
+    pair, policy = Pair(acceptance * draft / 40, draft, verify=40), AdaptiveLength(Experience())
+    lengths(pair, policy, 100)
+    chosen = lengths(pair, policy, 1000)
+    assert pair.tokens_per_ms(chosen) > 0.98 * pair.tokens_per_ms([0] * 1000)
+    assert 0 < sum(length > 0 for length in chosen) < 35
 
 
-def test_probes_in_vain_become_rare_until_one_is_not() -> None:
-    policy = AdaptiveLength(Experience())
-    chosen = lengths(Pair(0.0, 40, 40), policy, 600)
-    probes = [step for step, length in enumerate(chosen) if length]
-    apart = [b - a for a, b in itertools.pairwise(probes) if b - a > 8]
-    assert apart == sorted(apart)
+def test_the_more_probes_cost_the_rarer_they_are() -> None:
+    apart = []
+    for draft in (10, 40, 160):
+        policy = AdaptiveLength(Experience())
+        chosen = lengths(Pair(0.0, draft, 40), policy, 1000)
+        probes = [step for step, length in enumerate(chosen) if length]
+        apart.append(probes[-1] - probes[-2])
     assert apart[0] < 40
-    assert 120 < apart[-1] < 140
-    assert sum(lengths(Pair(0.95, 2, 40), policy, 400)[-50:]) > 100
+    assert 60 < apart[1] < 140
+    assert apart[2] > 200
 
 
-def test_a_draft_that_has_become_good_is_found_out() -> None:
+@pytest.mark.parametrize("draft", [2, 40])
+def test_a_draft_that_has_become_good_is_found_out(draft: float) -> None:
     policy = AdaptiveLength(Experience())
-    assert lengths(Pair(0.0, 2, 40), policy, 300)[-40:].count(0) > 35
+    assert lengths(Pair(0.0, draft, 40), policy, 300)[-40:].count(0) > 35
     assert sum(lengths(Pair(0.95, 2, 40), policy, 600)[-50:]) > 100
 
 
@@ -153,7 +156,7 @@ def test_a_fixed_length_stays() -> None:
     policy = FixedLength(5, experience)
     policy.observe(StepCost(5, 0, 10**9, 7))
     assert policy.next_length() == 5
-    assert experience.verify_ns.at(5) == 7
+    assert experience.verify_ns.at(6, True) == pytest.approx(7)
 
 
 def test_the_target_alone_is_tried_before_long() -> None:
@@ -205,18 +208,22 @@ def test_as_much_is_looked_up_as_has_matched() -> None:
     assert 8 < policy.lookup_length(40, False) <= 16
 
 
-def test_what_a_working_draft_costs_is_not_blamed_on_the_tokens_that_it_brings() -> None:
+@pytest.mark.parametrize(("num_steps", "slow_ns"), [(3, 60_000_000), (200, 45_000_000)])
+def test_what_a_working_draft_costs_is_not_blamed_on_the_tokens_that_it_brings(
+    num_steps: int, slow_ns: int
+) -> None:
     """Steps of one draft token, each slow because the draft works on beside it."""
-    told, untold = Experience(token_ns=1e6), Experience()
+    told, untold = Experience(token_ns=1_000_000), Experience()
     for experience in (told, untold):
-        for _ in range(20):
+        for _ in range(num_steps):
             experience.observe(StepCost(0, 0, 0, 15_000_000, draft_rests=True))
-            experience.observe(StepCost(1, 0, 5_000_000, 20_000_000))
+            experience.observe(StepCost(1, 0, 5_000_000, slow_ns))
     assert AdaptiveLength(told).lookup_length(6, False) >= 3
-    assert AdaptiveLength(untold).lookup_length(6, False) == 1
+    assert AdaptiveLength(untold).lookup_length(6, False) >= 2
     for _ in range(20):  # longer ones tell, whoever works
+        told.observe(StepCost(0, 0, 0, 15_000_000, draft_rests=True))
         told.observe(StepCost(8, 2, 0, 120_000_000, match_length=8, draft_rests=True))
-    assert AdaptiveLength(told).lookup_length(6, False) == 0
+    assert AdaptiveLength(told).lookup_length(6, False) <= 1
 
 
 def test_what_the_text_refutes_is_not_looked_up_where_verifying_costs() -> None:
