@@ -141,7 +141,7 @@ class Experience:
     _counted: Acceptance | None = None  # among these
     distance: Distance = field(default_factory=Distance)
     length: int = FIRST_LENGTH
-    has_plain_steps: bool = False
+    num_plain_steps: int = 0
     has_draft_steps: bool = False
     has_accepted: bool = False  # any token of the draft's
     steps_since_probe: int = 0
@@ -175,7 +175,7 @@ class Experience:
         if cost.was_missed:
             self.misses_since_wait += 1
         if cost.num_draft_tokens == 0:
-            self.has_plain_steps |= not cost.was_missed
+            self.num_plain_steps += not cost.was_missed
         elif not cost.match_length:
             self.has_draft_steps = True
             self.has_accepted |= cost.num_accepted_tokens > 0

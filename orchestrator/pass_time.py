@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-# As shares of what a pass takes: how much one differs from the next, how far the machine
-# drifts meanwhile, and how much of it a draft that works beside may cost, and costs more or
-# less after a while.
+# All as shares of what a pass takes. How much one differs from the next, how far the machine
+# drifts from one to the next, and how far the other costs do.
 _NOISE = 0.1
 _DRIFT = 0.03
-_BESIDE = 0.3
+_TOKEN_DRIFT = 0.002
 _BESIDE_DRIFT = 0.003
-# What a token more may cost where nothing is known, and by how much a cost that was measured
-# beforehand may be wrong.
+# What a draft that works beside may cost; what a token more may cost where nothing is known, and
+# by how much a cost that was measured beforehand may be wrong.
+_BESIDE = 0.3
 _TOKEN = 0.2
 _TOKEN_ERROR = 0.05
 # A pass that is further from what was expected counts less, in proportion (P. J. Huber, 1964).
@@ -44,8 +45,8 @@ class PassTime:
         self.num_passes += share
         step, covariance = (1.0, num_tokens, float(draft_works)), self._covariance
         expected_ns = max(1.0, self.at(num_tokens, draft_works))
-        covariance[0][0] += share * (_DRIFT * expected_ns) ** 2
-        covariance[2][2] += share * (_BESIDE_DRIFT * expected_ns) ** 2
+        for i, drift in enumerate((_DRIFT, _TOKEN_DRIFT / num_tokens, _BESIDE_DRIFT)):
+            covariance[i][i] += share * (drift * expected_ns) ** 2
         spread = [_dot(row, step) for row in covariance]
         variance = _dot(spread, step) + (_NOISE * expected_ns) ** 2 / share
         surprise_ns = took_ns - _dot(self._costs, step)
@@ -54,6 +55,12 @@ class PassTime:
             self._costs[i] += gain * surprise_ns
             for j in range(3):
                 covariance[i][j] -= gain * spread[j]
+        if (less_ns := self._costs[2]) < 0:
+            # A draft that works makes no pass shorter. If it seems so, the others are wrong.
+            self._costs = [
+                cost - less_ns * covariance[i][2] / covariance[2][2]
+                for i, cost in enumerate(self._costs)
+            ]
 
     def _begin(self, num_tokens: float, took_ns: float) -> None:
         token_share = _TOKEN_ERROR if self.token_ns else _TOKEN
@@ -72,5 +79,5 @@ class PassTime:
         return max(0.0, pass_ns + max(0.0, token_ns) * num_tokens + beside_ns * draft_works)
 
 
-def _dot(left: list[float], right: tuple[float, ...] | list[float]) -> float:
+def _dot(left: Sequence[float], right: Sequence[float]) -> float:
     return sum(a * b for a, b in zip(left, right, strict=True))

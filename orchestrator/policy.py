@@ -43,9 +43,10 @@ _REQUESTS_BETWEEN_PROBES = 16
 # otherwise: reading prompts beside the target is not free, either.
 _MANY_VAIN_PROBES = 2
 _MANY_VAIN_PROBES_OF_A_GOOD_DRAFT = 8
-# As long as the target alone was never tried, nobody knows what drafts cost it. It goes first:
-# a step of its own is the one thing that cannot be slower than the target alone.
-_STEPS_TO_FIRST_PROBE = 0
+# As long as the target alone was hardly tried, nobody knows what drafts cost it. It goes first:
+# a step of its own is the one thing that cannot be slower than the target alone. One may have
+# been disturbed, so the next are soon, after so many steps times the square of their number.
+_FIRST_STEPS = 4
 # Without waiting nobody learns what waiting would take now.
 _MISSES_BETWEEN_WAITS = 64
 
@@ -99,7 +100,7 @@ class AdaptiveLength:
     def _opens_with_probe(self) -> bool:
         """Another text may suit the draft better, if it came near on those before."""
         experience = self._experience
-        if not self._prepares or not experience.has_plain_steps or experience.probes_in_vain:
+        if not self._prepares or experience.num_plain_steps == 0 or experience.probes_in_vain:
             return False
         if experience.distance.is_far:
             return False  # it would hold up a target that goes on alone
@@ -194,10 +195,8 @@ class AdaptiveLength:
     @property
     def _patience(self) -> int:
         """The steps of all requests from one probe to the next."""
-        if not self._experience.has_plain_steps:
-            return _STEPS_TO_FIRST_PROBE
         if self._length:
-            return _STEPS_BETWEEN_PROBES
+            return min(_STEPS_BETWEEN_PROBES, _FIRST_STEPS * self._experience.num_plain_steps**2)
         goes_on = self._experience.distance.is_far or self._experience.shares_passes
         least = _STEPS_BETWEEN_INTERRUPTIONS if goes_on else _STEPS_BETWEEN_PROBES
         # What drafts lose against the target alone, in steps of its own.

@@ -74,7 +74,10 @@ class Proposer:
         else:
             least = SHORTEST_INTERRUPTION if goes_on else 1
             drafted = await self._propose(tokens, room, least)
-        return drafted if ahead is None else dataclasses.replace(drafted, replaces_stale=True)
+        # Beside a draft that reads the prompt, steps take what no others do.
+        catches_up = drafted.catches_up or self._is_reading
+        is_stale = ahead is not None
+        return dataclasses.replace(drafted, catches_up=catches_up, replaces_stale=is_stale)
 
     async def _propose(self, tokens: Sequence[int], room: int, least: int) -> Drafted:
         """What is looked up, if there are `least` tokens of that, else what the draft has."""
@@ -93,8 +96,8 @@ class Proposer:
         if length == 0:
             return NONE_DRAFTED
         waits_for = length if self._num_branches == 0 else self._lengths.missed_length(length)
-        if waits_for == 0 and self._prefill is not None and not self._prefill.done():
-            return Drafted(catches_up=True)
+        if waits_for == 0 and self._is_reading:
+            return NONE_DRAFTED
         await self._finish_prefill()
         return await self._draft(tokens, room, length, waits_for)
 
@@ -107,6 +110,10 @@ class Proposer:
         """
         is_worth = self._draft_rests and (self._lengths.shares_passes or self._is_far)
         return min(room, MOST_MORE_TOKENS) if is_worth else 0
+
+    @property
+    def _is_reading(self) -> bool:
+        return self._prefill is not None and not self._prefill.done()
 
     @property
     def _is_far(self) -> bool:
@@ -197,8 +204,7 @@ class Proposer:
 
     async def _rest(self, tokens: Sequence[int]) -> None:
         """Ends preparations where the drafter is not needed: they would share its cores."""
-        is_reading = self._prefill is not None and not self._prefill.done()
-        if self._is_preparing and not is_reading:
+        if self._is_preparing and not self._is_reading:
             await self._finish_prefill()
             await self._follow(tokens, (), 0)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
+
 import pytest
 
 from orchestrator.decoder import decode
 from orchestrator.experience import Experience, StepCost
 from orchestrator.latency import CriticalPath
 from orchestrator.lengths import FixedLength
+from outrider.messages import Preparation, Proposal
 from tests.fakes import FakeDrafter, FakeVerifier
 from tests.unit.test_decoder import target_model, unrelated_model
 
@@ -39,3 +43,29 @@ async def test_what_a_draft_takes_to_read_what_it_missed_is_not_what_drafting_ta
     weight = experience.verify_ns.num_passes
     experience.observe(StepCost(1, 0, 10**9, 10**9, catches_up=True))
     assert experience.verify_ns.num_passes == weight
+
+
+async def test_nor_is_what_the_target_takes_beside_a_draft_that_reads_the_prompt() -> None:
+    is_read = asyncio.Event()
+
+    class Reading(FakeDrafter):
+        async def propose(
+            self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+        ) -> Proposal:
+            await is_read.wait()
+            return await super().propose(tokens, num_speculative_tokens, preparation)
+
+    class Watched(FixedLength):
+        def observe(self, cost: StepCost) -> None:
+            costs.append(cost)
+            if len(costs) == 3:
+                is_read.set()
+
+    costs: list[StepCost] = []
+    lengths, verifier = Watched(0, Experience()), FakeVerifier(target_model)
+    drafter = Reading(unrelated_model)
+    async for _ in decode([1, 2, 3], 12, verifier, drafter, lengths, CriticalPath()):
+        await asyncio.sleep(0)
+    assert [cost.catches_up for cost in costs[:3]] == [True] * 3
+    assert not any(cost.catches_up for cost in costs[4:])
+    assert len(costs) > 6

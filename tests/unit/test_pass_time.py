@@ -49,6 +49,14 @@ def test_wide_passes_tell_what_a_token_costs_whoever_works(works: bool) -> None:
     assert more_ns == pytest.approx(70 * MS, rel=0.15)
 
 
+def test_a_token_that_has_become_dearer_is_noticed_after_any_time() -> None:
+    pass_time = seen(*[(1, False, 30), (9, False, 54)] * 2000, token_ms=3)
+    for _ in range(60):
+        pass_time.add(1, False, 30 * MS)
+        pass_time.add(9, False, 110 * MS)
+    assert pass_time.at(9, False) - pass_time.at(1, False) == pytest.approx(80 * MS, rel=0.25)
+
+
 def test_a_wider_pass_never_takes_less() -> None:
     pass_time = seen(*[(1, False, 30), (8, False, 20)] * 10)
     assert pass_time.at(8, draft_works=False) == pass_time.at(1, draft_works=False)

@@ -108,7 +108,7 @@ def test_a_new_request_starts_from_what_others_have_shown() -> None:
     lengths(Pair(0.9, 1, 30), AdaptiveLength(experience))
     assert lengths(Pair(0.9, 1, 30), AdaptiveLength(experience), 2)[-1] >= 6
     lengths(Pair(0.1, 30, 30), AdaptiveLength(experience))
-    assert lengths(Pair(0.1, 30, 30), AdaptiveLength(experience), 2)[-1] == 0
+    assert sum(lengths(Pair(0.1, 30, 30), AdaptiveLength(experience), 4)) <= 1  # a probe
 
 
 def test_short_requests_probe_together() -> None:

@@ -1,0 +1,68 @@
+"""A draft that is no good, or not beside this target, rests soon; one that is good does not."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from orchestrator.experience import Experience, StepCost
+from orchestrator.policy import AdaptiveLength
+from tests.unit.test_policy_preparing import Pair
+
+
+def test_a_draft_of_which_nothing_was_ever_accepted_rests_soon() -> None:
+    """Most of its steps find nothing prepared, so that no verdict tells how bad it is."""
+
+    def useless(seed: int) -> Pair:
+        chance = random.Random(seed)
+        return Pair(0.0, draft=7, verify=14.5, hits=0.02, contention=1.12, chance=chance)
+
+    assert sum(useless(seed).run(32) for seed in range(16)) / 16 > 0.935
+
+
+@pytest.mark.parametrize("disturbed_ms", [15, 60])
+def test_a_draft_beside_which_the_target_takes_twice_as_long_rests_soon(disturbed_ms: int) -> None:
+    """Even if the first step of the target alone took as long, for reasons of its own."""
+    policy = AdaptiveLength(Experience(token_ns=1e6), prepares=True)
+    policy.observe(StepCost(0, 0, 0, disturbed_ms * 1_000_000, draft_rests=True))
+    slow, lengths = Pair(0.5, draft=4, verify=14.5, hits=0.5, contention=2.5), []
+    for _ in range(30):
+        lengths.append(policy.next_length())
+        slow.step(policy)
+    assert not any(lengths[20:])
+
+
+def test_a_draft_of_which_nothing_was_ever_accepted_is_left_to_probes() -> None:
+    """What the target alone takes is hardly known by then, and may look worse than it is."""
+    policy = AdaptiveLength(experience := Experience(), prepares=True)
+    experience.verify_ns.add(1, False, 16e6)
+    useless = Pair(acceptance=0.0, draft=7, verify=14.5, hits=0.4, contention=1.12)
+    lengths = []
+    for _ in range(32):
+        lengths.append(policy.next_length())
+        useless.step(policy)
+    assert sum(lengths) <= 10
+
+
+def test_texts_that_suit_the_draft_badly_do_not_turn_it_off_for_others() -> None:
+    """Probes in which something is accepted are not in vain, whatever comes of them."""
+
+    def speeds(seed: int) -> tuple[float, float]:
+        """Of six texts of which little is accepted, and of eight others after them."""
+        experience = Experience(token_ns=1e6)
+        pair = Pair(0.2, draft=3, verify=5, hits=0.55, contention=1.05, chance=random.Random(seed))
+
+        def texts(acceptance: float, num_texts: int) -> float:
+            pair.acceptance, pair.num_tokens, pair.ms = acceptance, 0, 0.0
+            for _ in range(num_texts):
+                policy = AdaptiveLength(experience, prepares=True)
+                for _ in range(50):
+                    pair.step(policy)
+            return pair.num_tokens / pair.ms * pair.verify
+
+        return texts(0.2, 6), texts(0.65, 8)
+
+    bad, good = zip(*(speeds(seed) for seed in range(16)), strict=True)
+    assert sum(bad) / 16 > 0.95
+    assert sum(good) / 16 > 1.08
