@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from orchestrator.distance import Distance
-from orchestrator.pass_time import PassTime
+from orchestrator.pass_time import Beside, PassTime
 
 FIRST_LENGTH = 1
 
@@ -52,6 +52,12 @@ class StepCost:
     """Whether the draft was reading what it had missed, at rest or as a prompt."""
     is_confirmed: bool = False
     """For draft tokens that were looked up: whether the draft had prepared the first, too."""
+
+    @property
+    def beside(self) -> Beside:
+        if self.draft_rests:
+            return Beside.REST
+        return Beside.WORK_AFTER_HIT if self.was_prepared else Beside.WORK
 
 
 @dataclass
@@ -167,7 +173,7 @@ class Experience:
             return  # that is not what such steps take
         num_tokens = cost.batch_tokens or 1 + cost.num_draft_tokens
         share = 1 / max(1, cost.batch_sessions)
-        self.verify_ns.add(num_tokens, not cost.draft_rests, cost.verify_ns, share)
+        self.verify_ns.add(num_tokens, cost.beside, cost.verify_ns, share)
         self.sessions += (1 - _FORGETTING_COSTS) * (max(1, cost.batch_sessions) - self.sessions)
         if cost.was_missed or cost.was_prepared:
             self.misses.add(cost.was_missed)
@@ -188,10 +194,10 @@ class Experience:
         is_plain = cost.draft_rests and not cost.num_draft_tokens
         return is_plain and self.distance.is_far and not cost.was_unasked
 
-    def verification_ns(self, length: float, draft_works: bool) -> float:
+    def verification_ns(self, length: float, beside: Beside) -> float:
         """What a verification of so many draft tokens takes.
 
         Sessions that share a pass all wait for its tokens. What is good for one is what
         would be good if all did the same.
         """
-        return self.verify_ns.at(self.sessions * (1 + length), draft_works)
+        return self.verify_ns.at(self.sessions * (1 + length), beside)

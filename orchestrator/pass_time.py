@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from enum import IntEnum
 
 # All as shares of what a pass takes. How much one differs from the next, how far the machine
 # drifts from one to the next, and how far the other costs do.
@@ -20,14 +21,23 @@ _TOKEN_ERROR = 0.05
 _MOST_DEVIATIONS = 3.0
 
 
+class Beside(IntEnum):
+    """What the draft does beside a pass."""
+
+    REST = 0
+    WORK = 1
+    WORK_AFTER_HIT = 2
+    """A draft that had prepared in time does so again; one that had not may not begin at all."""
+
+
 @dataclass
 class PassTime:
     """A pass of some tokens, beside a draft that works or rests, in nanoseconds.
 
-    A Kalman filter (R. E. Kalman, 1960) of three costs that add up: the pass itself, each of
-    its tokens, and the draft's work beside it. Any step tells their sum, and it takes both
-    kinds to tell them apart: what changes between two of a kind is first taken for the
-    machine's, and the first difference between the kinds for the draft's.
+    A Kalman filter (R. E. Kalman, 1960) of costs that add up: the pass itself, each of its
+    tokens, the draft's work beside it, and what that costs more after a hit. Any step tells
+    their sum, and it takes all kinds to tell them apart: what changes between two of a kind is
+    first taken for the machine's, and the first difference between kinds for the draft's.
 
     Args:
         token_ns: what a token more costs, as measured beforehand; 0 if unknown.
@@ -38,45 +48,61 @@ class PassTime:
     _costs: list[float] = field(init=False)  # of the pass, of a token, of the draft's work
     _covariance: list[list[float]] = field(init=False)
 
-    def add(self, num_tokens: float, draft_works: bool, took_ns: float, share: float = 1.0) -> None:
+    def add(self, num_tokens: float, beside: Beside, took_ns: float, share: float = 1.0) -> None:
         """Learns from a pass, or a share of one that others learn from, too."""
         if not self.num_passes:
             self._begin(num_tokens, took_ns)
         self.num_passes += share
-        step, covariance = (1.0, num_tokens, float(draft_works)), self._covariance
-        expected_ns = max(1.0, self.at(num_tokens, draft_works))
-        for i, drift in enumerate((_DRIFT, _TOKEN_DRIFT / num_tokens, _BESIDE_DRIFT)):
+        step, covariance = _step(num_tokens, beside), self._covariance
+        expected_ns = max(1.0, self.at(num_tokens, beside))
+        for i, drift in enumerate(
+            (_DRIFT, _TOKEN_DRIFT / num_tokens, _BESIDE_DRIFT, _BESIDE_DRIFT)
+        ):
             covariance[i][i] += share * (drift * expected_ns) ** 2
         spread = [_dot(row, step) for row in covariance]
         variance = _dot(spread, step) + (_NOISE * expected_ns) ** 2 / share
         surprise_ns = took_ns - _dot(self._costs, step)
         variance *= max(1.0, abs(surprise_ns) / (_MOST_DEVIATIONS * variance**0.5))
-        for i, gain in enumerate([each / variance for each in spread]):
-            self._costs[i] += gain * surprise_ns
-            for j in range(3):
-                covariance[i][j] -= gain * spread[j]
-        if (less_ns := self._costs[2]) < 0:
-            # A draft that works makes no pass shorter. If it seems so, the others are wrong.
-            self._costs = [
-                cost - less_ns * covariance[i][2] / covariance[2][2]
-                for i, cost in enumerate(self._costs)
+        for i, each in enumerate(spread):
+            self._costs[i] += each / variance * surprise_ns
+            covariance[i] = [
+                old - each / variance * other
+                for old, other in zip(covariance[i], spread, strict=True)
             ]
+        for i in (2, 3):
+            self._keep_positive(i)
 
     def _begin(self, num_tokens: float, took_ns: float) -> None:
         token_share = _TOKEN_ERROR if self.token_ns else _TOKEN
-        self._costs = [max(0.0, took_ns - self.token_ns * num_tokens), self.token_ns, 0.0]
-        deviations = (took_ns, token_share * took_ns / num_tokens, _BESIDE * took_ns)
+        self._costs = [max(0.0, took_ns - self.token_ns * num_tokens), self.token_ns, 0.0, 0.0]
+        shares = (1.0, token_share / num_tokens, _BESIDE, _BESIDE)
         self._covariance = [
-            [deviation**2 if i == j else 0.0 for j in range(3)]
-            for i, deviation in enumerate(deviations)
+            [(share * took_ns) ** 2 if i == j else 0.0 for j in range(len(shares))]
+            for i, share in enumerate(shares)
         ]
 
-    def at(self, num_tokens: float, draft_works: bool) -> float:
+    def _keep_positive(self, i: int) -> None:
+        """A draft that works makes no pass shorter. If it seems so, the other costs are wrong."""
+        if (less_ns := self._costs[i]) < 0:
+            row = self._covariance[i]
+            self._costs = [
+                cost - less_ns * other / row[i]
+                for cost, other in zip(self._costs, row, strict=True)
+            ]
+
+    def at(self, num_tokens: float, beside: Beside) -> float:
         """What such a pass takes; no less if it is wider. 0 if none was seen."""
         if not self.num_passes:
             return 0.0
-        pass_ns, token_ns, beside_ns = self._costs
-        return max(0.0, pass_ns + max(0.0, token_ns) * num_tokens + beside_ns * draft_works)
+        pass_ns, token_ns, *beside_ns = self._costs
+        costs = (pass_ns, max(0.0, token_ns), *beside_ns)
+        return max(0.0, _dot(costs, _step(num_tokens, beside)))
+
+
+def _step(num_tokens: float, beside: Beside) -> tuple[float, ...]:
+    """How often each cost is paid."""
+    after_hit = beside is Beside.WORK_AFTER_HIT
+    return 1.0, num_tokens, float(beside is not Beside.REST), float(after_hit)
 
 
 def _dot(left: Sequence[float], right: Sequence[float]) -> float:

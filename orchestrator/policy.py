@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from orchestrator.experience import FIRST_LENGTH, PRIOR_TOKENS, Acceptance, Experience, StepCost
 from orchestrator.lengths import MAX_LENGTH
+from orchestrator.pass_time import Beside
 from orchestrator.speed import Speed, num_tokens
 
 # What is looked up is taken to be accepted so often until the text shows otherwise: by itself,
@@ -146,9 +147,10 @@ class AdaptiveLength:
 
     def lookup_length(self, match_length: int, is_confirmed: bool) -> int:
         rate = (self._confirmed_lookups if is_confirmed else self._lookups).rate
+        beside = Beside.WORK if self._length else Beside.REST
 
         def speed(length: int) -> float:
-            verify_ns = self._experience.verification_ns(length, draft_works=self._length > 0)
+            verify_ns = self._experience.verification_ns(length, beside)
             return num_tokens(rate, length) / max(1.0, verify_ns)
 
         # A match of n tokens promises about n more.

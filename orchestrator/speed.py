@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from orchestrator.experience import Acceptance, Experience
+from orchestrator.pass_time import Beside
 
 
 class Speed:
@@ -27,9 +28,9 @@ class Speed:
         """
         experience = self._experience
         if length == 0:
-            return 1 / max(1.0, experience.verification_ns(0, draft_works=False))
+            return 1 / max(1.0, experience.verification_ns(0, Beside.REST))
         if not self._prepares:
-            verify_ns = experience.verification_ns(length, draft_works=True)
+            verify_ns = experience.verification_ns(length, Beside.WORK)
             step_ns = verify_ns + experience.draft_ns.at(length)
             return self._num_tokens(length) / max(1.0, step_ns)
         # Of what is ready the loop takes what pays; on a miss it waits or not, as is better.
@@ -42,9 +43,8 @@ class Speed:
         experience = self._experience
         misses = experience.misses.value
         draft_ns = experience.draft_ns.at(on_miss) if on_miss else 0.0
-        hit_ns, miss_ns = (
-            experience.verification_ns(length, draft_works=True) for length in (on_hit, on_miss)
-        )
+        hit_ns = experience.verification_ns(on_hit, Beside.WORK_AFTER_HIT)
+        miss_ns = experience.verification_ns(on_miss, Beside.WORK)
         step_ns = (1 - misses) * hit_ns + misses * (draft_ns + miss_ns)
         committed = (1 - misses) * self._num_tokens(on_hit) + misses * self._num_tokens(on_miss)
         return committed / max(1.0, experience.awaited_ns.value + step_ns)
@@ -57,7 +57,7 @@ class Speed:
         """
 
         def gain(length: int) -> float:
-            verify_ns = self._experience.verification_ns(length, draft_works=True)
+            verify_ns = self._experience.verification_ns(length, Beside.WORK)
             return self._num_tokens(length) - speed * (draft_ns(length) + verify_ns)
 
         return max(range(most + 1), key=gain)
@@ -65,9 +65,7 @@ class Speed:
     def patience_ns(self, speed: float) -> float:
         """As long as a draft token is worth where tokens are committed at `speed`."""
         experience = self._experience
-        without_ns, with_ns = (
-            experience.verification_ns(length, draft_works=True) for length in (0, 1)
-        )
+        without_ns, with_ns = (experience.verification_ns(length, Beside.WORK) for length in (0, 1))
         return max(0.0, self._acceptance.rate / speed - (with_ns - without_ns))
 
     def _num_tokens(self, length: float) -> float:

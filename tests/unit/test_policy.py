@@ -7,6 +7,7 @@ import pytest
 
 from orchestrator.experience import Experience, Line, StepCost
 from orchestrator.lengths import FixedLength
+from orchestrator.pass_time import Beside
 from orchestrator.policy import AdaptiveLength
 
 
@@ -156,7 +157,7 @@ def test_a_fixed_length_stays() -> None:
     policy = FixedLength(5, experience)
     policy.observe(StepCost(5, 0, 10**9, 7))
     assert policy.next_length() == 5
-    assert experience.verify_ns.at(6, True) == pytest.approx(7)
+    assert experience.verify_ns.at(6, Beside.WORK) == pytest.approx(7)
 
 
 def test_the_target_alone_is_tried_before_long() -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from orchestrator.experience import Experience, StepCost
+from orchestrator.pass_time import Beside
 from orchestrator.policy import AdaptiveLength
 
 
@@ -158,7 +159,7 @@ def test_another_text_is_probed_at_its_beginning_if_drafts_were_near_to_paying(
 ) -> None:
     experience = at_rest(probes_in_vain)
     for _ in range(4):
-        experience.verify_ns.add(1, True, slowness * 20e6)
+        experience.verify_ns.add(1, Beside.WORK, slowness * 20e6)
     assert AdaptiveLength(experience, prepares=False).next_length() == 0
     assert AdaptiveLength(experience, prepares=True).next_length() == length
 
@@ -166,7 +167,7 @@ def test_another_text_is_probed_at_its_beginning_if_drafts_were_near_to_paying(
 def at_rest(probes_in_vain: int = 0, sessions: float = 1.0) -> Experience:
     """Of a pair whose target went alone for some steps."""
     experience = Experience(length=0, num_plain_steps=8, probes_in_vain=probes_in_vain)
-    experience.verify_ns.add(1, False, 20e6)
+    experience.verify_ns.add(1, Beside.REST, 20e6)
     experience.steps_since_probe, experience.sessions = 10, sessions
     return experience
 
