@@ -55,6 +55,7 @@ class StepCost:
 
     @property
     def beside(self) -> Beside:
+        """What the draft did meanwhile."""
         if self.draft_rests:
             return Beside.REST
         return Beside.WORK_AFTER_HIT if self.was_prepared else Beside.WORK

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
+from enum import Enum, auto
 
 # All as shares of what a pass takes. How much one differs from the next, how far the machine
 # drifts from one to the next, and how far the other costs do.
@@ -21,12 +21,12 @@ _TOKEN_ERROR = 0.05
 _MOST_DEVIATIONS = 3.0
 
 
-class Beside(IntEnum):
+class Beside(Enum):
     """What the draft does beside a pass."""
 
-    REST = 0
-    WORK = 1
-    WORK_AFTER_HIT = 2
+    REST = auto()
+    WORK = auto()
+    WORK_AFTER_HIT = auto()
     """A draft that had prepared in time does so again; one that had not may not begin at all."""
 
 
@@ -45,20 +45,17 @@ class PassTime:
 
     token_ns: float = 0.0
     num_passes: float = 0.0
-    _costs: list[float] = field(init=False)  # of the pass, of a token, of the draft's work
-    _covariance: list[list[float]] = field(init=False)
+    _costs: list[float] = field(init=False)  # in the order above
+    _covariance: list[list[float]] = field(init=False)  # of what they are mistaken by
 
     def add(self, num_tokens: float, beside: Beside, took_ns: float, share: float = 1.0) -> None:
         """Learns from a pass, or a share of one that others learn from, too."""
         if not self.num_passes:
             self._begin(num_tokens, took_ns)
         self.num_passes += share
-        step, covariance = _step(num_tokens, beside), self._covariance
         expected_ns = max(1.0, self.at(num_tokens, beside))
-        for i, drift in enumerate(
-            (_DRIFT, _TOKEN_DRIFT / num_tokens, _BESIDE_DRIFT, _BESIDE_DRIFT)
-        ):
-            covariance[i][i] += share * (drift * expected_ns) ** 2
+        self._drift(num_tokens, expected_ns, share)
+        step, covariance = _step(num_tokens, beside), self._covariance
         spread = [_dot(row, step) for row in covariance]
         variance = _dot(spread, step) + (_NOISE * expected_ns) ** 2 / share
         surprise_ns = took_ns - _dot(self._costs, step)
@@ -80,6 +77,12 @@ class PassTime:
             [(share * took_ns) ** 2 if i == j else 0.0 for j in range(len(shares))]
             for i, share in enumerate(shares)
         ]
+
+    def _drift(self, num_tokens: float, expected_ns: float, share: float) -> None:
+        """Trusts what was learned a little less: costs change from pass to pass."""
+        drifts = (_DRIFT, _TOKEN_DRIFT / num_tokens, _BESIDE_DRIFT, _BESIDE_DRIFT)
+        for i, drift in enumerate(drifts):
+            self._covariance[i][i] += share * (drift * expected_ns) ** 2
 
     def _keep_positive(self, i: int) -> None:
         """A draft that works makes no pass shorter. If it seems so, the other costs are wrong."""
