@@ -89,6 +89,9 @@ class DraftSession:
         """
         request = self._request(tokens, preparation)
         request.draft_token_ids.extend(map(self._representable, draft))
+        if preparation.num_tokens and not preparation.num_branches:
+            # Nothing is prepared, which would read these: asked for a token, it does so now.
+            request.num_speculative_tokens = 1
         self._waiting.append(None)
         self._note_sent("follow", request)
         await self._send(request)

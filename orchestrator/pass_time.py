@@ -14,7 +14,7 @@ _TOKEN_DRIFT = 0.002
 _BESIDE_DRIFT = 0.003
 # What a draft that works beside may cost; what a token more may cost where nothing is known, and
 # by how much a cost that was measured beforehand may be wrong.
-_BESIDE = 0.3
+_BESIDE = 1.0
 _TOKEN = 0.2
 _TOKEN_ERROR = 0.05
 # A pass that is further from what was expected counts less, in proportion (P. J. Huber, 1964).

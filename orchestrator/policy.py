@@ -201,8 +201,9 @@ class AdaptiveLength:
             return min(_STEPS_BETWEEN_PROBES, _FIRST_STEPS * self._experience.num_plain_steps**2)
         goes_on = self._experience.distance.is_far or self._experience.shares_passes
         least = _STEPS_BETWEEN_INTERRUPTIONS if goes_on else _STEPS_BETWEEN_PROBES
-        # What drafts lose against the target alone, in steps of its own.
-        lost_steps = self._steps_of_a_probe * (self.speed(0) / self.speed(1) - 1)
+        # What drafts lose against the target alone, in steps of its own: so much at each token.
+        num_probed = self._steps_of_a_probe * (1 + self.acceptance_rate)
+        lost_steps = num_probed * (self.speed(0) / self.speed(1) - 1)
         return max(least, round(lost_steps / _PROBES_COST))
 
     def _count_probe(self, was_probe: bool) -> None:

@@ -121,6 +121,27 @@ async def test_following_is_one_message_that_nobody_waits_for(
     assert (call.requests[-1].context_length, list(call.requests[-1].token_ids)) == (5, [9])
 
 
+@pytest.mark.parametrize(
+    ("preparation", "num_asked"),
+    [
+        (Preparation(num_branches=0, num_tokens=2), 1),  # in turn
+        (Preparation(num_branches=2, num_tokens=2), 0),  # what is prepared reads them, too
+        (Preparation(), 0),  # at rest
+    ],
+)
+async def test_a_draft_that_prepares_nothing_reads_while_the_target_works(
+    session: DraftSession, call: ScriptedCall, preparation: Preparation, num_asked: int
+) -> None:
+    """Else the next proposal would read it all, and seem slow. It reads to propose only."""
+    await session.follow([1, 2, 3, 4], (5,), preparation)
+    assert call.requests[-1].num_speculative_tokens == num_asked
+    asking = asyncio.create_task(session.propose([1, 2, 3, 4, 5, 9], 1, preparation))
+    await call.respond(context_length=4, draft_token_ids=[8] * num_asked, sequence_length=5)
+    await call.respond(context_length=6, draft_token_ids=[10], sequence_length=6)
+    assert (await asking).draft_token_ids == (10,)
+    assert (call.requests[-1].context_length, list(call.requests[-1].token_ids)) == (5, [9])
+
+
 async def test_what_comes_late_is_dropped(session: DraftSession, call: ScriptedCall) -> None:
     await call.prepare(3, [4], [5])
     await session.follow([1, 2, 3, 4], (5,), PREPARATION)
