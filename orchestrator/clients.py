@@ -94,10 +94,16 @@ class TargetClient(ModelClient):
         super().__init__(address, target_pb2_grpc.TargetServiceStub)
 
     def open_session(
-        self, params: SamplingParams, timeout: float | None, timeline: Timeline | None
+        self,
+        params: SamplingParams,
+        target: ModelInfo,
+        timeout: float | None,
+        timeline: Timeline | None,
     ) -> TargetSession:
+        """Which fails with VOCABULARY_MISMATCH if the service serves another vocabulary by now."""
         return TargetSession(
             lambda: self.stub.Verify(timeout=timeout, metadata=outgoing_metadata()),
             params,
             timeline,
+            target.vocabulary_fingerprint,
         )

@@ -41,9 +41,11 @@ class CriticalPath:
         the service may have worked for longer than was waited: that much is hidden.
         """
         interval_ns = self._advance(stage)
-        queue_ns = min(timings.queue_ns, interval_ns)
-        compute_ns = min(timings.total_ns, interval_ns) - queue_ns
-        self.stages[f"{stage}_network"] += interval_ns - queue_ns - compute_ns
+        server_ns = min(timings.total_ns, interval_ns)
+        # Where the target goes on alone, its queue is counted from before its total.
+        queue_ns = min(timings.queue_ns, server_ns)
+        compute_ns = server_ns - queue_ns
+        self.stages[f"{stage}_network"] += interval_ns - server_ns
         self.stages[f"{stage}_queue"] += queue_ns
         self.stages[f"{stage}_compute"] += compute_ns
         if timings.total_ns > interval_ns:

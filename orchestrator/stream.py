@@ -16,7 +16,7 @@ _LONGEST_RETRY_SECONDS = 0.25
 
 
 class SessionStream:
-    """A bidirectional stream of which every request gets one response.
+    """A bidirectional stream: a response to every request, and others that nobody asked for.
 
     Args:
         open_call: opens the stream.

@@ -24,17 +24,24 @@ _PATIENCE_SECONDS = 60.0
 
 
 class TargetSession:
-    """Verdicts on one sequence; `partners.Verifier` over the network."""
+    """Verdicts on one sequence; `partners.Verifier` over the network.
+
+    Args:
+        vocabulary_fingerprint: of the vocabulary that its tokens are of; empty: not checked.
+    """
 
     def __init__(
         self,
         open_call: Callable[[], Any],
         params: SamplingParams,
         timeline: Timeline | None = None,
+        vocabulary_fingerprint: str = "",
     ) -> None:
         self.ahead: Ahead | None = None
         self._timeline = timeline
-        settings = target_pb2.VerifyRequest(sampling=sampling_to_wire(params))
+        settings = target_pb2.VerifyRequest(
+            sampling=sampling_to_wire(params), vocabulary_fingerprint=vocabulary_fingerprint
+        )
         self._stream = SessionStream(open_call, settings, _PATIENCE_SECONDS)
         self._mirror = Mirror()
         self._num_more = 0  # verdicts to come without a request

@@ -12,6 +12,7 @@ import grpc
 
 from outrider import telemetry
 from outrider.codec import sampling_from_wire, verdict_to_wire
+from outrider.errors import VocabularyMismatch
 from outrider.messages import GREEDY, ModelInfo, Verdict
 from outrider.model_service import ModelServicer, ServedModel
 from outrider.v1 import target_pb2, target_pb2_grpc
@@ -63,6 +64,7 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
                 ):
                     await context.write(target_pb2.VerifyResponse(is_stale=True))
                     continue
+                self._check_vocabulary(request.vocabulary_fingerprint)
                 if request.HasField("sampling"):
                     params = sampling_from_wire(request.sampling)
                 with telemetry.span("verify", request.step_span_id) as span:
@@ -77,10 +79,21 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
                 await _write(context, verdict, arrived_ns)
                 if request.num_more_tokens:
                     more = asyncio.create_task(_write_more(context, session.more()))
+            if more is not None:
+                await more  # whoever has nothing more to ask waits for what it asked for
         finally:
             if more is not None:
                 more.cancel()
             session.close()
+
+    def _check_vocabulary(self, fingerprint: str) -> None:
+        """Raises VocabularyMismatch; an empty one is not compared."""
+        served = self.available(self.served).info
+        if fingerprint not in ("", served.vocabulary_fingerprint):
+            raise VocabularyMismatch(
+                "the target serves another vocabulary than it did when the orchestrator started; "
+                "restart the orchestrator"
+            )
 
 
 async def _next_request(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import pytest
 import torch
@@ -34,10 +35,10 @@ class RecordingEngine:
 
 
 class Steps(Job):
-    """Wants `num_steps` passes after its tokens are read."""
+    """Wants `num_steps` passes after its tokens are read; further settings are a job's own."""
 
-    def __init__(self, slot: int, num_tokens: int, num_steps: int = 1) -> None:
-        super().__init__(slot, 0, range(num_tokens), num_logits=1)
+    def __init__(self, slot: int, num_tokens: int, num_steps: int = 1, **settings: Any) -> None:
+        super().__init__(slot, 0, range(num_tokens), num_logits=1, **settings)
         self.num_steps = num_steps
 
     def advance(self, logits: torch.Tensor) -> list[int]:

@@ -36,10 +36,11 @@ class SlotContent:
     """What a session's slot has read, and what the model thought came next.
 
     `ranks[i]` are the choices for index i of the sequence, valid after the tokens
-    before it.
+    before it. `session` is the same in all slots of a session, one of them.
     """
 
     slot: int
+    session: int
     token_ids: list[int] = field(default_factory=list)
     ranks: dict[int, list[Choice]] = field(default_factory=dict)
 
@@ -95,6 +96,7 @@ class Drafting(Job):
             min(1, num_tokens),
             copy_from,
             is_background,
+            content.session,
         )
         content.keep(own_length)
         self.draft_token_ids: list[int] = []

@@ -46,7 +46,8 @@ class ModelDrafterSession:
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
         self._logit_token_ids = engine.logit_token_ids
         self._sampler = Sampler(GREEDY, engine.logit_token_ids, engine.eos_token_ids)
-        self._contents = [SlotContent(slot) for slot in scheduler.acquire_all(max(1, max_branches))]
+        slots = scheduler.acquire_all(max(1, max_branches))
+        self._contents = [SlotContent(slot, session=slots[0]) for slot in slots]
         self._main = self._contents[0]
         self._last_draft_token: list[int] = []  # which the sequence does not have yet
         self._branches: Branches | None = None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from draft_service.drafters import OnPrepared
 from outrider.engine.activity import ModelActivity
 from outrider.engine.sequence import TokenSequence
+from outrider.engine.slots import RETRY_SECONDS
 from outrider.errors import NoFreeSlot
 from outrider.messages import Preparation, Proposal, SamplingParams, Timings
 from outrider.prompt_lookup import longest_match
@@ -66,7 +67,7 @@ class NgramDrafter:
     def open_session(self) -> NgramSession:
         """Raises NoFreeSlot."""
         if self.num_free_slots == 0:
-            raise NoFreeSlot("all sessions of this service are taken")
+            raise NoFreeSlot("all sessions of this service are taken", retry_after=RETRY_SECONDS)
         self.num_free_slots -= 1
         return NgramSession(self)
 

@@ -26,7 +26,9 @@ class Job:
         num_logits: how many rows of logits `advance` wants, for the last tokens.
         copy_from: a slot and a place: the tokens from there up to `start` are valid
             only there, and are copied first.
-        is_background: waits until no other job does, and may be dropped.
+        is_background: waits until no other job does.
+        session: whose job it is, where a session has several slots: the same number in all of
+            its jobs, one of these slots. None: `slot`.
     """
 
     def __init__(
@@ -37,8 +39,10 @@ class Job:
         num_logits: int,
         copy_from: tuple[int, int] | None = None,
         is_background: bool = False,
+        session: int | None = None,
     ) -> None:
         self.slot = slot
+        self.session = slot if session is None else session
         self.start = start
         self.token_ids = list(token_ids)
         self.num_logits = num_logits

@@ -53,7 +53,8 @@ class Scheduler:
         self.num_reused_tokens = 0  # not read, since a slot had them
         self._engine = engine
         self._slots = Slots(num_slots)
-        self._last_slots: set[int] = set()  # of sessions in the latest pass that may come back
+        # Sessions that had their answer in the latest pass for any, and may be about to come back.
+        self._answered: set[int] = set()
         self._has_answered = True  # whether the latest pass was some job's last one
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
@@ -127,10 +128,11 @@ class Scheduler:
                     self._jobs.append(follower)
 
     def drop(self, job: Job) -> None:
-        """Gives a background job up: its `done` never comes. A pass that it is in goes on."""
+        """Gives a job up: its `done` never comes. A pass that it is in goes on."""
         with self._changed:
             job.is_dropped = True
             self._jobs = [job for job in self._jobs if not job.is_dropped]
+            self._changed.notify()
 
     def close(self) -> None:
         """Ends the thread after the pass that runs; pending jobs are cancelled."""
@@ -160,25 +162,28 @@ class Scheduler:
     def _wait_for_chunks(self) -> list[tuple[Job, Chunk]]:
         """The next pass's jobs and their chunks; empty when closed."""
         with self._changed:
-            while not self._jobs and not self._closed:
-                self._changed.wait()
-            self._gather()
-            if self._closed:
-                for job in self._jobs:
-                    job.done.set_exception(ServiceUnavailable("the service is shutting down"))
-                self._jobs = []
-                return []
-            return self._pack()
+            while not self._closed:
+                if not self._jobs:
+                    self._changed.wait()
+                    continue
+                self._gather()
+                # Whoever was there may have gone while it waited for others.
+                if self._jobs and not self._closed:
+                    return self._pack()
+            for job in self._jobs:
+                job.done.set_exception(ServiceUnavailable("the service is shutting down"))
+            self._jobs = []
+            return []
 
     def _gather(self) -> None:
         """Waits for more sessions while they keep arriving: a pass costs little more with them."""
-        while missing := self._last_slots - {job.slot for job in self._jobs}:
+        while missing := self._answered - {job.session for job in self._jobs}:
             if self._closed or all(job.is_background for job in self._jobs):
                 return
             reads_prompt = any(len(job.token_ids) > _LONGEST_STEP for job in self._jobs)
             patience = self.pace.gather_seconds * (_BEFORE_PROMPTS if reads_prompt else 1)
             if not self._changed.wait(patience):
-                self._last_slots -= missing
+                self._answered -= missing
 
     def _pack(self) -> list[tuple[Job, Chunk]]:
         """A chunk of each job whose turn it is, until the token budget is spent.
@@ -229,8 +234,10 @@ class Scheduler:
                 else:
                     self._slots.append(job.slot, chunk.token_ids)
             self._jobs = [job for job in self._jobs if not job.done.done()]
-            self._last_slots = {job.slot for job, _ in packed if job.done.done()}
-            self._has_answered = bool(self._last_slots)
+            self._has_answered = any(job.done.done() for job, _ in packed)
+            # Nobody waits for background jobs, so nobody comes back because of them.
+            if any(not job.is_background for job, _ in packed):
+                self._answered = {job.session for job, _ in packed if job.done.done()}
             self._cancel_jobs(self._slots.end_pass())
 
     def _cancel_jobs(self, slots: set[int]) -> None:
@@ -239,5 +246,5 @@ class Scheduler:
             if job.slot in slots:
                 job.done.set_exception(Cancelled("the session was closed"))
         self._jobs = [job for job in self._jobs if job.slot not in slots]
-        self._last_slots -= slots
+        self._answered -= slots
         self._changed.notify()

@@ -15,7 +15,8 @@ from outrider.errors import NoFreeSlot
 # Copying shorter prefixes takes about as long as reading them.
 _SHORTEST_PREFIX = 16
 
-_RETRY_SECONDS = 0.25
+# After so long a session that all slots refused may try again.
+RETRY_SECONDS = 0.25
 
 
 class Slots:
@@ -39,12 +40,12 @@ class Slots:
     @property
     def num_waiting(self) -> int:
         """Requests that wait for slots."""
-        return len(self._waiting)
+        return sum(not future.cancelled() for _, future in self._waiting)
 
     def take(self, count: int) -> list[int]:
         """So many slots at once, or none. Raises NoFreeSlot."""
-        if len(self._free) < count or self._waiting:
-            raise NoFreeSlot("all sessions of this service are taken", retry_after=_RETRY_SECONDS)
+        if len(self._free) < count or self.num_waiting:
+            raise NoFreeSlot("all sessions of this service are taken", retry_after=RETRY_SECONDS)
         return [self._free.popleft() for _ in range(count)]
 
     def request(self, count: int, max_waiting: int) -> Future[list[int]]:
@@ -54,8 +55,9 @@ class Slots:
         `max_waiting` requests wait.
         """
         future: Future[list[int]] = Future()
-        if len(self._free) < count and len(self._waiting) >= max_waiting:
-            raise NoFreeSlot("all sessions of this service are taken", retry_after=_RETRY_SECONDS)
+        self._waiting = deque(waiting for waiting in self._waiting if not waiting[1].cancelled())
+        if len(self._free) < count and self.num_waiting >= max_waiting:
+            raise NoFreeSlot("all sessions of this service are taken", retry_after=RETRY_SECONDS)
         self._waiting.append((count, future))
         self._serve_waiting()
         return future

@@ -18,7 +18,7 @@ NEXT_TOKEN_KIND_RECOVERED: NextTokenKind
 NEXT_TOKEN_KIND_BONUS: NextTokenKind
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("context_length", "token_ids", "draft_token_ids", "sampling", "step_span_id", "assumes_verdict", "num_more_tokens")
+    __slots__ = ("context_length", "token_ids", "draft_token_ids", "sampling", "step_span_id", "assumes_verdict", "num_more_tokens", "vocabulary_fingerprint")
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -26,6 +26,7 @@ class VerifyRequest(_message.Message):
     STEP_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     ASSUMES_VERDICT_FIELD_NUMBER: _ClassVar[int]
     NUM_MORE_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    VOCABULARY_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     context_length: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     draft_token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -33,7 +34,8 @@ class VerifyRequest(_message.Message):
     step_span_id: int
     assumes_verdict: bool
     num_more_tokens: int
-    def __init__(self, context_length: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., step_span_id: _Optional[int] = ..., assumes_verdict: _Optional[bool] = ..., num_more_tokens: _Optional[int] = ...) -> None: ...
+    vocabulary_fingerprint: str
+    def __init__(self, context_length: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., step_span_id: _Optional[int] = ..., assumes_verdict: _Optional[bool] = ..., num_more_tokens: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
     __slots__ = ("context_length", "num_accepted_tokens", "next_token_id", "next_token_kind", "sequence_length", "timings", "is_stale", "is_more")

@@ -65,7 +65,7 @@ class TargetServiceServicer:
         Errors: RESOURCE_EXHAUSTED (too many wait for a slot), INVALID_ARGUMENT (token ids out
         of range, nothing to continue, assumes_verdict without a verdict before or without
         exactly one of token_ids), FAILED_PRECONDITION (context_length beyond
-        what the session holds), OUT_OF_RANGE (longer than a slot).
+        what the session holds, or another vocabulary_fingerprint), OUT_OF_RANGE (longer than a slot).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

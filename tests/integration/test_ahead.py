@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from outrider.v1 import target_pb2
 from tests.system import running_system
 
 PROMPT = "the cat sat on the mat"
@@ -81,3 +82,15 @@ async def test_targets_that_go_on_alone_share_their_passes(
         together = await asyncio.gather(*(system.generate(p, **fields) for p in prompts))
     assert [text.token_ids for text in together] == [text.token_ids for text in singly]
     assert all(num_unasked(text) >= 36 for text in together)
+
+
+async def test_what_the_target_goes_on_with_comes_after_a_half_close(
+    tiny_models: Callable[..., Path],
+) -> None:
+    async with running_system(tiny_models("llama")) as system:
+        call = system.target.Verify()
+        await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7], num_more_tokens=5))
+        await call.done_writing()
+        responses = [response async for response in call]
+    assert [response.is_more for response in responses] == [False] + [True] * 5
+    assert [response.context_length for response in responses] == [3, 4, 5, 6, 7, 8]

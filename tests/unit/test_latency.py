@@ -42,6 +42,13 @@ def test_a_server_that_claims_more_than_was_waited_gets_what_was_waited() -> Non
 
 
 @pytest.mark.usefixtures("clock")
+def test_no_stage_is_negative_where_a_queue_began_before_the_answer_before() -> None:
+    path = CriticalPath()
+    path.spend_waiting("verify", Timings(queue_ns=60, forward_ns=30, total_ns=5))
+    assert path.stages == {"verify_queue": 5, "verify_compute": 0, "verify_network": 95}
+
+
+@pytest.mark.usefixtures("clock")
 def test_hidden_work_is_beside_the_path() -> None:
     path = CriticalPath()
     path.hide("prefill_draft", 40)
