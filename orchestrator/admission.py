@@ -88,13 +88,16 @@ class Admission:
         return num_tokens / self.num_slots * self.seconds_per_token
 
     async def _queue(self, num_tokens: int, deadline: float | None) -> None:
-        """Waits for a slot."""
+        """Waits for a slot, as long as there is time for the text after it."""
         self.check_queue()
         self._check_deadline(self._seconds_to_wait, num_tokens, deadline)
         self.num_queued += 1
         self._queued_tokens += num_tokens
         try:
-            await self._slots.acquire()
+            async with asyncio.timeout(self._patience(num_tokens, deadline)):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise self._unreachable() from None
         finally:
             self.num_queued -= 1
             self._queued_tokens -= num_tokens
@@ -105,12 +108,21 @@ class Admission:
             raise
 
     def _check_deadline(self, wait: float, num_tokens: int, deadline: float | None) -> None:
-        expected = wait + num_tokens * self.seconds_per_token
-        if deadline is not None and expected > deadline - time.monotonic():
-            self.num_unreachable += 1
-            raise DeadlineUnreachable(
-                "the deadline would pass before the text is done", retry_after=self.retry_seconds
-            )
+        patience = self._patience(num_tokens, deadline)
+        if patience is not None and wait > patience:
+            raise self._unreachable()
+
+    def _patience(self, num_tokens: int, deadline: float | None) -> float | None:
+        """The seconds in which a text must have begun to be done in time; None: no matter."""
+        if deadline is None:
+            return None
+        return deadline - time.monotonic() - num_tokens * self.seconds_per_token
+
+    def _unreachable(self) -> DeadlineUnreachable:
+        self.num_unreachable += 1
+        return DeadlineUnreachable(
+            "the deadline would pass before the text is done", retry_after=self.retry_seconds
+        )
 
     def _learn(self, seconds_per_token: float, is_done: bool) -> None:
         """A request that was given up tells only how long it takes at least."""

@@ -20,8 +20,13 @@ from outrider.messages import SamplingParams
 from outrider.v1 import generation_pb2
 
 
-def request_from_wire(message: generation_pb2.GenerateRequest) -> Request:
-    """Raises InvalidRequest."""
+def request_from_wire(
+    message: generation_pb2.GenerateRequest, most_new_tokens: int | None = None
+) -> Request:
+    """A request; without a number of tokens it asks for no more than `most_new_tokens`.
+
+    Raises InvalidRequest.
+    """
     sampling = SamplingParams(
         temperature=message.temperature,
         top_k=message.top_k,
@@ -36,7 +41,9 @@ def request_from_wire(message: generation_pb2.GenerateRequest) -> Request:
         prompt=message.prompt,
         messages=tuple(Message(turn.role, turn.content) for turn in message.messages),
         max_new_tokens=(
-            message.max_new_tokens if message.HasField("max_new_tokens") else DEFAULT_MAX_NEW_TOKENS
+            message.max_new_tokens
+            if message.HasField("max_new_tokens")
+            else min(DEFAULT_MAX_NEW_TOKENS, most_new_tokens or DEFAULT_MAX_NEW_TOKENS)
         ),
         sampling=checked_sampling(sampling),
         stop=tuple(message.stop),

@@ -143,6 +143,8 @@ class Experience:
     # What a step waited for what was under way; and how many tokens are prepared in time.
     awaited_ns: Average = field(default_factory=lambda: Average(0.0))
     ready: Average = field(default_factory=lambda: Average(1.0))
+    # What the target lost beside a draft that read the text for a probe.
+    reading_ns: Average = field(default_factory=lambda: Average(0.0, 0.0))
     acceptance: Acceptance = field(default_factory=Acceptance)  # of the latest text
     usual_acceptance: float = _FIRST_ACCEPTANCE  # of those before it
     _counted: Acceptance | None = None  # among these
@@ -182,7 +184,7 @@ class Experience:
         if cost.was_missed:
             self.misses_since_wait += 1
         if cost.num_draft_tokens == 0:
-            self.num_plain_steps += not cost.was_missed
+            self.num_plain_steps += cost.draft_rests
         elif not cost.match_length:
             self.has_draft_steps = True
             self.has_accepted |= cost.num_accepted_tokens > 0

@@ -17,7 +17,7 @@ from orchestrator.lengths import FixedLength, LengthPolicy
 from orchestrator.partners import Drafter, Verifier
 from orchestrator.policy import AdaptiveLength
 from orchestrator.speculation import Speculation
-from orchestrator.text_stream import TextStream
+from orchestrator.text_stream import TextStream, check_stop_strings
 from orchestrator.tokenizer import Tokenizer
 from outrider.errors import ContextTooLong, InvalidRequest
 from outrider.messages import GREEDY, ModelInfo, SamplingParams
@@ -77,6 +77,7 @@ class Request:
             raise InvalidRequest(f"max_new_tokens must be at most {max_new_tokens}")
         if len(self.stop) > MAX_NUM_STOP_STRINGS:
             raise InvalidRequest(f"there may be at most {MAX_NUM_STOP_STRINGS} stop strings")
+        check_stop_strings(self.stop)
         if any(len(stop) > MAX_STOP_STRING_LENGTH for stop in self.stop):
             raise InvalidRequest(
                 f"a stop string may have at most {MAX_STOP_STRING_LENGTH} characters"
@@ -176,6 +177,8 @@ class Generation:
             async for step in steps:
                 self.path.spend("orchestrator")
                 self._count(step)
+                if drafter is not None:
+                    self.speculation.num_prepared_tokens = drafter.num_prepared_tokens
                 pieces = self._commit(step, text_stream, eos)
                 is_last = self.stopped or len(prompt) + len(self.token_ids) >= max_length
                 if is_last:
@@ -185,8 +188,6 @@ class Generation:
                 yield pieces
                 if is_last:
                     break
-        if drafter is not None:
-            self.speculation.num_prepared_tokens = drafter.num_prepared_tokens
 
     def _count(self, step: Step) -> None:
         self.speculation.count(step)

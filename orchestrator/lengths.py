@@ -15,7 +15,12 @@ class LengthPolicy(Protocol):
 
     @property
     def uses_draft(self) -> bool:
-        """Whether the draft is asked at all, and so must read the prompt."""
+        """Whether the draft may be asked at all."""
+        ...
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether the draft is left alone for now, and need not read the prompt yet."""
         ...
 
     @property
@@ -63,6 +68,10 @@ class FixedLength:
     @property
     def uses_draft(self) -> bool:
         return self.length > 0
+
+    @property
+    def is_at_rest(self) -> bool:
+        return self.length == 0
 
     @property
     def shares_passes(self) -> bool:

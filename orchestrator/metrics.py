@@ -45,6 +45,11 @@ def _speculation_metrics(speculation: Speculation) -> Iterator[Metric]:
     steps.add_metric(["looked up"], num_looked_up)
     steps.add_metric(["drafted"], speculation.num_steps - num_prepared - num_looked_up)
     yield steps
+    yield _counter(
+        "missed_steps",
+        "Steps that nothing was prepared for, and that went on without draft tokens.",
+        speculation.num_missed_steps,
+    )
     for name, text, at in (
         ("outrider_draft_tokens", "Draft tokens verified.", speculation.drafted_at),
         ("outrider_accepted_tokens", "Draft tokens accepted.", speculation.accepted_at),

@@ -59,6 +59,11 @@ class Pair:
         await _check_vocabularies(target_info, tokenizer, draft, draft_info)
         return cls(target, target_info, tokenizer, draft, draft_info)
 
+    @property
+    def draft_only_looks_up(self) -> bool:
+        """Whether the draft has no model, and so no vocabulary."""
+        return self.draft_info is not None and not self.draft_info.vocabulary_fingerprint
+
     @contextmanager
     def sessions(
         self,
@@ -68,7 +73,7 @@ class Pair:
         timeline: Timeline | None = None,
     ) -> Iterator[tuple[Verifier, Drafter | None]]:
         """A session on each service, closed at the end whatever happens."""
-        verifier = self._target.open_session(params, timeout, timeline)
+        verifier = self._target.open_session(params, self.target_info, timeout, timeline)
         drafter = None
         if speculate and self._draft is not None and self.draft_info is not None:
             drafter = self._draft.open_session(

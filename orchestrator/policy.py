@@ -70,6 +70,7 @@ class AdaptiveLength:
         self._length = experience.length
         self._probe_steps = 0  # that are left of a probe
         self._probe_is_in_vain = True
+        self._reading_ns = 0.0  # that the target lost beside a draft that read for the probe
         self._barren_steps = 0
         # Where speculation does not pay and many are served, or the draft is no good, all but
         # a few requests spare the draft their prompts.
@@ -83,6 +84,10 @@ class AdaptiveLength:
         is_retried = has_turn and is_alone and is_no_good
         if self.uses_draft and self._length == 0 and (is_retried or self._opens_with_probe):
             self._begin_probe(self._steps_of_a_probe)
+
+    @property
+    def is_at_rest(self) -> bool:
+        return not self.uses_draft or (self._length == 0 and self._probe_steps == 0)
 
     @property
     def shares_passes(self) -> bool:
@@ -118,6 +123,7 @@ class AdaptiveLength:
     def _begin_probe(self, num_steps: int) -> None:
         self._experience.steps_since_probe = 0  # one request probes for all
         self._probe_steps = num_steps
+        self._reading_ns = 0.0
         self._probe_is_in_vain = True
 
     @property
@@ -173,7 +179,10 @@ class AdaptiveLength:
             self._probe_is_in_vain = False
         if not self.uses_draft:
             return
-        if not cost.catches_up:
+        if cost.catches_up:
+            alone_ns = self._experience.verification_ns(cost.num_draft_tokens, Beside.REST)
+            self._reading_ns += max(0.0, cost.verify_ns - alone_ns)
+        else:
             self._count_probe(was_probe=cost.draft_rests != (self._length == 0))
         if not self._experience.has_draft_steps:
             return  # a draft that has nothing to say, or is lost, teaches nothing
@@ -204,14 +213,16 @@ class AdaptiveLength:
         # What drafts lose against the target alone, in steps of its own: so much at each token.
         num_probed = self._steps_of_a_probe * (1 + self.acceptance_rate)
         lost_steps = num_probed * (self.speed(0) / self.speed(1) - 1)
+        lost_steps += self._experience.reading_ns.value * self.speed(0)
         return max(least, round(lost_steps / _PROBES_COST))
 
     def _count_probe(self, was_probe: bool) -> None:
         self._experience.steps_since_probe += 1
         if was_probe and self._probe_steps:
             self._probe_steps -= 1
-            if self._probe_steps == 0 and self._length == 0 and self._probe_is_in_vain:
-                self._experience.probes_in_vain += 1
+            if self._probe_steps == 0 and self._length == 0:
+                self._experience.reading_ns.add(self._reading_ns)
+                self._experience.probes_in_vain += self._probe_is_in_vain
 
     def _is_barren(self, cost: StepCost) -> bool:
         """Whether the draft has brought nothing in this text, nor ever. Then probes decide."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from functools import partial
 
 from orchestrator.distance import Distance
@@ -15,13 +15,16 @@ from orchestrator.lengths import LengthPolicy
 from orchestrator.lookup import NOTHING, SHORTEST_INTERRUPTION, LookedUp, look_up
 from orchestrator.partners import Ahead, Drafter, Foresight
 from orchestrator.waiting import foresee, prepared_soon
-from outrider.errors import OutriderError
+from outrider.errors import OutriderError, ServiceUnavailable
 from outrider.messages import Preparation, Prepared, Proposal, Verdict
 
 DEFAULT_NUM_BRANCHES = 4
 
 # A text that has ended is found out by then; what the target says behind its end is wasted.
 MOST_MORE_TOKENS = 32
+
+# A draft that is waited for longer than this is taken for lost.
+LONGEST_WAIT_SECONDS = 10.0
 
 # A draft that has rested reads what it has missed. Later than this it is late for other reasons.
 STEPS_TO_CATCH_UP = 3
@@ -49,15 +52,22 @@ class Proposer:
         self._distance = distance
         self._is_preparing = False
         self._draft_rests = True
+        self._has_begun = False  # to read the text
         self._catching_up = 0  # steps that the draft may still take for that
         self._prefill: asyncio.Task[Proposal | None] | None = None
 
     def prefill(self, prompt: Sequence[int]) -> None:
-        """Lets the draft read the prompt while the target does."""
+        """Lets the draft read the prompt while the target does, unless it is at rest."""
         length = self._lengths.next_length()
         self._draft_rests = length == 0
-        if self._drafter is not None:
-            self._prefill = asyncio.create_task(self._ask(self._drafter, list(prompt), 0, length))
+        if length or not self._lengths.is_at_rest:
+            self._read(prompt, length)
+
+    def _read(self, tokens: Sequence[int], length: int) -> None:
+        """Lets the draft begin with the text, while others go on."""
+        if self._drafter is not None and not self._has_begun:
+            self._has_begun = True
+            self._prefill = asyncio.create_task(self._ask(self._drafter, list(tokens), 0, length))
 
     async def propose(
         self, tokens: Sequence[int], room: int, ahead: Ahead | None = None, goes_on: bool = False
@@ -86,6 +96,7 @@ class Proposer:
             await self._rest(tokens)
         elif self._draft_rests:
             self._catching_up = STEPS_TO_CATCH_UP
+            self._read(tokens, length)  # if that is still to be done
         self._draft_rests = length == 0
         prepared = self._drafter.prepared(tokens) if length and self._drafter else None
         looked_up = self._look_up(tokens, room, least, prepared)
@@ -96,7 +107,7 @@ class Proposer:
         if length == 0:
             return NONE_DRAFTED
         waits_for = length if self._num_branches == 0 else self._lengths.missed_length(length)
-        if waits_for == 0 and self._is_reading:
+        if self._is_reading and (waits_for == 0 or self._catching_up):
             return NONE_DRAFTED
         await self._finish_prefill()
         return await self._draft(tokens, room, length, waits_for)
@@ -195,11 +206,14 @@ class Proposer:
         if catches_up or waits_for == 0:
             await self._follow(tokens, (), length)
             return missed
-        proposal = await self._ask(self._drafter, tokens, min(room, waits_for), length)
+        asked = self._ask(self._drafter, tokens, min(room, waits_for), length)
+        proposal = await self._answer(asked)
         if proposal is None:
             self._path.spend("draft_network")
-            return missed
+            return NONE_DRAFTED
         waited_ns = self._path.spend_waiting("draft", proposal.timings)
+        if not proposal.draft_token_ids:
+            return Drafted(waited_ns=waited_ns)  # it was waited for, and has nothing to say
         return dataclasses.replace(missed, token_ids=proposal.draft_token_ids, waited_ns=waited_ns)
 
     async def _rest(self, tokens: Sequence[int]) -> None:
@@ -229,7 +243,7 @@ class Proposer:
         if self._prefill is None:
             return
         self._path.spend("orchestrator")
-        proposal = await self._prefill
+        proposal = await self._answer(self._prefill)
         self._prefill = None
         waited_ns = self._path.spend("prefill_draft")
         if proposal is not None:
@@ -243,6 +257,15 @@ class Proposer:
             return await drafter.propose(tokens, k, self._preparation(length))
         except OutriderError as error:
             self._lose(error)
+            return None
+
+    async def _answer(self, asked: Awaitable[Proposal | None]) -> Proposal | None:
+        """A draft that lives and never answers is as good as lost."""
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+                return await asked
+        except TimeoutError:
+            self._lose(ServiceUnavailable("the draft does not answer"))
             return None
 
     def _lose(self, error: OutriderError) -> None:

@@ -105,7 +105,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     def _generation(self, message: generation_pb2.GenerateRequest) -> Generation:
         """Raises InvalidRequest."""
         path = CriticalPath(Timeline() if message.trace else None)
-        request = request_from_wire(message)
+        request = request_from_wire(message, self.max_new_tokens)
         request.check(self.max_new_tokens)
         return Generation(request, path)
 
@@ -121,12 +121,14 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         async with self.admission.slot(num_tokens, _timeout(context)):
             generation.path.spend("queue")
             lengths = generation.lengths(pair.experience)
+            # What the text itself says is looked up here, without messages.
+            asks_draft = not (request.looks_up and pair.draft_only_looks_up)
             with (
                 self.activity.running(generation),
                 _deadline_explains_errors(context),
                 pair.sessions(
                     request.sampling,
-                    lengths.uses_draft,
+                    lengths.uses_draft and asks_draft,
                     _timeout(context),
                     generation.path.timeline,
                 ) as sessions,

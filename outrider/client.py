@@ -136,7 +136,7 @@ class Client:
 
     Keyword parameters of `generate` and `stream` are the fields of GenerateRequest:
     max_new_tokens, temperature, top_k, top_p, min_p, seed, stop,
-    num_speculative_tokens (0: the target alone), ignore_eos, num_branches and trace.
+    num_speculative_tokens (0: the target alone), ignore_eos, num_branches, prompt_lookup and trace.
     `timeout` is in seconds.
     """
 

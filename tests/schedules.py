@@ -8,6 +8,9 @@ from contextlib import aclosing
 from random import Random
 from typing import Any
 
+import pytest
+
+from orchestrator import proposer
 from orchestrator.decoder import decode
 from orchestrator.draft_session import DraftSession
 from orchestrator.experience import StepCost
@@ -36,11 +39,21 @@ class Stuck(AssertionError):
     """Somebody waits for what will never come."""
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No draft is taken for lost only because time passes in leaps here."""
+    monkeypatch.setattr(proposer, "LONGEST_WAIT_SECONDS", None)
+
+
 class Lengths:
     """Lengths that change from step to step."""
 
     def __init__(self, random: Random, longest: int) -> None:
         self._random, self._longest = random, longest
+
+    @property
+    def is_at_rest(self) -> bool:
+        return self._random.random() < 0.5
 
     @property
     def shares_passes(self) -> bool:
@@ -171,7 +184,7 @@ class Schedule:
         *models: Any,
     ) -> Any:
         """Stands for `DraftClient`, which is told of two models, and for `TargetClient`."""
-        if not isinstance(models[0], ModelInfo):
+        if not isinstance(models[1], ModelInfo):
             return CountedTarget(lambda: self.network.open("target"), params)
         session = DraftSession(lambda: self.network.open("draft"), params, *models[:2])
         return CheckedDrafter(session, self.services.draft_model, params)

@@ -111,6 +111,24 @@ async def running_draft(
 
 
 @asynccontextmanager
+async def running_orchestrator(
+    target_address: str, draft_address: str, metrics: dict[str, Metrics] | None = None
+) -> AsyncIterator[tuple[str, GenerationServicer]]:
+    servicer = GenerationServicer()
+    servicer.serve_pair(await Pair.connect(target_address, draft_address))
+    try:
+        async with serving(
+            lambda server: generation_pb2_grpc.add_GenerationServiceServicer_to_server(
+                servicer, server
+            ),
+            watched("orchestrator", servicer.metrics, metrics),
+        ) as address:
+            yield address, servicer
+    finally:
+        await servicer.pair.close()
+
+
+@asynccontextmanager
 async def running_system(
     target: Path,
     draft: str | Path = "ngram",
@@ -130,16 +148,8 @@ async def running_system(
         draft_address, drafter = await stack.enter_async_context(
             running_draft(draft, metrics, **{"dtype": draft_dtype, **settings})
         )
-        servicer = GenerationServicer()
-        servicer.serve_pair(await Pair.connect(target_address, draft_address))
-        stack.push_async_callback(servicer.pair.close)
-        address = await stack.enter_async_context(
-            serving(
-                lambda server: generation_pb2_grpc.add_GenerationServiceServicer_to_server(
-                    servicer, server
-                ),
-                watched("orchestrator", servicer.metrics, metrics),
-            )
+        address, servicer = await stack.enter_async_context(
+            running_orchestrator(target_address, draft_address, metrics)
         )
         channels = [
             await stack.enter_async_context(grpc.aio.insecure_channel(a))

@@ -77,10 +77,16 @@ async def test_the_fewest_tokens_are_never_more_than_there_are(system: System) -
 
 async def test_limits_of_a_request(system: System) -> None:
     system.servicer.max_new_tokens = 50
-    for fields in (
-        {"max_new_tokens": 51},
-        {"stop": ["a"] * 17},
-        {"stop": ["a" * 257]},
+    for word, fields in (
+        ("max_new_tokens", {"max_new_tokens": 51}),
+        ("at most 16 stop strings", {"stop": ["a"] * 17}),
+        ("256 characters", {"stop": ["a" * 257]}),
+        ("must not be empty", {"stop": ["a", ""]}),
     ):
-        assert isinstance(await refusal(system, **fields), InvalidRequest)
+        error = await refusal(system, **fields)
+        assert isinstance(error, InvalidRequest)
+        assert word in error.message
     assert (await system.generate("hi", max_new_tokens=50)).usage.completion_tokens
+    # Whoever asks for nothing in particular gets what there is to have.
+    whole = await system.generate("hi", ignore_eos=True)
+    assert whole.usage.completion_tokens == 50

@@ -90,6 +90,14 @@ async def test_what_requests_did_is_counted(system: System) -> None:
     assert value("outrider_refused_requests_total") == 0
 
 
+async def test_steps_that_went_on_without_a_draft_are_counted(system: System) -> None:
+    response = await system.generate(PROMPT, max_new_tokens=60, prompt_lookup=False)
+    waiting = await system.generate(PROMPT, num_speculative_tokens=2)
+    assert waiting.speculation.num_missed_steps == 0  # a fixed length is waited for
+    value = await scrape(system.metrics["orchestrator"])
+    assert value("outrider_missed_steps_total") == response.speculation.num_missed_steps
+
+
 async def test_prompts_that_are_not_read_again_are_counted(system: System) -> None:
     for _ in range(2):
         await system.generate(f"{PROMPT} " * 12, max_new_tokens=1)

@@ -125,6 +125,22 @@ async def test_who_waited_too_long_leaves_the_slot_to_the_next(running: AsyncExi
     assert started == ["patient"]
 
 
+async def test_who_can_no_longer_be_done_in_time_does_not_wait_for_a_turn(
+    running: AsyncExitStack,
+) -> None:
+    admission = Admission(1)
+    admission.seconds_per_token = 0.01
+    await running.enter_async_context(admission.slot(1, None))  # and goes on and on
+    with pytest.raises(DeadlineUnreachable):
+        async with asyncio.timeout(10), admission.slot(1, 0.03):
+            pass
+    assert (admission.num_queued, admission.num_unreachable) == (0, 1)
+    [task] = await queue(admission, 1)  # the place is free, and the slot comes to who is next
+    await running.aclose()
+    await task
+    assert admission.num_running == 0
+
+
 async def test_requests_that_are_given_up_teach_that_it_takes_longer() -> None:
     admission = Admission(1)
     with pytest.raises(TimeoutError):

@@ -112,6 +112,7 @@ async def foreseeing(drafter: FakeDrafter, server_seconds: float) -> asyncio.Tas
     distance = Distance(network_ns=1e9, server_ns=server_seconds * 1e9)
     lengths = FixedLength(3, Experience())
     proposer = Proposer(drafter, lengths, 2, False, CriticalPath(), distance)
+    proposer.prefill([5])
     await proposer.propose([5], 4)
     foresight = proposer.foresight([5, 6], Drafted((7,)), room=20)
     assert foresight is not None

@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import pytest
 
+from orchestrator import proposer
 from orchestrator.decoder import decode
 from orchestrator.experience import Experience, StepCost
 from orchestrator.latency import CriticalPath
 from orchestrator.lengths import FixedLength
 from outrider.messages import Preparation, Proposal
 from tests.fakes import FakeDrafter, FakeVerifier
-from tests.unit.test_decoder import target_model, unrelated_model
+from tests.unit.test_decoder import plain_decoding, run, target_model, text, unrelated_model
 
 
 @pytest.mark.parametrize("num_branches", [2, 0])
@@ -45,6 +46,28 @@ async def test_what_a_draft_takes_to_read_what_it_missed_is_not_what_drafting_ta
     assert experience.verify_ns.num_passes == weight
 
 
+@pytest.mark.parametrize("answers", [0, 1, 3])
+async def test_a_draft_that_lives_and_never_answers_is_lost(
+    monkeypatch: pytest.MonkeyPatch, answers: int
+) -> None:
+    class Stuck(FakeDrafter):
+        num_asked = 0
+
+        async def propose(
+            self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+        ) -> Proposal:
+            self.num_asked += 1
+            if self.num_asked > answers:
+                await asyncio.Event().wait()
+            return await super().propose(tokens, num_speculative_tokens, preparation)
+
+    monkeypatch.setattr(proposer, "LONGEST_WAIT_SECONDS", 0.01)
+    drafter = Stuck(unrelated_model)
+    steps = await run(drafter, 2, max_length=12)
+    assert text(steps) == plain_decoding([1, 2, 3], 12)
+    assert drafter.num_asked == answers + 1  # it is not asked again
+
+
 async def test_nor_is_what_the_target_takes_beside_a_draft_that_reads_the_prompt() -> None:
     is_read = asyncio.Event()
 
@@ -56,6 +79,8 @@ async def test_nor_is_what_the_target_takes_beside_a_draft_that_reads_the_prompt
             return await super().propose(tokens, num_speculative_tokens, preparation)
 
     class Watched(FixedLength):
+        is_at_rest = False
+
         def observe(self, cost: StepCost) -> None:
             costs.append(cost)
             if len(costs) == 3:
@@ -69,3 +94,29 @@ async def test_nor_is_what_the_target_takes_beside_a_draft_that_reads_the_prompt
     assert [cost.catches_up for cost in costs[:3]] == [True] * 3
     assert not any(cost.catches_up for cost in costs[4:])
     assert len(costs) > 6
+
+
+@pytest.mark.parametrize("num_branches", [2, 0])
+async def test_a_draft_at_rest_reads_nothing_before_it_is_wanted(num_branches: int) -> None:
+    class Scripted(FixedLength):
+        lengths = iter([0] * 5 + [2] * 40)
+
+        def next_length(self) -> int:
+            return next(self.lengths)
+
+        def observe(self, cost: StepCost) -> None:
+            costs.append(cost)
+
+    costs: list[StepCost] = []
+    drafter, verifier = FakeDrafter(target_model), FakeVerifier(target_model)
+    lengths, path = Scripted(0, Experience()), CriticalPath()
+    async for _ in decode([1, 2, 3], 30, verifier, drafter, lengths, path, num_branches):
+        await asyncio.sleep(0)
+    # The first length is asked for with the prompt, and four steps went by.
+    reading, *others = drafter.calls
+    assert (len(reading[0]), reading[1]) == (3 + 1 + 4, 0)
+    # It is not waited for, and what the target takes beside it is not what it always takes.
+    assert costs[4].catches_up
+    assert costs[4].num_draft_tokens == 0
+    assert others
+    assert any(cost.num_draft_tokens for cost in costs[5:])

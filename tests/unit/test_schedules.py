@@ -7,11 +7,14 @@ from random import Random
 
 import pytest
 
+from orchestrator import proposer
 from orchestrator.experience import Experience
 from orchestrator.lengths import FixedLength, LengthPolicy
 from outrider.messages import GREEDY, SamplingParams
-from tests.schedules import PROMPT, SAMPLED, Lengths, Schedule
+from tests.schedules import PROMPT, SAMPLED, Lengths, Schedule, patience
 from tests.toy_pair import ToyModel
+
+__all__ = ["patience"]  # a fixture
 
 NUM_TOKENS = 24
 
@@ -94,6 +97,18 @@ async def test_schedules_find_tables_in_time_and_too_late() -> None:
         await schedule.finish()
     assert min(hits) == 0
     assert max(hits) >= 5
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_a_draft_may_be_taken_for_lost_at_any_wait(
+    seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proposer, "LONGEST_WAIT_SECONDS", 10.0)  # of a clock that leaps
+    schedule = await Schedule.start(seed, unlikeness=0.2)
+    text = asyncio.create_task(schedule.text(fixed(3), (0, 1, 4)[seed % 3], SAMPLED))
+    await schedule.drive(text)
+    assert await text == alone(SAMPLED)
+    await schedule.finish()
 
 
 async def test_schedules_send_ahead_what_comes_true_and_what_does_not() -> None:
