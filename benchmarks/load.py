@@ -1,10 +1,13 @@
 """Load by k6, a foreign client, with more and more virtual users: a table and a drawing.
 
-    python -m benchmarks.load [--users 1,4,16] [--seconds 15] [--draft default]
+    python -m benchmarks.load [--users 1,4,16] [--seconds 15] [--draft default] [--acceptance 0.8]
 
 Each virtual user calls Generate or GenerateStream again as soon as it is answered
 (`deploy/k6/generate.js`). Throughput is tokens per second of all of them; latencies are
 of whole calls as k6 sees them; TTFT and TPOT are from the replies' latency reports.
+
+With `--acceptance`, the draft runs for its cost, and says what the target is known to say, right
+as often as that. Prompts repeat then, and are read once.
 """
 
 from __future__ import annotations
@@ -14,16 +17,20 @@ import json
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import NamedTemporaryFile, TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.recorded import replaying_draft
+from outrider.html_report import write_page
 from outrider.processes import running_system
+from outrider_bench.__main__ import read_prompts
+from outrider_bench.plots import import_pyplot
 from outrider_bench.results_file import RESULTS, write_result
 
 SCRIPT = Path(__file__).parent.parent / "deploy" / "k6" / "generate.js"
@@ -47,6 +54,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--address", help="of an orchestrator; without it, services of its own")
     parser.add_argument("--draft", default="default", help="as for the draft service, or none")
+    parser.add_argument("--acceptance", type=float, help="chosen, of a draft at this one's cost")
     parser.add_argument("--threads", type=int, default=1, help="of each service")
     parser.add_argument("--users", default="1,2,4,8,16,32", help="virtual users, step by step")
     parser.add_argument("--seconds", type=int, default=15, help="of each step")
@@ -54,12 +62,18 @@ def main() -> None:
     parser.add_argument("--num-speculative-tokens", type=int, help="unset: the policy's choice")
     parser.add_argument("--name", default="load", help="of the result's files")
     args = parser.parse_args()
+    if args.acceptance is not None and (args.address or args.draft == "none"):
+        parser.error("--acceptance is of a draft that is started here")
     k6 = find_k6()
-    with address_of(args) as address:
-        rows = [run_step(k6, address, int(users), args) for users in args.users.split(",")]
+    with TemporaryDirectory() as folder, address_of(args, Path(folder)) as address:
+        prompts = Path(folder) / "prompts.json"
+        rows = [run_step(k6, address, int(users), args, prompts) for users in args.users.split(",")]
     show(rows)
-    print(write_result(args.name, vars(args), figures=rows))
-    print(draw(rows, RESULTS / f"{args.name}.png"))
+    result = write_result(args.name, vars(args), figures=rows)
+    plot = draw(rows, RESULTS / f"{args.name}_users.svg")
+    page = RESULTS / f"{args.name}.html"
+    write_page([result], page)
+    print(f"wrote {result}, {plot} and {page}")
     if any(row["errors"] for row in rows):
         sys.exit("error: some requests failed")
 
@@ -73,24 +87,33 @@ def find_k6() -> str:
 
 
 @contextmanager
-def address_of(args: argparse.Namespace) -> Iterator[str]:
+def address_of(args: argparse.Namespace, folder: Path) -> Iterator[str]:
+    """Services of our own, unless there is an address; `folder` is for what these need."""
     if args.address:
         yield args.address
         return
     common = {"threads": args.threads, "slots": SLOTS, "port": 0}
-    draft = None if args.draft == "none" else {**common, "model": args.draft}
+    model = args.draft
+    if args.acceptance is not None:
+        model = replaying_draft(
+            read_prompts(None), common, model, args.acceptance, args.max_new_tokens, folder
+        )
+    draft = None if model == "none" else {**common, "model": model}
     with running_system(common, draft, {"port": 0}) as (address, _):
         yield address
 
 
-def run_step(k6: str, address: str, users: int, args: argparse.Namespace) -> dict[str, Any]:
-    """One run of k6, as a row of the table."""
-    with tempfile.NamedTemporaryFile(suffix=".json") as file:
+def run_step(
+    k6: str, address: str, users: int, args: argparse.Namespace, prompts: Path
+) -> dict[str, Any]:
+    """One run of k6, as a row of the table. `prompts` are for it, if there is such a file."""
+    with NamedTemporaryFile(suffix=".json") as file:
         settings = {
             "ADDRESS": address,
             "MAX_NEW_TOKENS": args.max_new_tokens,
             "SUMMARY": file.name,
             "NUM_SPECULATIVE_TOKENS": args.num_speculative_tokens,
+            "PROMPTS": prompts if prompts.exists() else None,
         }
         command = [k6, "run", "--quiet", "--no-usage-report", "--address", "127.0.0.1:0"]
         command += ["--vus", str(users), "--duration", f"{args.seconds}s"]
@@ -142,11 +165,7 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 def draw(rows: list[dict[str, Any]], path: Path) -> Path:
     """Throughput and latencies over the number of users. Returns `path`."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = import_pyplot()
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
     users = [row["users"] for row in rows]
     left.plot(users, [row["tokens_per_second"] for row in rows], marker="o")
@@ -159,7 +178,7 @@ def draw(rows: list[dict[str, Any]], path: Path) -> Path:
         axes.set(xlabel="virtual users", xscale="log", xticks=users, xticklabels=users)
         axes.minorticks_off()
         axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=120)
+    figure.savefig(path, metadata={"Date": None})
     return path
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from outrider.errors import ConfigurationError
 from outrider_bench.figures import TARGET_ONLY
-from outrider_bench.sections import IN_TURN, PIPELINED
+from outrider_bench.sections import IN_TURN, LEG_NAMES, PIPELINED
 
 _SIZE = (6.4, 3.6)  # inches
 
@@ -69,14 +69,12 @@ def _round_trips(axes: Any, sections: Mapping[str, Any]) -> bool:
     found = sections.get("rtt")
     if not found:
         return False
-    for leg, style in (("draft", "-"), ("both", "--")):
+    for leg, style in (("draft", "-"), ("target", ":"), ("both", "--")):
         by_rtt = {"0": found["draft"]["0"], **found[leg]}
         for mode, colour in ((IN_TURN, "C0"), (PIPELINED, "C1")):
-            where = "the draft" if leg == "draft" else "draft and target"
             points = [(float(rtt), ways[mode]["speedup"]) for rtt, ways in by_rtt.items()]
-            axes.plot(
-                *zip(*points, strict=True), f"o{style}", color=colour, label=f"{mode}, {where}"
-            )
+            label = f"{mode}, {LEG_NAMES[leg]}"
+            axes.plot(*zip(*points, strict=True), f"o{style}", color=colour, label=label)
     axes.axhline(1.0, color="grey", linewidth=0.8)
     axes.set_xlabel("added round trip, ms")
     axes.set_ylabel("speed, target only = 1")

@@ -24,6 +24,10 @@ NO_DRAFT_TOKENS, PROMPT_LOOKUP = "k = 0", "prompt lookup, no draft"
 GREEDY, SHARED_NOISE, REJECTION = "greedy", "shared noise", "rejection sampling"
 CURVE_TEXTS = "greedy, texts of the curves"
 
+# To draft and target: whether the way is longer.
+LEGS = {"draft": (1, 0), "target": (0, 1), "both": (1, 1)}
+LEG_NAMES = {"draft": "the draft", "target": "the target", "both": "draft and target"}
+
 BRANCHES: dict[str, int | None] = {IN_TURN: 0, PIPELINED: None}  # None: the default
 
 # Passes of the draft that are timed by how many sequences they serve, and of the target by
@@ -80,17 +84,15 @@ def modes(stand: Stand, plan: Plan) -> dict[str, Any]:
 
 
 def round_trips(stand: Stand, plan: Plan) -> dict[str, Any]:
-    """Longer ways: to the draft, then to both services. Speedups are over the same way.
+    """Longer ways: to the draft, to the target, to both. Speedups are over the same way.
 
-    By leg, then by round-trip time.
+    By leg, then by round-trip time; with 0 all legs are the same, and it is with the first.
     """
     found: dict[str, Any] = {}
-    for leg in ("draft", "both"):
+    for leg, (to_draft, to_target) in LEGS.items():
         found[leg] = {}
-        for rtt in (0.0, *plan.rtts_ms):
-            if leg == "both" and not rtt:
-                continue  # the same as above
-            legs = Legs(stand.draft_address, rtt, rtt if leg == "both" else 0.0)
+        for rtt in plan.rtts_ms if found["draft"] else (0.0, *plan.rtts_ms):
+            legs = Legs(stand.draft_address, rtt * to_draft, rtt * to_target)
             with stand.section() as stack:
                 clients = stand.orchestrators(stack, dict.fromkeys((TARGET_ONLY, *BRANCHES), legs))
                 ways: dict[str, Way] = {TARGET_ONLY: stand.over_grpc(clients[TARGET_ONLY], 0)}

@@ -9,7 +9,7 @@ from typing import Any
 from rich.table import Table
 
 from outrider_bench.figures import TARGET_ONLY
-from outrider_bench.sections import IN_TURN, PIPELINED
+from outrider_bench.sections import IN_TURN, LEG_NAMES, PIPELINED
 
 
 def tables(document: Mapping[str, Any]) -> Iterator[Table]:
@@ -85,7 +85,7 @@ def _ratio_cells(ratios: Mapping[str, Any]) -> list[str]:
 
 
 def _round_trips(leg: str, by_rtt: Mapping[str, Any]) -> Table:
-    title = f"added round trips to {'the draft' if leg == 'draft' else 'draft and target'}"
+    title = f"added round trips to {LEG_NAMES[leg]}"
     headings = ("target only, ms a token", IN_TURN, PIPELINED, f"{PIPELINED} / {IN_TURN}", "k")
     table = _table(title, "ms", *headings)
     for rtt, ways in by_rtt.items():

@@ -4,7 +4,8 @@
 //   k6 run --vus 16 --duration 30s deploy/k6/generate.js
 //
 // Settings by environment (`-e NAME=VALUE`): ADDRESS, MAX_NEW_TOKENS,
-// NUM_SPECULATIVE_TOKENS (unset: the server's policy), SUMMARY (a file for the figures).
+// NUM_SPECULATIVE_TOKENS (unset: the server's policy), PROMPTS (a JSON list of texts; unset:
+// no two requests are the same), SUMMARY (a file for the figures).
 // Fails, with status 99, if one request does.
 
 import { Client, StatusOK, Stream } from "k6/net/grpc";
@@ -12,6 +13,7 @@ import { Counter, Rate, Trend } from "k6/metrics";
 
 const ADDRESS = __ENV.ADDRESS || "127.0.0.1:50051";
 const SERVICE = "outrider.v1.GenerationService";
+const PROMPTS = __ENV.PROMPTS ? JSON.parse(open(__ENV.PROMPTS)) : null;
 const SUBJECTS = ["a heron", "a bicycle", "the tides", "a sonnet", "rust", "a lighthouse"];
 
 const wall = new Trend("outrider_wall", true); // as the client sees it
@@ -37,11 +39,17 @@ function connect() {
   }
 }
 
-// No two requests are the same, so that none is spared the reading of its prompt.
+// Without PROMPTS none is spared the reading of its prompt by another that begins like it.
+function prompt() {
+  if (PROMPTS) {
+    return PROMPTS[(__VU + __ITER) % PROMPTS.length];
+  }
+  return `${__VU}-${__ITER}. What I know about ${SUBJECTS[__ITER % SUBJECTS.length]}:`;
+}
+
 function request() {
-  const subject = SUBJECTS[__ITER % SUBJECTS.length];
   const message = {
-    prompt: `${__VU}-${__ITER}. What I know about ${subject}:`,
+    prompt: prompt(),
     max_new_tokens: Number(__ENV.MAX_NEW_TOKENS || 32),
     ignore_eos: true,
   };

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from outrider.generation import Generation, Latency, Speculation, Usage
-from outrider_bench.capacity import numbered
+from outrider_bench.capacity import unread
 from outrider_bench.costs import (
     StepCost,
     break_even_acceptance,
@@ -138,7 +138,10 @@ def test_times_are_lines_through_the_costs() -> None:
 
 def test_no_two_sessions_ask_what_the_target_has_read_already() -> None:
     tasks = [Task("one", 8), Task("two", 8)]
-    several = list(itertools.islice(numbered(tasks), 6))
-    beginnings = {task.prompt[:5] for task in several}
-    assert len(beginnings) == len({task.seed for task in several}) == 6
-    assert {task.prompt[6:] for task in several} == {"one", "two"}
+    numbers = itertools.count(1)
+    systems = [unread(tasks, numbers) for _ in range(3)]
+    beginnings = {task.prompt[:5] for system in systems for task in system}
+    assert len(beginnings) == 6
+    # Beside that all have the same to do.
+    for system in systems:
+        assert [(task.prompt[6:], task.seed) for task in system] == [("one", 0), ("two", 1)]
