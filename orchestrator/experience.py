@@ -22,6 +22,8 @@ PRIOR_TOKENS = 6.0
 _FIRST_ACCEPTANCE = 0.7
 # What the latest text counts for the next one: texts differ, and so do drafts.
 _LATEST_TEXT = 0.7
+# A target that seems slower by so much than when it was last alone may be held up by the draft.
+_SLOWED = 1.25
 # So often the draft is taken to have prepared for something else until it has shown.
 _FIRST_MISSES = 0.4
 
@@ -137,6 +139,7 @@ class Experience:
     sessions: float = 1.0  # that share a pass
     num_requests: int = 0
     draft_ns: Line = field(default_factory=lambda: Line(origin=0.05))
+    alone_ns: float = 0.0  # what the target alone took, as it was judged at its last step alone
     # The share of steps that nothing had been prepared for.
     misses: Average = field(default_factory=lambda: Average(_FIRST_MISSES, 2.0))
     misses_since_wait: int = 0
@@ -176,6 +179,8 @@ class Experience:
             return  # that is not what such steps take
         num_tokens = cost.batch_tokens or 1 + cost.num_draft_tokens
         share = 1 / max(1, cost.batch_sessions)
+        if cost.draft_rests and self.has_slowed:
+            self.verify_ns.doubt(self.verification_ns(0, Beside.REST) - self.alone_ns)
         self.verify_ns.add(num_tokens, cost.beside, cost.verify_ns, share)
         self.sessions += (1 - _FORGETTING_COSTS) * (max(1, cost.batch_sessions) - self.sessions)
         if cost.was_missed or cost.was_prepared:
@@ -184,7 +189,9 @@ class Experience:
         if cost.was_missed:
             self.misses_since_wait += 1
         if cost.num_draft_tokens == 0:
-            self.num_plain_steps += cost.draft_rests
+            if cost.draft_rests:
+                self.num_plain_steps += 1
+                self.alone_ns = self.verification_ns(0, Beside.REST)
         elif not cost.match_length:
             self.has_draft_steps = True
             self.has_accepted |= cost.num_accepted_tokens > 0
@@ -196,6 +203,11 @@ class Experience:
         """Whether a far target goes on alone behind this step, so that the next need not wait."""
         is_plain = cost.draft_rests and not cost.num_draft_tokens
         return is_plain and self.distance.is_far and not cost.was_unasked
+
+    @property
+    def has_slowed(self) -> bool:
+        """Whether the target seems to have got slower since it was last alone."""
+        return self.verification_ns(0, Beside.REST) > _SLOWED * self.alone_ns > 0
 
     def verification_ns(self, length: float, beside: Beside) -> float:
         """What a verification of so many draft tokens takes.

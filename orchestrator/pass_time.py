@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -68,6 +69,14 @@ class PassTime:
             ]
         for i in (2, 3):
             self._keep_positive(i)
+
+    def doubt(self, less_ns: float) -> None:
+        """So much of what the pass itself seems to take may be the draft's work beside it.
+
+        What they take together is known all the same.
+        """
+        for i, j in itertools.product((0, 2), repeat=2):
+            self._covariance[i][j] += less_ns**2 if i == j else -(less_ns**2)
 
     def _begin(self, num_tokens: float, took_ns: float) -> None:
         token_share = _TOKEN_ERROR if self.token_ns else _TOKEN

@@ -36,8 +36,6 @@ _STEPS_OF_A_PROBE = 4
 _BARREN_STEPS = 8
 # Of the time, probes of drafts that do not pay cost so much at most.
 _PROBES_COST = 0.01
-# A text begins with a probe where drafts have come so near to the target's own speed.
-_PROMISE = 0.9
 _REQUESTS_BETWEEN_PROBES = 16
 # After so many probes in vain the draft is no good. It takes more of them if anything of it was
 # ever accepted, since then it may be the text. It then has no more than its turn to show
@@ -104,17 +102,15 @@ class AdaptiveLength:
 
     @property
     def _opens_with_probe(self) -> bool:
-        """Another text may suit the draft better, if it came near on those before."""
+        """Another text may suit the draft better."""
         experience = self._experience
         if not self._prepares or experience.num_plain_steps == 0 or experience.probes_in_vain:
             return False
         if experience.distance.is_far:
             return False  # it would hold up a target that goes on alone
-        # One request probes for all that begin at the same time.
-        is_first = experience.steps_since_probe >= _STEPS_OF_A_PROBE
-        if not is_first or experience.shares_passes:
-            return False
-        return self.speed(1) > _PROMISE * self.speed(0)
+        # It reads the prompt while the target does, so sooner is better than later.
+        is_nearly_due = experience.steps_since_probe >= self._patience / 2
+        return is_nearly_due and not experience.shares_passes
 
     @property
     def _steps_of_a_probe(self) -> int:
@@ -206,6 +202,8 @@ class AdaptiveLength:
     @property
     def _patience(self) -> int:
         """The steps of all requests from one probe to the next."""
+        if self._length and self._experience.has_slowed:
+            return _FIRST_STEPS  # because of the machine, or of the draft: a step alone will tell
         if self._length:
             return min(_STEPS_BETWEEN_PROBES, _FIRST_STEPS * self._experience.num_plain_steps**2)
         goes_on = self._experience.distance.is_far or self._experience.shares_passes

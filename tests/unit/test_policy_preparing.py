@@ -152,12 +152,14 @@ def test_as_much_is_prepared_as_is_worth_verifying(acceptance: float, low: int, 
 
 
 @pytest.mark.parametrize(
-    ("probes_in_vain", "slowness", "length"), [(0, 1.0, 1), (1, 1.0, 0), (0, 3.0, 0)]
+    ("probes_in_vain", "steps_since", "slowness", "length"),
+    [(0, 20, 1.0, 1), (0, 10, 1.0, 0), (1, 20, 1.0, 0), (0, 20, 3.0, 0)],
 )
-def test_another_text_is_probed_at_its_beginning_if_drafts_were_near_to_paying(
-    probes_in_vain: int, slowness: float, length: int
+def test_another_text_is_probed_at_its_beginning_if_a_probe_is_nearly_due(
+    probes_in_vain: int, steps_since: int, slowness: float, length: int
 ) -> None:
     experience = at_rest(probes_in_vain)
+    experience.steps_since_probe = steps_since
     for _ in range(4):
         experience.verify_ns.add(1, Beside.WORK, slowness * 20e6)
     assert AdaptiveLength(experience, prepares=False).next_length() == 0
@@ -168,7 +170,7 @@ def at_rest(probes_in_vain: int = 0, sessions: float = 1.0) -> Experience:
     """Of a pair whose target went alone for some steps."""
     experience = Experience(length=0, num_plain_steps=8, probes_in_vain=probes_in_vain)
     experience.verify_ns.add(1, Beside.REST, 20e6)
-    experience.steps_since_probe, experience.sessions = 10, sessions
+    experience.steps_since_probe, experience.sessions = 20, sessions
     return experience
 
 

@@ -119,3 +119,28 @@ def test_the_reading_for_a_probe_is_a_part_of_what_it_costs() -> None:
 
     # What was lost, 60 ms, is to be a hundredth of the time.
     assert steps_between_probes(60) - steps_between_probes(40) == pytest.approx(150, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("beside_ms", "alone_ms", "fewest", "most"),
+    [(200, 30, 3, 12), (68, 60, 50, 60)],
+    ids=["the draft", "the machine"],
+)
+def test_what_has_slowed_the_target_is_soon_found_out(
+    beside_ms: float, alone_ms: float, fewest: int, most: int
+) -> None:
+    """More time beside a draft that did not hold up the target before may have either cause."""
+    policy = AdaptiveLength(Experience(token_ns=4e6), prepares=True)
+
+    def num_drafting(beside_ms: float, alone_ms: float) -> int:
+        drafts = 0
+        for _ in range(60):
+            if policy.next_length():
+                drafts += 1
+                policy.observe(StepCost(1, 1, 0, int(1e6 * beside_ms), was_prepared=True))
+            else:
+                policy.observe(StepCost(0, 0, 0, int(1e6 * alone_ms), draft_rests=True))
+        return drafts
+
+    assert num_drafting(beside_ms=38, alone_ms=30) > 50
+    assert fewest <= num_drafting(beside_ms, alone_ms) <= most
