@@ -45,7 +45,11 @@ def heard(caplog: pytest.LogCaptureFixture) -> Iterator[Heard]:
 
 
 async def test_the_clients_id_is_in_all_logs_and_comes_back(system: System, heard: Heard) -> None:
-    request = generation_pb2.GenerateRequest(prompt="the cat", max_new_tokens=4)
+    request = generation_pb2.GenerateRequest(
+        prompt="the cat",
+        max_new_tokens=4,
+        num_speculative_tokens=2,  # of the draft's, which would not be asked to look up
+    )
     call = system.generation.Generate(request, metadata=((REQUEST_ID_KEY, "my-request/7"),))
     await call
     assert dict(await call.trailing_metadata())[REQUEST_ID_KEY] == "my-request/7"
