@@ -71,7 +71,7 @@ class AdaptiveLength:
         self._reading_ns = 0.0  # that the target lost beside a draft that read for the probe
         self._barren_steps = 0
         # Where speculation does not pay and many are served, or the draft is no good, all but
-        # a few requests spare the draft their prompts.
+        # a few requests leave the draft alone.
         has_turn = experience.num_requests % _REQUESTS_BETWEEN_PROBES == 0
         experience.num_requests += 1
         is_alone = not experience.shares_passes

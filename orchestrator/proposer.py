@@ -52,8 +52,8 @@ class Proposer:
         self._distance = distance
         self._is_preparing = False
         self._draft_rests = True
-        self._has_begun = False  # to read the text
-        self._catching_up = 0  # steps that the draft may still take for that
+        self._catching_up = 0  # steps that it may still take to read what it missed
+        self._has_begun = False  # to read the text at all
         self._prefill: asyncio.Task[Proposal | None] | None = None
 
     def prefill(self, prompt: Sequence[int]) -> None:
