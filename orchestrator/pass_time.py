@@ -106,9 +106,13 @@ class PassTime:
         """What such a pass takes; no less if it is wider. 0 if none was seen."""
         if not self.num_passes:
             return 0.0
-        pass_ns, token_ns, *beside_ns = self._costs
-        costs = (pass_ns, max(0.0, token_ns), *beside_ns)
-        return max(0.0, _dot(costs, _step(num_tokens, beside)))
+        pass_ns, token_ns, work_ns, after_hit_ns = self._costs
+        took_ns = pass_ns + max(0.0, token_ns) * num_tokens
+        if beside is not Beside.REST:
+            took_ns += work_ns
+        if beside is Beside.WORK_AFTER_HIT:
+            took_ns += after_hit_ns
+        return max(0.0, took_ns)
 
 
 def _step(num_tokens: float, beside: Beside) -> tuple[float, ...]:

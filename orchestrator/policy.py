@@ -185,10 +185,11 @@ class AdaptiveLength:
         if self._is_barren(cost):
             self._length = self._experience.length = 0
             return
-        best = max(self._candidates(), key=self.speed)
+        speeds = dict(self._speed.of(self._candidates()))
+        best = max(speeds, key=speeds.__getitem__)
         # What is no faster than the target alone is not tried any longer.
         gain = _WORTHWHILE_GAIN if best else 1.0
-        if self.speed(best) > gain * self.speed(self._length):
+        if speeds[best] > gain * speeds[self._length]:
             move = best - self._length
             self._length += max(-_LONGEST_MOVE, min(_LONGEST_MOVE, move))
             self._probe_steps = 0

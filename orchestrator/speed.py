@@ -1,15 +1,26 @@
-"""What draft lengths are worth, by what steps have cost and brought so far."""
+"""What draft lengths are worth, by what steps so far have cost and brought."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from orchestrator.experience import Acceptance, Experience
 from orchestrator.pass_time import Beside
 
 
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Of a step: the tokens that it commits and the nanoseconds that it takes, on average."""
+
+    num_tokens: float
+    ns: float
+
+
 class Speed:
     """Of one text: committed tokens per nanosecond, with drafts of any length.
+
+    It is asked between a verdict and the next verification, so it may not take long itself.
 
     Args:
         acceptance: of the text's draft tokens.
@@ -26,28 +37,46 @@ class Speed:
 
         Where the draft prepares, it is the length of what is waited for on a miss.
         """
-        experience = self._experience
-        if length == 0:
-            return 1 / max(1.0, experience.verification_ns(0, Beside.REST))
-        if not self._prepares:
-            verify_ns = experience.verification_ns(length, Beside.WORK)
-            step_ns = verify_ns + experience.draft_ns.at(length)
-            return self._num_tokens(length) / max(1.0, step_ns)
-        # Of what is ready the loop takes what pays; on a miss it waits or not, as is better.
-        ready = experience.ready.value
-        taken = (*range(1, int(ready) + 1), ready)
-        return max(self._prepared(hit, miss) for hit in taken for miss in (length, 0))
+        [(_, speed)] = self.of([length])
+        return speed
 
-    def _prepared(self, on_hit: float, on_miss: int) -> float:
-        """With so many draft tokens at steps that find some prepared, and at the others."""
+    def of(self, lengths: Iterable[int]) -> list[tuple[int, float]]:
+        """The speed at each of these lengths."""
+        if not self._prepares:
+            return [(length, self._in_turn(length)) for length in lengths]
+        # Of what is ready the loop takes what pays; on a miss it waits or not, as is better.
+        ready = self._experience.ready.value
+        hits = [
+            self._step(length, Beside.WORK_AFTER_HIT) for length in (*range(1, int(ready) + 1), ready)
+        ]
+        without_waiting = self._prepared(hits, 0)
+        return [
+            (length, max(without_waiting, self._prepared(hits, length)) if length else self._alone)
+            for length in lengths
+        ]
+
+    @property
+    def _alone(self) -> float:
+        return 1 / max(1.0, self._experience.verification_ns(0, Beside.REST))
+
+    def _in_turn(self, length: int) -> float:
+        if length == 0:
+            return self._alone
+        step = self._step(length, Beside.WORK)
+        return step.num_tokens / max(1.0, step.ns + self._experience.draft_ns.at(length))
+
+    def _prepared(self, hits: Iterable[Expected], on_miss: int) -> float:
+        """With the best of `hits` where some are prepared, and so many draft tokens elsewhere."""
         experience = self._experience
         misses = experience.misses.value
+        miss = self._step(on_miss, Beside.WORK)
         draft_ns = experience.draft_ns.at(on_miss) if on_miss else 0.0
-        hit_ns = experience.verification_ns(on_hit, Beside.WORK_AFTER_HIT)
-        miss_ns = experience.verification_ns(on_miss, Beside.WORK)
-        step_ns = (1 - misses) * hit_ns + misses * (draft_ns + miss_ns)
-        committed = (1 - misses) * self._num_tokens(on_hit) + misses * self._num_tokens(on_miss)
-        return committed / max(1.0, experience.awaited_ns.value + step_ns)
+        others_ns = experience.awaited_ns.value + misses * (draft_ns + miss.ns)
+        return max(
+            ((1 - misses) * hit.num_tokens + misses * miss.num_tokens)
+            / max(1.0, (1 - misses) * hit.ns + others_ns)
+            for hit in hits
+        )
 
     def most_gainful(self, most: int, speed: float, draft_ns: Callable[[int], float]) -> int:
         """The length, up to `most`, that gives most tokens more than the time does at `speed`.
@@ -57,8 +86,8 @@ class Speed:
         """
 
         def gain(length: int) -> float:
-            verify_ns = self._experience.verification_ns(length, Beside.WORK)
-            return self._num_tokens(length) - speed * (draft_ns(length) + verify_ns)
+            step = self._step(length, Beside.WORK)
+            return step.num_tokens - speed * (draft_ns(length) + step.ns)
 
         return max(range(most + 1), key=gain)
 
@@ -68,8 +97,10 @@ class Speed:
         without_ns, with_ns = (experience.verification_ns(length, Beside.WORK) for length in (0, 1))
         return max(0.0, self._acceptance.rate / speed - (with_ns - without_ns))
 
-    def _num_tokens(self, length: float) -> float:
-        return num_tokens(self._acceptance.rate, length)
+    def _step(self, length: float, beside: Beside) -> Expected:
+        """What a verification of so many draft tokens brings and takes."""
+        tokens = num_tokens(self._acceptance.rate, length)
+        return Expected(tokens, self._experience.verification_ns(length, beside))
 
 
 def num_tokens(acceptance_rate: float, length: float) -> float:
