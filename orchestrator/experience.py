@@ -19,7 +19,7 @@ _FORGETTING_ACCEPTANCE = 0.96
 _LEAST_SPREAD = 1e-2
 # A text's acceptance is taken from others before it, as if so many tokens had shown it.
 PRIOR_TOKENS = 6.0
-_FIRST_ACCEPTANCE = 0.7
+_FIRST_ACCEPTANCE = 0.5
 # What the latest text counts for the next one: texts differ, and so do drafts.
 _LATEST_TEXT = 0.7
 # A target that seems slower by so much than when it was last alone may be held up by the draft.
@@ -54,6 +54,10 @@ class StepCost:
     """Whether the draft was reading what it had missed, at rest or as a prompt."""
     is_confirmed: bool = False
     """For draft tokens that were looked up: whether the draft had prepared the first, too."""
+
+    @property
+    def ns(self) -> int:
+        return self.draft_ns + self.awaited_ns + self.verify_ns
 
     @property
     def beside(self) -> Beside:
@@ -146,8 +150,8 @@ class Experience:
     # What a step waited for what was under way; and how many tokens are prepared in time.
     awaited_ns: Average = field(default_factory=lambda: Average(0.0))
     ready: Average = field(default_factory=lambda: Average(1.0))
-    # What the target lost beside a draft that read the text for a probe.
-    reading_ns: Average = field(default_factory=lambda: Average(0.0, 0.0))
+    # What a probe of a draft that does not pay costs, in steps of the target alone.
+    probe_loss: Average = field(default_factory=lambda: Average(0.0, 0.0))
     acceptance: Acceptance = field(default_factory=Acceptance)  # of the latest text
     usual_acceptance: float = _FIRST_ACCEPTANCE  # of those before it
     _counted: Acceptance | None = None  # among these
@@ -203,6 +207,16 @@ class Experience:
         """Whether a far target goes on alone behind this step, so that the next need not wait."""
         is_plain = cost.draft_rests and not cost.num_draft_tokens
         return is_plain and self.distance.is_far and not cost.was_unasked
+
+    def lost_steps(self, cost: StepCost) -> float:
+        """What a step took more than the target alone would have, in steps of its own.
+
+        What is looked up is, with or without a draft.
+        """
+        alone_ns = max(1.0, self.verification_ns(0, Beside.REST))
+        if cost.match_length:
+            return (cost.ns - self.verification_ns(cost.num_draft_tokens, Beside.REST)) / alone_ns
+        return cost.ns / alone_ns - (1 + cost.num_accepted_tokens)
 
     @property
     def has_slowed(self) -> bool:

@@ -68,7 +68,7 @@ class AdaptiveLength:
         self._length = experience.length
         self._probe_steps = 0  # that are left of a probe
         self._probe_is_in_vain = True
-        self._reading_ns = 0.0  # that the target lost beside a draft that read for the probe
+        self._lost_steps = 0.0  # to the probe, so far
         self._barren_steps = 0
         # Where speculation does not pay and many are served, or the draft is no good, all but
         # a few requests leave the draft alone.
@@ -119,7 +119,7 @@ class AdaptiveLength:
     def _begin_probe(self, num_steps: int) -> None:
         self._experience.steps_since_probe = 0  # one request probes for all
         self._probe_steps = num_steps
-        self._reading_ns = 0.0
+        self._lost_steps = 0.0
         self._probe_is_in_vain = True
 
     @property
@@ -160,6 +160,8 @@ class AdaptiveLength:
 
     def observe(self, cost: StepCost) -> None:
         self._experience.observe(cost)
+        if self._probe_steps and not cost.draft_rests:
+            self._lost_steps += self._experience.lost_steps(cost)
         if cost.match_length:
             (self._confirmed_lookups if cost.is_confirmed else self._lookups).add(cost)
             return
@@ -175,10 +177,7 @@ class AdaptiveLength:
             self._probe_is_in_vain = False
         if not self.uses_draft:
             return
-        if cost.catches_up:
-            alone_ns = self._experience.verification_ns(cost.num_draft_tokens, Beside.REST)
-            self._reading_ns += max(0.0, cost.verify_ns - alone_ns)
-        else:
+        if not cost.catches_up:
             self._count_probe(was_probe=cost.draft_rests != (self._length == 0))
         if not self._experience.has_draft_steps:
             return  # a draft that has nothing to say, or is lost, teaches nothing
@@ -209,10 +208,10 @@ class AdaptiveLength:
             return min(_STEPS_BETWEEN_PROBES, _FIRST_STEPS * self._experience.num_plain_steps**2)
         goes_on = self._experience.distance.is_far or self._experience.shares_passes
         least = _STEPS_BETWEEN_INTERRUPTIONS if goes_on else _STEPS_BETWEEN_PROBES
-        # What drafts lose against the target alone, in steps of its own: so much at each token.
+        # What probes have cost, or would by what drafts have cost: so much at each token.
         num_probed = self._steps_of_a_probe * (1 + self.acceptance_rate)
-        lost_steps = num_probed * (self.speed(0) / self.speed(1) - 1)
-        lost_steps += self._experience.reading_ns.value * self.speed(0)
+        expected = num_probed * (self.speed(0) / self.speed(1) - 1)
+        lost_steps = max(expected, self._experience.probe_loss.value)
         return max(least, round(lost_steps / _PROBES_COST))
 
     def _count_probe(self, was_probe: bool) -> None:
@@ -220,7 +219,7 @@ class AdaptiveLength:
         if was_probe and self._probe_steps:
             self._probe_steps -= 1
             if self._probe_steps == 0 and self._length == 0:
-                self._experience.reading_ns.add(self._reading_ns)
+                self._experience.probe_loss.add(self._lost_steps)
                 self._experience.probes_in_vain += self._probe_is_in_vain
 
     def _is_barren(self, cost: StepCost) -> bool:
