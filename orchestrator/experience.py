@@ -150,8 +150,8 @@ class Experience:
     # What a step waited for what was under way; and how many tokens are prepared in time.
     awaited_ns: Average = field(default_factory=lambda: Average(0.0))
     ready: Average = field(default_factory=lambda: Average(1.0))
-    # What a probe of a draft that does not pay costs, in steps of the target alone.
-    probe_loss: Average = field(default_factory=lambda: Average(0.0, 0.0))
+    # What probes have cost and is not made up for yet, in steps of the target alone.
+    probe_debt: float = 0.0
     acceptance: Acceptance = field(default_factory=Acceptance)  # of the latest text
     usual_acceptance: float = _FIRST_ACCEPTANCE  # of those before it
     _counted: Acceptance | None = None  # among these
@@ -208,14 +208,15 @@ class Experience:
         is_plain = cost.draft_rests and not cost.num_draft_tokens
         return is_plain and self.distance.is_far and not cost.was_unasked
 
-    def lost_steps(self, cost: StepCost) -> float:
-        """What a step took more than the target alone would have, in steps of its own.
+    def lost_to(self, cost: StepCost) -> float:
+        """How many steps of the target alone a step took more than without the draft.
 
-        What is looked up is, with or without a draft.
+        What was looked up would have been all the same.
         """
-        alone_ns = max(1.0, self.verification_ns(0, Beside.REST))
+        alone_ns = max(1.0, self.alone_ns)
         if cost.match_length:
-            return (cost.ns - self.verification_ns(cost.num_draft_tokens, Beside.REST)) / alone_ns
+            num_tokens = cost.batch_tokens or 1 + cost.num_draft_tokens
+            return (cost.ns - self.verify_ns.at(num_tokens, Beside.REST)) / alone_ns
         return cost.ns / alone_ns - (1 + cost.num_accepted_tokens)
 
     @property

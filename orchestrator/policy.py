@@ -36,6 +36,8 @@ _STEPS_OF_A_PROBE = 4
 _BARREN_STEPS = 8
 # Of the time, probes of drafts that do not pay cost so much at most.
 _PROBES_COST = 0.01
+# A step may be held up by anything, and is no more of a loss than so many.
+_MOST_LOST_STEPS = 8.0
 _REQUESTS_BETWEEN_PROBES = 16
 # After so many probes in vain the draft is no good. It takes more of them if anything of it was
 # ever accepted, since then it may be the text. It then has no more than its turn to show
@@ -68,7 +70,6 @@ class AdaptiveLength:
         self._length = experience.length
         self._probe_steps = 0  # that are left of a probe
         self._probe_is_in_vain = True
-        self._lost_steps = 0.0  # to the probe, so far
         self._barren_steps = 0
         # Where speculation does not pay and many are served, or the draft is no good, all but
         # a few requests leave the draft alone.
@@ -94,7 +95,7 @@ class AdaptiveLength:
     def next_length(self) -> int:
         if not self.uses_draft:
             return 0
-        if self._probe_steps == 0 and self._experience.steps_since_probe >= self._patience:
+        if self._probe_steps == 0 and self._steps_to_probe <= 0:
             # A far target that goes on alone shows what that is worth from the second step on, too.
             steps_alone = _STEPS_OF_A_PROBE if self._experience.distance.is_far else 1
             self._begin_probe(steps_alone if self._length else self._steps_of_a_probe)
@@ -109,7 +110,7 @@ class AdaptiveLength:
         if experience.distance.is_far:
             return False  # it would hold up a target that goes on alone
         # It reads the prompt while the target does, so sooner is better than later.
-        is_nearly_due = experience.steps_since_probe >= self._patience / 2
+        is_nearly_due = self._steps_to_probe <= self._patience / 2
         return is_nearly_due and not experience.shares_passes
 
     @property
@@ -119,7 +120,6 @@ class AdaptiveLength:
     def _begin_probe(self, num_steps: int) -> None:
         self._experience.steps_since_probe = 0  # one request probes for all
         self._probe_steps = num_steps
-        self._lost_steps = 0.0
         self._probe_is_in_vain = True
 
     @property
@@ -160,8 +160,9 @@ class AdaptiveLength:
 
     def observe(self, cost: StepCost) -> None:
         self._experience.observe(cost)
-        if self._probe_steps and not cost.draft_rests:
-            self._lost_steps += self._experience.lost_steps(cost)
+        if self._length == 0 and self._experience.alone_ns and not cost.draft_rests:
+            lost_steps = min(_MOST_LOST_STEPS, self._experience.lost_to(cost))
+            self._experience.probe_debt = max(0.0, self._experience.probe_debt + lost_steps)
         if cost.match_length:
             (self._confirmed_lookups if cost.is_confirmed else self._lookups).add(cost)
             return
@@ -208,18 +209,23 @@ class AdaptiveLength:
             return min(_STEPS_BETWEEN_PROBES, _FIRST_STEPS * self._experience.num_plain_steps**2)
         goes_on = self._experience.distance.is_far or self._experience.shares_passes
         least = _STEPS_BETWEEN_INTERRUPTIONS if goes_on else _STEPS_BETWEEN_PROBES
-        # What probes have cost, or would by what drafts have cost: so much at each token.
+        # What a probe would lose by what drafts have cost: so much at each token.
         num_probed = self._steps_of_a_probe * (1 + self.acceptance_rate)
-        expected = num_probed * (self.speed(0) / self.speed(1) - 1)
-        lost_steps = max(expected, self._experience.probe_loss.value)
-        return max(least, round(lost_steps / _PROBES_COST))
+        (_, alone), (_, drafting) = self._speed.of([0, 1])
+        return max(least, round(num_probed * (alone / drafting - 1) / _PROBES_COST))
+
+    @property
+    def _steps_to_probe(self) -> float:
+        """Until one is due. What earlier ones have cost is made up for first."""
+        left = self._patience - self._experience.steps_since_probe
+        return left if self._length else max(left, self._experience.probe_debt / _PROBES_COST)
 
     def _count_probe(self, was_probe: bool) -> None:
         self._experience.steps_since_probe += 1
+        self._experience.probe_debt = max(0.0, self._experience.probe_debt - _PROBES_COST)
         if was_probe and self._probe_steps:
             self._probe_steps -= 1
             if self._probe_steps == 0 and self._length == 0:
-                self._experience.probe_loss.add(self._lost_steps)
                 self._experience.probes_in_vain += self._probe_is_in_vain
 
     def _is_barren(self, cost: StepCost) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from orchestrator.experience import Acceptance, Experience
@@ -46,9 +46,8 @@ class Speed:
             return [(length, self._in_turn(length)) for length in lengths]
         # Of what is ready the loop takes what pays; on a miss it waits or not, as is better.
         ready = self._experience.ready.value
-        hits = [
-            self._step(length, Beside.WORK_AFTER_HIT) for length in (*range(1, int(ready) + 1), ready)
-        ]
+        taken = (*range(1, int(ready) + 1), ready)
+        hits = [self._step(length, Beside.WORK_AFTER_HIT) for length in taken]
         without_waiting = self._prepared(hits, 0)
         return [
             (length, max(without_waiting, self._prepared(hits, length)) if length else self._alone)
@@ -65,7 +64,7 @@ class Speed:
         step = self._step(length, Beside.WORK)
         return step.num_tokens / max(1.0, step.ns + self._experience.draft_ns.at(length))
 
-    def _prepared(self, hits: Iterable[Expected], on_miss: int) -> float:
+    def _prepared(self, hits: Sequence[Expected], on_miss: int) -> float:
         """With the best of `hits` where some are prepared, and so many draft tokens elsewhere."""
         experience = self._experience
         misses = experience.misses.value

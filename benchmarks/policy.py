@@ -1,0 +1,64 @@
+"""What the policy makes of drafts, good and bad, in simulated pairs.
+
+    python -m benchmarks.policy [--seeds 16]
+
+Nothing is measured but the policy's choices: steps take what the machines below are said
+to take (`outrider_bench/simulated_pair.py`). The speed is that of all texts together, over
+the target alone: the first few that an orchestrator sees, in which it finds out, and many.
+No prompt lookup.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import statistics
+
+from outrider_bench.results_file import write_result
+from outrider_bench.simulated_pair import Machine, SimulatedPair
+
+ACCEPTANCES = (0.0, 0.2, 0.35, 0.45, 0.55, 0.65, 0.8, 0.95)
+TEXTS = {"first 8 texts of 32 tokens": (8, 32), "20 texts of 64 tokens": (20, 64)}
+MACHINES = (
+    # As two hosts of one core each that share a memory, with the default pair; and two that do not.
+    Machine("one memory", 37, 7, 13, 11, beside=4, reading=3),
+    Machine("hosts of their own", 37, 6, 13, 11),
+    # With instructions for it, passes are faster, and draft and target more alike.
+    Machine("a faster CPU", 15, 2.5, 6, 5, beside=1, reading=1),
+    # Two threads of each on the same two cores.
+    Machine("the same cores", 28, 5, 20, 20, beside=1, reading=50, after_hit=3.5, noise=0.12),
+    # A verification takes no longer for a few tokens more.
+    Machine("GPUs", 10, 0.05, 2, 1.5, beside=0.1, reading=0.2),
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=16)
+    parser.add_argument("--name", default="policy", help="of the result's file")
+    args = parser.parse_args()
+    speedups = {}
+    for texts, (num_texts, num_tokens) in TEXTS.items():
+        print(f"{texts:27}", *(f"{acceptance:6}" for acceptance in ACCEPTANCES))
+        speedups[texts] = {
+            machine.name: _speedups(machine, num_texts, num_tokens, args.seeds)
+            for machine in MACHINES
+        }
+    print(write_result(args.name, vars(args), acceptances=ACCEPTANCES, speedups=speedups))
+
+
+def _speedups(machine: Machine, num_texts: int, num_tokens: int, seeds: int) -> list[float]:
+    """For each acceptance, over all seeds."""
+    row = []
+    for acceptance in ACCEPTANCES:
+        pairs = [SimulatedPair(machine, acceptance, random.Random(seed)) for seed in range(seeds)]
+        for pair in pairs:
+            for _ in range(num_texts):
+                pair.write(num_tokens)
+        row.append(round(statistics.mean(pair.speedup for pair in pairs), 3))
+    print(f"{machine.name:27}", *(f"{speedup:6.3f}" for speedup in row), flush=True)
+    return row
+
+
+if __name__ == "__main__":
+    main()
