@@ -22,6 +22,7 @@ import json
 import statistics
 import time
 from collections.abc import Sequence
+from contextlib import AsyncExitStack
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,6 @@ class Load:
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.stub: Any = pb_grpc.GenerationServiceStub(channel)
-        self.health: Any = health_pb2_grpc.HealthStub(channel)
         text = (files("outrider_bench") / "prompts.txt").read_text(encoding="utf-8")
         self.prompts = text.splitlines()[:NUM_SESSIONS]
         self.num_different = 0
@@ -189,7 +189,7 @@ async def overload(
 ) -> dict[str, Any]:
     await load.expect(num_tokens)
     capacity = await _capacity(load, num_tokens)
-    watch = asyncio.create_task(_watch(load, processes, seconds))
+    watch = asyncio.create_task(_watch(processes, seconds))
     tasks = []
     began = time.perf_counter()
     for number in range(int(4 * capacity * seconds)):
@@ -203,7 +203,10 @@ async def overload(
         "capacity_requests_per_second": round(capacity, 2),
         "requests": {r or "answered": sum(o[0] == r for o in outcomes) for r in sorted(reasons)},
         "refused_after_ms": _spread(refused),
-        "health": {"always_serving": all_serving, "ms": _spread(health_ms)},
+        "health": {
+            "always_serving": all_serving,
+            "ms": {name: _spread(values) for name, values in health_ms.items()},
+        },
         "memory_mb_each_10_s": memory_mb[:: max(1, len(memory_mb) // 6)],
         "memory_growth_after_10_s_mb": [
             max(later) - now for now, *later in zip(*memory_mb[10:], strict=True)
@@ -212,7 +215,8 @@ async def overload(
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
-    ordered = sorted(values)
+    if not (ordered := sorted(values)):
+        return {}
     return {
         "median": statistics.median(ordered),
         "p99": ordered[len(ordered) * 99 // 100],
@@ -239,18 +243,27 @@ async def _one(load: Load, number: int, num_tokens: int) -> tuple[str, float]:
 
 
 async def _watch(
-    load: Load, processes: Sequence[ServiceProcess], seconds: float
-) -> tuple[list[float], list[list[int]], bool]:
-    """Health checks, ten a second, and the memory of each process, once a second."""
-    health_ms, memory_mb, all_serving = [], [], True
-    for tick in range(int(10 * seconds)):
-        began = time.perf_counter()
-        answer = await load.health.Check(health_pb2.HealthCheckRequest())
-        health_ms.append(round((time.perf_counter() - began) * 1e3, 1))
-        all_serving &= answer.status == health_pb2.HealthCheckResponse.SERVING
-        if tick % 10 == 0:
-            memory_mb.append([_memory_mb(process.pid) for process in processes])
-        await asyncio.sleep(max(0.0, 0.1 - (time.perf_counter() - began)))
+    processes: Sequence[ServiceProcess], seconds: float
+) -> tuple[dict[str, list[float]], list[list[int]], bool]:
+    """Health checks of each service, ten a second, and its memory, once a second."""
+    health_ms: dict[str, list[float]] = {process.name: [] for process in processes}
+    memory_mb, all_serving = [], True
+    async with AsyncExitStack() as stack:
+        stubs: dict[str, Any] = {}
+        for process in processes:
+            channel = grpc.aio.insecure_channel(process.address)
+            await stack.enter_async_context(channel)
+            stubs[process.name] = health_pb2_grpc.HealthStub(channel)
+        for tick in range(int(10 * seconds)):
+            began = time.perf_counter()
+            for name, stub in stubs.items():
+                asked = time.perf_counter()
+                answer = await stub.Check(health_pb2.HealthCheckRequest())
+                health_ms[name].append(round((time.perf_counter() - asked) * 1e3, 1))
+                all_serving &= answer.status == health_pb2.HealthCheckResponse.SERVING
+            if tick % 10 == 0:
+                memory_mb.append([_memory_mb(process.pid) for process in processes])
+            await asyncio.sleep(max(0.0, 0.1 - (time.perf_counter() - began)))
     return health_ms, memory_mb, all_serving
 
 

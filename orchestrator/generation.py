@@ -20,10 +20,9 @@ from orchestrator.speculation import Speculation
 from orchestrator.text_stream import TextStream, check_stop_strings
 from orchestrator.tokenizer import Tokenizer
 from outrider.errors import ContextTooLong, InvalidRequest
-from outrider.messages import GREEDY, ModelInfo, SamplingParams
+from outrider.messages import GREEDY, MAX_NUM_SPECULATIVE_TOKENS, ModelInfo, SamplingParams
 
 DEFAULT_MAX_NEW_TOKENS = 64
-MAX_NUM_SPECULATIVE_TOKENS = 64
 MAX_NUM_BRANCHES = 64
 MAX_NUM_STOP_STRINGS = 16
 MAX_STOP_STRING_LENGTH = 256

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 from orchestrator.distance import Distance
@@ -15,21 +14,16 @@ from orchestrator.lengths import LengthPolicy
 from orchestrator.lookup import NOTHING, SHORTEST_INTERRUPTION, LookedUp, look_up
 from orchestrator.partners import Ahead, Drafter, Foresight
 from orchestrator.waiting import foresee, prepared_soon
-from outrider.errors import OutriderError, ServiceUnavailable
-from outrider.messages import Preparation, Prepared, Proposal, Verdict
+from orchestrator.working_drafter import WorkingDrafter
+from outrider.messages import Preparation, Prepared, Verdict
 
 DEFAULT_NUM_BRANCHES = 4
 
 # A text that has ended is found out by then; what the target says behind its end is wasted.
 MOST_MORE_TOKENS = 32
 
-# A draft that is waited for longer than this is taken for lost.
-LONGEST_WAIT_SECONDS = 10.0
-
 # A draft that has rested reads what it has missed. Later than this it is late for other reasons.
 STEPS_TO_CATCH_UP = 3
-
-log = logging.getLogger(__name__)
 
 
 class Proposer:
@@ -44,7 +38,7 @@ class Proposer:
         path: CriticalPath,
         distance: Distance | None = None,
     ) -> None:
-        self._drafter = drafter
+        self._draft = WorkingDrafter(drafter)
         self._lengths = lengths
         self._num_branches = num_branches
         self._looks_up = looks_up
@@ -53,8 +47,6 @@ class Proposer:
         self._is_preparing = False
         self._draft_rests = True
         self._catching_up = 0  # steps that it may still take to read what it missed
-        self._has_begun = False  # to read the text at all
-        self._prefill: asyncio.Task[Proposal | None] | None = None
 
     def prefill(self, prompt: Sequence[int]) -> None:
         """Lets the draft read the prompt while the target does, unless it is at rest."""
@@ -64,10 +56,8 @@ class Proposer:
             self._read(prompt, length)
 
     def _read(self, tokens: Sequence[int], length: int) -> None:
-        """Lets the draft begin with the text, while others go on."""
-        if self._drafter is not None and not self._has_begun:
-            self._has_begun = True
-            self._prefill = asyncio.create_task(self._ask(self._drafter, list(tokens), 0, length))
+        if self._draft.is_to_begin:
+            self._draft.read(tokens, self._preparation(length))
 
     async def propose(
         self, tokens: Sequence[int], room: int, ahead: Ahead | None = None, goes_on: bool = False
@@ -85,7 +75,7 @@ class Proposer:
             least = SHORTEST_INTERRUPTION if goes_on else 1
             drafted = await self._propose(tokens, room, least)
         # Beside a draft that reads the prompt, steps take what no others do.
-        catches_up = drafted.catches_up or self._is_reading
+        catches_up = drafted.catches_up or self._draft.is_reading
         is_stale = ahead is not None
         return dataclasses.replace(drafted, catches_up=catches_up, replaces_stale=is_stale)
 
@@ -96,21 +86,21 @@ class Proposer:
             await self._rest(tokens)
         elif self._draft_rests:
             self._catching_up = STEPS_TO_CATCH_UP
-            self._read(tokens, length)  # if that is still to be done
+            self._read(tokens, length)
         self._draft_rests = length == 0
-        prepared = self._drafter.prepared(tokens) if length and self._drafter else None
+        prepared = self._draft.prepared(tokens) if length else None
         looked_up = self._look_up(tokens, room, least, prepared)
         if looked_up.token_ids:
-            if length and self._prefill is None:
+            if length and self._draft.has_read:
                 await self._follow(tokens, looked_up.token_ids, length)
             return Drafted(looked_up.token_ids, looked_up)
         if length == 0:
             return NONE_DRAFTED
         waits_for = length if self._num_branches == 0 else self._lengths.missed_length(length)
-        if self._is_reading and (waits_for == 0 or self._catching_up):
+        if self._draft.is_reading and (waits_for == 0 or self._catching_up):
             return NONE_DRAFTED
         await self._finish_prefill()
-        return await self._draft(tokens, room, length, waits_for)
+        return await self._drafted(tokens, room, length, waits_for)
 
     def num_more_tokens(self, room: int) -> int:
         """By how many tokens the target may go on alone behind the next verdict.
@@ -123,17 +113,13 @@ class Proposer:
         return min(room, MOST_MORE_TOKENS) if is_worth else 0
 
     @property
-    def _is_reading(self) -> bool:
-        return self._prefill is not None and not self._prefill.done()
-
-    @property
     def _is_far(self) -> bool:
         return self._distance is not None and self._distance.is_far
 
     def foresight(self, tokens: Sequence[int], drafted: Drafted, room: int) -> Foresight | None:
         """Finds what to send ahead while that is verified; None where nothing is worth it."""
-        drafter, distance = self._drafter, self._distance
-        is_prepared = self._is_preparing and self._prefill is None
+        drafter, distance = self._draft.drafter, self._distance
+        is_prepared = self._is_preparing and self._draft.has_read
         if drafter is None or distance is None or not (is_prepared and distance.is_far):
             return None
         draft = drafted.token_ids
@@ -177,20 +163,18 @@ class Proposer:
         draft = () if prepared is None else prepared.draft_token_ids
         return look_up(tokens, room, self._lengths, least, draft)
 
-    async def _draft(
+    async def _drafted(
         self, tokens: Sequence[int], room: int, length: int, waits_for: int
     ) -> Drafted:
         """What is prepared for `tokens`, else what is drafted after them; `waits_for` 0: not."""
-        if self._drafter is None:
-            return NONE_DRAFTED
-        room = min(room, self._drafter.max_context_length - len(tokens))
-        if room <= 0:
+        drafter = self._draft.drafter
+        room = min(room, self._draft.room(tokens))
+        if drafter is None or room <= 0:
             return NONE_DRAFTED
         self._path.spend("orchestrator")
-        prepared, awaited_ns = self._drafter.prepared(tokens), 0
-        if prepared is None and self._drafter.is_coming(tokens):
-            patience_ns = self._lengths.patience_ns()
-            prepared = await prepared_soon(self._drafter, tokens, patience_ns)
+        prepared, awaited_ns = drafter.prepared(tokens), 0
+        if prepared is None and drafter.is_coming(tokens):
+            prepared = await prepared_soon(drafter, tokens, self._lengths.patience_ns())
             awaited_ns = self._path.spend("draft_compute")
         if prepared is not None:
             self._catching_up = 0
@@ -206,8 +190,13 @@ class Proposer:
         if catches_up or waits_for == 0:
             await self._follow(tokens, (), length)
             return missed
-        asked = self._ask(self._drafter, tokens, min(room, waits_for), length)
-        proposal = await self._answer(asked)
+        return await self._ask(tokens, min(room, waits_for), length, missed)
+
+    async def _ask(
+        self, tokens: Sequence[int], num_tokens: int, length: int, missed: Drafted
+    ) -> Drafted:
+        """A proposal of at most so many tokens, behind which more is prepared."""
+        proposal = await self._draft.propose(tokens, num_tokens, self._preparation(length))
         if proposal is None:
             self._path.spend("draft_network")
             return NONE_DRAFTED
@@ -218,18 +207,12 @@ class Proposer:
 
     async def _rest(self, tokens: Sequence[int]) -> None:
         """Ends preparations where the drafter is not needed: they would share its cores."""
-        if self._is_preparing and not self._is_reading:
+        if self._is_preparing and not self._draft.is_reading:
             await self._finish_prefill()
             await self._follow(tokens, (), 0)
 
     async def _follow(self, tokens: Sequence[int], draft: Sequence[int], length: int) -> None:
-        """Lets the drafter prepare behind a draft that it was not asked for."""
-        if self._drafter is None or len(tokens) + len(draft) > self._drafter.max_context_length:
-            return
-        try:
-            await self._drafter.follow(tokens, draft, self._preparation(length))
-        except OutriderError as error:
-            self._lose(error)
+        await self._draft.follow(tokens, draft, self._preparation(length))
 
     def _preparation(self, length: int) -> Preparation:
         is_limit = self._num_branches is None
@@ -240,38 +223,13 @@ class Proposer:
         return Preparation(num_branches if length else 0, num_tokens, is_limit, rate)
 
     async def _finish_prefill(self) -> None:
-        if self._prefill is None:
+        if self._draft.has_read:
             return
         self._path.spend("orchestrator")
-        proposal = await self._answer(self._prefill)
-        self._prefill = None
+        proposal = await self._draft.finish_reading()
         waited_ns = self._path.spend("prefill_draft")
         if proposal is not None:
             self._path.hide("prefill_draft", proposal.timings.total_ns - waited_ns)
 
-    async def _ask(
-        self, drafter: Drafter, tokens: Sequence[int], k: int, length: int
-    ) -> Proposal | None:
-        """A proposal of at most k tokens, behind which more is prepared unless `length` is 0."""
-        try:
-            return await drafter.propose(tokens, k, self._preparation(length))
-        except OutriderError as error:
-            self._lose(error)
-            return None
-
-    async def _answer(self, asked: Awaitable[Proposal | None]) -> Proposal | None:
-        """A draft that lives and never answers is as good as lost."""
-        try:
-            async with asyncio.timeout(LONGEST_WAIT_SECONDS):
-                return await asked
-        except TimeoutError:
-            self._lose(ServiceUnavailable("the draft does not answer"))
-            return None
-
-    def _lose(self, error: OutriderError) -> None:
-        log.warning("going on without the draft: %s", error)
-        self._drafter = None
-
     def close(self) -> None:
-        if self._prefill is not None:
-            self._prefill.cancel()
+        self._draft.close()

@@ -37,6 +37,10 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
     def around(self, method: Method, context: Context) -> AbstractContextManager[None]:
         raise NotImplementedError
 
+    def around_messages(self, method: Method, handler: Any) -> Any:
+        """The handler with something around what turns messages to bytes and back."""
+        return handler
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
@@ -49,8 +53,9 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
         service, name = path[1:].split("/")
         for attribute, kind in _KINDS.items():
             if (behaviour := getattr(handler, attribute)) is not None:
-                wrapped = self._wrapped(Method(service, name, kind), behaviour)
-                return handler._replace(**{attribute: wrapped})
+                method = Method(service, name, kind)
+                wrapped = handler._replace(**{attribute: self._wrapped(method, behaviour)})
+                return self.around_messages(method, wrapped)
         return handler
 
     def _wrapped(

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+# Draft tokens of one step, whoever asks. Each wants a row of logits of the target.
+MAX_NUM_SPECULATIVE_TOKENS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:

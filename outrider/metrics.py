@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import (
     CollectorRegistry,
@@ -100,6 +101,15 @@ class RpcMetrics(Around):
             buckets=_SECONDS,
             registry=registry,
         )
+        self._received = Counter(
+            "grpc_server_msg_received",
+            "Messages that clients sent; a stream has any number.",
+            labels,
+            registry=registry,
+        )
+        self._sent = Counter(
+            "grpc_server_msg_sent", "Messages sent to clients.", labels, registry=registry
+        )
 
     @contextmanager
     def around(self, method: Method, context: Context) -> Iterator[None]:
@@ -116,6 +126,23 @@ class RpcMetrics(Around):
             code = call_code(context, error)
             self._handled.labels(*labels, code_name(code.name)).inc()
             self._seconds.labels(*labels).observe(time.perf_counter() - began)
+
+    def around_messages(self, method: Method, handler: Any) -> Any:
+        labels = (method.kind, method.service, method.name)
+        return handler._replace(
+            request_deserializer=_counted(
+                handler.request_deserializer, self._received.labels(*labels)
+            ),
+            response_serializer=_counted(handler.response_serializer, self._sent.labels(*labels)),
+        )
+
+
+def _counted(convert: Callable[[Any], Any], counter: Counter) -> Callable[[Any], Any]:
+    def counted(message: Any) -> Any:
+        counter.inc()
+        return convert(message)
+
+    return counted
 
 
 def code_name(name: str) -> str:

@@ -46,6 +46,7 @@ class ServiceProcess:
 
     def __init__(self, module: str, arguments: Sequence[str]) -> None:
         self.name = module
+        self.address = ""  # once it is ready
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by `stop`)
         self._lines: Queue[str | None] = Queue()
         self._process = subprocess.Popen(
@@ -72,6 +73,7 @@ class ServiceProcess:
         while (line := self._lines.get()) is not None:
             kind, _, rest = line.partition(" ")
             if kind == "ready":
+                self.address = rest
                 return rest
             if kind == "loading":
                 progress(rest)

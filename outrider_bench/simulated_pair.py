@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from orchestrator.experience import Experience, StepCost
 from orchestrator.policy import AdaptiveLength
 
-# What a draft that has prepared for the likeliest outcomes hits of the verdicts: a part in any case,
-# and more the better it is. Both as with the default pair at chosen acceptance.
+# What a draft that has prepared for the likeliest outcomes hits of the verdicts: a part in any
+# case, and more the better it is. About as the default pair does at chosen acceptance.
 _LEAST_HITS, _MORE_HITS, _MOST_HITS = 0.35, 0.6, 0.95
 # The machine gets slower and faster, by little from step to step.
 _DRIFT = 0.015

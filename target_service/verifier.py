@@ -14,7 +14,7 @@ from outrider.engine.model import Engine
 from outrider.engine.scheduler import Scheduler
 from outrider.engine.sequence import TokenSequence
 from outrider.errors import ConfigurationError, InvalidRequest
-from outrider.messages import SamplingParams, Verdict
+from outrider.messages import MAX_NUM_SPECULATIVE_TOKENS, SamplingParams, Verdict
 from outrider.sampling import choose_tokens
 from target_service.going_on import GoingOn
 
@@ -92,6 +92,8 @@ class VerifierSession:
         Raises:
             ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: nothing has changed.
         """
+        if len(draft_token_ids) > MAX_NUM_SPECULATIVE_TOKENS:
+            raise InvalidRequest(f"draft_token_ids must be at most {MAX_NUM_SPECULATIVE_TOKENS}")
         self._sequence.check_tokens(draft_token_ids)
         room = len(draft_token_ids) + num_more_tokens
         self._sequence.update(context_length, token_ids, room)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator import proposer
+from orchestrator import working_drafter
 from orchestrator.decoder import decode
 from orchestrator.draft_session import DraftSession
 from orchestrator.experience import StepCost
@@ -42,7 +42,7 @@ class Stuck(AssertionError):
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """No draft is taken for lost only because time passes in leaps here."""
-    monkeypatch.setattr(proposer, "LONGEST_WAIT_SECONDS", None)
+    monkeypatch.setattr(working_drafter, "LONGEST_WAIT_SECONDS", None)
 
 
 class Lengths:

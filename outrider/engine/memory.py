@@ -58,10 +58,15 @@ def _available_bytes() -> int:
 
 
 def _container_bytes() -> int:
-    """What is left of the limit of this control group (version 2)."""
+    """What is left of the limit of this control group (version 2).
+
+    Files that were read and may be forgotten count as used there, but make room when asked to.
+    """
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()
         used = int((_CGROUP / "memory.current").read_text())
-    except (OSError, ValueError):
+        lines = (_CGROUP / "memory.stat").read_text().splitlines()
+        cached = int(next(line.split()[1] for line in lines if line.startswith("inactive_file ")))
+    except (OSError, ValueError, StopIteration):
         return 2**62
-    return 2**62 if limit == "max" else max(0, int(limit) - used)
+    return 2**62 if limit == "max" else max(0, int(limit) - used + cached)

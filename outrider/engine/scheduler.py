@@ -69,7 +69,8 @@ class Scheduler:
     @property
     def num_waiting(self) -> int:
         """Sessions that wait for a slot."""
-        return self._slots.num_waiting
+        with self._changed:
+            return self._slots.num_waiting
 
     @property
     def num_jobs(self) -> int:

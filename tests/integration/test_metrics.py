@@ -19,7 +19,7 @@ from outrider.config import ServerOptions
 from outrider.errors import ConfigurationError
 from outrider.metrics import Metrics
 from outrider.server import start_metrics
-from outrider.v1 import generation_pb2
+from outrider.v1 import generation_pb2, target_pb2
 from tests.integration.test_protocol import all_slots_free
 from tests.system import System, running_system
 
@@ -181,6 +181,25 @@ async def test_calls_are_counted_by_how_they_ended(system: System) -> None:
     assert value("grpc_server_handling_seconds_count", **GENERATION) == 3
     target = await scrape(system.metrics["target"])
     assert target("grpc_server_handled_total", grpc_type="bidi_stream", grpc_method="Verify") == 3
+
+
+async def test_messages_are_counted_as_they_pass(system: System) -> None:
+    stream = system.target.Verify()
+    for length in (0, 3):
+        await stream.write(target_pb2.VerifyRequest(context_length=length, token_ids=[5, 6, 7]))
+        await stream.read()
+    target = await scrape(system.metrics["target"])  # the stream is still open
+    assert target("grpc_server_msg_received_total", grpc_method="Verify") == 2
+    assert target("grpc_server_msg_sent_total", grpc_method="Verify") == 2
+    stream.cancel()
+    await system.generate(PROMPT, max_new_tokens=2)
+    request = generation_pb2.GenerateRequest(prompt=PROMPT, max_new_tokens=9, ignore_eos=True)
+    num_messages = len([message async for message in system.generation.GenerateStream(request)])
+    value = await scrape(system.metrics["orchestrator"])
+    assert value("grpc_server_msg_received_total", **GENERATION) == 1
+    assert value("grpc_server_msg_sent_total", **GENERATION) == 1
+    assert value("grpc_server_msg_received_total", grpc_method="GenerateStream") == 1
+    assert value("grpc_server_msg_sent_total", grpc_method="GenerateStream") == num_messages > 1
 
 
 async def test_prompt_lookup_has_slots_and_no_passes(tiny_models: Callable[..., Path]) -> None:

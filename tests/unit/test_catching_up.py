@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from orchestrator import proposer
+from orchestrator import working_drafter
 from orchestrator.decoder import decode
 from orchestrator.experience import Experience, StepCost
 from orchestrator.latency import CriticalPath
@@ -61,7 +61,7 @@ async def test_a_draft_that_lives_and_never_answers_is_lost(
                 await asyncio.Event().wait()
             return await super().propose(tokens, num_speculative_tokens, preparation)
 
-    monkeypatch.setattr(proposer, "LONGEST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(working_drafter, "LONGEST_WAIT_SECONDS", 0.01)
     drafter = Stuck(unrelated_model)
     steps = await run(drafter, 2, max_length=12)
     assert text(steps) == plain_decoding([1, 2, 3], 12)

@@ -98,8 +98,8 @@ def test_environment_sets_flags(
             assert context.get_parameter_source(flag) is click.core.ParameterSource.ENVIRONMENT
 
 
-@pytest.mark.parametrize("name", ["target", "draft"])
-def test_every_flag_of_a_model_can_be_set(name: str) -> None:
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_flag_of_a_service_can_be_set(name: str) -> None:
     flags = {f"OUTRIDER_{name.upper()}_{option.name}".upper() for option in command_of(name).params}
     others = {
         f"OUTRIDER_{name.upper()}_PORT",  # is fixed: health checks and addresses name it

@@ -73,11 +73,28 @@ def messages(config: dict[str, Any]) -> list[Message]:
 def test_there_is_a_file_for_every_kind_of_load() -> None:
     names = {path.stem for path in FILES}
     assert {"smoke", "latency", "stream", "verify", "propose", "overload"} <= names
-    assert {f"closed-loop-{c}" for c in (2, 4, 8, 16, 32, 64)} <= names
-    table = (FOLDER / "README.md").read_text()
-    for name in names - {"closed-loop-4", "closed-loop-8", "closed-loop-16", "closed-loop-32"}:
-        assert name in table or name.rpartition("-")[2] in table, name
+    assert {f"closed-loop-{c}" for c in (1, 2, 4, 8, 16, 32, 64)} <= names
     assert names == {load(path)["name"] for path in FILES}
+
+
+def test_the_table_says_how_to_read_each() -> None:
+    """It has "`closed-loop-1` ... `-64`" for a series, and "`open-loop-1`, `-2`" for some."""
+    rows = (FOLDER / "README.md").read_text().splitlines()
+    listed = set()
+    for row in rows:
+        if not row.startswith("| `"):
+            continue
+        first, *others = re.findall("`([^`]+)`", row.split("|")[1])
+        series = first.rpartition("-")[0]
+        names = [first, *(series + other if other[0] == "-" else other for other in others)]
+        if "..." in row.split("|")[1]:
+            numbers = sorted(
+                int(path.stem.rpartition("-")[2]) for path in FOLDER.glob(f"{series}-[0-9]*")
+            )
+            assert (names[0], names[-1]) == (f"{series}-{numbers[0]}", f"{series}-{numbers[-1]}")
+            names = [f"{series}-{number}" for number in numbers]
+        listed |= set(names)
+    assert listed == {path.stem for path in FILES}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

@@ -10,6 +10,7 @@ from outrider.engine import memory
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.errors import ConfigurationError
+from outrider.loading import load_served_model
 
 CPU = torch.device("cpu")
 GIGABYTE = 10**9
@@ -30,10 +31,11 @@ def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setattr(memory, "_CGROUP", tmp_path)
     before = memory.free_bytes(CPU)  # there is no such control group
     (tmp_path / "memory.current").write_text("3000\n")
+    (tmp_path / "memory.stat").write_text("anon 2000\ninactive_file 500\n")
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes(CPU) >= before // 2
     (tmp_path / "memory.max").write_text("5000\n")
-    assert memory.free_bytes(CPU) == 2000
+    assert memory.free_bytes(CPU) == 2500  # weights that were read from a file make room
 
 
 def test_a_cache_that_cannot_be_had_is_refused(tiny_models: Callable[..., Path]) -> None:
@@ -51,3 +53,16 @@ def test_the_cache_does_not_grow_with_use(tiny_models: Callable[..., Path]) -> N
     assert before == 6 * engine.max_context_length * engine.cache.bytes_per_token > 0
     engine.forward([Chunk(5, 0, [1] * 100, 1), Chunk(0, 0, [1], 1)])
     assert engine.cache.num_bytes == before
+
+
+def test_what_the_cache_takes_is_said_in_the_log(
+    tiny_models: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    options = EngineOptions(str(tiny_models("gpt2")), "cpu", "float32", slots=3)
+    with caplog.at_level("INFO", "outrider.loading"):
+        engine, _ = load_served_model(options, lambda what: None)
+    [record] = [r for r in caplog.records if "KV cache" in r.message]
+    for said in (3, engine.max_context_length, engine.cache.num_bytes / 1e6):
+        assert isinstance(record.args, tuple)
+        assert said in record.args
+    assert engine.pace.token_budget in record.args

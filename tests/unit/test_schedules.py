@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from orchestrator import proposer
+from orchestrator import working_drafter
 from orchestrator.experience import Experience
 from orchestrator.lengths import FixedLength, LengthPolicy
 from outrider.messages import GREEDY, SamplingParams
@@ -103,7 +103,7 @@ async def test_schedules_find_tables_in_time_and_too_late() -> None:
 async def test_a_draft_may_be_taken_for_lost_at_any_wait(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(proposer, "LONGEST_WAIT_SECONDS", 10.0)  # of a clock that leaps
+    monkeypatch.setattr(working_drafter, "LONGEST_WAIT_SECONDS", 10.0)  # of a clock that leaps
     schedule = await Schedule.start(seed, unlikeness=0.2)
     text = asyncio.create_task(schedule.text(fixed(3), (0, 1, 4)[seed % 3], SAMPLED))
     await schedule.drive(text)
