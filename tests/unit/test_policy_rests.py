@@ -97,25 +97,27 @@ def test_a_draft_that_holds_up_the_target_after_hits_only_rests_too() -> None:
     assert num_drafting < 40
 
 
+def steps_to_probe(policy: AdaptiveLength) -> int:
+    """Steps of the target alone, of 40 ms."""
+    for number in range(3000):
+        if policy.next_length():
+            return number
+        policy.observe(StepCost(0, 0, 0, 40_000_000, draft_rests=True))
+    raise AssertionError("it is never probed again")
+
+
 def test_the_reading_for_a_probe_is_a_part_of_what_it_costs() -> None:
     def steps_between_probes(reading_ms: float) -> int:
         experience = Experience(token_ns=1e6)
         experience.length = 0
         policy = AdaptiveLength(experience, prepares=True)
 
-        def steps_to_probe() -> int:
-            for number in range(2000):
-                if policy.next_length():
-                    return number
-                policy.observe(StepCost(0, 0, 0, 40_000_000, draft_rests=True))
-            raise AssertionError("it is never probed again")
-
-        steps_to_probe()
+        steps_to_probe(policy)
         for _ in range(3):
             policy.observe(StepCost(0, 0, 0, int(1e6 * reading_ms), catches_up=True))
         for _ in range(4):
             policy.observe(StepCost(1, 0, 0, 90_000_000, was_prepared=True))
-        return steps_to_probe()
+        return steps_to_probe(policy)
 
     # What was lost, 60 ms, is to be a hundredth of the time.
     assert steps_between_probes(60) - steps_between_probes(40) == pytest.approx(150, rel=0.1)

@@ -12,6 +12,7 @@ from orchestrator.experience import Experience, StepCost
 from orchestrator.pass_time import Beside, PassTime
 from orchestrator.policy import AdaptiveLength
 from outrider_bench.simulated_pair import Machine, SimulatedPair
+from tests.unit.test_policy_rests import steps_to_probe
 
 NAMES = {machine.name: machine for machine in MACHINES}
 
@@ -67,19 +68,12 @@ def test_a_step_that_was_held_up_for_long_puts_off_probes_for_some_time_only() -
     experience.length = 0
     policy = AdaptiveLength(experience, prepares=True)
 
-    def steps_to_probe() -> int:
-        for number in range(3000):
-            if policy.next_length():
-                return number
-            policy.observe(StepCost(0, 0, 0, 40_000_000, draft_rests=True))
-        raise AssertionError("it is never probed again")
-
-    steps_to_probe()
+    steps_to_probe(policy)
     policy.observe(StepCost(0, 0, 0, 10_000_000_000, catches_up=True))
     for _ in range(4):
         policy.observe(StepCost(1, 0, 0, 90_000_000, was_prepared=True))
     # Eight steps, at which it is counted, and one and a quarter of each of four.
-    assert steps_to_probe() == pytest.approx(1300, rel=0.05)
+    assert steps_to_probe(policy) == pytest.approx(1300, rel=0.05)
 
 
 def test_probes_that_texts_end_in_are_made_up_for_all_the_same() -> None:
