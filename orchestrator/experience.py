@@ -57,6 +57,7 @@ class StepCost:
 
     @property
     def ns(self) -> int:
+        """Of the whole step."""
         return self.draft_ns + self.awaited_ns + self.verify_ns
 
     @property
@@ -208,10 +209,10 @@ class Experience:
         is_plain = cost.draft_rests and not cost.num_draft_tokens
         return is_plain and self.distance.is_far and not cost.was_unasked
 
-    def lost_to(self, cost: StepCost) -> float:
-        """How many steps of the target alone a step took more than without the draft.
+    def steps_lost(self, cost: StepCost) -> float:
+        """By how much a step took longer than the same tokens would without the draft.
 
-        What was looked up would have been all the same.
+        In steps of the target alone. What was looked up would have been looked up all the same.
         """
         alone_ns = max(1.0, self.alone_ns)
         if cost.match_length:

@@ -106,6 +106,7 @@ class PassTime:
         """What such a pass takes; no less if it is wider. 0 if none was seen."""
         if not self.num_passes:
             return 0.0
+        # As in `_step`, but spelled out: it is asked many times at each step.
         pass_ns, token_ns, work_ns, after_hit_ns = self._costs
         took_ns = pass_ns + max(0.0, token_ns) * num_tokens
         if beside is not Beside.REST:

@@ -161,7 +161,7 @@ class AdaptiveLength:
     def observe(self, cost: StepCost) -> None:
         self._experience.observe(cost)
         if self._length == 0 and self._experience.alone_ns and not cost.draft_rests:
-            lost_steps = min(_MOST_LOST_STEPS, self._experience.lost_to(cost))
+            lost_steps = min(_MOST_LOST_STEPS, self._experience.steps_lost(cost))
             self._experience.probe_debt = max(0.0, self._experience.probe_debt + lost_steps)
         if cost.match_length:
             (self._confirmed_lookups if cost.is_confirmed else self._lookups).add(cost)
@@ -185,7 +185,7 @@ class AdaptiveLength:
         if self._is_barren(cost):
             self._length = self._experience.length = 0
             return
-        speeds = dict(self._speed.of(self._candidates()))
+        speeds = self._speed.of(self._candidates())
         best = max(speeds, key=speeds.__getitem__)
         # What is no faster than the target alone is not tried any longer.
         gain = _WORTHWHILE_GAIN if best else 1.0
@@ -211,8 +211,8 @@ class AdaptiveLength:
         least = _STEPS_BETWEEN_INTERRUPTIONS if goes_on else _STEPS_BETWEEN_PROBES
         # What a probe would lose by what drafts have cost: so much at each token.
         num_probed = self._steps_of_a_probe * (1 + self.acceptance_rate)
-        (_, alone), (_, drafting) = self._speed.of([0, 1])
-        return max(least, round(num_probed * (alone / drafting - 1) / _PROBES_COST))
+        speeds = self._speed.of([0, 1])
+        return max(least, round(num_probed * (speeds[0] / speeds[1] - 1) / _PROBES_COST))
 
     @property
     def _steps_to_probe(self) -> float:

@@ -37,22 +37,21 @@ class Speed:
 
         Where the draft prepares, it is the length of what is waited for on a miss.
         """
-        [(_, speed)] = self.of([length])
-        return speed
+        return self.of([length])[length]
 
-    def of(self, lengths: Iterable[int]) -> list[tuple[int, float]]:
+    def of(self, lengths: Iterable[int]) -> dict[int, float]:
         """The speed at each of these lengths."""
         if not self._prepares:
-            return [(length, self._in_turn(length)) for length in lengths]
+            return {length: self._in_turn(length) for length in lengths}
         # Of what is ready the loop takes what pays; on a miss it waits or not, as is better.
         ready = self._experience.ready.value
         taken = (*range(1, int(ready) + 1), ready)
         hits = [self._step(length, Beside.WORK_AFTER_HIT) for length in taken]
         without_waiting = self._prepared(hits, 0)
-        return [
-            (length, max(without_waiting, self._prepared(hits, length)) if length else self._alone)
+        return {
+            length: max(without_waiting, self._prepared(hits, length)) if length else self._alone
             for length in lengths
-        ]
+        }
 
     @property
     def _alone(self) -> float:

@@ -52,7 +52,7 @@ class WorkingDrafter:
         return proposal
 
     def room(self, tokens: Sequence[int]) -> int:
-        """How many tokens it can read behind these; none below 0, and none if it is lost."""
+        """How many tokens its context has left behind these; none if it is lost."""
         if self.drafter is None:
             return 0
         return max(0, self.drafter.max_context_length - len(tokens))

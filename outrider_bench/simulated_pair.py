@@ -50,18 +50,14 @@ class SimulatedPair:
 
     Args:
         acceptance: how often a draft token is accepted, given that those before it were.
-        prepares: the draft works while the target does.
     """
 
-    def __init__(
-        self, machine: Machine, acceptance: float, chance: random.Random, prepares: bool = True
-    ) -> None:
+    def __init__(self, machine: Machine, acceptance: float, chance: random.Random) -> None:
         self.ms = 0.0
         self.ms_alone = 0.0
         self._machine = machine
         self._acceptance = acceptance
         self._chance = chance
-        self._prepares = prepares
         self._experience = Experience(token_ns=machine.token * 1e6)
         self._slowness = 1.0
 
@@ -71,12 +67,13 @@ class SimulatedPair:
 
     def write(self, num_tokens: int) -> None:
         """One text more of so many tokens."""
-        policy = AdaptiveLength(self._experience, self._prepares)
-        rests, is_preparing, to_read = True, False, _STEPS_TO_READ
+        policy = AdaptiveLength(self._experience, prepares=True)
+        is_preparing, to_read = False, _STEPS_TO_READ
         while num_tokens > 0:
             self._drift()
             wanted = policy.next_length()
             if wanted == 0:
+                to_read = max(to_read, _STEPS_TO_CATCH_UP)
                 cost = StepCost(0, 0, 0, self._ns(self._machine.alone), draft_rests=True)
             elif to_read > 0:
                 to_read -= 1
@@ -84,10 +81,7 @@ class SimulatedPair:
                 cost = StepCost(0, 0, 0, took_ns, was_missed=is_preparing, catches_up=True)
             else:
                 cost = self._step(policy, wanted, is_preparing, num_tokens)
-            is_preparing = wanted > 0 and self._prepares
-            if wanted == 0 and not rests:
-                to_read = _STEPS_TO_CATCH_UP
-            rests = wanted == 0
+            is_preparing = wanted > 0
             policy.observe(cost)
             num_tokens -= 1 + cost.num_accepted_tokens
             self.ms += cost.ns / 1e6
