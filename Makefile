@@ -15,6 +15,7 @@ PROMPT ?= Give me five ideas for a birthday party for a seven-year-old who loves
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+KERNELS := .venv/.kernels
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check \
 	-c constraints.txt $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
@@ -42,8 +43,13 @@ $(INSTALLED): pyproject.toml constraints.txt
 run: $(INSTALLED)
 	@$(BIN)/outrider generate --compare -- "$$PROMPT"
 
-test: lint
+test: lint $(KERNELS)
 	@$(BIN)/python -m pytest
+
+$(KERNELS): $(INSTALLED)
+	@echo 'Installing what runs the GPU kernels in tests (286 MB)'
+	@$(PIP_INSTALL) -e '.[kernels]'
+	@touch $@
 
 lint: $(INSTALLED)
 	@$(BIN)/ruff check --quiet .

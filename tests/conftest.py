@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
@@ -12,6 +13,8 @@ from outrider.embedded.target import embedded_target
 from tests.tiny_models import model_factory
 
 torch.set_num_threads(1)
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # which Triton heeds when it is imported
 transformers.logging.set_verbosity_error()
 transformers.utils.logging.disable_progress_bar()
 

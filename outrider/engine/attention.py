@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from itertools import accumulate
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from transformers import AttentionInterface
 from outrider.engine.chunk import Chunk
 from outrider.engine.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of, hidden_from
 from outrider.engine.kv_cache import Places, SlotCache
+from outrider.engine.rotation import Rotation
 
 IMPLEMENTATION = "outrider"
 
@@ -35,20 +36,6 @@ class Batch(Protocol):
     def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
         """For layers with so many query heads to a key-value head, and such a sliding window."""
         ...
-
-
-class ForwardPass(Protocol):
-    """What layers ask about the pass that they run in."""
-
-    cache: SlotCache
-    positions: Tensor
-    """[num_tokens], of the pass's tokens in their sequences."""
-    places: Places
-    windows: set[int]
-    """Sliding windows that layers asked for."""
-    alone: OnlyChunk | None
-    """The chunk that attends to its slot by itself, else all are in `batches`."""
-    batches: Sequence[Batch]
 
 
 class OnlyChunk:
@@ -66,30 +53,87 @@ class OnlyChunk:
         return self._masks[key]
 
 
-class Pass:
+class AttentionLayer(NamedTuple):
+    """How a layer attends."""
+
+    number: int
+    scale: float
+    window: int | None = None
+
+
+class ForwardPass:
+    """What layers ask about the pass that they run in.
+
+    Args:
+        positions: [num_tokens], of the pass's tokens in their sequences
+        places: where their keys and values are stored
+        alone: the chunk that attends to its slot by itself; else all are in `batches`
+    """
+
+    def __init__(
+        self,
+        cache: SlotCache,
+        positions: Tensor,
+        places: Places,
+        alone: OnlyChunk | None = None,
+        batches: Sequence[Batch] = (),
+    ) -> None:
+        self.cache = cache
+        self.positions = positions
+        self.places = places
+        self.alone = alone
+        self.batches = batches
+        self.windows: set[int] = set()
+        """Sliding windows that layers asked for."""
+
+    def attend(
+        self,
+        layer: AttentionLayer,
+        query: Tensor,  # [num_tokens, num_heads, head_dim]
+        key: Tensor,  # [num_tokens, num_kv_heads, head_dim]
+        value: Tensor,
+        rotation: Rotation | None = None,
+        output: Tensor | None = None,
+    ) -> Tensor:
+        """Stores keys and values, and attends: [num_tokens, num_heads, head_dim].
+
+        Args:
+            rotation: queries and keys are turned by it first.
+            output: where the result goes, maybe the place of `query`.
+        """
+        if rotation is not None:
+            query, key = rotation.turn(query), rotation.turn(key)
+        if layer.window is not None:
+            self.windows.add(layer.window)
+        keys, values = self.cache.write(layer.number, key, value, self.places)
+        if self.alone is not None:
+            attended = _attend_alone(self.alone, query, keys, values, layer)
+        else:
+            groups = query.shape[1] // keys.shape[1]
+            attended = torch.empty_like(query, memory_format=torch.contiguous_format)
+            for batch in self.batches:
+                rows = batch.rows(query, groups, layer.window)
+                attended[rows.tokens] = attend_rows(query, keys, values, rows, layer.scale)
+        return attended if output is None else output.copy_(attended)
+
+
+class Pass(ForwardPass):
     """One forward pass: its chunks, packed."""
 
     def __init__(self, chunks: Sequence[Chunk], cache: SlotCache, device: torch.device) -> None:
-        self.cache = cache
-        self.windows: set[int] = set()
-        ends = list(accumulate(len(c.token_ids) for c in chunks))
-        rows = [slice(end - len(c.token_ids), end) for c, end in zip(chunks, ends, strict=True)]
-        self.positions = torch.tensor(
+        positions = torch.tensor(
             [position for c in chunks for position in range(c.start, c.end)], device=device
         )  # [num_tokens]
-        self.alone: OnlyChunk | None = None
-        self.batches: Sequence[Batch] = ()
-        self.places: Places
         if len(chunks) == 1:
             [only] = chunks
-            self.alone = OnlyChunk(only)
-            self.places = (only.slot, slice(only.start, only.end))
-        else:
-            slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
-            self.places = (slots, self.positions)
-            self.batches = [
-                ChunkBatch(chunks, members, rows, device) for members in batches_of(chunks)
-            ]
+            place = (only.slot, slice(only.start, only.end))
+            super().__init__(cache, positions, place, alone=OnlyChunk(only))
+            return
+        slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
+        ends = list(accumulate(len(c.token_ids) for c in chunks))
+        rows = [slice(end - len(c.token_ids), end) for c, end in zip(chunks, ends, strict=True)]
+        batches = [ChunkBatch(chunks, members, rows, device) for members in batches_of(chunks)]
+        super().__init__(cache, positions, (slots, positions), batches=batches)
 
 
 _current: ContextVar[ForwardPass] = ContextVar("current_pass")
@@ -123,22 +167,12 @@ def slot_attention(
     for name in _UNSUPPORTED:
         if kwargs.get(name) is not None:
             raise NotImplementedError(f"attention with {name}")
-    forward_pass = _current.get()
-    if sliding_window is not None:
-        forward_pass.windows.add(sliding_window)
-    layer = module.layer_idx
-    assert isinstance(layer, int)
-    keys, values = forward_pass.cache.write(layer, key[0], value[0], forward_pass.places)
+    number = module.layer_idx
+    assert isinstance(number, int)
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if forward_pass.alone is not None:
-        output = _attend_alone(forward_pass.alone, query[0], keys, values, scale, sliding_window)
-        return output.transpose(0, 1).unsqueeze(0), None
-    rows_of_heads = query[0].transpose(0, 1)  # [num_tokens, num_heads, head_dim]
-    groups = query.shape[1] // keys.shape[1]
-    output = torch.empty_like(rows_of_heads, memory_format=torch.contiguous_format)
-    for batch in forward_pass.batches:
-        rows = batch.rows(query, groups, sliding_window)
-        output[rows.tokens] = attend_rows(rows_of_heads, keys, values, rows, scale)
+    layer = AttentionLayer(number, scale, sliding_window)
+    query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+    output = _current.get().attend(layer, query, key, value)
     return output.unsqueeze(0), None
 
 
@@ -147,24 +181,24 @@ AttentionInterface.register(IMPLEMENTATION, slot_attention)
 
 def _attend_alone(
     only: OnlyChunk,
-    query: Tensor,  # [num_heads, num_queries, head_dim]
+    query: Tensor,  # [num_queries, num_heads, head_dim]
     keys: Tensor,  # [num_slots, num_kv_heads, max_length, head_dim]
     values: Tensor,
-    scale: float,
-    window: int | None,
+    layer: AttentionLayer,
 ) -> Tensor:
-    """Attention of a pass's only chunk, [num_heads, num_queries, head_dim].
+    """Attention of a pass's only chunk, [num_queries, num_heads, head_dim].
 
     The query heads that share a key-value head are folded into rows, which spares
     copying keys and values once for each of them (`benchmarks/attention.py`).
     """
-    num_heads, num_queries, head_dim = query.shape
+    num_queries, num_heads, head_dim = query.shape
     num_kv_heads = keys.shape[1]
-    rows = query.reshape(1, num_kv_heads, -1, head_dim)  # [1, num_kv_heads, groups * n, d]
+    # [1, num_kv_heads, groups * num_queries, head_dim]
+    rows = query.transpose(0, 1).reshape(1, num_kv_heads, -1, head_dim)
     key, value = (stored[only.chunk.slot, :, : only.chunk.end][None] for stored in (keys, values))
-    mask = only.mask(query, num_heads // num_kv_heads, window)
-    output = scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=scale)
-    return output.reshape(num_heads, num_queries, head_dim)
+    mask = only.mask(query, num_heads // num_kv_heads, layer.window)
+    output = scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=layer.scale)
+    return output.reshape(num_heads, num_queries, head_dim).transpose(0, 1)
 
 
 def _causal_mask(chunk: Chunk, query: Tensor, groups: int, window: int | None) -> Tensor | None:

@@ -24,9 +24,9 @@ class FusedLayer(nn.Module):
         self.num_kv_heads: int = attention.k_proj.out_features // self.head_dim
         self.num_heads: int = attention.q_proj.out_features // self.head_dim
         self.num_each = [self.num_heads, self.num_kv_heads, self.num_kv_heads]
-        self.qkv = _joined([attention.q_proj, attention.k_proj, attention.v_proj])
+        self.qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj])
         self.o = attention.o_proj
-        self.gate_up = _joined([mlp.gate_proj, mlp.up_proj])
+        self.gate_up = joined([mlp.gate_proj, mlp.up_proj])
         self.down = mlp.down_proj
         self.attention_norm = RmsNorm(layer.input_layernorm)
         self.mlp_norm = RmsNorm(layer.post_attention_layernorm)
@@ -124,7 +124,7 @@ class RmsNorm(nn.Module):
         return layer_norm(both, [2 * self.size], self.weights, None, self.eps)[:, : self.size]
 
 
-def _joined(linears: Sequence[nn.Linear]) -> nn.Linear:
+def joined(linears: Sequence[nn.Linear]) -> nn.Linear:
     """One layer whose output is theirs end to end."""
     weights, biases = zip(*map(linear_weight, linears), strict=True)
     weight = torch.cat(weights)

@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 FAMILIES = ("llama", "qwen2")
 
 # Ways to stretch the rotation that depend on the length of the text.
-_CHANGING_ROTATIONS = ("dynamic", "longrope")
+CHANGING_ROTATIONS = ("dynamic", "longrope")
 
 
 class FusedLlama(nn.Module):
@@ -92,7 +92,7 @@ class FusedLlama(nn.Module):
     def _storage(self, cache: SlotCache, states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Keys and values by layer, each [num_slots, num_kv_heads, max_length, head_dim]."""
         layers: Any = self.layers
-        like = states.new_empty(layers[0].num_kv_heads, 0, layers[0].head_dim)
+        like = states.new_empty(0, layers[0].num_kv_heads, layers[0].head_dim)
         pairs = [cache.storage(index, like, like) for index in range(len(layers))]
         return [keys for keys, _ in pairs], [values for _, values in pairs]
 
@@ -141,6 +141,6 @@ def can_fuse(config: Any) -> bool:
     if config.model_type not in FAMILIES or getattr(config, "use_sliding_window", False):
         return False
     rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
-    if config.hidden_act != "silu" or rotation in _CHANGING_ROTATIONS:
+    if config.hidden_act != "silu" or rotation in CHANGING_ROTATIONS:
         return False
     return not getattr(config, "mlp_bias", False)

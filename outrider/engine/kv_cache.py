@@ -44,7 +44,7 @@ class SlotCache:
         """An empty cache with the same layers. Its memory is taken now, not at first use."""
         cache = SlotCache(num_slots, max_length)
         for layer, (keys, values) in self._layers.items():
-            cache._layers[layer] = (cache._zeros(keys[0]), cache._zeros(values[0]))
+            cache._layers[layer] = (cache._zeros(keys[:, :, 0]), cache._zeros(values[:, :, 0]))
         return cache
 
     def write(
@@ -53,7 +53,7 @@ class SlotCache:
         """Stores one pass's keys and values and returns the layer's whole storage.
 
         Args:
-            key, value: [num_kv_heads, num_tokens, head_dim]
+            key, value: [num_tokens, num_kv_heads, head_dim]
 
         Returns:
             keys and values, each [num_slots, num_kv_heads, max_length, head_dim].
@@ -61,18 +61,17 @@ class SlotCache:
         keys, values = self.storage(layer, key, value)
         slots, positions = places
         if isinstance(slots, int):
-            keys[slots, :, positions] = key
-            values[slots, :, positions] = value
-        else:  # dimensions that are indexed come first: [num_tokens, num_kv_heads, head_dim]
-            keys[slots, :, positions] = key.transpose(0, 1)
-            values[slots, :, positions] = value.transpose(0, 1)
+            key, value = key.transpose(0, 1), value.transpose(0, 1)
+        # Else dimensions that are indexed come first.
+        keys[slots, :, positions] = key
+        values[slots, :, positions] = value
         return keys, values
 
     def storage(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's keys and values, each [num_slots, num_kv_heads, max_length, head_dim].
 
         Args:
-            key, value: [num_kv_heads, any, head_dim], as the layer writes them.
+            key, value: [any, num_kv_heads, head_dim], as the layer writes them.
         """
         if layer not in self._layers:
             self._layers[layer] = (self._zeros(key), self._zeros(value))
@@ -85,6 +84,6 @@ class SlotCache:
             values[slot, :, begin:end] = values[source, :, begin:end]
 
     def _zeros(self, like: Tensor) -> Tensor:
-        num_kv_heads, _, head_dim = like.shape
+        _, num_kv_heads, head_dim = like.shape
         # Zeros, not just any values: what is masked is multiplied all the same.
         return like.new_zeros(self.num_slots, num_kv_heads, self.max_length, head_dim)

@@ -19,10 +19,11 @@ from outrider.engine.int8_linear import quantize_linears
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.memory import check_fits, sessions_that_fit
 from outrider.engine.model_config import check_windows, context_length, eos_token_ids
-from outrider.engine.network import compile_network, network_of
+from outrider.engine.network import Build, compile_network, is_gpu, networks_for
 from outrider.engine.pace import Pace
 from outrider.engine.packed_linear import pack_linears
 from outrider.engine.ranks import Ranks
+from outrider.engine.static_pass import kernels_for
 from outrider.engine.static_passes import CudaRecorder, Record, StaticPasses
 from outrider.engine.weights import choose_device, choose_dtype, load_model
 from outrider.errors import UnsupportedModel
@@ -127,15 +128,29 @@ class Engine:
     @torch.inference_mode()
     def use_graphs(self, record: Record) -> None:
         """Lets short passes be recorded and replayed, if what comes out is the same."""
-        static = StaticPasses(self.network, self.cache, self.device, record)
-        chunks = [Chunk(slot, 0, [1, 2, 3], 2) for slot in range(min(2, self.cache.num_slots))]
-        found, expected = static.forward(chunks), self._run(chunks)[0]
-        if found is None:
-            return
-        if _difference(torch.cat(found), torch.cat(expected)) < self._tolerance:
-            self.graphs = static
-        else:
-            log.warning("no graphs: a pass that was recorded gives other logits")
+        kernels = kernels_for(self.device)
+        for choice in (kernels, None) if kernels else (None,):
+            static = StaticPasses(self.network, self.cache, self.device, record, choice)
+            if self._gives_the_same(static):
+                self.graphs = static
+                return
+
+    def _gives_the_same(self, static: StaticPasses) -> bool:
+        """Whether two passes that are recorded give the logits of two that are not."""
+        slots = range(min(2, self.cache.num_slots))
+        passes = [
+            [Chunk(slot, start, token_ids, 2) for slot in slots]
+            for start, token_ids in ((0, [1, 2, 3]), (3, [4, 5, 6]))
+        ]
+        found = [static.forward(chunks) for chunks in passes]
+        expected = [self._run(chunks)[0] for chunks in passes]
+        for one, other in zip(found, expected, strict=True):
+            if one is None:
+                return False
+            if not _difference(torch.cat(one), torch.cat(other)) < self._tolerance:
+                log.warning("a pass that was recorded gives other logits")
+                return False
+        return True
 
     def follow(self) -> None:
         """Runs the passes of rank 0 until it closes. Raises ServiceUnavailable if it is gone."""
@@ -170,12 +185,26 @@ class Engine:
         generator = torch.Generator().manual_seed(0)
         length = self.cache.max_length
         ids: list[int] = torch.randint(self.vocab_size, (length,), generator=generator).tolist()
+        is_whole = self.ranks is None
+        *others, last = networks_for(model.config, is_whole, is_gpu(self.device))
+        inputs = torch.tensor([ids], device=self.device)
+        expected = model(input_ids=inputs, use_cache=False).logits[0].float()
+        for build in others:
+            try:
+                return self._adopt_as(build, model, ids, expected, family)
+            except UnsupportedModel as error:
+                log.warning("%s: so it runs by transformers' layers", error)
+                self.cache = SlotCache(1, length)
+        return self._adopt_as(last, model, ids, expected, family)
+
+    def _adopt_as(
+        self, build: Build, model: Any, ids: list[int], expected: Tensor, family: str
+    ) -> nn.Module:
+        """The model as `build` puts it, if it gives the `expected` logits of `ids`."""
         try:
-            inputs = torch.tensor([ids], device=self.device)
-            expected = model(input_ids=inputs, use_cache=False).logits[0].float()
-            is_whole = self.ranks is None
-            self.network = network_of(model, self.max_context_length, is_whole)
-            if is_whole and not self.is_int8:  # which the comparison would find to be rounded
+            self.network = build(model, self.max_context_length)
+            # Int8 would be found to be rounded.
+            if self.ranks is None and not self.is_int8 and not is_gpu(self.device):
                 pack_linears(self.network)
                 compile_network(self.network)
             actual, windows = self._probe(ids)
@@ -192,7 +221,7 @@ class Engine:
                 f"{family} gives other logits on the slot cache than in transformers "
                 f"(relative difference {difference:.2g})"
             )
-        check_windows(self.config, windows, self.max_context_length, name)
+        check_windows(self.config, windows, self.max_context_length, family)
         return self.network
 
     def _probe(self, ids: list[int]) -> tuple[Tensor, set[int]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from outrider.engine.attention import IMPLEMENTATION, ForwardPass, attending
 from outrider.engine.fused_llama import FusedLlama, can_fuse
+from outrider.engine.gpu_network import gpu_networks
 
 
 class TransformersNetwork(nn.Module):
@@ -33,11 +36,25 @@ class TransformersNetwork(nn.Module):
         return logits
 
 
-def network_of(model: Any, max_length: int, is_whole: bool = True) -> nn.Module:
-    """What runs a model's passes; transformers' own layers where this is a part of a model."""
-    if is_whole and can_fuse(model.config):
-        return FusedLlama(model, max_length)
-    return TransformersNetwork(model)
+Build = Callable[[Any, int], nn.Module]
+"""Makes a network of a model, for sequences up to a length."""
+
+
+def networks_for(config: Any, is_whole: bool, on_gpu: bool) -> list[Build]:
+    """What can run the passes of a model of this configuration, the quickest first.
+
+    Args:
+        is_whole: whether it is all of the model; parts of one have transformers' own layers.
+    """
+    if is_whole and can_fuse(config) and not on_gpu:
+        return [FusedLlama]
+    own = gpu_networks(config) if is_whole and on_gpu else []
+    return [*own, lambda model, _: TransformersNetwork(model)]
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Whether a pass on it is made of kernels that have to be launched."""
+    return device.type == "cuda"
 
 
 def compile_network(network: nn.Module) -> None:

@@ -11,78 +11,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from outrider.engine.attention import Batch, OnlyChunk
+from outrider.engine import static_pass
 from outrider.engine.chunk import Chunk
-from outrider.engine.chunk_batch import Rows, hidden_from
-from outrider.engine.kv_cache import Places, SlotCache
+from outrider.engine.kv_cache import SlotCache
+from outrider.engine.static_pass import Shape, StaticPass, shape_of
 
 log = logging.getLogger(__name__)
 
-_MOST_ROWS = 32
-_LARGEST_WIDTH = 16
-_SHORTEST_LENGTH = 256
 # Kernels choose their ways in the first passes, and allocate; a recording must not.
 _NUM_WARM_UPS = 2
-
-
-class Shape(NamedTuple):
-    """What passes are padded to, powers of two: as many chunks, each of so many tokens."""
-
-    num_rows: int
-    width: int
-    length: int  # of the part of the slots that is attended to
-
-    @property
-    def num_tokens(self) -> int:
-        return self.num_rows * self.width
-
-
-class StaticPass:
-    """To networks what `attention.Pass` is; of a shape, with a row for each chunk.
-
-    Made while a graph is recorded: all that it computes is a part of that.
-
-    Args:
-        positions: [num_rows * width], in the rows' sequences
-        slots: [num_rows]
-    """
-
-    def __init__(self, shape: Shape, positions: Tensor, slots: Tensor, cache: SlotCache) -> None:
-        self.cache = cache
-        self.positions = positions
-        self.windows: set[int] = set()
-        self.alone: OnlyChunk | None = None
-        self.places: Places = (slots.repeat_interleave(shape.width), positions)
-        self.batches: Sequence[Batch] = (self,)
-        self._shape = shape
-        self._slots = slots
-        self._rows: dict[tuple[int, int | None], Rows] = {}
-
-    def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
-        """For layers with so many query heads to a key-value head, and such a sliding window."""
-        key = (groups, window)
-        if key not in self._rows:
-            num_rows, width, length = self._shape
-            all_tokens = torch.arange(num_rows * width, device=like.device)
-            mask = self._mask(like, groups, window)
-            self._rows[key] = Rows(
-                all_tokens, all_tokens, all_tokens, 0, num_rows, width, length, mask, self._slots
-            )
-        return self._rows[key]
-
-    def _mask(self, like: Tensor, groups: int, window: int | None) -> Tensor:
-        """Additive, [num_rows, 1, groups * width, length]."""
-        num_rows, width, length = self._shape
-        queries = self.positions.view(num_rows, width, 1)
-        places = torch.arange(length, device=like.device)
-        hidden = hidden_from(queries, places, window)
-        mask = like.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-        return mask.repeat(1, groups, 1)[:, None]
 
 
 class Graph(Protocol):
@@ -143,7 +86,9 @@ class StaticPasses:
         cache: SlotCache,
         device: torch.device,
         record: Record,
+        kernels: ModuleType | None = None,
     ) -> None:
+        self.kernels = kernels
         self._network = network
         self._cache = cache
         self._device = device
@@ -159,7 +104,7 @@ class StaticPasses:
     @property
     def lengths(self) -> list[int]:
         """Of shapes, ascending."""
-        lengths = [_SHORTEST_LENGTH]
+        lengths = [static_pass.SHORTEST_LENGTH]
         while lengths[-1] < self._cache.max_length:
             lengths.append(2 * lengths[-1])
         return [min(length, self._cache.max_length) for length in lengths]
@@ -187,32 +132,18 @@ class StaticPasses:
     def _recorded(self, shape: Shape, inputs: Tensor) -> tuple[Tensor, Graph] | None:
         try:
             return inputs, self._record(lambda: self._run(shape, inputs))
-        except RuntimeError as error:  # out of memory, or an operation that waits for the device
+        # Out of memory, an operation that waits for the device, a kernel that is not to be built.
+        except Exception as error:
             log.warning("no graph of %s: %s", shape, error)
             return None
 
     def _run(self, shape: Shape, inputs: Tensor) -> Tensor:
         num_tokens = shape.num_tokens
         token_ids, positions, slots = inputs.split([num_tokens, num_tokens, shape.num_rows])
-        forward_pass = StaticPass(shape, positions, slots, self._cache)
+        forward_pass = StaticPass(shape, positions, slots, self._cache, self.kernels)
         all_rows = torch.arange(num_tokens, device=self._device)
         logits: Tensor = self._network(token_ids, forward_pass, all_rows)
         return logits
-
-
-def shape_of(chunks: Sequence[Chunk], max_length: int) -> Shape | None:
-    """The smallest shape that holds these chunks; None if there is none."""
-    num_rows = _power_of_two(len(chunks))
-    width = _power_of_two(max(len(chunk.token_ids) for chunk in chunks))
-    # Padding behind a chunk's tokens is written to its slot, where nothing counts.
-    end = max(chunk.start for chunk in chunks) + width
-    if num_rows > _MOST_ROWS or width > _LARGEST_WIDTH or end > max_length:
-        return None
-    return Shape(num_rows, width, min(max_length, max(_SHORTEST_LENGTH, _power_of_two(end))))
-
-
-def _power_of_two(number: int) -> int:
-    return 1 << (number - 1).bit_length()
 
 
 def _inputs(chunks: Sequence[Chunk], shape: Shape) -> list[int]:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from outrider.engine import static_passes
+from outrider.engine import static_pass
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
-from outrider.engine.static_passes import Shape, shape_of
+from outrider.engine.static_pass import Shape, shape_of
 from tests.tiny_models import SUPPORTED_FAMILIES
 
 IDS = torch.randint(5, 250, (100,), generator=torch.Generator().manual_seed(1)).tolist()
@@ -42,7 +42,7 @@ def engine_of(folder: Path, device: str = "cpu", graphs: bool = False) -> Engine
 def test_what_is_replayed_is_what_is_computed(
     family: str, tiny_models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(static_passes, "_SHORTEST_LENGTH", 32)
+    monkeypatch.setattr(static_pass, "SHORTEST_LENGTH", 32)
     plain, recorded = (engine_of(tiny_models(family)) for _ in range(2))
     recorded.use_graphs(Recording)
     check_same(plain, recorded)
@@ -53,7 +53,7 @@ def test_what_is_replayed_is_what_is_computed(
 def test_what_cuda_replays_is_what_it_computes(
     family: str, tiny_models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(static_passes, "_SHORTEST_LENGTH", 32)
+    monkeypatch.setattr(static_pass, "SHORTEST_LENGTH", 32)
     plain, recorded = (engine_of(tiny_models(family), "cuda:0", graphs) for graphs in (False, True))
     check_same(plain, recorded)
 

@@ -1,0 +1,39 @@
+"""Rotary position embedding (arXiv 2104.09864), of all dimensions of a head or the first ones."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Rotation(NamedTuple):
+    """By what the heads of some tokens are turned."""
+
+    cos: Tensor  # [num_tokens, 1, head_dim]; 1 where nothing is turned
+    sin: Tensor  # [num_tokens, 1, head_dim]; 0 where nothing is turned
+    """With the sign that one half of the rotated heads would have."""
+    size: int
+    """How many dimensions are turned, the first half of them with the second."""
+
+    def at(self, positions: Tensor) -> Rotation:
+        """Of tokens at these positions, if this one is of all."""
+        return Rotation(self.cos[positions], self.sin[positions], self.size)
+
+    def turn(self, heads: Tensor) -> Tensor:
+        """Queries or keys [num_tokens, num_heads, head_dim], turned."""
+        rotated = heads[..., : self.size].roll(self.size // 2, dims=-1)
+        if self.size < heads.shape[-1]:
+            rotated = torch.cat((rotated, heads[..., self.size :]), dim=-1)
+        return torch.addcmul(heads * self.cos, rotated, self.sin)
+
+
+def rotation_of(cos: Tensor, sin: Tensor, head_dim: int) -> Rotation:
+    """Of all positions, from transformers' tables [max_length, size]."""
+    max_length, size = cos.shape
+    first, second = sin.chunk(2, dim=-1)
+    rest = cos.new_ones(max_length, head_dim - size)
+    cos = torch.cat((cos, rest), dim=-1)
+    sin = torch.cat((-first, second, torch.zeros_like(rest)), dim=-1)
+    return Rotation(cos[:, None], sin[:, None], size)

@@ -1,0 +1,83 @@
+"""Compiles what the kernels are launched with, for a GPU that need not be there.
+
+    TRITON_INTERPRET=0 python -m tests.compile_kernels
+
+Prints a line of JSON for each.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import triton
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from outrider.engine import kernels
+from outrider.engine.rotation import Rotation
+
+HOPPER = GPUTarget("cuda", 90, 32)
+_TYPES = {
+    torch.bfloat16: "*bf16",
+    torch.float16: "*fp16",
+    torch.float32: "*fp32",
+    torch.int64: "*i64",
+    int: "i32",
+    float: "fp32",
+}
+
+
+class Compiling:
+    """In a kernel's place: it is compiled for what it is launched with."""
+
+    def __init__(self, kernel: Any, case: dict[str, Any]) -> None:
+        self._kernel = kernel
+        self._case = case
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        return self._compile
+
+    def _compile(self, *args: Any, **constants: Any) -> None:
+        types = [_TYPES[arg.dtype if isinstance(arg, Tensor) else type(arg)] for arg in args]
+        names = self._kernel.arg_names
+        signature = dict(zip(names, types, strict=False)) | dict.fromkeys(constants, "constexpr")
+        compiled = triton.compile(ASTSource(self._kernel, signature, constants), target=HOPPER)
+        found = {
+            "kernel": self._kernel.__name__,
+            **self._case,
+            "has_matrix_instructions": "mma" in compiled.asm["ptx"],
+            "shared_bytes": compiled.metadata.shared,
+            "bytes": len(compiled.asm["cubin"]),
+        }
+        print(json.dumps(found))
+
+
+def main() -> None:
+    originals = (kernels._attend_kernel, kernels._join_kernel)
+    for dtype, heads, width, length, window, size in (
+        (torch.bfloat16, (16, 16, 128), 1, 256, None, 32),  # a step of Pythia-1.4B
+        (torch.bfloat16, (32, 8, 128), 8, 8192, None, 128),  # a verification of Llama-3.1-8B
+        (torch.float16, (12, 12, 80), 4, 2048, 64, 20),
+        (torch.float32, (32, 8, 256), 16, 8192, 64, 128),
+    ):
+        case = {"dtype": str(dtype), "heads": heads, "width": width, "length": length}
+        kernels._attend_kernel, kernels._join_kernel = (
+            Compiling(kernel, case) for kernel in originals
+        )
+        num_heads, num_kv_heads, head_dim = heads
+        query, key, keys = (
+            torch.empty(*shape, head_dim, dtype=dtype)
+            for shape in ((width, num_heads), (width, num_kv_heads), (2, num_kv_heads, length))
+        )
+        table = torch.empty(width, 1, head_dim, dtype=dtype)
+        places = (torch.zeros(1, dtype=torch.int64), torch.arange(width))
+        rotation = Rotation(table, table, size)
+        kernels.attend(query, key, key, keys, keys, *places, 0.1, length, window, rotation)
+
+
+if __name__ == "__main__":
+    main()
