@@ -23,6 +23,13 @@ RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDE
 
 FROM python:3.11-slim
 
+# For a GPU, kernels are compiled where it is, and kept in /cache.
+ARG TORCH_INDEX=
+RUN if [ -z "$TORCH_INDEX" ]; then \
+        apt-get update \
+        && apt-get install --yes --no-install-recommends gcc libc6-dev \
+        && rm -rf /var/lib/apt/lists/*; \
+    fi
 RUN useradd --create-home --uid 1000 outrider \
     && install --directory --owner=outrider --group=outrider /cache
 COPY --from=build /venv /venv
@@ -32,6 +39,7 @@ ENV PATH=/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     OUTRIDER_CACHE=/cache \
     HF_HOME=/cache/huggingface \
+    TRITON_CACHE_DIR=/cache/triton \
     OUTRIDER_ORCHESTRATOR_HOST=0.0.0.0 \
     OUTRIDER_DRAFT_HOST=0.0.0.0 \
     OUTRIDER_TARGET_HOST=0.0.0.0

@@ -7,8 +7,9 @@ draft is never right, so acceptance is chosen: a draft service runs the draft mo
 cost and proposes the target's recorded tokens, wrong with a chosen probability.
 
 - passes: a verification of some tokens by the target and a step of the draft, with and
-  without graphs, over the time that reading the weights takes at the measured bandwidth of
-  a copy; and whether a text is the same with graphs and without
+  without graphs, our kernels and our layers, over the time that reading the weights takes at
+  the measured bandwidth of a copy; with tokens chosen on the device, one verification at a
+  time and several draft steps in a row; and whether a text is the same in all these ways
 - modes: `outrider bench`'s side-by-side table, in which the random draft is always wrong
 - acceptance: speed at chosen acceptances, with draft length 15 and with the policy's
 """
@@ -16,13 +17,15 @@ cost and proposes the target's recorded tokens, wrong with a chosen probability.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from rich.console import Console
@@ -35,9 +38,12 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from outrider.engine import model as engine_model
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
+from outrider.engine.recorded_sampling import Choosing
 from outrider.engine.weights import choose_device, choose_dtype
+from outrider.messages import GREEDY, SamplingParams
 from outrider_bench.__main__ import measure, read_prompts, spread
 from outrider_bench.results_file import RESULTS, write_result
 from outrider_bench.runs import Task
@@ -46,10 +52,18 @@ from outrider_bench.stand import Models
 from outrider_bench.tables import tables
 
 WIDTHS = (1, 2, 4, 8, 16)
+NUM_STEPS = 8
 ACCEPTANCES = (0.6, 0.75, 0.875, 0.94)
 FIXED_LENGTH = 15
 CONTEXT = 256
 _REPEATS = 20
+# What passes are made of: names in `outrider.engine.model` that say another thing than they would.
+_WAYS: dict[str, dict[str, Any]] = {
+    "graphs": {},
+    "graphs_without_our_kernels": {"kernels_for": None},
+    "graphs_without_our_layers": {"is_gpu": False},
+    "eager": {},
+}
 _COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 26}
 
 
@@ -127,29 +141,63 @@ def passes(folder: str, dtype: str, device: str) -> dict[str, Any]:
     bandwidth = copy_bandwidth(choose_device(device))
     found: dict[str, Any] = {"bandwidth_gb_per_s": round(bandwidth / 1e9, 1)}
     texts = []
-    for name, graphs in (("graphs", True), ("eager", False)):
-        engine = Engine(EngineOptions(folder, device, dtype, slots=2, graphs=graphs))
+    for way, says in _WAYS.items():
+        with contextlib.ExitStack() as stack:
+            for name, value in says.items():
+                answer = mock.Mock(return_value=value)
+                stack.enter_context(mock.patch.object(engine_model, name, answer))
+            engine = Engine(EngineOptions(folder, device, dtype, slots=2, graphs=way != "eager"))
         read_ms = 1e3 * bytes_read(engine) / bandwidth
         ms = {width: pass_ms(engine, width) for width in WIDTHS}
         found["read_weights_ms"] = round(read_ms, 3)
-        found[name] = {
+        found[way] = {
+            "network": type(engine.network).__name__,
             "recorded": engine.graphs is not None,
+            "our_kernels": engine.graphs is not None and engine.graphs.kernels is not None,
             "ms": ms,
             "over_reading_weights": {n: round(took / read_ms, 2) for n, took in ms.items()},
         }
+        if engine.choices is not None:
+            found[way]["choosing"] = choosing(engine, read_ms)
         texts.append(greedy_text(engine))
-    found["same_text_with_and_without_graphs"] = texts[0] == texts[1]
+    found["same_text_in_all_ways"] = all(text == texts[0] for text in texts)
     return found
 
 
 def pass_ms(engine: Engine, width: int) -> float:
     """The median of one pass of so many tokens."""
-    engine.forward([Chunk(0, 0, range(CONTEXT))])
     chunk = Chunk(0, CONTEXT, range(width), width)
+    return median_ms(engine, lambda: engine.forward([chunk]))
+
+
+def choosing(engine: Engine, read_ms: float) -> dict[str, Any]:
+    """Medians of passes that end with tokens, ms, and over the reading of the weights."""
+    found: dict[str, Any] = {}
+    for name, params in (("greedy", GREEDY), ("sampled", SamplingParams(1.0, seed=1))):
+        ms = {f"verification of {n}": choosing_ms(engine, params, n, 1) for n in WIDTHS}
+        steps_ms = choosing_ms(engine, params, 1, NUM_STEPS)
+        ms[f"draft step, {NUM_STEPS} in a row"] = round(steps_ms / NUM_STEPS, 3)
+        found[name] = {
+            "ms": ms,
+            "over_reading_weights": {n: round(took / read_ms, 2) for n, took in ms.items()},
+        }
+    return found
+
+
+def choosing_ms(engine: Engine, params: SamplingParams, width: int, num_steps: int) -> float:
+    """The median of a verification of so many tokens, or of so many draft steps."""
+    chunk = Chunk(0, CONTEXT, range(width), width)
+    one = Choosing(params, len(engine.logit_token_ids), width=1 if num_steps == 1 else 5)
+    return median_ms(engine, lambda: engine.choose([chunk], [one], num_steps))
+
+
+def median_ms(engine: Engine, run: Callable[[], Any]) -> float:
+    """Of some runs behind CONTEXT tokens, the first ones left out."""
+    engine.forward([Chunk(0, 0, range(CONTEXT))])
     times = []
     for _ in range(_REPEATS):
         began = time.perf_counter()
-        engine.forward([chunk])
+        run()
         times.append(1e3 * (time.perf_counter() - began))
     return round(statistics.median(times[_REPEATS // 4 :]), 3)
 

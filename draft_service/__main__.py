@@ -10,7 +10,7 @@ import click
 
 from draft_service.drafters import Drafter
 from draft_service.drafters.breadth import measure_step_time
-from draft_service.drafters.drafting import DEFAULT_MIN_CONFIDENCE
+from draft_service.drafters.drafting import DEFAULT_MIN_CONFIDENCE, NUM_RUNNERS_UP
 from draft_service.drafters.model import ModelDrafter
 from draft_service.drafters.ngram import NgramDrafter
 from draft_service.drafters.replay import REPLAY, ReplayDrafter, Script
@@ -115,7 +115,7 @@ def load_drafter(
         options, model = _embedded(options), EMBEDDED_DRAFT
     slots = max(1, num_branches)
     options = dataclasses.replace(options, model=model, slots_per_session=slots)
-    engine, served = load_served_model(options)
+    engine, served = load_served_model(options, num_choices=1 + NUM_RUNNERS_UP)
     model_id = name if script else served.info.model_id
     num_sessions = engine.cache.num_slots // slots
     info = dataclasses.replace(served.info, model_id=model_id, num_slots=num_sessions)

@@ -16,7 +16,8 @@ from outrider.engine.activity import PassCounts
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.pace import measure_pace
-from outrider.messages import ModelInfo
+from outrider.engine.recorded_sampling import Choosing
+from outrider.messages import GREEDY, ModelInfo
 from outrider.model_service import ServedModel
 from outrider.tokenizer_files import chunks, read_tokenizer, to_bytes, vocabulary_fingerprint
 
@@ -47,9 +48,13 @@ def report_loading(what: str) -> None:
 
 
 def load_served_model(
-    options: EngineOptions, progress: Progress = report_loading
+    options: EngineOptions, progress: Progress = report_loading, num_choices: int = 1
 ) -> tuple[Engine, ServedModel]:
-    """Loads an engine, runs one pass, and describes it.
+    """Loads an engine, runs some passes, and describes it.
+
+    Args:
+        num_choices: what will be asked for after a text, as by a draft: a token and runners-up.
+            1: tokens after each of some, as by a target.
 
     Raises what `Engine` raises, and UnsupportedModel without a fast tokenizer.
     """
@@ -61,7 +66,7 @@ def load_served_model(
     progress(f"{name}: weights")
     engine = Engine(dataclasses.replace(options, model=path))
     progress(f"{name}: warm-up")
-    warm_up(engine)
+    warm_up(engine, num_choices)
     engine.pace = measure_pace(engine)
     engine.passes = PassCounts()  # those to come are somebody's
     log.info(
@@ -80,7 +85,7 @@ def load_served_model(
     return engine, ServedModel(info, tuple(chunks(to_bytes(files))))
 
 
-def warm_up(engine: Engine) -> None:
+def warm_up(engine: Engine, num_choices: int = 1) -> None:
     """Runs passes as they are to come, so that the first request is no slower."""
     length = min(_WARM_UP_LENGTH, engine.max_context_length - max(_WARM_UP_WIDTHS))
     if length < 1:
@@ -89,9 +94,13 @@ def warm_up(engine: Engine) -> None:
     for width in _WARM_UP_WIDTHS * 2:
         engine.forward([Chunk(0, length, [0] * width, width)])
     # Those of one session are recorded now, others when they come up.
+    is_draft = num_choices > 1
+    choosing = Choosing(GREEDY, len(engine.logit_token_ids), num_choices)
     for longer in engine.graphs.lengths if engine.graphs else ():
         for width in _WARM_UP_WIDTHS:
-            engine.forward([Chunk(0, max(0, longer - 2 * width), [0] * width, width)])
+            start = max(0, longer - 2 * width)
+            chunk = Chunk(0, start, [0] * width, num_logits=1 if is_draft else width)
+            engine.choose([chunk], [choosing], num_steps=2 if is_draft else 1)
 
 
 def _describe(name: str, engine: Engine, tokenizer_json: str) -> ModelInfo:

@@ -20,19 +20,13 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from outrider.messages import SamplingParams
-
-_MASK = (1 << 64) - 1
-_GOLDEN = 0x9E3779B97F4A7C15
+from outrider.noise import gumbel_noise, has_noise_above
 
 # Most nuclei lie within this many tokens; sorting a whole vocabulary takes ten times as long.
 _NUCLEUS_WIDTH = 1024
 
 # So many of the likeliest tokens get their noise without a look at its bits.
 _NUM_LIKELY = 256
-
-_NUM_BITS = 53
-_LARGEST_EXPONENT = 700.0
-_A_HAIR = 1e-6
 
 
 def choose_tokens(
@@ -100,7 +94,7 @@ def _contenders(
         likely = scores.topk(_NUM_LIKELY)
         noisy = likely.values + gumbel_noise(params.seed, index, token_ids[likely.indices])
         lack = noisy.topk(width).values[-1] - likely.values[-1]  # of the best of the others
-        can_win = _has_noise_above(params.seed, index, token_ids, lack.item())
+        can_win = has_noise_above(params.seed, index, token_ids, lack.item())
         can_win[likely.indices] = True
         columns = can_win.nonzero()[:, 0]
         scores, token_ids = scores[columns], token_ids[columns]
@@ -135,52 +129,3 @@ def _nucleus_threshold(logits: Tensor, top_p: float) -> Tensor:
     reached_before = probs.cumsum(dim=-1) - probs
     num_kept = (reached_before < top_p).sum(dim=-1, keepdim=True)
     return descending.gather(-1, num_kept - 1)
-
-
-def gumbel_noise(seed: int, index: int, ids: Tensor) -> Tensor:
-    """Standard Gumbel noise in float64 for each token id, keyed by (seed, index, id).
-
-    The bits come from SplitMix64 (Steele, Lea, Flood 2014) run as a counter-based
-    generator in 64-bit integers, so that every device and host derives the same.
-    """
-    uniform = (_noise_bits(seed, index, ids).double() + 0.5) * 2.0**-_NUM_BITS  # in (0, 1)
-    return -(-uniform.log()).log()
-
-
-def _has_noise_above(seed: int, index: int, ids: Tensor, least: float) -> Tensor:
-    """Whether `gumbel_noise` is at least `least` for each id, or may be: too often by a hair."""
-    uniform = math.exp(-math.exp(_A_HAIR - least)) if least > -_LARGEST_EXPONENT else 0.0
-    return _noise_bits(seed, index, ids) >= math.floor(uniform * 2.0**_NUM_BITS) - 1
-
-
-def _noise_bits(seed: int, index: int, ids: Tensor) -> Tensor:
-    """What noise is made of: integers of 53 bits."""
-    key = _mix_int(_mix_int(seed) + index * _GOLDEN)
-    return _shift(_mix_tensor(ids * _signed(_GOLDEN) + _signed(key)), 64 - _NUM_BITS)
-
-
-def _mix_int(x: int) -> int:
-    x = (x + _GOLDEN) & _MASK
-    x = ((x ^ (x >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-    x = ((x ^ (x >> 27)) * 0x94D049BB133111EB) & _MASK
-    return x ^ (x >> 31)
-
-
-def _mix_tensor(x: Tensor) -> Tensor:
-    """The same finalizer on int64, whose products wrap around; in place."""
-    x ^= _shift(x, 30)
-    x *= _signed(0xBF58476D1CE4E5B9)
-    x ^= _shift(x, 27)
-    x *= _signed(0x94D049BB133111EB)
-    x ^= _shift(x, 31)
-    return x
-
-
-def _shift(x: Tensor, bits: int) -> Tensor:
-    """Logical right shift: torch's is arithmetic on int64."""
-    return (x >> bits).bitwise_and_((1 << (64 - bits)) - 1)
-
-
-def _signed(x: int) -> int:
-    """The int64 with the bits of a 64-bit unsigned integer."""
-    return x - (1 << 64) if x >= 1 << 63 else x

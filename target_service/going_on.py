@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Future
 
 from torch import Tensor
 
 from outrider.engine.job import Job
+from outrider.engine.recorded_sampling import Choosing
 from outrider.messages import SamplingParams, Timings
-from outrider.sampling import choose_tokens
+from outrider.sampling import Choice, choose_tokens
 
 _STOPPED = (-1, Timings())  # wakes who waits for a choice
 
@@ -41,6 +42,7 @@ class GoingOn(Job):
         self._num_tokens = self._num_left = num_tokens
         self._params = params
         self._logit_token_ids = logit_token_ids
+        self.choosing = Choosing(params, len(logit_token_ids))
         self._loop = loop
         self._choices: asyncio.Queue[tuple[int, Timings] | BaseException] = asyncio.Queue()
         self._is_stopped = False
@@ -51,11 +53,18 @@ class GoingOn(Job):
         began = time.perf_counter_ns()
         # The slot has read all tokens before `start` by now.
         [token_id] = choose_tokens(logits, self._logit_token_ids, self._params, self.start)
+        return self._tell_of(token_id, time.perf_counter_ns() - began)
+
+    def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
+        [[choice]] = chosen
+        return self._tell_of(choice.token_id, 0)
+
+    def _tell_of(self, token_id: int, sample_ns: int) -> list[int]:
         now, before = self.timings, self._before
         timings = Timings(
             now.queue_ns - before.queue_ns,
             now.forward_ns - before.forward_ns,
-            time.perf_counter_ns() - began,
+            sample_ns,
             0,
             now.batch_tokens,
             now.batch_sessions,

@@ -11,11 +11,12 @@ from outrider.acceptance import accept_matching
 from outrider.engine.activity import ModelActivity, activity_of
 from outrider.engine.job import Job
 from outrider.engine.model import Engine
+from outrider.engine.recorded_sampling import Choosing
 from outrider.engine.scheduler import Scheduler
 from outrider.engine.sequence import TokenSequence
 from outrider.errors import ConfigurationError, InvalidRequest
 from outrider.messages import MAX_NUM_SPECULATIVE_TOKENS, SamplingParams, Verdict
-from outrider.sampling import choose_tokens
+from outrider.sampling import Choice, choose_tokens
 from target_service.going_on import GoingOn
 
 # Each orchestrator sends no more sessions than there are slots: these are for several.
@@ -44,9 +45,15 @@ class Verification(Job):
         self._draft_token_ids = draft_token_ids
         self._params = params
         self._logit_token_ids = logit_token_ids
+        self.choosing = Choosing(params, len(logit_token_ids))
 
     def advance(self, logits: Tensor) -> list[int]:
-        choices = choose_tokens(logits, self._logit_token_ids, self._params, self.length)
+        return self._judge(choose_tokens(logits, self._logit_token_ids, self._params, self.length))
+
+    def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
+        return self._judge([choices[0].token_id for choices in chosen])
+
+    def _judge(self, choices: Sequence[int]) -> list[int]:
         self.num_accepted, self.next_token_id = accept_matching(self._draft_token_ids, choices)
         if self.go_on is not None:
             self.go_on()

@@ -45,7 +45,18 @@ class Compiling:
         types = [_TYPES[arg.dtype if isinstance(arg, Tensor) else type(arg)] for arg in args]
         names = self._kernel.arg_names
         signature = dict(zip(names, types, strict=False)) | dict.fromkeys(constants, "constexpr")
-        compiled = triton.compile(ASTSource(self._kernel, signature, constants), target=HOPPER)
+        # What Triton is told of arguments when a kernel is launched, besides their types.
+        multiples = {
+            (place,): [["tt.divisibility", 16]]
+            for place, arg in enumerate(args)
+            if isinstance(arg, Tensor) or (isinstance(arg, int) and arg % 16 == 0)
+        }
+        ones = {
+            names[place]: 1 for place, arg in enumerate(args) if isinstance(arg, int) and arg == 1
+        }
+        signature |= dict.fromkeys(ones, "constexpr")
+        source = ASTSource(self._kernel, signature, constants | ones, multiples)
+        compiled = triton.compile(source, target=HOPPER)
         found = {
             "kernel": self._kernel.__name__,
             **self._case,
@@ -62,6 +73,7 @@ def main() -> None:
         (torch.bfloat16, (16, 16, 128), 1, 256, None, 32),  # a step of Pythia-1.4B
         (torch.bfloat16, (32, 8, 128), 8, 8192, None, 128),  # a verification of Llama-3.1-8B
         (torch.float16, (12, 12, 80), 4, 2048, 64, 20),
+        (torch.bfloat16, (4, 1, 256), 16, 2048, 512, 0),  # turned before, as by transformers
         (torch.float32, (32, 8, 256), 16, 8192, 64, 128),
     ):
         case = {"dtype": str(dtype), "heads": heads, "width": width, "length": length}
@@ -75,7 +87,7 @@ def main() -> None:
         )
         table = torch.empty(width, 1, head_dim, dtype=dtype)
         places = (torch.zeros(1, dtype=torch.int64), torch.arange(width))
-        rotation = Rotation(table, table, size)
+        rotation = Rotation(table, table, size) if size else None
         kernels.attend(query, key, key, keys, keys, *places, 0.1, length, window, rotation)
 
 

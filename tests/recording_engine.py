@@ -33,6 +33,9 @@ class RecordingEngine:
             raise self.failure
         return [torch.zeros(chunk.num_logits, 4) for chunk in chunks]
 
+    def choose(self, *args: Any) -> None:
+        """It does not."""
+
 
 class Steps(Job):
     """Wants `num_steps` passes after its tokens are read; further settings are a job's own."""

@@ -147,7 +147,13 @@ class Schedule:
         self.seed = seed
         self.random = Random(seed)
         self.network = Network(self.random)
-        self.services = toy_pair(unlikeness, num_sessions, num_branches, min_confidence)
+        self.services = toy_pair(
+            unlikeness,
+            num_sessions,
+            num_branches,
+            min_confidence,
+            chooses=seed % 2 == 1,
+        )
         self.num_hits = 0
         self.num_ahead_steps = 0
         self.num_stale_steps = 0

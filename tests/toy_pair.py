@@ -21,10 +21,11 @@ from draft_service.drafters.model import ModelDrafter
 from draft_service.servicer import DraftServicer
 from outrider.engine.chunk import Chunk
 from outrider.engine.pace import Pace
+from outrider.engine.recorded_sampling import Choosing
 from outrider.engine.scheduler import Scheduler
 from outrider.messages import ModelInfo, SamplingParams
 from outrider.model_service import ServedModel
-from outrider.sampling import choose_tokens
+from outrider.sampling import Choice, choose_tokens, rank_tokens
 from target_service.servicer import TargetServicer
 from target_service.verifier import Verifier
 
@@ -85,8 +86,9 @@ class ToyEngine:
     is_int8 = False
     pace = PACE
 
-    def __init__(self, model: ToyModel, num_slots: int) -> None:
+    def __init__(self, model: ToyModel, num_slots: int, chooses: bool = False) -> None:
         self.model = model
+        self.chooses = chooses
         self.cache = SimpleNamespace(num_slots=num_slots)
         # What was read up to each place; None where nothing was ever written.
         self._slots: list[list[int | None]] = [
@@ -101,6 +103,31 @@ class ToyEngine:
                     begin : chunk.start
                 ]
         return [self._read_chunk(chunk) for chunk in chunks]
+
+    def choose(
+        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
+    ) -> list[list[list[Choice]]] | None:
+        """As an engine on a GPU does, which reads its own choices."""
+        if not self.chooses:
+            return None
+        chosen = [
+            [
+                self._ranked(choosing, row, chunk.end - chunk.num_logits + 1 + index)
+                for index, row in enumerate(rows)
+            ]
+            for chunk, choosing, rows in zip(chunks, choosings, self.forward(chunks), strict=True)
+        ]
+        for step in range(1, num_steps):
+            for chunk, choosing, ranks in zip(chunks, choosings, chosen, strict=True):
+                place = chunk.end + step - 1
+                [row] = self._read_chunk(Chunk(chunk.slot, place, [ranks[-1][0].token_id], 1))
+                ranks.append(self._ranked(choosing, row, place + 1))
+        return chosen
+
+    def _ranked(self, choosing: Choosing, row: Tensor, index: int) -> list[Choice]:
+        columns = slice(choosing.num_ids)
+        logits, ids = row[None, columns], self.logit_token_ids[columns]
+        return rank_tokens(logits, ids, choosing.params, index, choosing.width)
 
     def _read_chunk(self, chunk: Chunk) -> Tensor:
         slot = self._slots[chunk.slot]
@@ -153,14 +180,18 @@ class ToyPair:
 
 
 def toy_pair(
-    unlikeness: float, num_sessions: int, num_branches: int, min_confidence: float
+    unlikeness: float,
+    num_sessions: int,
+    num_branches: int,
+    min_confidence: float,
+    chooses: bool = False,
 ) -> ToyPair:
-    """Services with slots for `num_sessions` sessions."""
+    """Services with slots for `num_sessions` sessions, whose engines choose tokens or do not."""
     info = ModelInfo("toy", MAX_CONTEXT_LENGTH, VOCAB_SIZE, num_slots=num_sessions)
     num_slots = num_sessions * max(1, num_branches)
     draft_model = ToyModel(unlikeness)
-    draft_engine: Any = ToyEngine(draft_model, num_slots)
-    target_engine: Any = ToyEngine(ToyModel(), num_sessions)
+    draft_engine: Any = ToyEngine(draft_model, num_slots, chooses)
+    target_engine: Any = ToyEngine(ToyModel(), num_sessions, chooses)
     with (
         mock.patch("draft_service.drafters.model.Scheduler", SteppedScheduler),
         mock.patch("target_service.verifier.Scheduler", SteppedScheduler),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from torch import Tensor
 
 from outrider.engine.job import Job
+from outrider.engine.recorded_sampling import Choosing
 from outrider.messages import Prepared, SamplingParams
 from outrider.sampling import Choice, rank_tokens
 
@@ -25,10 +26,20 @@ class Sampler:
     token_ids: Tensor  # [num_ids], ascending; the logits' first columns are for these
     eos_token_ids: Sequence[int]
 
+    @property
+    def choosing(self) -> Choosing:
+        """For the engine: `rank`."""
+        return Choosing(self.params, len(self.token_ids), 1 + NUM_RUNNERS_UP)
+
     def rank(self, logits: Tensor, index: int) -> list[Choice]:
         """The choice at `index` of the sequence after `logits` [1, num_ids], then runners-up."""
         logits = logits[:, : len(self.token_ids)]
-        return rank_tokens(logits, self.token_ids, self.params, index, 1 + NUM_RUNNERS_UP)
+        choices = rank_tokens(logits, self.token_ids, self.params, index, 1 + NUM_RUNNERS_UP)
+        return self.revise(choices, index)
+
+    def revise(self, choices: list[Choice], index: int) -> list[Choice]:
+        """What is said instead of the model's choices at `index`."""
+        return choices
 
 
 @dataclass
@@ -110,13 +121,33 @@ class Drafting(Job):
         self._min_confidence = min_confidence
         self._confidence = 1.0
 
+        self.choosing = sampler.choosing if num_tokens else None
+
+    @property
+    def num_at_once(self) -> int:
+        """In the background there is a look at the time after each."""
+        is_background = self._on_draft is not None
+        return 1 if is_background else self._num_tokens - len(self.draft_token_ids)
+
     def advance(self, logits: Tensor) -> list[int]:
         if self._num_tokens == 0:
             return []
-        index = len(self._sequence)
-        choices = self._sampler.rank(logits, index)
+        return self._draft(self._sampler.rank(logits, len(self._sequence)))
+
+    def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
+        more: list[int] = []
+        for choices in chosen:
+            if more:
+                self.note_read(*more)
+            more = self._draft(self._sampler.revise(list(choices), len(self._sequence)))
+            if not more:
+                break  # what else was drafted is not wanted
+        return more
+
+    def _draft(self, choices: list[Choice]) -> list[int]:
+        """Adds a token to the draft; returns it, or nothing if it is the last one."""
         token_id = choices[0].token_id
-        self.ranks[index] = choices
+        self.ranks[len(self._sequence)] = choices
         self._sequence.append(token_id)
         self.draft_token_ids.append(token_id)
         goes_on = self._on_draft is None or self._on_draft(self)

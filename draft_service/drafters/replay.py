@@ -21,8 +21,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from torch import Tensor
-
 from draft_service.drafters.breadth import StepTime
 from draft_service.drafters.drafting import Sampler
 from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
@@ -102,8 +100,7 @@ class ReplaySampler(Sampler):
     ranks: Sequence[int]
     acceptance: float
 
-    def rank(self, logits: Tensor, index: int) -> list[Choice]:
-        choices = Sampler.rank(self, logits, index)
+    def revise(self, choices: list[Choice], index: int) -> list[Choice]:
         if index >= len(self.text):
             return choices
         others = [c.token_id for c in choices if c.token_id != self.text[index]]

@@ -21,8 +21,8 @@ from outrider.engine.fused_llama import CHANGING_ROTATIONS, can_fuse
 from outrider.engine.packed_linear import linear_weight
 from outrider.engine.rotation import Rotation, rotation_of
 
-# Rows of a weight that are there for one column of ones: matrix units want multiples.
-_PADDING = 8
+# Rows of a weight that are there for one column of ones: kernels want rows that begin at multiples.
+_PADDING = 64
 
 
 class GpuNetwork(nn.Module):
@@ -59,7 +59,7 @@ class GpuNetwork(nn.Module):
 
 
 class LlamaLayer(nn.Module):
-    """A layer of Llama's kind: eight kernels."""
+    """A layer of Llama's kind: nine kernels."""
 
     def __init__(self, layer: Any, index: int) -> None:
         super().__init__()
@@ -88,6 +88,8 @@ class LlamaLayer(nn.Module):
 class NeoxLayer(nn.Module):
     """A layer of GPT-NeoX, whose attention and MLP have the same input: five kernels.
 
+    (Six for a single token, whose product torch gives a kernel of its own for the bias.)
+
     So one product leads to both, and one leads back. For that the two layer norms, which
     differ in weight and bias alone, leave these to the products.
     """
@@ -112,7 +114,7 @@ class NeoxLayer(nn.Module):
         down, down_bias = _weight_and_bias(mlp.dense_4h_to_h)
         biases = torch.zeros_like(padding)
         biases[0] = dense_bias + down_bias
-        self.outward = _parameter(torch.cat((dense.t(), down.t(), biases)))
+        self.outward = _parameter(torch.cat((dense, down, biases.t()), dim=1))
 
     def forward(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> None:
         size = self.hidden_size
@@ -122,7 +124,7 @@ class NeoxLayer(nn.Module):
         key, value, query = heads.chunk(3, dim=1)
         forward_pass.attend(self.attention, query, key, value, rotation, output=query)
         torch.ops.aten.gelu_.default(inner[:, 3 * size : -_PADDING])
-        states.addmm_(inner[:, 2 * size :], self.outward)
+        states.addmm_(inner[:, 2 * size :], self.outward.t())
 
 
 def gpu_networks(config: Any) -> list[Callable[[Any, int], GpuNetwork]]:

@@ -9,7 +9,9 @@ from concurrent.futures import Future
 from torch import Tensor
 
 from outrider.engine.chunk import Chunk
+from outrider.engine.recorded_sampling import Choosing
 from outrider.messages import Timings
+from outrider.sampling import Choice
 
 # Passes that a job may be left out of before it goes first.
 PATIENCE = 4
@@ -50,6 +52,7 @@ class Job:
         self.is_background = is_background
         self.is_dropped = False
         self.num_passes = 0
+        self.read: list[int] = []  # what the last pass has read into the slot
         self._skipped: list[int] = []
         self.num_missed = 0  # passes since the last one that it was in
         self.done: Future[Timings] = Future()
@@ -60,6 +63,26 @@ class Job:
     def advance(self, logits: Tensor) -> list[int]:
         """Takes [num_logits, vocab_size]; returns the tokens to read next, or none when done."""
         raise NotImplementedError
+
+    choosing: Choosing | None = None
+    """How the engine may choose by itself what `advance_by` takes; None: `advance` does it."""
+
+    @property
+    def num_at_once(self) -> int:
+        """How many tokens the engine may choose in a row, reading each but the last one."""
+        return 1
+
+    def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
+        """`advance`, where the engine has chosen: some tokens, each with its runners-up.
+
+        They follow the tokens whose logits were wanted; of several steps, each the one before.
+        """
+        raise NotImplementedError
+
+    def note_read(self, token_id: int) -> None:
+        """Said by `advance_by` of a token that was chosen and read."""
+        self.read.append(token_id)
+        self.start += 1
 
     def next_chunk(self, budget: int) -> Chunk:
         """At most `budget` tokens, maybe none. Those whose logits are wanted stay together."""
@@ -109,17 +132,27 @@ class Job:
         self.num_passes += 1
         self.num_missed = 0
 
-    def finish_pass(self, chunk: Chunk, logits: Tensor, forward_ns: int) -> None:
-        """Books a pass; resolves `done` when the job wants no more."""
+    def finish_pass(
+        self, chunk: Chunk, result: Tensor | list[list[Choice]], forward_ns: int
+    ) -> None:
+        """Books a pass; resolves `done` when the job wants no more.
+
+        Args:
+            result: logits, or what the engine has chosen.
+        """
         self._forward_ns += forward_ns
         self.start = chunk.end
+        self.read = list(chunk.token_ids)
         self.copy_from = None
         del self.token_ids[: len(chunk.token_ids)]
         if self.token_ids or self.is_dropped:
             return
         began = time.perf_counter_ns()
         try:
-            self.token_ids = self.advance(logits)
+            if isinstance(result, Tensor):
+                self.token_ids = self.advance(result)
+            else:
+                self.token_ids = self.advance_by(result)
         except Exception as error:  # one session's trouble is not the others'
             self.done.set_exception(error)
             return

@@ -17,15 +17,15 @@ from torch import Tensor
 
 from outrider.engine.rotation import Rotation
 
-# Of a program: queries by the bytes of a number, keys at a time, and the bytes of these. What is
-# more does not fit its registers. Matrix units take no fewer than 16.
+# Of a program: queries of 128 numbers, by the bytes of one; keys at a time, and the bytes of these.
+# What is more does not fit its registers. Matrix units take no fewer than 16.
 _MOST_QUERIES = {2: 64, 4: 16}
 _MOST_KEYS = 64
 _KEY_BYTES = 1 << 14
 _FEWEST = 16
 # As many programs as keep a large GPU busy, and keys that are worth a program.
 _PROGRAMS = 256
-_KEYS_OF_A_PART = 256
+_KEYS_OF_A_PART = 512
 
 
 @triton.jit
@@ -59,15 +59,14 @@ def _read(states, scores, is_visible, value, best, total):
 def _attend_kernel(
     query, key, value, keys, values, output, bests, totals, slots, positions, cos, sin, scale,
     query_token, query_head, key_token, key_head, value_token, value_head,
-    slot_stride, kv_head_stride, output_part, output_token, output_head, num_heads,
+    slot_stride, kv_head_stride, output_part, output_token, output_head, num_heads, num_tiles,
     WIDTH: tl.constexpr, GROUPS: tl.constexpr, HEAD_DIM: tl.constexpr, SIZE: tl.constexpr,
-    WINDOW: tl.constexpr, NUM_TILES: tl.constexpr, NUM_PARTS: tl.constexpr,
-    PART: tl.constexpr, QUERIES: tl.constexpr, NEW: tl.constexpr, KEYS: tl.constexpr,
-    DIMS: tl.constexpr,
+    WINDOW: tl.constexpr, IN_PARTS: tl.constexpr, QUERIES: tl.constexpr, NEW: tl.constexpr,
+    KEYS: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
     """One chunk's query heads at one key-value head, over one part of what its slot holds."""
     row, part = tl.program_id(0), tl.program_id(2)
-    kv_head, tile = tl.program_id(1) // NUM_TILES, tl.program_id(1) % NUM_TILES
+    kv_head, tile = tl.program_id(1) // num_tiles, tl.program_id(1) % num_tiles
     slot = tl.load(slots + row)
     start = tl.load(positions + row * WIDTH)
     dims = tl.arange(0, DIMS)
@@ -87,10 +86,14 @@ def _attend_kernel(
     total = tl.zeros([QUERIES], dtype=tl.float32)
     stored = slot * slot_stride + kv_head * kv_head_stride
 
-    begin = part * PART
-    end = tl.minimum(start, begin + PART)
+    begin = start * 0
     if WINDOW > 0:  # nothing before it is visible to the first query
         begin = tl.maximum(begin, start - WINDOW + 1)
+    end = start
+    if IN_PARTS:
+        num_keys = tl.cdiv(tl.cdiv(start - begin, tl.num_programs(2)), KEYS) * KEYS
+        begin += part * num_keys
+        end = tl.minimum(start, begin + num_keys)
     for place in range(begin, end, KEYS):
         places = place + tl.arange(0, KEYS)
         is_there = places < end
@@ -124,7 +127,7 @@ def _attend_kernel(
             is_seen = is_seen & (new[None, :] > own_token[:, None] - WINDOW)
         states, best, total = _read(states, new_scores, is_seen, new_values, best, total)
 
-    if NUM_PARTS == 1:
+    if not IN_PARTS:
         states = states / tl.where(is_query, total, 1.0)[:, None]
     else:
         of_part = part * tl.num_programs(0) * WIDTH * num_heads + token * num_heads + head
@@ -137,14 +140,14 @@ def _attend_kernel(
 
 @triton.jit
 def _join_kernel(
-    parts, bests, totals, output, output_token, output_head,
-    NUM_PARTS: tl.constexpr, HEAD_DIM: tl.constexpr, PARTS: tl.constexpr, DIMS: tl.constexpr,
+    parts, bests, totals, output, output_token, output_head, num_parts,
+    HEAD_DIM: tl.constexpr, PARTS: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
     """One head of one token, from its parts."""
     token, head = tl.program_id(0), tl.program_id(1)
     num_tokens, num_heads = tl.num_programs(0), tl.num_programs(1)
     part, dims = tl.arange(0, PARTS), tl.arange(0, DIMS)
-    is_part, has_dim = part < NUM_PARTS, dims < HEAD_DIM
+    is_part, has_dim = part < num_parts, dims < HEAD_DIM
     where = (part * num_tokens + token) * num_heads + head
     best = tl.load(bests + where, mask=is_part, other=-1.0e30)
     total = tl.load(totals + where, mask=is_part, other=0.0)
@@ -173,19 +176,26 @@ def attend(
     """Writes keys and values to the slots and attends to what these hold up to each token.
 
     Args:
-        length: no slot's sequence is longer; of it, too, no more is read than there is.
+        length: no slot's sequence is longer. No more is read than there is.
         rotation: queries and keys are turned by it first.
+
+    Raises:
+        ValueError: values differ in size from keys, or heads are not of numbers in a row.
     """
+    if value.shape != key.shape or keys.stride() != values.stride():
+        raise ValueError("values must be of the size of keys")
+    if any(heads.stride(-1) != 1 for heads in (query, key, value)):
+        raise ValueError("the numbers of a head must be side by side")
     num_tokens, num_heads, head_dim = query.shape
     num_kv_heads, num_rows = key.shape[1], len(slots)
     width, groups = num_tokens // num_rows, num_heads // num_kv_heads
-    most_queries = _MOST_QUERIES[query.element_size()]
+    dims = max(_FEWEST, triton.next_power_of_2(head_dim))
+    most_queries = min(64, _MOST_QUERIES[query.element_size()] * 128 // dims)
     num_queries = max(_FEWEST, min(most_queries, triton.next_power_of_2(groups * width)))
     num_tiles = triton.cdiv(groups * width, num_queries)
     num_parts = parts_of(num_rows * num_kv_heads * num_tiles, length)
     if output is None:
         output = query.new_empty(num_tokens, num_heads, head_dim)
-    dims = max(_FEWEST, triton.next_power_of_2(head_dim))
     num_keys = max(_FEWEST, min(_MOST_KEYS, _KEY_BYTES // (dims * keys.element_size())))
     in_parts = (num_parts, num_tokens, num_heads)
     statistics = query.new_empty(2, *in_parts, dtype=torch.float32)
@@ -196,17 +206,15 @@ def attend(
     _attend_kernel[(num_rows, num_kv_heads * num_tiles, num_parts)](
         query, key, value, keys, values, parts, *statistics, slots, positions, cos, sin, scale,
         *query.stride()[:2], *key.stride()[:2], *value.stride()[:2], *keys.stride()[:2],
-        *parts.stride()[:3], num_heads,
+        *parts.stride()[:3], num_heads, num_tiles,
         WIDTH=width, GROUPS=groups, HEAD_DIM=head_dim, SIZE=size, WINDOW=window or 0,
-        NUM_TILES=num_tiles, NUM_PARTS=num_parts, PART=triton.cdiv(length, num_parts),
-        QUERIES=num_queries, NEW=max(_FEWEST, triton.next_power_of_2(width)), KEYS=num_keys,
-        DIMS=dims,
+        IN_PARTS=num_parts > 1, QUERIES=num_queries, KEYS=num_keys, DIMS=dims,
+        NEW=max(_FEWEST, triton.next_power_of_2(width)),
     )  # fmt: skip
     if num_parts > 1:
         _join_kernel[(num_tokens, num_heads)](
-            parts, *statistics, output, *output.stride()[:2],
-            NUM_PARTS=num_parts, HEAD_DIM=head_dim, PARTS=triton.next_power_of_2(num_parts),
-            DIMS=dims,
+            parts, *statistics, output, *output.stride()[:2], num_parts,
+            HEAD_DIM=head_dim, PARTS=triton.next_power_of_2(num_parts), DIMS=dims,
         )  # fmt: skip
     return output
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import time
 from collections.abc import Sequence
@@ -23,14 +24,18 @@ from outrider.engine.network import Build, compile_network, is_gpu, networks_for
 from outrider.engine.pace import Pace
 from outrider.engine.packed_linear import pack_linears
 from outrider.engine.ranks import Ranks
+from outrider.engine.recorded_sampling import Choosing
+from outrider.engine.static_choices import StaticChoices
 from outrider.engine.static_pass import kernels_for
 from outrider.engine.static_passes import CudaRecorder, Record, StaticPasses
 from outrider.engine.weights import choose_device, choose_dtype, load_model
 from outrider.errors import UnsupportedModel
+from outrider.sampling import Choice
 
 log = logging.getLogger(__name__)
 
 _PROBE_LENGTH = 24
+_LONG_PROBE = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +92,16 @@ class Engine:
         self.cache = SlotCache(1, min(_PROBE_LENGTH, self.max_context_length))
         self.passes = PassCounts()
         self.network = self._adopt(model, options.model)
+        del model
+        if self.device.type == "cuda":  # what layers of ours are made of is to be had again
+            gc.collect()
+            torch.cuda.empty_cache()
         if self.is_int8:
             quantize_linears(self.network)
             compile_network(self.network)
         self.cache = self._allocate(options)
         self.graphs: StaticPasses | None = None
+        self.choices: StaticChoices | None = None
         if options.graphs and self.device.type == "cuda" and self.ranks is None:
             self.use_graphs(CudaRecorder(self.device))
 
@@ -111,10 +121,7 @@ class Engine:
         """Runs one pass; returns each chunk's logits, [num_logits, num_ids]."""
         if self.ranks:
             self.ranks.announce(chunks)
-        for chunk in chunks:
-            if chunk.copy_from is not None:
-                source, begin = chunk.copy_from
-                self.cache.copy(source, chunk.slot, begin, chunk.start)
+        self._copy(chunks)
         began = time.perf_counter_ns()
         logits = self.graphs.forward(chunks) if self.graphs else None
         if logits is None:
@@ -126,6 +133,27 @@ class Engine:
         return logits
 
     @torch.inference_mode()
+    def choose(
+        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int = 1
+    ) -> list[list[list[Choice]]] | None:
+        """Runs a pass that was recorded and chooses tokens; see `StaticChoices.choose`."""
+        if self.choices is None:
+            return None
+        self._copy(chunks)
+        began = time.perf_counter_ns()
+        chosen = self.choices.choose(chunks, choosings, num_steps)
+        if chosen is not None:
+            duration_ns = time.perf_counter_ns() - began
+            self.passes.count([len(chunk.token_ids) for chunk in chunks], duration_ns)
+        return chosen
+
+    def _copy(self, chunks: Sequence[Chunk]) -> None:
+        for chunk in chunks:
+            if chunk.copy_from is not None:
+                source, begin = chunk.copy_from
+                self.cache.copy(source, chunk.slot, begin, chunk.start)
+
+    @torch.inference_mode()
     def use_graphs(self, record: Record) -> None:
         """Lets short passes be recorded and replayed, if what comes out is the same."""
         kernels = kernels_for(self.device)
@@ -133,15 +161,22 @@ class Engine:
             static = StaticPasses(self.network, self.cache, self.device, record, choice)
             if self._gives_the_same(static):
                 self.graphs = static
+                self.choices = StaticChoices(static, self.logit_token_ids)
                 return
 
     def _gives_the_same(self, static: StaticPasses) -> bool:
-        """Whether two passes that are recorded give the logits of two that are not."""
+        """Whether passes that are recorded give the logits of others."""
         slots = range(min(2, self.cache.num_slots))
-        passes = [
-            [Chunk(slot, start, token_ids, 2) for slot in slots]
-            for start, token_ids in ((0, [1, 2, 3]), (3, [4, 5, 6]))
-        ]
+        first, second = ([Chunk(s, start, [1, 2, 3], 2) for s in slots] for start in (0, 3))
+        if not self._gives_those(static, [first, second]):
+            return False
+        if self.cache.max_length < _LONG_PROBE + 32:
+            return True
+        self._run([Chunk(0, 0, [0] * _LONG_PROBE)])
+        step, wide = Chunk(0, _LONG_PROBE, [1], 1), Chunk(0, _LONG_PROBE + 1, [2] * 16, 16)
+        return self._gives_those(static, [[step], [wide]])
+
+    def _gives_those(self, static: StaticPasses, passes: Sequence[Sequence[Chunk]]) -> bool:
         found = [static.forward(chunks) for chunks in passes]
         expected = [self._run(chunks)[0] for chunks in passes]
         for one, other in zip(found, expected, strict=True):

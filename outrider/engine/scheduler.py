@@ -23,9 +23,11 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.job import Job, in_order
 from outrider.engine.pace import Pace
 from outrider.engine.priority import give_way
+from outrider.engine.recorded_sampling import Choosing
 from outrider.engine.slots import Slots
 from outrider.errors import Cancelled, ServiceUnavailable
 from outrider.messages import Timings
+from outrider.sampling import Choice
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +44,10 @@ class Passes(Protocol):
     """What the scheduler needs of an engine."""
 
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]: ...
+
+    def choose(
+        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
+    ) -> list[list[list[Choice]]] | None: ...
 
 
 class Scheduler:
@@ -222,18 +228,30 @@ class Scheduler:
         num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
         for job in jobs:
             job.begin_pass(began, num_tokens, len(chunks))
-        logits = self._engine.forward(chunks)
+        chosen = self._chosen(jobs, chunks)
+        results: Sequence[Tensor | list[list[Choice]]] = (
+            self._engine.forward(chunks) if chosen is None else chosen
+        )
         forward_ns = time.perf_counter_ns() - began
-        for job, chunk, rows in zip(jobs, chunks, logits, strict=True):
-            job.finish_pass(chunk, rows, forward_ns)
+        for job, chunk, result in zip(jobs, chunks, results, strict=True):
+            job.finish_pass(chunk, result, forward_ns)
+
+    def _chosen(
+        self, jobs: Sequence[Job], chunks: Sequence[Chunk]
+    ) -> list[list[list[Choice]]] | None:
+        """What the engine chooses by itself, if it can and all jobs let it."""
+        choosings = [job.choosing for job in jobs if job.choosing is not None]
+        if len(choosings) < len(jobs) or not all(chunk.num_logits for chunk in chunks):
+            return None
+        return self._engine.choose(chunks, choosings, min(job.num_at_once for job in jobs))
 
     def _end_pass(self, packed: Sequence[tuple[Job, Chunk]], failed: bool) -> None:
         with self._changed:
-            for job, chunk in packed:
+            for job, _ in packed:
                 if failed:
                     self._slots.forget(job.slot)
                 else:
-                    self._slots.append(job.slot, chunk.token_ids)
+                    self._slots.append(job.slot, job.read)
             self._jobs = [job for job in self._jobs if not job.done.done()]
             self._has_answered = any(job.done.done() for job, _ in packed)
             # Nobody waits for background jobs, so nobody comes back because of them.

@@ -101,12 +101,17 @@ class StaticPass(ForwardPass):
         return mask.repeat(1, groups, 1)[:, None]
 
 
-def shape_of(chunks: Sequence[Chunk], max_length: int) -> Shape | None:
-    """The smallest shape that holds these chunks; None if there is none."""
+def shape_of(chunks: Sequence[Chunk], max_length: int, num_steps: int = 1) -> Shape | None:
+    """The smallest shape that holds these chunks; None if there is none.
+
+    Args:
+        num_steps: so many passes, each but the first over one token more of every chunk.
+    """
     num_rows = _power_of_two(len(chunks))
     width = _power_of_two(max(len(chunk.token_ids) for chunk in chunks))
     # Padding behind a chunk's tokens is written to its slot, where nothing counts.
     end = max(chunk.start for chunk in chunks) + width
+    end = max(end, max(chunk.end for chunk in chunks) + num_steps - 1)
     if num_rows > _MOST_ROWS or width > _LARGEST_WIDTH or end > max_length:
         return None
     return Shape(num_rows, width, min(max_length, max(SHORTEST_LENGTH, _power_of_two(end))))

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,8 @@ from outrider.engine.kv_cache import SlotCache
 from outrider.engine.static_pass import Shape, StaticPass, shape_of
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 # Kernels choose their ways in the first passes, and allocate; a recording must not.
 _NUM_WARM_UPS = 2
@@ -49,6 +51,8 @@ class CudaRecorder:
             # Libraries make their handles on the first use of a stream, and may not in a recording.
             self._stream = torch.cuda.Stream()
         self._pool = torch.cuda.graph_pool_handle()
+        # A pool that has lost all of its graphs takes no others.
+        self._graphs: list[torch.cuda.CUDAGraph] = []
 
     def __call__(self, run: Callable[[], Tensor]) -> Graph:
         """Raises RuntimeError if `run` cannot be recorded."""
@@ -58,6 +62,7 @@ class CudaRecorder:
                 for _ in range(_NUM_WARM_UPS):
                     run()
             graph = torch.cuda.CUDAGraph()
+            self._graphs.append(graph)
             # Other threads of the process go on using the device.
             how: Any = {"pool": self._pool, "capture_error_mode": "thread_local"}
             with torch.cuda.graph(graph, stream=self._stream, **how):
@@ -89,9 +94,9 @@ class StaticPasses:
         kernels: ModuleType | None = None,
     ) -> None:
         self.kernels = kernels
-        self._network = network
-        self._cache = cache
-        self._device = device
+        self.network = network
+        self.cache = cache
+        self.device = device
         self._record = record
         # By shape: where its inputs are, and the graph; None if it cannot be recorded.
         self._graphs: dict[Shape, tuple[Tensor, Graph] | None] = {}
@@ -105,18 +110,21 @@ class StaticPasses:
     def lengths(self) -> list[int]:
         """Of shapes, ascending."""
         lengths = [static_pass.SHORTEST_LENGTH]
-        while lengths[-1] < self._cache.max_length:
+        while lengths[-1] < self.cache.max_length:
             lengths.append(2 * lengths[-1])
-        return [min(length, self._cache.max_length) for length in lengths]
+        return [min(length, self.cache.max_length) for length in lengths]
 
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor] | None:
         """Each chunk's logits, [num_logits, num_ids]; None if no graph fits."""
-        shape = shape_of(chunks, self._cache.max_length)
+        shape = shape_of(chunks, self.cache.max_length)
         if shape is None:
             return None
-        inputs = torch.tensor(_inputs(chunks, shape), device=self._device)
+        rows = filled_up(chunks, shape.num_rows)
+        slots = [chunk.slot for chunk in rows]
+        values = [*tokens_and_positions(rows, shape.width), *slots]
+        inputs = torch.tensor(values, device=self.device)
         if shape not in self._graphs:
-            self._graphs[shape] = self._recorded(shape, inputs)
+            self._graphs[shape] = self.recorded(shape, inputs, lambda: self._run(shape, inputs))
         if (recorded := self._graphs[shape]) is None:
             return None
         place, graph = recorded
@@ -129,9 +137,12 @@ class StaticPasses:
             logits[end - chunk.num_logits : end] for end, chunk in zip(ends, chunks, strict=True)
         ]
 
-    def _recorded(self, shape: Shape, inputs: Tensor) -> tuple[Tensor, Graph] | None:
+    def recorded(
+        self, shape: Shape, place: Tensor, run: Callable[[], Tensor]
+    ) -> tuple[Tensor, Graph] | None:
+        """What reads `place`, with that; None if it cannot be recorded."""
         try:
-            return inputs, self._record(lambda: self._run(shape, inputs))
+            return place, self._record(run)
         # Out of memory, an operation that waits for the device, a kernel that is not to be built.
         except Exception as error:
             log.warning("no graph of %s: %s", shape, error)
@@ -140,19 +151,23 @@ class StaticPasses:
     def _run(self, shape: Shape, inputs: Tensor) -> Tensor:
         num_tokens = shape.num_tokens
         token_ids, positions, slots = inputs.split([num_tokens, num_tokens, shape.num_rows])
-        forward_pass = StaticPass(shape, positions, slots, self._cache, self.kernels)
-        all_rows = torch.arange(num_tokens, device=self._device)
-        logits: Tensor = self._network(token_ids, forward_pass, all_rows)
+        forward_pass = StaticPass(shape, positions, slots, self.cache, self.kernels)
+        all_rows = torch.arange(num_tokens, device=self.device)
+        logits: Tensor = self.network(token_ids, forward_pass, all_rows)
         return logits
 
 
-def _inputs(chunks: Sequence[Chunk], shape: Shape) -> list[int]:
-    """Token ids, positions and slots, end to end. Rows that are left over repeat the first."""
-    rows = [*chunks, *[chunks[0]] * (shape.num_rows - len(chunks))]
+def filled_up(rows: Sequence[T], num_rows: int) -> list[T]:
+    """So many rows; those that are left over repeat the first."""
+    return [*rows, *[rows[0]] * (num_rows - len(rows))]
+
+
+def tokens_and_positions(chunks: Sequence[Chunk], width: int) -> list[int]:
+    """Token ids of chunks that are padded to a width, then positions."""
     token_ids: list[int] = []
     positions: list[int] = []
-    for chunk in rows:
+    for chunk in chunks:
         token_ids.extend(chunk.token_ids)
-        token_ids.extend([0] * (shape.width - len(chunk.token_ids)))
-        positions.extend(range(chunk.start, chunk.start + shape.width))
-    return [*token_ids, *positions, *(chunk.slot for chunk in rows)]
+        token_ids.extend([0] * (width - len(chunk.token_ids)))
+        positions.extend(range(chunk.start, chunk.start + width))
+    return [*token_ids, *positions]

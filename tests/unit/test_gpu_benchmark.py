@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,6 +14,8 @@ from torch import nn
 from transformers import AutoModelForCausalLM
 
 from benchmarks import gpu
+from outrider.engine.model import Engine, EngineOptions
+from tests.unit.test_kernels import Again
 
 
 @pytest.mark.parametrize(
@@ -31,11 +34,21 @@ def test_it_measures_passes(tmp_path: Path) -> None:
     result = json.loads((tmp_path / "gpu_tiny.json").read_text())
     for role in ("target", "draft"):
         found = result["passes"][role]
-        assert found["same_text_with_and_without_graphs"]
+        assert found["same_text_in_all_ways"]
         assert not found["graphs"]["recorded"]  # without CUDA
-        for figures in (found["graphs"], found["eager"]):
+        for figures in (found[way] for way in gpu._WAYS):
             ms, over = figures["ms"], figures["over_reading_weights"]
             assert ms["1"] == pytest.approx(over["1"] * found["read_weights_ms"], rel=0.1)
+
+
+def test_it_measures_choices(tiny_models: Callable[..., Path]) -> None:
+    engine = Engine(EngineOptions(str(tiny_models("gpt_neox")), "cpu", "float32", slots=2))
+    engine.use_graphs(Again)
+    found = gpu.choosing(engine, read_ms=0.1)
+    for figures in (found["greedy"], found["sampled"]):
+        assert len(figures["ms"]) == len(gpu.WIDTHS) + 1
+        for name, ms in figures["ms"].items():
+            assert ms == pytest.approx(0.1 * figures["over_reading_weights"][name], abs=1e-3)
 
 
 class Network(nn.Module):

@@ -99,12 +99,12 @@ def test_they_attend_as_torch_does(
 ) -> None:
     monkeypatch.setattr(kernels, "_KEYS_OF_A_PART", 150)
     for found, expected in zip(case.run(kernels, in_place), case.run(None), strict=True):
-        torch.testing.assert_close(found, expected, atol=2e-6, rtol=1e-5)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_long_contexts_are_read_in_parts_by_few_rows() -> None:
     assert kernels.parts_of(16, 256) == 1
-    assert kernels.parts_of(16, 2048) == 8
+    assert kernels.parts_of(16, 2048) == 4
     assert kernels.parts_of(128, 2048) == 2
     assert kernels.parts_of(1000, 8192) == 1
 
@@ -116,7 +116,7 @@ def test_they_compile_for_gpus() -> None:
     finished = subprocess.run(compiling, env=environment, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
     compiled = [json.loads(line) for line in finished.stdout.splitlines()]
-    assert len(compiled) == 7
+    assert len(compiled) == 9
     for kernel in compiled:
         is_short = kernel["dtype"] != "torch.float32"  # which matrix units would round
         attends = kernel["kernel"] == "_attend_kernel"

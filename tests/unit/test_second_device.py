@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
+from draft_service.drafters.model import ModelDrafter
 from outrider.distill.beginning import RECORD
 from outrider.engine import model, static_pass
 from outrider.engine.chunk import Chunk
 from outrider.engine.gpu_network import GpuNetwork
 from outrider.messages import GREEDY, SamplingParams
 from outrider.sampling import choose_tokens, rank_tokens
+from target_service.verifier import Verifier
 from tests import second_device
 from tests.integration.test_distill import command
 from tests.second_device import DEVICE, Waits
@@ -74,6 +76,24 @@ def test_layers_for_gpus_do_not_wait_either(
     recorded.forward([Chunk(0, 30, IDS[30:31], 1)])
     assert Waits.count == before
     check_same(here, recorded)
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED, FILTERED])
+async def test_a_proposal_and_a_verdict_wait_once(
+    params: SamplingParams, tiny_models: Callable[..., Path]
+) -> None:
+    engine = engine_of(tiny_models("llama"), DEVICE)
+    engine.use_graphs(Recording)
+    for service, ask in (
+        (ModelDrafter(engine, 1), lambda session: session.propose(0, IDS[:9], 5, params, None)),
+        (Verifier(engine), lambda session: session.verify(0, IDS[:4], IDS[4:9], params)),
+    ):
+        session = service.open_session()
+        before = Waits.count
+        await ask(session)
+        assert Waits.count == before + 1
+        session.close()
+        service.close()
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED, FILTERED])
