@@ -7,6 +7,8 @@ waited for, which is counted.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -25,6 +27,12 @@ _MAY_MIX = {
     _ops.copy_.default,
     _ops._has_compatible_shallow_copy_type.default,
 }
+_THAT_KNOW = {
+    _ops._local_scalar_dense.default,
+    _ops.nonzero.default,
+    _ops.masked_select.default,
+}
+_INDEXING = {_ops.index.Tensor, _ops.index_put.default, _ops.index_put_.default}
 # By themselves these begin with an empty tensor and resize it, which `Elsewhere` does not notice.
 _FACTORIES = {
     "arange": _ops.arange.default,
@@ -47,6 +55,26 @@ class Waits:
     """How often somebody waited for the device."""
 
     count = 0
+
+
+class Recordings:
+    """As when a graph is captured: nothing may come or go, or be waited for."""
+
+    is_on = False
+
+    @classmethod
+    @contextmanager
+    def recording(cls) -> Iterator[None]:
+        cls.is_on = True
+        try:
+            yield
+        finally:
+            cls.is_on = False
+
+    @classmethod
+    def check(cls, is_forbidden: bool) -> None:
+        if cls.is_on and is_forbidden:
+            raise RuntimeError("operation not permitted when stream is capturing")
 
 
 class Elsewhere(Tensor):
@@ -75,6 +103,7 @@ class Elsewhere(Tensor):
         return _compute(op, args, kwargs or {})
 
     def tolist(self) -> Any:
+        Recordings.check(True)
         Waits.count += 1
         return self.here.tolist()
 
@@ -122,12 +151,15 @@ def _compute(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     are_elsewhere = [isinstance(each, Elsewhere) for each in tensors if each.dim() > 0]
     if op not in _MAY_MIX and any(are_elsewhere) and not all(are_elsewhere):
         raise RuntimeError(f"{op}: tensors of two devices, {[each.shape for each in tensors]}")
-    if op is _ops._local_scalar_dense.default:
+    if _must_know(op, args):
+        Recordings.check(True)
         Waits.count += 1
     is_elsewhere = any(isinstance(each, Elsewhere) for each in tensors)
     if kwargs.get("device") is not None:
         is_elsewhere = torch.device(kwargs["device"]).type == DEVICE
         kwargs = {**kwargs, "device": torch.device("cpu")}
+    if op in _MAY_MIX:
+        Recordings.check(any(isinstance(each, Elsewhere) != is_elsewhere for each in tensors))
     args_here, kwargs_here = pytree.tree_map(_here, (args, kwargs))
     same = {id(_here(each)): each for each in tensors}  # of operators in place
 
@@ -139,6 +171,14 @@ def _compute(op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return Elsewhere(result) if is_elsewhere else result
 
     return pytree.tree_map(placed, op(*args_here, **kwargs_here))
+
+
+def _must_know(op: Any, args: tuple[Any, ...]) -> bool:
+    """Whether what the operator does, or the size of its result, depends on values."""
+    if op in _THAT_KNOW:
+        return True
+    indices = args[1] if op in _INDEXING else ()
+    return any(index is not None and index.dtype == torch.bool for index in indices)
 
 
 def _here(value: Any) -> Any:

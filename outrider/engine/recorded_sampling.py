@@ -7,6 +7,7 @@ sorting of those behind a nucleus) is computed here: a GPU does that sooner than
 from __future__ import annotations
 
 import math
+import struct
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -37,9 +38,9 @@ class Kind(NamedTuple):
 class RowSettings(NamedTuple):
     """What rows of logits are chosen by."""
 
+    num_ids: Tensor  # [num_rows], int64
     keys: Tensor  # [num_rows], int64, of the seeds
     top_k: Tensor  # [num_rows], int64; all columns: no limit
-    num_ids: Tensor  # [num_rows], int64
     temperature: Tensor  # [num_rows], float64
     noise: Tensor  # [num_rows], float64: 0 where a row is greedy, else 1
     top_p: Tensor  # [num_rows], float64
@@ -49,9 +50,14 @@ class RowSettings(NamedTuple):
         """Each row's so many times."""
         return RowSettings(*(each.repeat_interleave(count) for each in self))
 
+    @classmethod
+    def of(cls, numbers: Tensor) -> RowSettings:
+        """Of what `settings_of` says of some rows, [NUM_SETTINGS, num_rows], in its place."""
+        return cls(*numbers[:_NUM_INTEGERS], *numbers[_NUM_INTEGERS:].view(torch.float64))
 
-NUM_INTEGERS = 3
-NUM_FLOATS = 4
+
+NUM_SETTINGS = len(RowSettings._fields)
+_NUM_INTEGERS = 3
 
 
 def kind_of(choosings: Sequence[Choosing]) -> Kind:
@@ -59,14 +65,19 @@ def kind_of(choosings: Sequence[Choosing]) -> Kind:
     return Kind(not params, any(each.excludes_tokens for each in params))
 
 
-def settings_of(choosing: Choosing, num_columns: int) -> tuple[list[int], list[float]]:
-    """A row's `RowSettings`, its integers and its other numbers."""
+def settings_of(choosing: Choosing, num_columns: int) -> list[int]:
+    """A row's `RowSettings`: integers, and the bits of other numbers."""
     params = choosing.params
     if params.greedy:
-        return [0, num_columns, choosing.num_ids], [1.0, 0.0, 1.0, 0.0]
+        return [choosing.num_ids, 0, num_columns, *map(_bits_of, (1.0, 0.0, 1.0, 0.0))]
     top_k = params.top_k if 0 < params.top_k < num_columns else num_columns
-    floats = [params.temperature, 1.0, params.top_p, params.min_p]
-    return [key_of(params.seed), top_k, choosing.num_ids], floats
+    others = (params.temperature, 1.0, params.top_p, params.min_p)
+    return [choosing.num_ids, key_of(params.seed), top_k, *map(_bits_of, others)]
+
+
+def _bits_of(number: float) -> int:
+    [bits] = struct.unpack("q", struct.pack("d", number))
+    return int(bits)
 
 
 def rank_rows(

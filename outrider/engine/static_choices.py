@@ -8,6 +8,7 @@ that the one before it chose: asked for in a row, they run without a gap.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -15,8 +16,7 @@ from torch import Tensor
 
 from outrider.engine.chunk import Chunk
 from outrider.engine.recorded_sampling import (
-    NUM_FLOATS,
-    NUM_INTEGERS,
+    NUM_SETTINGS,
     Choosing,
     Kind,
     RowSettings,
@@ -32,6 +32,10 @@ MAX_STEPS = 16
 _FEWEST_ROWS = 2
 # Scores of a pass, 8 bytes each and some copies of them; more tokens are chosen one by one.
 _MOST_SCORES = 1 << 23
+
+
+# Of a row: its slot, where its chunk ends, and what it is chosen by.
+_NUM_NUMBERS = 2 + NUM_SETTINGS
 
 
 class What(NamedTuple):
@@ -53,16 +57,20 @@ class Steps:
         def integers(*shape: int) -> Tensor:
             return torch.zeros(*shape, dtype=torch.int64, device=device)
 
-        self.integers = integers(2 + NUM_INTEGERS, num_rows)
-        self.floats = torch.zeros(NUM_FLOATS, num_rows, dtype=torch.float64, device=device)
-        self.slots, self.ends = self.integers[:2]
+        self.rows = integers(_NUM_NUMBERS, num_rows)
+        self.slots, self.ends = self.rows[:2]
         """Of each row; where its chunk ends."""
-        self.settings = RowSettings(*self.integers[2:], *self.floats)
+        self.settings = RowSettings.of(self.rows[2:])
         self.token_ids = integers(num_rows)
         """What was chosen last."""
         self.count = integers(1)
         """How many tokens have been chosen."""
         self.chosen = torch.zeros(MAX_STEPS, num_rows, width, 2, dtype=torch.float64, device=device)
+
+    def begin(self, rows: Tensor) -> None:
+        """Takes [_NUM_NUMBERS, num_rows]: slot, end and settings of each row."""
+        self.rows.copy_(rows)
+        self.count.zero_()
 
     def note(self, ranked: Tensor) -> None:
         """Adds [num_rows, width, 2]. There may be no room when a step is tried for a recording."""
@@ -115,8 +123,8 @@ class StaticChoices:
             return None
         width = max(choosing.width for choosing in choosings)
         what = What(shape, kind_of(choosings), width, at_end, is_step=False)
-        steps = self._begin(chunks, choosings, what)
-        inputs = self._inputs(chunks, what)
+        steps = self._steps_of(shape.num_rows, width)
+        inputs = torch.tensor(self._inputs(chunks, choosings, shape))
         first = self._graph(what, inputs, lambda place: self._read(what, place, steps))
         if first is None:
             return None
@@ -129,66 +137,66 @@ class StaticChoices:
         chosen = steps.chosen[:num_chosen].tolist()
         return [[_choices(ranks[row]) for ranks in chosen] for row in range(len(chunks))]
 
-    def _begin(self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], what: What) -> Steps:
-        """The rows' place and settings, on their way to the device."""
-        num_rows, key = what.shape.num_rows, (what.shape.num_rows, what.width)
+    def _steps_of(self, num_rows: int, width: int) -> Steps:
+        key = (num_rows, width)
         if key not in self._steps:
-            self._steps[key] = Steps(num_rows, what.width, self._device)
-        steps = self._steps[key]
-        integers, floats = zip(
-            *(settings_of(choosing, len(self._token_ids)) for choosing in choosings), strict=True
-        )
-        rows = [[chunk.slot, chunk.end, *own] for chunk, own in zip(chunks, integers, strict=True)]
-        steps.integers.copy_(torch.tensor(filled_up(rows, num_rows)).t())
-        if not what.kind.is_greedy:
-            columns = torch.tensor(filled_up(floats, num_rows), dtype=torch.float64).t()
-            steps.floats.copy_(columns)
-        return steps
+            self._steps[key] = Steps(*key, self._device)
+        return self._steps[key]
 
-    def _inputs(self, chunks: Sequence[Chunk], what: What) -> Tensor:
-        """Token ids and positions, and which is each chunk's last token, end to end."""
-        width = what.shape.width
-        rows = filled_up(chunks, what.shape.num_rows)
-        lasts = [row * width + len(chunk.token_ids) - 1 for row, chunk in enumerate(rows)]
-        inputs = [*tokens_and_positions(rows, width), *lasts]
-        return torch.tensor(inputs, device=self._device)
+    def _inputs(
+        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], shape: Shape
+    ) -> list[int]:
+        """All that differs between passes of a shape, so that it travels at once.
+
+        Token ids, positions and which is each chunk's last token; slot, end and settings.
+        """
+        rows = filled_up(chunks, shape.num_rows)
+        lasts = [row * shape.width + len(chunk.token_ids) - 1 for row, chunk in enumerate(rows)]
+        settings = [settings_of(choosing, len(self._token_ids)) for choosing in choosings]
+        numbers = [
+            (chunk.slot, chunk.end, *own)
+            for chunk, own in zip(rows, filled_up(settings, shape.num_rows), strict=True)
+        ]
+        by_kind = zip(*numbers, strict=True)
+        return [*tokens_and_positions(rows, shape.width), *lasts, *chain.from_iterable(by_kind)]
 
     def _repeat(self, what: What, steps: Steps, count: int) -> int:
         """Asks for so many further steps; returns how many there will be."""
         if count == 0:
             return 0
         step = what._replace(shape=what.shape._replace(width=1), is_step=True)
-        kept = steps.token_ids.clone(), steps.count.clone()
-        is_new = step not in self._graphs
-        recorded = self._graph(step, steps.token_ids, lambda _: self._step(step, steps))
-        if is_new:  # and was tried some times
-            steps.token_ids.copy_(kept[0])
-            steps.count.copy_(kept[1])
-        if recorded is None:
+        if step not in self._graphs:
+            token_ids, num_chosen = steps.token_ids.clone(), steps.count.clone()
+            self._graph(step, steps.count, lambda _: self._step(step, steps))
+            steps.token_ids.copy_(token_ids)  # it was tried some times
+            steps.count.copy_(num_chosen)
+        if (recorded := self._graphs[step]) is None:
             return 0
         for _ in range(count):
             recorded[1].replay()
         return count
 
     def _graph(
-        self, what: What, place: Tensor, run: Callable[[Tensor], Tensor]
+        self, what: What, inputs: Tensor, run: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Graph] | None:
+        """Where the inputs of a recording are, and it. It is made if it is new."""
         if what not in self._graphs:
+            place = inputs.to(self._device)
             self._graphs[what] = self._passes.recorded(what.shape, place, lambda: run(place))
         return self._graphs[what]
 
     def _read(self, what: What, inputs: Tensor, steps: Steps) -> Tensor:
         """Reads chunks and chooses; [num_rows or num_tokens, width, 2]."""
-        shape = what.shape
-        sizes = [shape.num_tokens, shape.num_tokens, shape.num_rows]
-        token_ids, positions, lasts = inputs.split(sizes)
-        if what.at_end:
-            steps.count.zero_()
-            ranked = self._pass(what, token_ids, positions, lasts, steps)
-            steps.note(ranked)
-            return ranked
-        all_rows = torch.arange(shape.num_tokens, device=self._device)
-        return self._pass(what, token_ids, positions, all_rows, steps)
+        num_rows, num_tokens = what.shape.num_rows, what.shape.num_tokens
+        sizes = [num_tokens, num_tokens, num_rows, _NUM_NUMBERS * num_rows]
+        token_ids, positions, lasts, numbers = inputs.split(sizes)
+        steps.begin(numbers.view(_NUM_NUMBERS, num_rows))
+        if not what.at_end:
+            all_rows = torch.arange(num_tokens, device=self._device)
+            return self._pass(what, token_ids, positions, all_rows, steps)
+        ranked = self._pass(what, token_ids, positions, lasts, steps)
+        steps.note(ranked)
+        return ranked
 
     def _step(self, what: What, steps: Steps) -> Tensor:
         """Reads the tokens that were chosen last, and chooses those after them."""

@@ -122,14 +122,14 @@ class StaticPasses:
         rows = filled_up(chunks, shape.num_rows)
         slots = [chunk.slot for chunk in rows]
         values = [*tokens_and_positions(rows, shape.width), *slots]
-        inputs = torch.tensor(values, device=self.device)
+        inputs = torch.tensor(values)
         if shape not in self._graphs:
-            self._graphs[shape] = self.recorded(shape, inputs, lambda: self._run(shape, inputs))
+            new = inputs.to(self.device)
+            self._graphs[shape] = self.recorded(shape, new, lambda: self._run(shape, new))
         if (recorded := self._graphs[shape]) is None:
             return None
         place, graph = recorded
-        if place is not inputs:
-            place.copy_(inputs)
+        place.copy_(inputs)
         # [num_rows * width, num_ids]; the next replay writes to the same place
         logits = graph.replay().clone()
         ends = (row * shape.width + len(chunk.token_ids) for row, chunk in enumerate(chunks))

@@ -22,7 +22,7 @@ from outrider.sampling import choose_tokens, rank_tokens
 from target_service.verifier import Verifier
 from tests import second_device
 from tests.integration.test_distill import command
-from tests.second_device import DEVICE, Waits
+from tests.second_device import DEVICE, Recordings, Waits
 from tests.system import running_system
 from tests.tiny_models import SUPPORTED_FAMILIES
 from tests.unit.test_static_passes import IDS, check_same, engine_of
@@ -42,11 +42,13 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Recording:
-    """What is run again instead of replayed."""
+    """What is run again instead of replayed, if it is fit for a graph."""
 
     def __init__(self, run: Callable[[], Tensor]) -> None:
         self.replay = run
         run()
+        with Recordings.recording():
+            run()
 
 
 @pytest.mark.parametrize("family", SUPPORTED_FAMILIES)
@@ -141,6 +143,22 @@ def test_a_draft_is_trained(tmp_path: Path, tiny_models: Callable[..., Path]) ->
         assert finished.returncode == 0, finished.stderr
         losses.append(json.loads((out / RECORD).read_text())["losses"])
     assert losses[0] == pytest.approx(losses[1], rel=1e-2)
+
+
+def test_nothing_is_fetched_or_brought_in_a_recording() -> None:
+    there = torch.zeros(3, device=DEVICE)
+    for forbidden in (
+        lambda: there.sum().item(),
+        lambda: there.cpu(),
+        lambda: torch.tensor([1.0]).to(DEVICE),
+        lambda: there.copy_(torch.ones(3)),
+        lambda: there[there > 0],
+    ):
+        forbidden()
+        with Recordings.recording(), pytest.raises(RuntimeError, match="capturing"):
+            forbidden()
+    with Recordings.recording():
+        assert (there * 2 + there.clone()).device.type == DEVICE
 
 
 def test_tensors_of_two_devices_do_not_meet() -> None:
