@@ -25,11 +25,11 @@ FROM python:3.11-slim
 
 # For a GPU, kernels are compiled where it is, and kept in /cache.
 ARG TORCH_INDEX=
-RUN if [ -z "$TORCH_INDEX" ]; then \
+RUN case "$TORCH_INDEX" in */cpu*) ;; *) \
         apt-get update \
         && apt-get install --yes --no-install-recommends gcc libc6-dev \
-        && rm -rf /var/lib/apt/lists/*; \
-    fi
+        && rm -rf /var/lib/apt/lists/* ;; \
+    esac
 RUN useradd --create-home --uid 1000 outrider \
     && install --directory --owner=outrider --group=outrider /cache
 COPY --from=build /venv /venv

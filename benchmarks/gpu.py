@@ -39,6 +39,7 @@ from transformers import (
 )
 
 from outrider.engine import model as engine_model
+from outrider.engine import network
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.recorded_sampling import Choosing
@@ -57,11 +58,11 @@ ACCEPTANCES = (0.6, 0.75, 0.875, 0.94)
 FIXED_LENGTH = 15
 CONTEXT = 256
 _REPEATS = 20
-# What passes are made of: names in `outrider.engine.model` that say another thing than they would.
+# What passes are made of: functions of these names that say another thing than they would.
 _WAYS: dict[str, dict[str, Any]] = {
     "graphs": {},
     "graphs_without_our_kernels": {"kernels_for": None},
-    "graphs_without_our_layers": {"is_gpu": False},
+    "graphs_without_our_layers": {"gpu_networks": []},
     "eager": {},
 }
 _COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 26}
@@ -145,7 +146,8 @@ def passes(folder: str, dtype: str, device: str) -> dict[str, Any]:
         with contextlib.ExitStack() as stack:
             for name, value in says.items():
                 answer = mock.Mock(return_value=value)
-                stack.enter_context(mock.patch.object(engine_model, name, answer))
+                module = engine_model if hasattr(engine_model, name) else network
+                stack.enter_context(mock.patch.object(module, name, answer))
             engine = Engine(EngineOptions(folder, device, dtype, slots=2, graphs=way != "eager"))
         read_ms = 1e3 * bytes_read(engine) / bandwidth
         ms = {width: pass_ms(engine, width) for width in WIDTHS}
@@ -159,6 +161,7 @@ def passes(folder: str, dtype: str, device: str) -> dict[str, Any]:
         }
         if engine.choices is not None:
             found[way]["choosing"] = choosing(engine, read_ms)
+            texts.append(chosen_text(engine))
         texts.append(greedy_text(engine))
     found["same_text_in_all_ways"] = all(text == texts[0] for text in texts)
     return found
@@ -173,7 +176,11 @@ def pass_ms(engine: Engine, width: int) -> float:
 def choosing(engine: Engine, read_ms: float) -> dict[str, Any]:
     """Medians of passes that end with tokens, ms, and over the reading of the weights."""
     found: dict[str, Any] = {}
-    for name, params in (("greedy", GREEDY), ("sampled", SamplingParams(1.0, seed=1))):
+    for name, params in (
+        ("greedy", GREEDY),
+        ("sampled", SamplingParams(1.0, seed=1)),
+        ("filtered", SamplingParams(1.0, top_p=0.95, seed=1)),
+    ):
         ms = {f"verification of {n}": choosing_ms(engine, params, n, 1) for n in WIDTHS}
         steps_ms = choosing_ms(engine, params, 1, NUM_STEPS)
         ms[f"draft step, {NUM_STEPS} in a row"] = round(steps_ms / NUM_STEPS, 3)
@@ -188,6 +195,9 @@ def choosing_ms(engine: Engine, params: SamplingParams, width: int, num_steps: i
     """The median of a verification of so many tokens, or of so many draft steps."""
     chunk = Chunk(0, CONTEXT, range(width), width)
     one = Choosing(params, len(engine.logit_token_ids), width=1 if num_steps == 1 else 5)
+    [chosen] = engine.choose([chunk], [one], num_steps)
+    if len(chosen) != max(width, num_steps) or isinstance(chosen, torch.Tensor):
+        raise RuntimeError(f"{width} tokens and {num_steps} steps are not recorded")
     return median_ms(engine, lambda: engine.choose([chunk], [one], num_steps))
 
 
@@ -210,6 +220,19 @@ def greedy_text(engine: Engine, num_tokens: int = 64) -> list[int]:
         [logits] = engine.forward([Chunk(0, start, tokens[start:], 1)])
         start = len(tokens)
         tokens.append(int(logits.argmax()))
+    return tokens
+
+
+def chosen_text(engine: Engine, num_tokens: int = 64) -> list[int]:
+    """The same, by tokens that the engine chooses, several in a row."""
+    tokens = [1, 2, 3]
+    start = 0
+    choosing = Choosing(GREEDY, len(engine.logit_token_ids))
+    while len(tokens) < num_tokens:
+        num_steps = min(NUM_STEPS, num_tokens - len(tokens))
+        [chosen] = engine.choose([Chunk(0, start, tokens[start:], 1)], [choosing], num_steps)
+        tokens += [choices[0].token_id for choices in chosen]
+        start = len(tokens) - 1
     return tokens
 
 

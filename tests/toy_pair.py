@@ -106,10 +106,10 @@ class ToyEngine:
 
     def choose(
         self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
-    ) -> list[list[list[Choice]]] | None:
+    ) -> list[list[list[Choice]]] | list[Tensor]:
         """As an engine on a GPU does, which reads its own choices."""
         if not self.chooses:
-            return None
+            return self.forward(chunks)
         chosen = [
             [
                 self._ranked(choosing, row, chunk.end - chunk.num_logits + 1 + index)

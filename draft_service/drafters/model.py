@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import math
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -44,7 +45,8 @@ class ModelDrafterSession:
         self._max_branches = max_branches
         self._max_length = engine.max_context_length
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
-        self._logit_token_ids = engine.logit_token_ids
+        self._logit_token_ids = self._shared_ids = engine.logit_token_ids
+        self._vocab_size: int | None = None  # that the shared ones are below
         self._sampler = Sampler(GREEDY, engine.logit_token_ids, engine.eos_token_ids)
         slots = scheduler.acquire_all(max(1, max_branches))
         self._contents = [SlotContent(slot, session=slots[0]) for slot in slots]
@@ -92,9 +94,11 @@ class ModelDrafterSession:
 
     def _shared_token_ids(self, vocab_size: int | None) -> Tensor:
         """The ids that the draft can propose and the target knows; they are ascending."""
-        if vocab_size is None:
-            return self._logit_token_ids
-        return self._logit_token_ids[self._logit_token_ids < vocab_size]
+        if vocab_size != self._vocab_size:  # a look at a device's ids waits for all its passes
+            self._vocab_size = vocab_size
+            num_shared = (self._logit_token_ids < (vocab_size or math.inf)).sum()
+            self._shared_ids = self._logit_token_ids[: int(num_shared)]
+        return self._shared_ids
 
     def prepare(
         self, num_draft_tokens: int, preparation: Preparation, on_prepared: OnPrepared

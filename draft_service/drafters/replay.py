@@ -94,7 +94,10 @@ def draw_ranks(text: Sequence[int], acceptance: float, seed: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class ReplaySampler(Sampler):
-    """Chooses what the model would, then puts the text's token where it was drawn to be."""
+    """Chooses what the model would, then puts the text's token where it was drawn to be.
+
+    An engine that chooses several tokens by itself reads the model's own ones meanwhile.
+    """
 
     text: Sequence[int]
     ranks: Sequence[int]

@@ -25,6 +25,7 @@ from outrider.engine.pace import Pace
 from outrider.engine.packed_linear import pack_linears
 from outrider.engine.ranks import Ranks
 from outrider.engine.recorded_sampling import Choosing
+from outrider.engine.recording_check import chooses_the_same, difference, gives_the_same
 from outrider.engine.static_choices import StaticChoices
 from outrider.engine.static_pass import kernels_for
 from outrider.engine.static_passes import CudaRecorder, Record, StaticPasses
@@ -35,7 +36,6 @@ from outrider.sampling import Choice
 log = logging.getLogger(__name__)
 
 _PROBE_LENGTH = 24
-_LONG_PROBE = 1200
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +104,7 @@ class Engine:
         self.choices: StaticChoices | None = None
         if options.graphs and self.device.type == "cuda" and self.ranks is None:
             self.use_graphs(CudaRecorder(self.device))
+            self.use_choices()
 
     @torch.inference_mode()
     def _allocate(self, options: EngineOptions) -> SlotCache:
@@ -119,9 +120,30 @@ class Engine:
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Runs one pass; returns each chunk's logits, [num_logits, num_ids]."""
+        self._copy(chunks)
+        return self._forward(chunks)
+
+    @torch.inference_mode()
+    def choose(
+        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int = 1
+    ) -> list[list[list[Choice]]] | list[Tensor]:
+        """See `StaticChoices.choose`; logits, as `forward` has them, if there is no recording."""
+        self._copy(chunks)
+        began = time.perf_counter_ns()
+        chosen = self.choices.choose(chunks, choosings, num_steps) if self.choices else None
+        if chosen is None:
+            return self._forward(chunks)
+        lengths = [len(chunk.token_ids) for chunk in chunks]
+        num_passes = 1 if max(chunk.num_logits for chunk in chunks) > 1 else len(chosen[0])
+        duration_ns = (time.perf_counter_ns() - began) // num_passes
+        for _ in range(num_passes):
+            self.passes.count(lengths, duration_ns)
+            lengths = [1] * len(chunks)
+        return chosen
+
+    def _forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         if self.ranks:
             self.ranks.announce(chunks)
-        self._copy(chunks)
         began = time.perf_counter_ns()
         logits = self.graphs.forward(chunks) if self.graphs else None
         if logits is None:
@@ -132,26 +154,15 @@ class Engine:
         self.passes.count([len(chunk.token_ids) for chunk in chunks], duration_ns)
         return logits
 
-    @torch.inference_mode()
-    def choose(
-        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int = 1
-    ) -> list[list[list[Choice]]] | None:
-        """Runs a pass that was recorded and chooses tokens; see `StaticChoices.choose`."""
-        if self.choices is None:
-            return None
-        self._copy(chunks)
-        began = time.perf_counter_ns()
-        chosen = self.choices.choose(chunks, choosings, num_steps)
-        if chosen is not None:
-            duration_ns = time.perf_counter_ns() - began
-            self.passes.count([len(chunk.token_ids) for chunk in chunks], duration_ns)
-        return chosen
-
     def _copy(self, chunks: Sequence[Chunk]) -> None:
         for chunk in chunks:
             if chunk.copy_from is not None:
                 source, begin = chunk.copy_from
                 self.cache.copy(source, chunk.slot, begin, chunk.start)
+
+    def _plain(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        """A pass that is not recorded."""
+        return self._run(chunks)[0]
 
     @torch.inference_mode()
     def use_graphs(self, record: Record) -> None:
@@ -159,33 +170,22 @@ class Engine:
         kernels = kernels_for(self.device)
         for choice in (kernels, None) if kernels else (None,):
             static = StaticPasses(self.network, self.cache, self.device, record, choice)
-            if self._gives_the_same(static):
+            if gives_the_same(static, self._plain, self._tolerance):
                 self.graphs = static
-                self.choices = StaticChoices(static, self.logit_token_ids)
                 return
+            log.warning("recorded passes give other logits, or none: %s", choice or "no kernels")
 
-    def _gives_the_same(self, static: StaticPasses) -> bool:
-        """Whether passes that are recorded give the logits of others."""
-        slots = range(min(2, self.cache.num_slots))
-        first, second = ([Chunk(s, start, [1, 2, 3], 2) for s in slots] for start in (0, 3))
-        if not self._gives_those(static, [first, second]):
-            return False
-        if self.cache.max_length < _LONG_PROBE + 32:
-            return True
-        self._run([Chunk(0, 0, [0] * _LONG_PROBE)])
-        step, wide = Chunk(0, _LONG_PROBE, [1], 1), Chunk(0, _LONG_PROBE + 1, [2] * 16, 16)
-        return self._gives_those(static, [[step], [wide]])
-
-    def _gives_those(self, static: StaticPasses, passes: Sequence[Sequence[Chunk]]) -> bool:
-        found = [static.forward(chunks) for chunks in passes]
-        expected = [self._run(chunks)[0] for chunks in passes]
-        for one, other in zip(found, expected, strict=True):
-            if one is None:
-                return False
-            if not _difference(torch.cat(one), torch.cat(other)) < self._tolerance:
-                log.warning("a pass that was recorded gives other logits")
-                return False
-        return True
+    @torch.inference_mode()
+    def use_choices(self) -> None:
+        """Lets tokens be chosen in recorded passes, if there are any and they are the same."""
+        if self.graphs is None:
+            return
+        choices, ids = StaticChoices(self.graphs, self.logit_token_ids), self.logit_token_ids
+        num_slots, tolerance = self.cache.num_slots, 4 * self._tolerance
+        if chooses_the_same(choices, self._plain, ids, tolerance, num_slots):
+            self.choices = choices
+        else:
+            log.warning("tokens are not chosen on the device: they would be others")
 
     def follow(self) -> None:
         """Runs the passes of rank 0 until it closes. Raises ServiceUnavailable if it is gone."""
@@ -199,7 +199,7 @@ class Engine:
 
     @property
     def _tolerance(self) -> float:
-        """What rounding makes of logits, as `_difference` has it."""
+        """What rounding makes of logits, as `difference` has it."""
         return 1e-4 if self.dtype == torch.float32 else 0.05
 
     def _run(self, chunks: Sequence[Chunk]) -> tuple[list[Tensor], Pass]:
@@ -250,11 +250,11 @@ class Engine:
                 f"{family} has layers that do not use the slot cache "
                 f"({self.cache.num_layers} of {self.config.num_hidden_layers} do)"
             )
-        difference = _difference(actual, expected)
-        if not difference < self._tolerance:
+        found = difference(actual, expected)
+        if not found < self._tolerance:
             raise UnsupportedModel(
                 f"{family} gives other logits on the slot cache than in transformers "
-                f"(relative difference {difference:.2g})"
+                f"(relative difference {found:.2g})"
             )
         check_windows(self.config, windows, self.max_context_length, family)
         return self.network
@@ -266,12 +266,6 @@ class Engine:
         self._run([Chunk(0, half, ids[:half])])
         second, _ = self._run([Chunk(0, half, ids[half:], len(ids) - half)])
         return torch.cat([first[0], second[0]]).float(), forward_pass.windows
-
-
-def _difference(actual: Tensor, expected: Tensor) -> float:
-    """How much logits differ, on average, beside how much they vary."""
-    expected = expected.float()
-    return float((actual.float() - expected).abs().mean() / expected.std())
 
 
 def _logit_rows(chunks: Sequence[Chunk]) -> list[int]:

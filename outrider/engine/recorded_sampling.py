@@ -1,7 +1,8 @@
 """The choices of `outrider.sampling` without a look at any value: for what is recorded.
 
-What is chosen is the same. What `sampling` spares by looking (noise of tokens that cannot win, the
-sorting of those behind a nucleus) is computed here: a GPU does that sooner than it answers.
+What is chosen is the same; of runners-up with equal scores others may come first. What
+`sampling` spares by looking (noise of tokens that cannot win, the sorting of those behind
+a nucleus) is computed here: a GPU does that sooner than it answers.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Choosing(NamedTuple):
     """The token and its runners-up."""
 
 
-class Kind(NamedTuple):
+class SamplingWork(NamedTuple):
     """What has to be computed for some rows."""
 
     is_greedy: bool
@@ -60,9 +61,9 @@ NUM_SETTINGS = len(RowSettings._fields)
 _NUM_INTEGERS = 3
 
 
-def kind_of(choosings: Sequence[Choosing]) -> Kind:
+def work_of(choosings: Sequence[Choosing]) -> SamplingWork:
     params = [choosing.params for choosing in choosings if not choosing.params.greedy]
-    return Kind(not params, any(each.excludes_tokens for each in params))
+    return SamplingWork(not params, any(each.excludes_tokens for each in params))
 
 
 def settings_of(choosing: Choosing, num_columns: int) -> list[int]:
@@ -85,7 +86,7 @@ def rank_rows(
     token_ids: Tensor,  # [num_columns]
     indices: Tensor,  # [num_rows]
     settings: RowSettings,
-    kind: Kind,
+    work: SamplingWork,
     width: int,
 ) -> Tensor:
     """The choices for index `indices[i]` of a sequence after row i, likeliest first.
@@ -93,12 +94,12 @@ def rank_rows(
     Returns:
         [num_rows, width, 2], float64: tokens, and how likely a similar model is to choose them.
     """
-    scores = logits.float() if kind.is_greedy else logits.double()
+    scores = logits.float() if work.is_greedy else logits.double()
     columns = torch.arange(logits.shape[1], device=logits.device)
     scores = scores.masked_fill(columns >= settings.num_ids[:, None], -math.inf)
-    if not kind.is_greedy:
+    if not work.is_greedy:
         scores = scores / settings.temperature[:, None]
-        if kind.filters:
+        if work.filters:
             scores = scores.masked_fill(scores < _threshold(scores, settings), -math.inf)
         noise = gumbel_rows(settings.keys, indices, token_ids)
         scores = scores + noise * settings.noise[:, None]
@@ -116,7 +117,7 @@ def _threshold(scores: Tensor, settings: RowSettings) -> Tensor:
     probs = left.softmax(dim=-1)
     reached_before = probs.cumsum(dim=-1) - probs
     top_p = settings.top_p[:, None]
-    num_kept = (reached_before < top_p).sum(dim=-1, keepdim=True)
+    num_kept = (reached_before < top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # NaN: none
     nucleus = left.gather(-1, num_kept - 1).masked_fill(top_p >= 1.0, -math.inf)
     likely = descending[:, :1] + settings.min_p[:, None].log()
     return torch.maximum(torch.maximum(least, nucleus), likely)

@@ -47,7 +47,9 @@ class Passes(Protocol):
 
     def choose(
         self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
-    ) -> list[list[list[Choice]]] | None: ...
+    ) -> list[list[list[Choice]]] | list[Tensor]:
+        """What is chosen after each chunk, or logits where the engine does not choose."""
+        ...
 
 
 class Scheduler:
@@ -228,21 +230,18 @@ class Scheduler:
         num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
         for job in jobs:
             job.begin_pass(began, num_tokens, len(chunks))
-        chosen = self._chosen(jobs, chunks)
-        results: Sequence[Tensor | list[list[Choice]]] = (
-            self._engine.forward(chunks) if chosen is None else chosen
-        )
+        results = self._results(jobs, chunks)
         forward_ns = time.perf_counter_ns() - began
         for job, chunk, result in zip(jobs, chunks, results, strict=True):
             job.finish_pass(chunk, result, forward_ns)
 
-    def _chosen(
+    def _results(
         self, jobs: Sequence[Job], chunks: Sequence[Chunk]
-    ) -> list[list[list[Choice]]] | None:
-        """What the engine chooses by itself, if it can and all jobs let it."""
+    ) -> Sequence[Tensor | list[list[Choice]]]:
+        """Of each job: what was chosen, if the engine can and all jobs let it; or logits."""
         choosings = [job.choosing for job in jobs if job.choosing is not None]
         if len(choosings) < len(jobs) or not all(chunk.num_logits for chunk in chunks):
-            return None
+            return self._engine.forward(chunks)
         return self._engine.choose(chunks, choosings, min(job.num_at_once for job in jobs))
 
     def _end_pass(self, packed: Sequence[tuple[Job, Chunk]], failed: bool) -> None:

@@ -18,11 +18,11 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.recorded_sampling import (
     NUM_SETTINGS,
     Choosing,
-    Kind,
     RowSettings,
-    kind_of,
+    SamplingWork,
     rank_rows,
     settings_of,
+    work_of,
 )
 from outrider.engine.static_pass import Shape, StaticPass, shape_of
 from outrider.engine.static_passes import Graph, StaticPasses, filled_up, tokens_and_positions
@@ -30,19 +30,20 @@ from outrider.sampling import Choice
 
 MAX_STEPS = 16
 _FEWEST_ROWS = 2
-# Scores of a pass, 8 bytes each and some copies of them; more tokens are chosen one by one.
-_MOST_SCORES = 1 << 23
+# Scores of a pass: 4 bytes each, or sampled 8 and some copies of them. What has more is left alone.
+_MOST_GREEDY_SCORES = 1 << 25
+_MOST_SCORES = 1 << 24
 
 
 # Of a row: its slot, where its chunk ends, and what it is chosen by.
 _NUM_NUMBERS = 2 + NUM_SETTINGS
 
 
-class What(NamedTuple):
+class Program(NamedTuple):
     """What is recorded."""
 
     shape: Shape
-    kind: Kind
+    work: SamplingWork
     width: int
     at_end: bool
     """Tokens are chosen after each chunk's last token only, else after every token."""
@@ -50,7 +51,7 @@ class What(NamedTuple):
     """Each row reads the token that was chosen last, else its chunk."""
 
 
-class Steps:
+class RowStates:
     """Where some rows are, on the device."""
 
     def __init__(self, num_rows: int, width: int, device: torch.device) -> None:
@@ -91,8 +92,8 @@ class StaticChoices:
         self._passes = passes
         self._token_ids = token_ids
         self._device = passes.device
-        self._steps: dict[tuple[int, int], Steps] = {}
-        self._graphs: dict[What, tuple[Tensor, Graph] | None] = {}
+        self._states: dict[tuple[int, int], RowStates] = {}
+        self._graphs: dict[Program, tuple[Tensor, Graph] | None] = {}
 
     @property
     def num_recordings(self) -> int:
@@ -118,14 +119,15 @@ class StaticChoices:
             return None
         if at_end:  # a product of one row takes a kernel more for its bias
             shape = shape._replace(num_rows=max(_FEWEST_ROWS, shape.num_rows))
+        num_ids, work = len(self._token_ids), work_of(choosings)
         num_chosen = shape.num_rows if at_end else shape.num_tokens
-        if num_chosen * len(self._token_ids) > _MOST_SCORES:
+        if num_chosen * num_ids > (_MOST_GREEDY_SCORES if work.is_greedy else _MOST_SCORES):
             return None
-        width = max(choosing.width for choosing in choosings)
-        what = What(shape, kind_of(choosings), width, at_end, is_step=False)
-        steps = self._steps_of(shape.num_rows, width)
+        width = min(num_ids, max(choosing.width for choosing in choosings))
+        program = Program(shape, work, width, at_end, is_step=False)
+        states = self._states_of(shape.num_rows, width)
         inputs = torch.tensor(self._inputs(chunks, choosings, shape))
-        first = self._graph(what, inputs, lambda place: self._read(what, place, steps))
+        first = self._graph(program, inputs, lambda place: self._read(program, place, states))
         if first is None:
             return None
         place, graph = first
@@ -133,15 +135,15 @@ class StaticChoices:
         ranked = graph.replay()
         if not at_end:
             return _of_tokens(ranked.view(shape.num_rows, shape.width, -1, 2).tolist(), chunks)
-        num_chosen = 1 + self._repeat(what, steps, num_steps - 1)
-        chosen = steps.chosen[:num_chosen].tolist()
+        num_chosen = 1 + self._repeat(program, states, num_steps - 1)
+        chosen = states.chosen[:num_chosen].tolist()
         return [[_choices(ranks[row]) for ranks in chosen] for row in range(len(chunks))]
 
-    def _steps_of(self, num_rows: int, width: int) -> Steps:
+    def _states_of(self, num_rows: int, width: int) -> RowStates:
         key = (num_rows, width)
-        if key not in self._steps:
-            self._steps[key] = Steps(*key, self._device)
-        return self._steps[key]
+        if key not in self._states:
+            self._states[key] = RowStates(*key, self._device)
+        return self._states[key]
 
     def _inputs(
         self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], shape: Shape
@@ -160,16 +162,16 @@ class StaticChoices:
         by_kind = zip(*numbers, strict=True)
         return [*tokens_and_positions(rows, shape.width), *lasts, *chain.from_iterable(by_kind)]
 
-    def _repeat(self, what: What, steps: Steps, count: int) -> int:
+    def _repeat(self, program: Program, states: RowStates, count: int) -> int:
         """Asks for so many further steps; returns how many there will be."""
         if count == 0:
             return 0
-        step = what._replace(shape=what.shape._replace(width=1), is_step=True)
+        step = program._replace(shape=program.shape._replace(width=1), is_step=True)
         if step not in self._graphs:
-            token_ids, num_chosen = steps.token_ids.clone(), steps.count.clone()
-            self._graph(step, steps.count, lambda _: self._step(step, steps))
-            steps.token_ids.copy_(token_ids)  # it was tried some times
-            steps.count.copy_(num_chosen)
+            token_ids, num_chosen = states.token_ids.clone(), states.count.clone()
+            self._graph(step, states.count, lambda _: self._step(step, states))
+            states.token_ids.copy_(token_ids)  # it was tried some times
+            states.count.copy_(num_chosen)
         if (recorded := self._graphs[step]) is None:
             return 0
         for _ in range(count):
@@ -177,45 +179,54 @@ class StaticChoices:
         return count
 
     def _graph(
-        self, what: What, inputs: Tensor, run: Callable[[Tensor], Tensor]
+        self, program: Program, inputs: Tensor, run: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Graph] | None:
         """Where the inputs of a recording are, and it. It is made if it is new."""
-        if what not in self._graphs:
+        if program not in self._graphs:
             place = inputs.to(self._device)
-            self._graphs[what] = self._passes.recorded(what.shape, place, lambda: run(place))
-        return self._graphs[what]
+            self._graphs[program] = self._passes.recorded(program.shape, place, lambda: run(place))
+        return self._graphs[program]
 
-    def _read(self, what: What, inputs: Tensor, steps: Steps) -> Tensor:
+    def _read(self, program: Program, inputs: Tensor, states: RowStates) -> Tensor:
         """Reads chunks and chooses; [num_rows or num_tokens, width, 2]."""
-        num_rows, num_tokens = what.shape.num_rows, what.shape.num_tokens
+        num_rows, num_tokens = program.shape.num_rows, program.shape.num_tokens
         sizes = [num_tokens, num_tokens, num_rows, _NUM_NUMBERS * num_rows]
         token_ids, positions, lasts, numbers = inputs.split(sizes)
-        steps.begin(numbers.view(_NUM_NUMBERS, num_rows))
-        if not what.at_end:
+        states.begin(numbers.view(_NUM_NUMBERS, num_rows))
+        if not program.at_end:
             all_rows = torch.arange(num_tokens, device=self._device)
-            return self._pass(what, token_ids, positions, all_rows, steps)
-        ranked = self._pass(what, token_ids, positions, lasts, steps)
-        steps.note(ranked)
+            return self._pass(program, token_ids, positions, all_rows, states)
+        ranked = self._pass(program, token_ids, positions, lasts, states)
+        states.note(ranked)
         return ranked
 
-    def _step(self, what: What, steps: Steps) -> Tensor:
+    def _step(self, program: Program, states: RowStates) -> Tensor:
         """Reads the tokens that were chosen last, and chooses those after them."""
         last = self._passes.cache.max_length - 1
-        positions = (steps.ends + steps.count - 1).clamp(max=last)
-        all_rows = torch.arange(what.shape.num_rows, device=self._device)
-        ranked = self._pass(what, steps.token_ids, positions, all_rows, steps)
-        steps.note(ranked)
+        positions = (states.ends + states.count - 1).clamp(max=last)
+        all_rows = torch.arange(program.shape.num_rows, device=self._device)
+        ranked = self._pass(program, states.token_ids, positions, all_rows, states)
+        states.note(ranked)
         return ranked
 
     def _pass(
-        self, what: What, token_ids: Tensor, positions: Tensor, rows: Tensor, steps: Steps
+        self,
+        program: Program,
+        token_ids: Tensor,
+        positions: Tensor,
+        rows: Tensor,
+        states: RowStates,
     ) -> Tensor:
         passes = self._passes
-        forward_pass = StaticPass(what.shape, positions, steps.slots, passes.cache, passes.kernels)
+        forward_pass = StaticPass(
+            program.shape, positions, states.slots, passes.cache, passes.kernels
+        )
         logits = passes.network(token_ids, forward_pass, rows)
-        settings = steps.settings if what.at_end else steps.settings.repeated(what.shape.width)
+        settings = (
+            states.settings if program.at_end else states.settings.repeated(program.shape.width)
+        )
         indices = positions[rows] + 1
-        return rank_rows(logits, self._token_ids, indices, settings, what.kind, what.width)
+        return rank_rows(logits, self._token_ids, indices, settings, program.work, program.width)
 
 
 def _of_tokens(ranked: list[Any], chunks: Sequence[Chunk]) -> list[list[list[Choice]]]:

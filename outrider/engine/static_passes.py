@@ -57,18 +57,28 @@ class CudaRecorder:
     def __call__(self, run: Callable[[], Tensor]) -> Graph:
         """Raises RuntimeError if `run` cannot be recorded."""
         with torch.cuda.device(self._device):
-            self._stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(self._stream):
-                for _ in range(_NUM_WARM_UPS):
-                    run()
-            graph = torch.cuda.CUDAGraph()
-            self._graphs.append(graph)
-            # Other threads of the process go on using the device.
-            how: Any = {"pool": self._pool, "capture_error_mode": "thread_local"}
+            others = torch.cuda.current_stream()
+            self._stream.wait_stream(others)
+            try:
+                # An own context: that of a recording which fails leaves its stream current.
+                with torch.cuda.stream(self._stream):
+                    return self._record(run)
+            finally:
+                others.wait_stream(self._stream)
+
+    def _record(self, run: Callable[[], Tensor]) -> Graph:
+        for _ in range(_NUM_WARM_UPS):
+            run()
+        graph = torch.cuda.CUDAGraph()
+        self._graphs.append(graph)
+        # Other threads of the process go on using the device.
+        how: Any = {"pool": self._pool, "capture_error_mode": "thread_local"}
+        try:
             with torch.cuda.graph(graph, stream=self._stream, **how):
-                output = run()
-            torch.cuda.current_stream().wait_stream(self._stream)
-        return CudaGraph(graph, output)
+                return CudaGraph(graph, run())
+        except BaseException:
+            self._pool = torch.cuda.graph_pool_handle()  # the other may count as in use for good
+            raise
 
 
 class CudaGraph(NamedTuple):
@@ -97,7 +107,7 @@ class StaticPasses:
         self.network = network
         self.cache = cache
         self.device = device
-        self._record = record
+        self.record = record
         # By shape: where its inputs are, and the graph; None if it cannot be recorded.
         self._graphs: dict[Shape, tuple[Tensor, Graph] | None] = {}
 
@@ -142,7 +152,7 @@ class StaticPasses:
     ) -> tuple[Tensor, Graph] | None:
         """What reads `place`, with that; None if it cannot be recorded."""
         try:
-            return place, self._record(run)
+            return place, self.record(run)
         # Out of memory, an operation that waits for the device, a kernel that is not to be built.
         except Exception as error:
             log.warning("no graph of %s: %s", shape, error)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from benchmarks import gpu
 from outrider.engine.model import Engine, EngineOptions
-from tests.unit.test_kernels import Again
+from tests.unit.test_static_passes import Again
 
 
 @pytest.mark.parametrize(
@@ -44,8 +44,10 @@ def test_it_measures_passes(tmp_path: Path) -> None:
 def test_it_measures_choices(tiny_models: Callable[..., Path]) -> None:
     engine = Engine(EngineOptions(str(tiny_models("gpt_neox")), "cpu", "float32", slots=2))
     engine.use_graphs(Again)
+    engine.use_choices()
     found = gpu.choosing(engine, read_ms=0.1)
-    for figures in (found["greedy"], found["sampled"]):
+    assert gpu.chosen_text(engine) == gpu.greedy_text(engine)
+    for figures in found.values():
         assert len(figures["ms"]) == len(gpu.WIDTHS) + 1
         for name, ms in figures["ms"].items():
             assert ms == pytest.approx(0.1 * figures["over_reading_weights"][name], abs=1e-3)

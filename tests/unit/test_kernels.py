@@ -23,7 +23,7 @@ from outrider.engine.model import Engine
 from outrider.engine.network import TransformersNetwork
 from outrider.engine.rotation import Rotation, rotation_of
 from outrider.engine.static_pass import Shape, StaticPass
-from tests.unit.test_static_passes import IDS, engine_of
+from tests.unit.test_static_passes import IDS, Again, engine_of
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 kernels = pytest.importorskip("outrider.engine.kernels", exc_type=ImportError)
@@ -122,14 +122,6 @@ def test_they_compile_for_gpus() -> None:
         attends = kernel["kernel"] == "_attend_kernel"
         assert kernel["has_matrix_instructions"] == (attends and is_short)
         assert kernel["shared_bytes"] < 99 * 1024  # what all GPUs of late have
-
-
-class Again:
-    """What is run again instead of replayed."""
-
-    def __init__(self, run: Callable[[], Tensor]) -> None:
-        self.replay = run
-        run()
 
 
 @pytest.fixture

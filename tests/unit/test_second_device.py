@@ -86,11 +86,13 @@ async def test_a_proposal_and_a_verdict_wait_once(
 ) -> None:
     engine = engine_of(tiny_models("llama"), DEVICE)
     engine.use_graphs(Recording)
+    engine.use_choices()
     for service, ask in (
-        (ModelDrafter(engine, 1), lambda session: session.propose(0, IDS[:9], 5, params, None)),
+        (ModelDrafter(engine, 1), lambda session: session.propose(0, IDS[:9], 5, params, 250)),
         (Verifier(engine), lambda session: session.verify(0, IDS[:4], IDS[4:9], params)),
     ):
         session = service.open_session()
+        await ask(session)  # the first one looks what the vocabularies share
         before = Waits.count
         await ask(session)
         assert Waits.count == before + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,24 @@ import torch
 from torch import Tensor
 
 from draft_service.drafters.model import ModelDrafter
-from outrider.engine import static_choices, static_pass
+from outrider.engine import recorded_sampling, static_choices, static_pass
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine
-from outrider.engine.recorded_sampling import Choosing, kind_of, rank_rows
-from outrider.engine.static_choices import Steps
+from outrider.engine.recorded_sampling import (
+    Choosing,
+    RowSettings,
+    rank_rows,
+    settings_of,
+    work_of,
+)
+from outrider.engine.static_choices import RowStates, StaticChoices
+from outrider.engine.static_passes import Record
 from outrider.loading import warm_up
 from outrider.messages import GREEDY, SamplingParams
+from outrider.noise import gumbel_rows
 from outrider.sampling import Choice, choose_tokens, rank_tokens
 from target_service.verifier import Verifier
-from tests.unit.test_static_passes import IDS, Recording, engine_of
+from tests.unit.test_static_passes import IDS, Again, Recording, engine_of
 
 SAMPLED = SamplingParams(temperature=1.0, seed=3)
 FILTERED = SamplingParams(temperature=0.7, top_k=40, top_p=0.9, min_p=0.01, seed=5)
@@ -32,12 +41,13 @@ LENGTH = 20  # of what each slot has read
 class Setting:
     """An engine that chooses by itself, and one whose logits are chosen from."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, record: Record = Again) -> None:
         self.folder = folder
         self.plain = engine_of(folder, DEVICE)
         self.choosing = engine_of(folder, DEVICE, graphs=True)
         if DEVICE == "cpu":
-            self.choosing.use_graphs(Recording)
+            self.choosing.use_graphs(record)
+            self.choosing.use_choices()
         self.token_ids = self.plain.logit_token_ids
         for engine in (self.plain, self.choosing):
             engine.forward([Chunk(slot, 0, IDS[slot : slot + LENGTH], 1) for slot in range(3)])
@@ -70,9 +80,13 @@ class Setting:
             assert choice.prob == pytest.approx(other.prob, abs=1e-3)
 
 
-@pytest.fixture
-def setting(tiny_models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> Setting:
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static_pass, "SHORTEST_LENGTH", 32)
+
+
+@pytest.fixture
+def setting(tiny_models: Callable[..., Path]) -> Setting:
     return Setting(tiny_models("llama"))
 
 
@@ -85,10 +99,20 @@ def tokens_of(chosen: Any) -> Any:
 
 
 @pytest.mark.parametrize(
-    "params",
-    [[GREEDY], [SAMPLED], [FILTERED], [GREEDY, GREEDY], [GREEDY, SAMPLED, FILTERED], [FEW, GREEDY]],
+    ("params", "record"),
+    [
+        ([GREEDY], Again),
+        ([SAMPLED], Again),
+        ([FILTERED], Again),
+        ([GREEDY, GREEDY], Again),
+        ([FEW, GREEDY], Again),
+        ([GREEDY, SAMPLED, FILTERED], Recording),
+    ],
 )
-def test_a_draft_of_several_steps(params: list[SamplingParams], setting: Setting) -> None:
+def test_a_draft_of_several_steps(
+    params: list[SamplingParams], record: Record, tiny_models: Callable[..., Path]
+) -> None:
+    setting = Setting(tiny_models("llama"), record)
     choosings = [Choosing(each, num_ids=200, width=5) for each in params]
     for num_steps in (3, 1, 4):  # the later ones find recordings
         chunks = [
@@ -108,61 +132,121 @@ def test_a_verification(params: list[SamplingParams], setting: Setting) -> None:
         for rows, each, chunk in zip(setting.plain.forward(chunks), params, chunks, strict=True)
     ]
     chosen = setting.choosing.choose(chunks, choosings)
-    assert [[choices[0].token_id for choices in ranks] for ranks in chosen or ()] == expected
+    assert [[choices[0].token_id for choices in ranks] for ranks in chosen] == expected
 
 
 def test_the_first_of_several_that_are_best() -> None:
     """As greedy choices are everywhere, however many rows a pass has."""
     logits = torch.zeros(2, 300)
     logits[:, [7, 31, 200]] = 1.0
-    steps = Steps(2, 1, torch.device("cpu"))
-    steps.settings.num_ids.fill_(300)
-    kind = kind_of([Choosing(GREEDY, 300)])
-    ranked = rank_rows(logits, torch.arange(300), torch.tensor([4, 5]), steps.settings, kind, 1)
+    states = RowStates(2, 1, torch.device("cpu"))
+    states.settings.num_ids.fill_(300)
+    work = work_of([Choosing(GREEDY, 300)])
+    ranked = rank_rows(logits, torch.arange(300), torch.tensor([4, 5]), states.settings, work, 1)
     assert ranked[:, 0, 0].tolist() == [7, 7] == choose_tokens(logits, torch.arange(300), GREEDY, 4)
 
 
 def test_there_must_be_room_for_all_steps(setting: Setting) -> None:
     [chunk] = [Chunk(0, LENGTH, IDS[:2], 1)]
     choosings = [Choosing(GREEDY, 200, 5)]
-    most = setting.choosing.max_context_length - chunk.end + 1
-    assert setting.choosing.max_context_length == 100
-    static_choices_most = min(static_choices.MAX_STEPS, most)
     chosen = setting.choosing.choose([chunk], choosings, 1000)
-    assert [len(ranks) for ranks in chosen or ()] == [static_choices_most]
+    assert [len(ranks) for ranks in chosen] == [static_choices.MAX_STEPS]
+    assert setting.choosing.max_context_length == 100
     late = Chunk(0, 97, IDS[:2], 1)
-    assert setting.choosing.choose([late], choosings, 3) is None
-    assert setting.choosing.choose([late], choosings, 2) is not None
+    assert isinstance(setting.choosing.choose([late], choosings, 3)[0], Tensor)
+    assert not isinstance(setting.choosing.choose([late], choosings, 2)[0], Tensor)
 
 
 def test_what_is_not_recorded_is_not_chosen(
     setting: Setting, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    choosings = [Choosing(GREEDY, 200, 5)]
     long = Chunk(0, 0, IDS[:40], 1)
-    assert setting.choosing.choose([long], choosings) is None
     several = Chunk(0, LENGTH, IDS[:3], 3)
-    assert setting.choosing.choose([several], choosings, 2) is None  # after which of them?
-    assert setting.plain.choose([several], choosings) is None  # without recordings
     monkeypatch.setattr(static_choices, "_MOST_SCORES", 3 * 200)
-    assert setting.choosing.choose([several], choosings) is None
+    for engine, chunk, params, num_steps in (
+        (setting.choosing, long, GREEDY, 1),
+        (setting.choosing, several, GREEDY, 2),  # after which of them?
+        (setting.choosing, several, SAMPLED, 1),  # too many scores
+        (setting.plain, several, GREEDY, 1),  # without recordings
+    ):
+        [logits] = engine.choose([chunk], [Choosing(params, 200, 5)], num_steps)
+        assert isinstance(logits, Tensor)
+        assert len(logits) == chunk.num_logits
 
 
-def test_steps_that_cannot_be_recorded_are_left_to_the_next_pass(
+def test_steps_that_cannot_be_recorded_are_left_to_the_next_pass(setting: Setting) -> None:
+    def refuse(run: Callable[[], Tensor]) -> Again:
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    chunk, choosing = Chunk(0, LENGTH, IDS[:3], 1), Choosing(GREEDY, 200, 4)
+    setting.choosing.choose([chunk], [choosing])
+    assert setting.choosing.graphs is not None
+    setting.choosing.graphs.record = refuse
+    chosen = setting.choosing.choose([chunk], [choosing], 4)
+    assert [len(ranks) for ranks in chosen] == [1]
+
+
+def test_slots_are_copied_once(setting: Setting) -> None:
+    """A copy of what was copied over is another, whether or not the engine chooses after it."""
+    for slot in range(3):
+        setting.choosing.forward([Chunk(slot, 0, IDS[30 * slot : 30 * slot + 20])])
+    chunks = [  # slot 0 becomes what 1 is, and that then what 2 is
+        Chunk(0, 20, IDS[:17], 1, copy_from=(1, 0)),
+        Chunk(1, 20, IDS[:17], 1, copy_from=(2, 0)),
+    ]
+    found = setting.choosing.choose(chunks, [Choosing(GREEDY, 200)] * 2)
+    for slot, row in enumerate(found):
+        source = IDS[30 * (slot + 1) : 30 * (slot + 1) + 20]
+        [expected] = setting.plain.forward([Chunk(0, 0, [*source, *IDS[:17]], 1)])
+        torch.testing.assert_close(row, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "broken", ["gumbel_rows", "_threshold", "RowStates.note", "StaticChoices._step"]
+)
+def test_choices_that_come_out_wrong_are_not_used(
+    broken: str,
     tiny_models: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def only_chunks(run: Callable[[], Tensor]) -> Recording:
-        recording = Recording(run)
-        if recording.replay().shape[-2:] == (5, 2) and len(num_recordings) == 2:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
-        num_recordings.append(1)
-        return recording
+    """Whatever a device gets wrong, at the latest in a step that reads what was chosen."""
 
-    num_recordings: list[int] = []
+    def note(states: RowStates, ranked: Tensor) -> None:
+        states.chosen[0] = ranked  # always at the same place
+
+    def step(choices: StaticChoices, program: Any, states: RowStates) -> Tensor:
+        states.ends.sub_(2)  # what was read already
+        ranked = right_step(choices, program, states)
+        states.ends.add_(2)
+        return ranked
+
+    right_step = StaticChoices._step
+    fakes: dict[str, Any] = {
+        "gumbel_rows": lambda keys, indices, ids: gumbel_rows(keys, indices + 1, ids),
+        "_threshold": lambda scores, settings: scores[:, :1] * math.nan,
+        "RowStates.note": note,
+        "StaticChoices._step": step,
+    }
+    owner = static_choices if "." in broken else recorded_sampling
+    monkeypatch.setattr(f"{owner.__name__}.{broken}", fakes[broken])
     engine = engine_of(tiny_models("llama"))
-    engine.use_graphs(only_chunks)
-    chosen = engine.choose([Chunk(0, 0, IDS[:3], 1)], [Choosing(GREEDY, 200, 5)], 4)
-    assert [len(ranks) for ranks in chosen or ()] == [1]
+    engine.use_graphs(Again)
+    engine.use_choices()
+    assert engine.graphs is not None
+    assert engine.choices is None
+    assert "would be others" in caplog.text
+
+
+def test_a_row_without_numbers_is_no_error_of_the_others() -> None:
+    """On a GPU an index that is out of bounds ends all that it does."""
+    logits = torch.randn(2, 300, generator=torch.Generator().manual_seed(0))
+    logits[0] = math.nan
+    settings = torch.tensor([settings_of(Choosing(FILTERED, 300), 300)] * 2).t().contiguous()
+    work = work_of([Choosing(FILTERED, 300)])
+    ids, indices = torch.arange(300), torch.tensor([4, 4])
+    ranked = rank_rows(logits, ids, indices, RowSettings.of(settings), work, 1)
+    assert ranked[1, 0, 0] == choose_tokens(logits[1:], ids, FILTERED, 4)[0]
 
 
 @pytest.mark.parametrize("num_choices", [1, 5])
@@ -178,7 +262,8 @@ def test_one_session_finds_recordings_when_a_model_is_loaded(
         for width in range(1, 10):
             num_logits, num_steps = (width, 1) if num_choices == 1 else (1, 8)
             chunk = Chunk(0, start, IDS[:width], num_logits)
-            assert engine.choose([chunk], [choosing], num_steps) is not None
+            [chosen] = engine.choose([chunk], [choosing], num_steps)
+            assert len(chosen) == (width if num_choices == 1 else num_steps)
     assert engine.choices.num_recordings == before
 
 

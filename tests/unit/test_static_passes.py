@@ -30,6 +30,14 @@ class Recording:
         return output
 
 
+class Again:
+    """What is run again instead of replayed."""
+
+    def __init__(self, run: Callable[[], Tensor]) -> None:
+        self.replay = run
+        run()
+
+
 def engine_of(folder: Path, device: str = "cpu", graphs: bool = False) -> Engine:
     return Engine(
         EngineOptions(
