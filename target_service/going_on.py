@@ -55,9 +55,8 @@ class GoingOn(Job):
         [token_id] = choose_tokens(logits, self._logit_token_ids, self._params, self.start)
         return self._tell_of(token_id, time.perf_counter_ns() - began)
 
-    def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
-        [[choice]] = chosen
-        return self._tell_of(choice.token_id, 0)
+    def take(self, choices: Sequence[Choice]) -> list[int]:
+        return self._tell_of(choices[0].token_id, 0)
 
     def _tell_of(self, token_id: int, sample_ns: int) -> list[int]:
         now, before = self.timings, self._before

@@ -140,15 +140,8 @@ class Drafting(Job):
             return []
         return self._draft(self._sampler.rank(logits, len(self._sequence)))
 
-    def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
-        more: list[int] = []
-        for choices in chosen:
-            for token_id in more:
-                self.note_read(token_id)
-            more = self._draft(self._sampler.revise(list(choices), len(self._sequence)))
-            if not more:
-                break  # what else was drafted is not wanted
-        return more
+    def take(self, choices: Sequence[Choice]) -> list[int]:
+        return self._draft(self._sampler.revise(list(choices), len(self._sequence)))
 
     def _draft(self, choices: list[Choice]) -> list[int]:
         """Adds a token to the draft; returns it, or nothing if it is the last one."""

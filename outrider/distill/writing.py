@@ -18,13 +18,17 @@ from torch import Tensor
 from outrider.distill.texts import Texts
 from outrider.engine.job import Job
 from outrider.engine.model import Engine
+from outrider.engine.recorded_sampling import Choosing
 from outrider.engine.scheduler import Scheduler
 from outrider.errors import ConfigurationError
 from outrider.messages import SamplingParams
-from outrider.sampling import choose_tokens
+from outrider.sampling import Choice, choose_tokens
 
 SHARD_SIZE = 64
 QUESTION_TOKENS = 96
+
+# Of all texts that are written together. Where one ends, the others have to wait as long.
+_STEPS_AT_ONCE = 8
 
 _MARK = "\x00question\x00"
 
@@ -46,10 +50,21 @@ class Continuation(Job):
         self._first_index = len(prompt)
         self._num_tokens = num_tokens
         self._params = params
+        self.choosing = Choosing(params, len(engine.logit_token_ids))
+
+    @property
+    def num_at_once(self) -> int:
+        return min(_STEPS_AT_ONCE, self._num_tokens - len(self.written))
 
     def advance(self, logits: Tensor) -> list[int]:
         index = self._first_index + len(self.written)
         [token_id] = choose_tokens(logits, self._engine.logit_token_ids, self._params, index)
+        return self._write(token_id)
+
+    def take(self, choices: Sequence[Choice]) -> list[int]:
+        return self._write(choices[0].token_id)
+
+    def _write(self, token_id: int) -> list[int]:
         self.written.append(token_id)
         is_over = len(self.written) == self._num_tokens
         return [] if is_over or token_id in self._engine.eos_token_ids else [token_id]

@@ -65,24 +65,30 @@ class Job:
         raise NotImplementedError
 
     choosing: Choosing | None = None
-    """How the engine may choose by itself what `advance_by` takes; None: `advance` does it."""
+    """How the engine may choose tokens by itself, if it can; None: `advance` does it."""
 
     @property
     def num_at_once(self) -> int:
         """How many tokens the engine may choose in a row, reading each but the last one."""
         return 1
 
-    def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
-        """`advance`, where the engine has chosen: some tokens, each with its runners-up.
-
-        They follow the tokens whose logits were wanted; of several steps, each the one before.
-        """
+    def take(self, choices: Sequence[Choice]) -> list[int]:
+        """`advance`, where the engine has chosen: a token, and its runners-up behind it."""
         raise NotImplementedError
 
-    def note_read(self, token_id: int) -> None:
-        """Said by `advance_by` of a token that was chosen and read."""
-        self.read.append(token_id)
-        self.start += 1
+    def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
+        """`advance`, where the engine has chosen after each token whose logits were wanted.
+
+        Of several tokens in a row, those behind the last one that is wanted are dropped.
+        """
+        more: list[int] = []
+        for choices in chosen:
+            self.read += more
+            self.start += len(more)
+            more = self.take(choices)
+            if not more:
+                break
+        return more
 
     def next_chunk(self, budget: int) -> Chunk:
         """At most `budget` tokens, maybe none. Those whose logits are wanted stay together."""

@@ -18,7 +18,7 @@ from outrider.engine.kv_cache import SlotCache
 from outrider.engine.rotation import Rotation
 
 SHORTEST_LENGTH = 256
-_MOST_ROWS = 32
+_MOST_ROWS = 64
 _LARGEST_WIDTH = 16
 
 

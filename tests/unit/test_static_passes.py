@@ -98,7 +98,7 @@ def test_shapes_hold_what_comes_and_no_more() -> None:
     assert shape_of(chunks((96, 4)), 100) == Shape(1, 4, 100)
     assert shape_of(chunks((97, 3)), 100) is None  # there is no room to pad
     assert shape_of(chunks((0, 17)), 2048) is None
-    assert shape_of(chunks(*[(0, 1)] * 33), 2048) is None
+    assert shape_of(chunks(*[(0, 1)] * 65), 2048) is None
 
 
 def test_what_cannot_be_recorded_or_comes_out_wrong_is_not_used(

@@ -14,6 +14,7 @@ from outrider.distill.__main__ import main
 from outrider.distill.writing import Writer
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.scheduler import Scheduler
+from tests.unit.test_static_passes import Again
 
 
 def test_texts_wait_for_the_slots_of_those_before(tiny_models: Callable[..., Path]) -> None:
@@ -45,6 +46,28 @@ def test_answers_have_their_temperatures_in_turn(tiny_models: Callable[..., Path
         scheduler.close()
     assert first[0] == first[2] == second[0] == second[2]
     assert len({tuple(text) for text in (*first, *second)}) == 5
+
+
+def test_engines_that_choose_by_themselves_write_the_same(
+    tiny_models: Callable[..., Path],
+) -> None:
+    folder = tiny_models("llama")
+    questions = ["the cat", "a dog sat on the log", "the fox", "rain"] * 2
+    written = []
+    for chooses in (False, True):
+        engine = Engine(EngineOptions(str(folder), "cpu", "float32", 1, 8, 64))
+        if chooses:
+            engine.use_graphs(Again)
+            engine.use_choices()
+        scheduler = Scheduler(engine, engine.cache.num_slots)
+        writer = Writer(engine, scheduler, AutoTokenizer.from_pretrained(folder), 64, [0.0, 1.0])
+        try:
+            written.append(list(writer.shard(0, questions)))
+        finally:
+            scheduler.close()
+    assert written[0] == written[1]
+    assert engine.choices is not None
+    assert engine.choices.num_recordings > 3
 
 
 @pytest.mark.parametrize("temperatures", ["", "0,", "0,hot", "-1", "nan", "inf"])
