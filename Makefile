@@ -47,7 +47,7 @@ test: lint $(KERNELS)
 	@$(BIN)/python -m pytest
 
 $(KERNELS): $(INSTALLED)
-	@echo 'Installing what runs the GPU kernels in tests (286 MB)'
+	@echo 'Installing what computes the GPU kernels in tests (Triton, where there is one)'
 	@$(PIP_INSTALL) -e '.[kernels]'
 	@touch $@
 

@@ -117,7 +117,7 @@ def model_options(command: F) -> F:
         "--graphs/--no-graphs",
         default=True,
         show_default=True,
-        help="On CUDA, whether short passes are replayed as graphs.",
+        help="On CUDA, whether short passes are replayed as graphs, which choose tokens, too.",
     )
     return model(run_options(default="auto")(graphs(command)))
 

@@ -53,8 +53,7 @@ def load_served_model(
     """Loads an engine, runs some passes, and describes it.
 
     Args:
-        num_choices: what will be asked for after a text, as by a draft: a token and runners-up.
-            1: tokens after each of some, as by a target.
+        num_choices: of a draft, what it asks for: a token and its runners-up. 1: of a target.
 
     Raises what `Engine` raises, and UnsupportedModel without a fast tokenizer.
     """
@@ -93,7 +92,7 @@ def warm_up(engine: Engine, num_choices: int = 1) -> None:
     engine.forward([Chunk(0, 0, [0] * length, 1)])
     for width in _WARM_UP_WIDTHS * 2:
         engine.forward([Chunk(0, length, [0] * width, width)])
-    # Those of one session are recorded now, others when they come up.
+    # Those of one session that is greedy are recorded now, others when they come up.
     is_draft = num_choices > 1
     choosing = Choosing(GREEDY, len(engine.logit_token_ids), num_choices)
     for longer in engine.graphs.lengths if engine.graphs else ():

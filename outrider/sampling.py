@@ -127,5 +127,5 @@ def _nucleus_threshold(logits: Tensor, top_p: float) -> Tensor:
         descending = logits.sort(dim=-1, descending=True).values
     probs = (descending - log_total).exp()
     reached_before = probs.cumsum(dim=-1) - probs
-    num_kept = (reached_before < top_p).sum(dim=-1, keepdim=True).clamp(min=1)  # NaN: none
+    num_kept = (reached_before < top_p).sum(dim=-1, keepdim=True)
     return descending.gather(-1, num_kept - 1)

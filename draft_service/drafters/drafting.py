@@ -33,7 +33,7 @@ class Sampler:
 
     @property
     def choosing(self) -> Choosing:
-        """For the engine: `rank`."""
+        """How an engine that chooses by itself does what `rank` does."""
         return Choosing(self.params, len(self.token_ids), 1 + NUM_RUNNERS_UP)
 
     def rank(self, logits: Tensor, index: int) -> list[Choice]:

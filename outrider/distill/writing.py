@@ -27,7 +27,7 @@ from outrider.sampling import Choice, choose_tokens
 SHARD_SIZE = 64
 QUESTION_TOKENS = 96
 
-# Of all texts that are written together. Where one ends, the others have to wait as long.
+# Of all texts that are written together; those of one that ends meanwhile are for nothing.
 _STEPS_AT_ONCE = 8
 
 _MARK = "\x00question\x00"

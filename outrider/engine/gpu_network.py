@@ -148,7 +148,8 @@ def _of_neox(model: Any, max_length: int) -> GpuNetwork:
 
 def _is_parallel_neox(config: Any) -> bool:
     """Whether `NeoxLayer` computes what the layers of a model of this configuration do."""
-    if config.model_type != "gpt_neox" or config.rope_parameters["rope_type"] in CHANGING_ROTATIONS:
+    rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
+    if config.model_type != "gpt_neox" or rotation in CHANGING_ROTATIONS:
         return False
     return bool(config.use_parallel_residual and config.hidden_act == "gelu")
 

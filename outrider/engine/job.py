@@ -20,7 +20,9 @@ PATIENCE = 4
 class Job:
     """Tokens for one slot to read, and what to do with the logits after them.
 
-    Subclasses implement `advance`; everything else belongs to the scheduler.
+    Subclasses implement `advance`. If they say how the engine may choose tokens by itself
+    (`choosing`), they implement `take` as well, or `advance_by` if these follow several
+    tokens. Everything else belongs to the scheduler.
     `done` gives the durations, all but the total, once `advance` wants no more.
 
     Args:
@@ -32,6 +34,9 @@ class Job:
         session: whose job it is, where a session has several slots: the same number in all of
             its jobs, one of these slots. None: `slot`.
     """
+
+    choosing: Choosing | None = None
+    """How the engine may choose tokens by itself, if it can; None: `advance` does it."""
 
     def __init__(
         self,
@@ -63,9 +68,6 @@ class Job:
     def advance(self, logits: Tensor) -> list[int]:
         """Takes [num_logits, vocab_size]; returns the tokens to read next, or none when done."""
         raise NotImplementedError
-
-    choosing: Choosing | None = None
-    """How the engine may choose tokens by itself, if it can; None: `advance` does it."""
 
     @property
     def num_at_once(self) -> int:

@@ -5,7 +5,7 @@ slots, mask, attend. Each takes longer to begin than to work. Here it is one, wh
 each slot only what its sequence has: flash attention (arXiv 2205.14135), and behind long
 contexts in parts that are joined after (flash-decoding).
 
-Imported only where there is a GPU, or Triton's interpreter.
+Imported where there is a GPU, and by tests, some of them for Triton's interpreter.
 """
 
 from __future__ import annotations

@@ -59,7 +59,7 @@ class EngineOptions:
 
 
 class Engine:
-    """A model with a slot cache: packed chunks of tokens in, logits out.
+    """A model with a slot cache: packed chunks of tokens in, logits out, or on a GPU tokens.
 
     `logit_token_ids` [num_ids] are the tokens of the logits' columns, ascending:
     all, or those of the model's draft vocabulary.
@@ -93,7 +93,7 @@ class Engine:
         self.passes = PassCounts()
         self.network = self._adopt(model, options.model)
         del model
-        if self.device.type == "cuda":  # what layers of ours are made of is to be had again
+        if is_gpu(self.device):  # what layers of ours are made of is to be had again
             gc.collect()
             torch.cuda.empty_cache()
         if self.is_int8:
@@ -173,7 +173,8 @@ class Engine:
             if gives_the_same(static, self._plain, self._tolerance):
                 self.graphs = static
                 return
-            log.warning("recorded passes give other logits, or none: %s", choice or "no kernels")
+            attention = "our kernels" if choice else "torch's attention"
+            log.warning("no graphs with %s: they give other logits, or none", attention)
 
     @torch.inference_mode()
     def use_choices(self) -> None:
@@ -185,7 +186,7 @@ class Engine:
         if chooses_the_same(choices, self._plain, ids, tolerance, num_slots):
             self.choices = choices
         else:
-            log.warning("tokens are not chosen on the device: they would be others")
+            log.warning("no choices on the device: they give other tokens, or none")
 
     def follow(self) -> None:
         """Runs the passes of rank 0 until it closes. Raises ServiceUnavailable if it is gone."""
@@ -220,25 +221,28 @@ class Engine:
         generator = torch.Generator().manual_seed(0)
         length = self.cache.max_length
         ids: list[int] = torch.randint(self.vocab_size, (length,), generator=generator).tolist()
-        is_whole = self.ranks is None
-        *others, last = networks_for(model.config, is_whole, is_gpu(self.device))
-        inputs = torch.tensor([ids], device=self.device)
-        expected = model(input_ids=inputs, use_cache=False).logits[0].float()
+        try:
+            *others, last = networks_for(model.config, self.ranks is None, is_gpu(self.device))
+            inputs = torch.tensor([ids], device=self.device)
+            expected = model(input_ids=inputs, use_cache=False).logits[0].float()
+        except Exception as error:
+            raise UnsupportedModel(f"{family} cannot run on the slot cache ({error!r})") from error
         for build in others:
             try:
-                return self._adopt_as(build, model, ids, expected, family)
+                return self._adopt_as(build, model, ids, expected, name)
             except UnsupportedModel as error:
                 log.warning("%s: so it runs by transformers' layers", error)
                 self.cache = SlotCache(1, length)
-        return self._adopt_as(last, model, ids, expected, family)
+        return self._adopt_as(last, model, ids, expected, name)
 
     def _adopt_as(
-        self, build: Build, model: Any, ids: list[int], expected: Tensor, family: str
+        self, build: Build, model: Any, ids: list[int], expected: Tensor, name: str
     ) -> nn.Module:
-        """The model as `build` puts it, if it gives the `expected` logits of `ids`."""
+        """The model as `build` makes it. Raises UnsupportedModel for other logits of `ids`."""
+        family = f"{name}: the family {self.config.model_type!r}"
         try:
             self.network = build(model, self.max_context_length)
-            # Int8 would be found to be rounded.
+            # Weights are packed for CPUs; int8 would be found to be rounded.
             if self.ranks is None and not self.is_int8 and not is_gpu(self.device):
                 pack_linears(self.network)
                 compile_network(self.network)
@@ -256,7 +260,7 @@ class Engine:
                 f"{family} gives other logits on the slot cache than in transformers "
                 f"(relative difference {found:.2g})"
             )
-        check_windows(self.config, windows, self.max_context_length, family)
+        check_windows(self.config, windows, self.max_context_length, name)
         return self.network
 
     def _probe(self, ids: list[int]) -> tuple[Tensor, set[int]]:

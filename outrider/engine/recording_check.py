@@ -75,7 +75,8 @@ def chooses_the_same(
     drafted = [Chunk(slot, 3, [4], 1) for slot in range(len(params))]
     for chunks, num_steps in ((verified, 1), (drafted, _NUM_STEPS)):
         chosen = choices.choose(chunks, choosings, num_steps)
-        if chosen is None:
+        num_chosen = max(num_steps, chunks[0].num_logits)
+        if chosen is None or len(chosen[0]) < num_chosen:
             return False
         for place, (chunk, each) in enumerate(zip(chunks, params, strict=True)):
             tokens = [ranks[0].token_id for ranks in chosen[place]]
@@ -97,7 +98,9 @@ def _lack(
     Infinite if a filter excludes it by far: tokens at the border may be on either side.
     """
     raw = logits[None].double()
-    column = int((token_ids == token_id).nonzero()[0, 0])
+    if not (is_token := token_ids == token_id).any():
+        return math.inf
+    column = int(is_token.nonzero()[0, 0])
     if params.greedy:
         return float((raw.max() - raw[0, column]) / raw.std())
     scaled = raw / params.temperature

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from draft_service.drafters.model import ModelDrafter
-from outrider.engine import recorded_sampling, static_choices, static_pass
+from outrider.engine import static_choices, static_pass
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine
 from outrider.engine.recorded_sampling import (
@@ -22,11 +22,10 @@ from outrider.engine.recorded_sampling import (
     settings_of,
     work_of,
 )
-from outrider.engine.static_choices import RowStates, StaticChoices
+from outrider.engine.static_choices import RowStates
 from outrider.engine.static_passes import Record
 from outrider.loading import warm_up
 from outrider.messages import GREEDY, SamplingParams
-from outrider.noise import gumbel_rows
 from outrider.sampling import Choice, choose_tokens, rank_tokens
 from target_service.verifier import Verifier
 from tests.unit.test_static_passes import IDS, Again, Recording, engine_of
@@ -199,43 +198,6 @@ def test_slots_are_copied_once(setting: Setting) -> None:
         source = IDS[30 * (slot + 1) : 30 * (slot + 1) + 20]
         [expected] = setting.plain.forward([Chunk(0, 0, [*source, *IDS[:17]], 1)])
         torch.testing.assert_close(row, expected, atol=1e-5, rtol=1e-4)
-
-
-@pytest.mark.parametrize(
-    "broken", ["gumbel_rows", "_threshold", "RowStates.note", "StaticChoices._step"]
-)
-def test_choices_that_come_out_wrong_are_not_used(
-    broken: str,
-    tiny_models: Callable[..., Path],
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """Whatever a device gets wrong, at the latest in a step that reads what was chosen."""
-
-    def note(states: RowStates, ranked: Tensor) -> None:
-        states.chosen[0] = ranked  # always at the same place
-
-    def step(choices: StaticChoices, program: Any, states: RowStates) -> Tensor:
-        states.ends.sub_(2)  # what was read already
-        ranked = right_step(choices, program, states)
-        states.ends.add_(2)
-        return ranked
-
-    right_step = StaticChoices._step
-    fakes: dict[str, Any] = {
-        "gumbel_rows": lambda keys, indices, ids: gumbel_rows(keys, indices + 1, ids),
-        "_threshold": lambda scores, settings: scores[:, :1] * math.nan,
-        "RowStates.note": note,
-        "StaticChoices._step": step,
-    }
-    owner = static_choices if "." in broken else recorded_sampling
-    monkeypatch.setattr(f"{owner.__name__}.{broken}", fakes[broken])
-    engine = engine_of(tiny_models("llama"))
-    engine.use_graphs(Again)
-    engine.use_choices()
-    assert engine.graphs is not None
-    assert engine.choices is None
-    assert "would be others" in caplog.text
 
 
 def test_a_row_without_numbers_is_no_error_of_the_others() -> None:

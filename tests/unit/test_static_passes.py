@@ -113,9 +113,11 @@ def test_what_cannot_be_recorded_or_comes_out_wrong_is_not_used(
 
     engine = engine_of(tiny_models("llama"))
     for record, reason in ((refuse, "not permitted"), (Wrong, "other logits")):
+        caplog.clear()
         engine.use_graphs(record)
         assert engine.graphs is None
         assert reason in caplog.text
+        assert ("no graph of" in caplog.text) == (record is refuse)
     engine.forward([Chunk(0, 0, IDS[:3], 1)])
 
 
