@@ -91,13 +91,13 @@ async def test_a_stale_request_takes_no_pass_and_changes_nothing(system: System)
     call = system.target.Verify()
     await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7], draft_token_ids=[1, 2]))
     verdict = await call.read()
-    forward = Mock(wraps=system.verifier.engine.forward)
-    system.verifier.engine.forward = forward  # type: ignore[method-assign]
+    choose = Mock(wraps=system.verifier.engine.choose)
+    system.verifier.engine.choose = choose  # type: ignore[method-assign]
     # Token ids that do not exist would be an error if anybody looked at them.
     ahead = {"context_length": 90, "token_ids": [10**6], "draft_token_ids": [10**6]}
     await call.write(target_pb2.VerifyRequest(**ahead, assumes_verdict=True))
     assert (await call.read()).is_stale
-    forward.assert_not_called()
+    choose.assert_not_called()
     await call.write(
         target_pb2.VerifyRequest(
             context_length=verdict.sequence_length,
@@ -106,7 +106,7 @@ async def test_a_stale_request_takes_no_pass_and_changes_nothing(system: System)
         )
     )
     assert (await call.read()).context_length == verdict.sequence_length + 1
-    forward.assert_called_once()
+    choose.assert_called_once()
 
 
 @pytest.mark.parametrize("token_ids", [[], [1, 2]])
