@@ -20,6 +20,7 @@ from outrider.engine.attention import ForwardPass
 from outrider.engine.chunk_batch import Rows
 from outrider.engine.fused_layer import FusedLayer, RmsNorm
 from outrider.engine.kv_cache import SlotCache
+from outrider.engine.rotation import rotation_of
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,7 @@ class FusedLlama(nn.Module):
         states = self.embedding.weight[:1]
         places = torch.arange(max_length, device=states.device)
         cos, sin = model.model.rotary_emb(states, places[None])  # [1, max_length, head_dim]
-        first, second = sin[0, :, None].chunk(2, dim=-1)
-        self.cos = cos[0, :, None].contiguous()  # [max_length, 1, head_dim]
-        self.sin = torch.cat((-first, second), dim=-1)
+        self.cos, self.sin, _ = rotation_of(cos[0], sin[0], layers[0].head_dim)
         self._run: Any = Layers(self.layers)
 
     def compile_layers(self) -> None:

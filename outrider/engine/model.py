@@ -147,7 +147,7 @@ class Engine:
         began = time.perf_counter_ns()
         logits = self.graphs.forward(chunks) if self.graphs else None
         if logits is None:
-            logits, _ = self._run(chunks)
+            logits = self._plain(chunks)
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)  # until then it has been asked for only
         duration_ns = time.perf_counter_ns() - began

@@ -34,7 +34,6 @@ _FEWEST_ROWS = 2
 _MOST_GREEDY_SCORES = 1 << 25
 _MOST_SCORES = 1 << 24
 
-
 # Of a row: its slot, where its chunk ends, and what it is chosen by.
 _NUM_NUMBERS = 2 + NUM_SETTINGS
 
