@@ -5,7 +5,8 @@
 Shapes of SmolLM2-135M (9 query heads, 3 key-value heads, 64 dimensions), one
 thread. `sdpa` repeats each key-value head by `enable_gqa`; `folded` makes the
 query heads that share one into rows; `matmul` is two plain products on folded
-rows. `outrider/engine/attention.py` takes `folded`.
+rows. Masks are made before, as a pass makes them once for all its layers; a single
+query needs none. `outrider/engine/attention.py` takes `folded`.
 """
 
 from __future__ import annotations
@@ -25,23 +26,23 @@ SCALE = HEAD_DIM**-0.5
 CASES = [(n, length) for n in (1, 5, 9, 64, 256) for length in (64, 256, 1024) if n <= length]
 
 
-def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+def sdpa(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     return scaled_dot_product_attention(
         query[None], key[None], value[None], attn_mask=mask, enable_gqa=True
     )[0]
 
 
-def folded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+def folded(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     rows = query.reshape(NUM_KV_HEADS, -1, HEAD_DIM)
-    mask = mask.repeat(NUM_HEADS // NUM_KV_HEADS, 1)
     output = scaled_dot_product_attention(rows[None], key[None], value[None], attn_mask=mask)
     return output[0].reshape(query.shape)
 
 
-def matmul(query: Tensor, key: Tensor, value: Tensor, mask: Tensor) -> Tensor:
+def matmul(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     rows = query.reshape(NUM_KV_HEADS, -1, HEAD_DIM)
     scores = torch.matmul(rows, key.transpose(1, 2)).mul_(SCALE)
-    scores.add_(mask.repeat(NUM_HEADS // NUM_KV_HEADS, 1))
+    if mask is not None:
+        scores.add_(mask)
     return torch.matmul(torch.softmax(scores, dim=-1), value).reshape(query.shape)
 
 
@@ -63,11 +64,16 @@ def measure(dtype: torch.dtype, num_queries: int, length: int) -> dict[str, floa
     """Median microseconds of each way."""
     keys, values = (torch.randn(NUM_KV_HEADS, MAX_LENGTH, HEAD_DIM, dtype=dtype) for _ in "kv")
     query = torch.randn(num_queries, NUM_HEADS, HEAD_DIM, dtype=dtype).transpose(0, 1)
-    mask = torch.full((num_queries, length), float("-inf"), dtype=dtype)
-    mask = mask.triu(length - num_queries + 1)
-    arguments = (query, keys[:, :length], values[:, :length], mask)
+    mask, folded_mask = None, None
+    if num_queries > 1:
+        mask = torch.full((num_queries, length), float("-inf"), dtype=dtype)
+        mask = mask.triu(length - num_queries + 1)
+        folded_mask = mask.repeat(NUM_HEADS // NUM_KV_HEADS, 1)
+    arguments = (query, keys[:, :length], values[:, :length])
     return {
-        way.__name__: median_us(lambda way=way: way(*arguments)) for way in (sdpa, folded, matmul)
+        "sdpa": median_us(lambda: sdpa(*arguments, mask)),
+        "folded": median_us(lambda: folded(*arguments, folded_mask)),
+        "matmul": median_us(lambda: matmul(*arguments, folded_mask)),
     }
 
 

@@ -42,7 +42,7 @@ def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **
             "cpu": _cpu_model(),
             "instructions": torch.backends.cpu.get_cpu_capability(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-            "system": platform.platform(),
+            "system": f"{platform.system()} {platform.machine()}",
         },
         "settings": settings,
         **parts,
