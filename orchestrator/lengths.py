@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
-from orchestrator.experience import Experience, StepCost
+from orchestrator.experience import Acceptance, Experience, StepCost
 
 MAX_LENGTH = 16
 
@@ -28,7 +28,9 @@ class LengthPolicy(Protocol):
         """Whether many sessions share the target's passes."""
         ...
 
-    def next_length(self) -> int: ...
+    def next_length(self) -> int:
+        """How many draft tokens the next step wants; asked once a step, as it may begin a probe."""
+        ...
 
     def prepared_length(self) -> int:
         """How many tokens are worth verifying that are prepared, and cost no waiting."""
@@ -55,15 +57,21 @@ class LengthPolicy(Protocol):
         """
         ...
 
-    def observe(self, cost: StepCost) -> None: ...
+    def observe(self, cost: StepCost) -> None:
+        """Learns what the step took and brought; called once its verdict is there."""
+        ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class FixedLength:
     """The same length at every step. What it takes is experience for others."""
 
     length: int
     experience: Experience
+    _acceptance: Acceptance = field(init=False)  # in this text
+
+    def __post_init__(self) -> None:
+        self._acceptance = self.experience.begin_text()
 
     @property
     def uses_draft(self) -> bool:
@@ -85,7 +93,7 @@ class FixedLength:
 
     @property
     def acceptance_rate(self) -> float:
-        return self.experience.acceptance.rate
+        return self._acceptance.rate
 
     def missed_length(self, length: int) -> int:
         return length
@@ -99,4 +107,5 @@ class FixedLength:
     def observe(self, cost: StepCost) -> None:
         self.experience.observe(cost)
         if cost.num_draft_tokens and not cost.match_length:
-            self.experience.acceptance.add(cost)
+            self._acceptance.add(cost)
+            self.experience.acceptance = self._acceptance

@@ -73,6 +73,10 @@ class Drafter(Protocol):
         """Done when more has been prepared; never, if nothing more will be."""
         ...
 
+    def close(self) -> None:
+        """Ends the session and whatever it works on. Nothing happens at a second call."""
+        ...
+
 
 class Verifier(Protocol):
     """Verifies draft tokens for one sequence."""

@@ -50,10 +50,14 @@ class Proposer:
 
     def prefill(self, prompt: Sequence[int]) -> None:
         """Lets the draft read the prompt while the target does, unless it is at rest."""
-        length = self._lengths.next_length()
+        length = self._next_length(prompt)
         self._draft_rests = length == 0
         if length or not self._lengths.is_at_rest:
             self._read(prompt, length)
+
+    def _next_length(self, tokens: Sequence[int]) -> int:
+        """The draft length of the next step; 0 where no draft is left that could be asked."""
+        return self._lengths.next_length() if self._draft.room(tokens) else 0
 
     def _read(self, tokens: Sequence[int], length: int) -> None:
         if self._draft.is_to_begin:
@@ -81,7 +85,7 @@ class Proposer:
 
     async def _propose(self, tokens: Sequence[int], room: int, least: int) -> Drafted:
         """What is looked up, if there are `least` tokens of that, else what the draft has."""
-        length = self._lengths.next_length()
+        length = self._next_length(tokens)
         if length == 0:
             await self._rest(tokens)
         elif self._draft_rests:
@@ -100,7 +104,7 @@ class Proposer:
         if self._draft.is_reading and (waits_for == 0 or self._catching_up):
             return NONE_DRAFTED
         await self._finish_prefill()
-        return await self._drafted(tokens, room, length, waits_for)
+        return await self._prepared_or_asked(tokens, room, length, waits_for)
 
     def num_more_tokens(self, room: int) -> int:
         """By how many tokens the target may go on alone behind the next verdict.
@@ -144,7 +148,9 @@ class Proposer:
         was_prepared = not ahead.looked_up.token_ids
         if was_prepared:
             self._path.hide("draft_compute", ahead.forward_ns)
-        await self._follow(ahead.tokens, ahead.draft_token_ids, self._lengths.next_length())
+        length = self._next_length(ahead.tokens)
+        self._draft_rests = length == 0
+        await self._follow(ahead.tokens, ahead.draft_token_ids, length)
         return Drafted(
             ahead.draft_token_ids, ahead.looked_up, was_prepared=was_prepared, was_sent_ahead=True
         )
@@ -163,7 +169,7 @@ class Proposer:
         draft = () if prepared is None else prepared.draft_token_ids
         return look_up(tokens, room, self._lengths, least, draft)
 
-    async def _drafted(
+    async def _prepared_or_asked(
         self, tokens: Sequence[int], room: int, length: int, waits_for: int
     ) -> Drafted:
         """What is prepared for `tokens`, else what is drafted after them; `waits_for` 0: not."""
@@ -183,7 +189,8 @@ class Proposer:
             await self._follow(tokens, draft, length)
             return Drafted(draft, was_prepared=True, awaited_ns=awaited_ns)
         catches_up = self._catching_up > 0  # it reads while the target works
-        self._catching_up -= catches_up
+        if catches_up:
+            self._catching_up -= 1
         missed = Drafted(
             was_missed=self._is_preparing, catches_up=catches_up, awaited_ns=awaited_ns
         )

@@ -98,7 +98,10 @@ class WorkingDrafter:
             return None
 
     def _lose(self, error: OutriderError) -> None:
+        """Ends its session, too: one that is overloaded need not work for a text it has lost."""
         log.warning("going on without the draft: %s", error)
+        if self.drafter is not None:
+            self.drafter.close()
         self.drafter = None
 
     def close(self) -> None:

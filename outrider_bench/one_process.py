@@ -113,6 +113,9 @@ class LocalDrafter:
     def growth(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()
 
+    def close(self) -> None:
+        self._session.close()
+
 
 class LocalVerifier:
     """`orchestrator.partners.Verifier` on a session of this process."""

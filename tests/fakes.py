@@ -107,6 +107,7 @@ class FakeDrafter:
         self._late: list[int] = []  # what is prepared for, but was not there yet when it was asked
         self.max_context_length = max_context_length
         self.num_prepared_tokens = 0
+        self.is_closed = False
         self.calls: list[tuple[list[int], int]] = []
         self.followed: list[tuple[list[int], tuple[int, ...]]] = []
 
@@ -153,6 +154,9 @@ class FakeDrafter:
             self._late = self._awaited
             growth.set_result(None)
         return growth
+
+    def close(self) -> None:
+        self.is_closed = True
 
     def _take_call(self, preparation: Preparation) -> None:
         self._preparation = preparation

@@ -66,6 +66,7 @@ async def test_a_draft_that_lives_and_never_answers_is_lost(
     steps = await run(drafter, 2, max_length=12)
     assert text(steps) == plain_decoding([1, 2, 3], 12)
     assert drafter.num_asked == answers + 1  # it is not asked again
+    assert drafter.is_closed  # and works for nobody
 
 
 async def test_nor_is_what_the_target_takes_beside_a_draft_that_reads_the_prompt() -> None:
@@ -120,3 +121,28 @@ async def test_a_draft_at_rest_reads_nothing_before_it_is_wanted(num_branches: i
     assert costs[4].num_draft_tokens == 0
     assert others
     assert any(cost.num_draft_tokens for cost in costs[5:])
+
+
+@pytest.mark.parametrize(
+    ("drafter", "num_with"),
+    [
+        (None, 0),
+        (FakeDrafter(unrelated_model, fails_at=3), 3),  # that in which it is lost, too
+        (FakeDrafter(unrelated_model, max_context_length=8), 4),
+    ],
+)
+async def test_a_draft_that_is_not_there_is_at_rest(
+    drafter: FakeDrafter | None, num_with: int
+) -> None:
+    """Nobody is to take what the target alone takes for what it takes beside a draft."""
+    costs: list[StepCost] = []
+
+    class Watched(FixedLength):
+        def observe(self, cost: StepCost) -> None:
+            costs.append(cost)
+            super().observe(cost)
+
+    lengths, verifier = Watched(1, Experience()), FakeVerifier(target_model)
+    async for _ in decode([1, 2, 3], 30, verifier, drafter, lengths, CriticalPath()):
+        pass
+    assert [cost.draft_rests for cost in costs] == [False] * num_with + [True] * (26 - num_with)

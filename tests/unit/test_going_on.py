@@ -17,7 +17,7 @@ from outrider.engine.chunk import Chunk
 from outrider.errors import ContextTooLong
 from outrider.messages import GREEDY, SamplingParams, Verdict
 from target_service.verifier import Verifier, VerifierSession
-from tests.fakes import FakeVerifier, Far
+from tests.fakes import FakeDrafter, FakeVerifier, Far
 from tests.toy_pair import MAX_CONTEXT_LENGTH, ToyEngine, ToyModel
 
 PROMPT = [5, 1, 7, 7, 2]
@@ -121,17 +121,25 @@ async def test_what_does_not_fit_is_refused_before_it_begins(verifier: Verifier)
 
 
 @pytest.mark.parametrize(
-    ("k", "is_far", "sessions", "num_requests"),
-    [(0, True, 1, 2), (0, False, 8, 2), (0, False, 1, 40), (2, True, 8, 40)],
+    ("k", "has_draft", "is_far", "sessions", "num_requests"),
+    [
+        (0, True, True, 1, 2),
+        (0, True, False, 8, 2),
+        (0, True, False, 1, 40),
+        (2, True, True, 8, 40),
+        (2, False, True, 1, 2),  # where there is none to be asked, it is no other thing
+        (2, False, False, 1, 40),
+    ],
 )
 async def test_where_messages_would_hold_it_up_and_the_draft_rests_it_is_let(
-    k: int, is_far: bool, sessions: int, num_requests: int
+    k: int, has_draft: bool, is_far: bool, sessions: int, num_requests: int
 ) -> None:
     verifier = FakeVerifier(lambda tokens: len(tokens) % 7)
+    drafter = FakeDrafter(lambda tokens: 9) if has_draft else None
     lengths = FixedLength(k, Experience(sessions=sessions))
     distance = Far() if is_far else None
     steps = decode(
-        PROMPT, len(PROMPT) + 40, verifier, None, lengths, CriticalPath(), distance=distance
+        PROMPT, len(PROMPT) + 40, verifier, drafter, lengths, CriticalPath(), distance=distance
     )
     assert len([step async for step in steps]) == 40
     assert verifier.num_requests == num_requests

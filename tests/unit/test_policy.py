@@ -160,6 +160,16 @@ def test_a_fixed_length_stays() -> None:
     assert experience.verify_ns.at(6, Beside.WORK) == pytest.approx(7)
 
 
+def test_a_fixed_length_says_nothing_of_a_text_that_runs_beside_it() -> None:
+    experience = Experience()
+    policy = AdaptiveLength(experience)
+    policy.observe(StepCost(1, 1, 1, 10))
+    rate = policy.acceptance_rate
+    for _ in range(20):
+        FixedLength(8, experience).observe(StepCost(8, 0, 1, 10))
+    assert policy.acceptance_rate == rate
+
+
 def test_the_target_alone_is_tried_before_long() -> None:
     """Else nobody would know that a long verification is what makes steps slow."""
     chosen = lengths(Pair(0.9, 1, 30), AdaptiveLength(Experience()), 100)
