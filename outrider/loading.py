@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 from outrider import __version__
@@ -32,14 +33,23 @@ _WARM_UP_WIDTHS = (1, 2, 3, 5, 9)
 
 
 async def in_own_thread(function: Callable[[], T]) -> T:
-    """Awaits `function` on a thread that ends with it.
+    """Awaits `function` on a thread that ends with it, and that nobody waits for once cancelled.
 
     OpenMP keeps a pool of workers for each thread that has computed. As soon as
     the pools together have more workers than there are cores, libgomp sleeps at
     every barrier, which makes passes of the engine's thread half as fast again.
     """
-    with ThreadPoolExecutor(1, "load") as executor:
-        return await asyncio.get_running_loop().run_in_executor(executor, function)
+    result: Future[T] = Future()
+    result.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return await asyncio.wrap_future(result)
 
 
 def report_loading(what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -86,10 +87,17 @@ def share_cores(target: dict[str, Any], draft: dict[str, Any]) -> None:
     """
     if target["threads"] is not None or draft["threads"] is not None:
         return
-    num_cores = os.cpu_count() or 1
+    num_cores = _num_cores()
     num_draft_cores = max(1, num_cores // 4)
     draft["threads"] = num_draft_cores
     target["threads"] = max(1, num_cores - num_draft_cores)
+
+
+def _num_cores() -> int:
+    """Of those that this process may use."""
+    if sys.platform != "linux":
+        return os.cpu_count() or 1
+    return len(os.sched_getaffinity(0))
 
 
 def check_not_given(settings: Iterable[str], beside: str) -> None:

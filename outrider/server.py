@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import socket
 import sys
@@ -222,7 +223,7 @@ def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> N
     except OutriderError as error:
         print(f"error: {error.message}", file=sys.stderr, flush=True)
         raise SystemExit(1) from None
-    except KeyboardInterrupt:
-        raise SystemExit(130) from None
+    except KeyboardInterrupt:  # while it loads, on a thread that an orderly end would abort
+        os._exit(130)
     finally:
         main.close()

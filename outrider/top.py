@@ -101,7 +101,8 @@ def _single_keys() -> Iterator[None]:
 def frame(before: ServerInfo, now: ServerInfo) -> RenderableType:
     """What happened between two looks, and what is so at the second one."""
     then, activity = before.activity, now.activity
-    if activity.uptime_ns < then.uptime_ns:  # another process answers
+    if activity.uptime_ns < then.uptime_ns or activity.num_ended_requests < then.num_ended_requests:
+        # Another process answers.
         then = ServerActivity()
     elapsed_ns = activity.uptime_ns - then.uptime_ns
     parts: list[RenderableType] = [

@@ -23,6 +23,8 @@ def _layers(context: click.Context, parameter: click.Parameter, value: str) -> t
         first, _, last = part.partition("-")
         if not first.isdecimal() or not (last or first).isdecimal():
             raise click.BadParameter("a list such as 0-3,7,11; layers count from 0")
+        if int(last or first) < int(first):
+            raise click.BadParameter(f"{part} ends before it begins")
         layers.update(range(int(first), int(last or first) + 1))
     return tuple(sorted(layers))
 

@@ -197,7 +197,9 @@ def _text_shards(
         yield from _truncated(Texts.load(recipe.data), recipe.max_length).parts(SHARD_SIZE)
     if recipe.text is not None:
         yield from texts_of_file(recipe.text, tokenizer, recipe.max_length).parts(SHARD_SIZE)
-    questions = recipe.prompts.read_text().splitlines() if recipe.prompts else None
+    questions = None
+    if recipe.prompts is not None:
+        questions = [line for line in recipe.prompts.read_text().splitlines() if line.strip()]
     count = recipe.num_texts if questions is None else len(questions)
     num_shards = -(-count // SHARD_SIZE)
     if num_shards == 0:

@@ -76,6 +76,9 @@ class Writer:
     Args:
         max_length: of a text, in tokens.
         temperatures: of answers, in turn.
+
+    Raises:
+        ConfigurationError: texts of that length have no room for the chat template.
     """
 
     def __init__(
@@ -92,6 +95,15 @@ class Writer:
         self._max_length = max_length
         self._temperatures = temperatures
         self._prefix, self._suffix = chat_frame(tokenizer)
+        if (frame := len(self._prefix) + len(self._suffix)) >= self._longest_prompt:
+            raise ConfigurationError(
+                f"the chat template takes {frame} tokens, and a prompt may have "
+                f"{self._longest_prompt}: make --max-length larger"
+            )
+
+    @property
+    def _longest_prompt(self) -> int:
+        return self._max_length // 2
 
     def shard(self, number: int, questions: Sequence[str] | None) -> Texts:
         """Shard `number`: the same texts each time it is asked for.
@@ -129,9 +141,8 @@ class Writer:
             eos = self._engine.eos_token_ids
             bodies = [body for body in written if body[-1] in eos and len(body) > 1]
             bodies = [body[:-1] for body in bodies]
-        longest = self._max_length // 2
         prompts = [self._prefix + body + self._suffix for body in bodies]
-        return [prompt for prompt in prompts if len(prompt) <= longest]
+        return [prompt for prompt in prompts if len(prompt) <= self._longest_prompt]
 
     def _encode(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
@@ -62,7 +63,7 @@ def load_model(
         config = AutoConfig.from_pretrained(name)
         parting = ranks.loading(config) if ranks else {}
         model = load(name, dtype=dtype, **parting)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise ModelNotFound(f"cannot load the model {name!r}: {_first_line(error)}") from error
     return model.eval().requires_grad_(False).to(device)
 

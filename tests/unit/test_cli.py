@@ -186,12 +186,12 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_cores", "expected"), [(1, (1, 1)), (2, (1, 1)), (8, (6, 2)), (None, (1, 1))]
+    ("num_cores", "expected"), [(1, (1, 1)), (2, (1, 1)), (8, (6, 2)), (3, (2, 1))]
 )
 def test_models_on_one_machine_have_cores_of_their_own(
-    num_cores: int | None, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+    num_cores: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "cpu_count", lambda: num_cores)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(num_cores)))
     target: dict[str, object] = {"threads": None}
     draft: dict[str, object] = {"threads": None}
     share_cores(target, draft)

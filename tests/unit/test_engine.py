@@ -16,7 +16,7 @@ from outrider.engine.fused_llama import Layers
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.weights import choose_dtype
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
-from tests.tiny_models import SUPPORTED_FAMILIES
+from tests.tiny_models import SUPPORTED_FAMILIES, make_model
 
 IDS = torch.randint(5, 250, (60,), generator=torch.Generator().manual_seed(1)).tolist()
 OTHER_IDS = torch.randint(5, 250, (60,), generator=torch.Generator().manual_seed(2)).tolist()
@@ -84,6 +84,14 @@ def test_an_unsupported_family_is_refused_by_name(
 def test_an_unknown_model_is_not_found(tmp_path: Path) -> None:
     with pytest.raises(ModelNotFound, match="no-such-model"):
         engine_of(tmp_path / "no-such-model")
+
+
+def test_weights_that_end_too_early_are_not_read(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "cut", "llama")
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ModelNotFound, match="cut"):
+        engine_of(folder)
 
 
 def test_impossible_settings_are_refused(tiny_models: Callable[..., Path]) -> None:

@@ -95,6 +95,13 @@ def test_another_process_at_the_same_address_starts_anew(
     assert line(output, "0   ")[1] == "10"
 
 
+def test_and_so_does_one_that_has_run_for_longer_by_then(
+    service: tuple[ScriptedService, str],
+) -> None:
+    another = pb.ServerActivity(uptime_ns=14_000_000_000, num_completion_tokens=28)
+    assert "2.0 tokens/s" in once(service, LATER, another)
+
+
 def test_an_orchestrator_that_has_done_nothing(service: tuple[ScriptedService, str]) -> None:
     output = once(service)
     assert "the-target with no draft · up 1:02:05" in output

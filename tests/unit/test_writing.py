@@ -14,6 +14,7 @@ from outrider.distill.__main__ import main
 from outrider.distill.writing import Writer
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.scheduler import Scheduler
+from outrider.errors import ConfigurationError
 from tests.unit.test_static_passes import Again
 
 
@@ -76,3 +77,21 @@ def test_temperatures_that_make_no_sense_are_refused(temperatures: str, tmp_path
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 2
     assert "a list such as 0,0.5,1" in result.output
+
+
+@pytest.mark.parametrize("layers", ["a", "1-", "-3", "7-3"])
+def test_layers_that_are_none_are_refused(layers: str, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--out", str(tmp_path), "--layers", layers])
+    assert result.exit_code == 2
+    assert "--layers" in result.output
+
+
+def test_texts_need_room_for_the_chat_template(tiny_models: Callable[..., Path]) -> None:
+    folder = tiny_models("llama")
+    engine = Engine(EngineOptions(str(folder), "cpu", "float32", 1, 1, 64))
+    scheduler = Scheduler(engine, engine.cache.num_slots)
+    try:
+        with pytest.raises(ConfigurationError, match="--max-length"):
+            Writer(engine, scheduler, AutoTokenizer.from_pretrained(folder), 4, [0.0])
+    finally:
+        scheduler.close()
