@@ -39,9 +39,9 @@ from transformers import (
 )
 
 from outrider.engine.chunk import Chunk
+from outrider.engine.device import choose_device, choose_dtype
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.recorded_sampling import Choosing
-from outrider.engine.weights import choose_device, choose_dtype
 from outrider.messages import GREEDY, SamplingParams
 from outrider_bench.__main__ import measure, read_prompts, spread
 from outrider_bench.results_file import RESULTS, write_result

@@ -25,10 +25,10 @@ from outrider.config import (
 )
 from outrider.embedded import EMBEDDED_DRAFT
 from outrider.engine.activity import PassCounts
+from outrider.engine.device import choose_device
 from outrider.engine.model import EngineOptions
 from outrider.engine.model_config import DEFAULT_MAX_CONTEXT_LENGTH
 from outrider.engine.packed_linear import fbgemm_is_available
-from outrider.engine.weights import choose_device
 from outrider.loading import in_own_thread, load_served_model
 from outrider.messages import ModelInfo
 from outrider.model_service import ServedModel

@@ -18,7 +18,7 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.pace import measure_pace
 from outrider.engine.recorded_sampling import Choosing
-from outrider.messages import GREEDY, ModelInfo
+from outrider.messages import GREEDY, ModelInfo, SamplingParams
 from outrider.model_service import ServedModel
 from outrider.tokenizer_files import chunks, read_tokenizer, to_bytes, vocabulary_fingerprint
 
@@ -30,6 +30,8 @@ T = TypeVar("T")
 
 _WARM_UP_LENGTH = 64
 _WARM_UP_WIDTHS = (1, 2, 3, 5, 9)
+_WARM_UP_BRANCHES = 4
+_WARM_UP_PARAMS = (GREEDY, SamplingParams(1.0), SamplingParams(1.0, top_p=0.9))
 
 
 async def in_own_thread(function: Callable[[], T]) -> T:
@@ -76,7 +78,7 @@ def load_served_model(
     engine = Engine(dataclasses.replace(options, model=path))
     progress(f"{name}: warm-up")
     warm_up(engine, num_choices)
-    engine.pace = measure_pace(engine)
+    engine.pace = measure_pace(engine, replays_steps=engine.graphs is not None)
     engine.passes = PassCounts()  # those to come are somebody's
     log.info(
         "%s on %s in %s: KV cache of %d slots of %d tokens, %.0f MB, fixed from here on; "
@@ -102,14 +104,24 @@ def warm_up(engine: Engine, num_choices: int = 1) -> None:
     engine.forward([Chunk(0, 0, [0] * length, 1)])
     for width in _WARM_UP_WIDTHS * 2:
         engine.forward([Chunk(0, length, [0] * width, width)])
-    # Those of one session that is greedy are recorded now, others when they come up.
-    is_draft = num_choices > 1
-    choosing = Choosing(GREEDY, len(engine.logit_token_ids), num_choices)
+    # What one session needs is recorded now, what others need when they share its passes.
     for longer in engine.graphs.lengths if engine.graphs else ():
-        for width in _WARM_UP_WIDTHS:
-            start = max(0, longer - 2 * width)
-            chunk = Chunk(0, start, [0] * width, num_logits=1 if is_draft else width)
-            engine.choose([chunk], [choosing], num_steps=2 if is_draft else 1)
+        for params in _WARM_UP_PARAMS:
+            choosing = Choosing(params, len(engine.logit_token_ids), num_choices)
+            _record(engine, choosing, longer)
+
+
+def _record(engine: Engine, choosing: Choosing, length: int) -> None:
+    """Passes of one session up to a length: a draft's steps and its branches, or verdicts."""
+    is_draft = choosing.width > 1
+    for width in _WARM_UP_WIDTHS:
+        start = max(0, length - 2 * width)
+        chunk = Chunk(0, start, [0] * width, num_logits=1 if is_draft else width)
+        engine.choose([chunk], [choosing], num_steps=2 if is_draft else 1)
+    if is_draft:
+        slots = range(min(_WARM_UP_BRANCHES, engine.cache.num_slots))
+        branches = [Chunk(slot, length - 2, [0], 1) for slot in slots]
+        engine.choose(branches, [choosing] * len(branches))
 
 
 def _describe(name: str, engine: Engine, tokenizer_json: str) -> ModelInfo:

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-from outrider.engine.weights import choose_device, choose_dtype
+from outrider.engine.device import choose_device, choose_dtype
 from outrider_bench.runs import Run, Task
 
 _loaded: dict[str, Any] = {}

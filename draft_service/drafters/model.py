@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -29,6 +30,18 @@ from outrider.messages import GREEDY, Preparation, Proposal, SamplingParams
 _FEW_TOKENS = 16
 
 
+class Proposable:
+    """The tokens that a draft can propose, ascending: the logits' first columns are for them."""
+
+    def __init__(self, token_ids: Tensor) -> None:
+        self._token_ids = token_ids
+        self._values = token_ids.tolist()  # once: to look at a device waits for all its passes
+
+    def below(self, vocab_size: int | None) -> Tensor:
+        """Those that a target with so many tokens knows; None: all."""
+        return self._token_ids[: bisect_left(self._values, vocab_size or math.inf)]
+
+
 class ModelDrafterSession:
     """A sequence in one of a session's slots; the others are for preparations."""
 
@@ -36,6 +49,7 @@ class ModelDrafterSession:
         self,
         engine: Engine,
         scheduler: Scheduler,
+        proposable: Proposable,
         max_branches: int,
         min_confidence: float = 0.0,
         step_time: StepTime = StepTime(),  # noqa: B008
@@ -45,8 +59,7 @@ class ModelDrafterSession:
         self._max_branches = max_branches
         self._max_length = engine.max_context_length
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
-        self._logit_token_ids = self._shared_ids = engine.logit_token_ids
-        self._vocab_size: int | None = None  # that the shared ones are below
+        self._proposable = proposable
         self._sampler = Sampler(GREEDY, engine.logit_token_ids, engine.eos_token_ids)
         slots = scheduler.acquire_all(max(1, max_branches))
         self._contents = [SlotContent(slot, session=slots[0]) for slot in slots]
@@ -70,7 +83,7 @@ class ModelDrafterSession:
         tokens = self._sequence.token_ids
         length = len(tokens)
         self._sampler = dataclasses.replace(
-            self._sampler, params=params, token_ids=self._shared_token_ids(vocab_size)
+            self._sampler, params=params, token_ids=self._proposable.below(vocab_size)
         )
         self._main = max(self._contents, key=lambda content: content.common_length(tokens))
         self._last_draft_token = []
@@ -91,14 +104,6 @@ class ModelDrafterSession:
         tokens.extend(job.draft_token_ids[:-1])
         self._last_draft_token = job.draft_token_ids[-1:]
         return Proposal(length, tuple(job.draft_token_ids), len(tokens), timings)
-
-    def _shared_token_ids(self, vocab_size: int | None) -> Tensor:
-        """The ids that the draft can propose and the target knows; they are ascending."""
-        if vocab_size != self._vocab_size:  # a look at a device's ids waits for all its passes
-            self._vocab_size = vocab_size
-            num_shared = (self._logit_token_ids < (vocab_size or math.inf)).sum()
-            self._shared_ids = self._logit_token_ids[: int(num_shared)]
-        return self._shared_ids
 
     def prepare(
         self, num_draft_tokens: int, preparation: Preparation, on_prepared: OnPrepared
@@ -145,6 +150,8 @@ class ModelDrafter:
             likely than this to accept all of it.
     """
 
+    session_class = ModelDrafterSession
+
     def __init__(
         self,
         engine: Engine,
@@ -156,6 +163,7 @@ class ModelDrafter:
         self._step_time = step_time
         self._num_branches = num_branches
         self._min_confidence = min_confidence
+        self._proposable = Proposable(engine.logit_token_ids)
         self.scheduler = Scheduler(engine, engine.cache.num_slots, engine.pace)
 
     @property
@@ -167,9 +175,10 @@ class ModelDrafter:
 
     def open_session(self) -> ModelDrafterSession:
         """Raises NoFreeSlot."""
-        return ModelDrafterSession(
+        return self.session_class(
             self.engine,
             self.scheduler,
+            self._proposable,
             self._num_branches,
             self._min_confidence,
             self._step_time,

@@ -153,6 +153,8 @@ class ReplaySession(ModelDrafterSession):
 class ReplayDrafter(ModelDrafter):
     """Reads its script anew for each session, so that whoever measures can rewrite it."""
 
+    session_class = ReplaySession
+
     def __init__(
         self,
         engine: Engine,
@@ -166,8 +168,7 @@ class ReplayDrafter(ModelDrafter):
     def open_session(self) -> ReplaySession:
         """Raises NoFreeSlot, ConfigurationError."""
         script = Script.read(self._path)
-        session = ReplaySession(
-            self.engine, self.scheduler, self._num_branches, step_time=self._step_time
-        )
+        session = super().open_session()
+        assert isinstance(session, ReplaySession)
         session.script = script
         return session

@@ -41,10 +41,11 @@ from outrider.distill.texts import Texts
 from outrider.distill.training import History, Material, Schedule, train, training_dtype
 from outrider.distill.writing import SHARD_SIZE, Writer, texts_of_file
 from outrider.embedded import resolve_model
+from outrider.engine.device import choose_device
 from outrider.engine.draft_vocabulary import trim_head, write_draft_vocabulary
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.scheduler import Scheduler
-from outrider.engine.weights import choose_device, load_model
+from outrider.engine.weights import load_model
 from outrider.errors import ConfigurationError
 from outrider.loading import in_own_thread
 

@@ -219,7 +219,8 @@ def _save(model: Any, optimizer: Any, history: History, checkpoint: Path) -> Non
 def _restore(model: Any, optimizer: Any, checkpoint: Path) -> History:
     if not checkpoint.is_file():
         return History()
-    state = torch.load(checkpoint, map_location=model.device, weights_only=True)
+    # To the CPU: Adam counts its steps there, and would ask a device for each of them.
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     with torch.no_grad():
         for name, parameter in _trainable(model):
             parameter.copy_(state["model"][name])

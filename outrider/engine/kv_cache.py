@@ -25,6 +25,9 @@ class SlotCache:
         self.num_slots = num_slots
         self.max_length = max_length
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
+        # All layers' keys and values, where they are of one shape: to copy a part of a slot is
+        # one operation then. [num_layers, 2, num_slots, num_kv_heads, max_length, head_dim]
+        self._all: Tensor | None = None
 
     @property
     def num_layers(self) -> int:
@@ -43,8 +46,14 @@ class SlotCache:
     def resized(self, num_slots: int, max_length: int) -> SlotCache:
         """An empty cache with the same layers. Its memory is taken now, not at first use."""
         cache = SlotCache(num_slots, max_length)
-        for layer, (keys, values) in self._layers.items():
-            cache._layers[layer] = (cache._zeros(keys[:, :, 0]), cache._zeros(values[:, :, 0]))
+        examples = [(keys[:, :, 0], values[:, :, 0]) for keys, values in self._layers.values()]
+        if len({each.shape for pair in examples for each in pair}) == 1:
+            example = examples[0][0]
+            cache._all = cache._zeros(example, len(examples), 2)
+            layers = [(keys, values) for keys, values in cache._all]
+        else:
+            layers = [(cache._zeros(key), cache._zeros(value)) for key, value in examples]
+        cache._layers = dict(zip(self._layers, layers, strict=True))
         return cache
 
     def write(
@@ -79,11 +88,14 @@ class SlotCache:
 
     def copy(self, source: int, slot: int, begin: int, end: int) -> None:
         """Copies what slot `source` holds of the tokens [begin, end) to `slot`."""
+        if self._all is not None:
+            self._all[:, :, slot, :, begin:end] = self._all[:, :, source, :, begin:end]
+            return
         for keys, values in self._layers.values():
             keys[slot, :, begin:end] = keys[source, :, begin:end]
             values[slot, :, begin:end] = values[source, :, begin:end]
 
-    def _zeros(self, like: Tensor) -> Tensor:
+    def _zeros(self, like: Tensor, *outer: int) -> Tensor:
         _, num_kv_heads, head_dim = like.shape
         # Zeros, not just any values: what is masked is multiplied all the same.
-        return like.new_zeros(self.num_slots, num_kv_heads, self.max_length, head_dim)
+        return like.new_zeros(*outer, self.num_slots, num_kv_heads, self.max_length, head_dim)

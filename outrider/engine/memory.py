@@ -7,27 +7,29 @@ from pathlib import Path
 
 import torch
 
+from outrider.engine.device import is_gpu
 from outrider.errors import ConfigurationError
 
 # Of the memory that is free when the model has been loaded. Draft and target may share a
-# machine, and on a CPU with everything else that runs there.
+# machine, and on a CPU with everything else that runs there. On a GPU a draft, the smaller
+# model, is there first: the target's weights and cache are still to come.
 _SHARE_OF_CPU = 0.1
 _SHARE_OF_GPU = 0.8
+_SHARE_OF_GPU_FOR_A_DRAFT = 0.2
 
 # More sessions at a time than this only make each other slow; they had better wait.
 _MOST_SESSIONS_ON_CPU = 16
-_MOST_SESSIONS_ON_GPU = 256
+_MOST_SESSIONS_ON_GPU = 64
 
 _CGROUP = Path("/sys/fs/cgroup")
 
 
-def sessions_that_fit(session_bytes: int, device: torch.device) -> int:
+def sessions_that_fit(session_bytes: int, device: torch.device, is_draft: bool = False) -> int:
     """How many sessions to have where nobody says; at least one."""
-    share, most = (
-        (_SHARE_OF_GPU, _MOST_SESSIONS_ON_GPU)
-        if device.type == "cuda"
-        else (_SHARE_OF_CPU, _MOST_SESSIONS_ON_CPU)
-    )
+    share, most = _SHARE_OF_CPU, _MOST_SESSIONS_ON_CPU
+    if is_gpu(device):
+        share, most = _SHARE_OF_GPU, _MOST_SESSIONS_ON_GPU
+        share = _SHARE_OF_GPU_FOR_A_DRAFT if is_draft else share
     return max(1, min(most, int(share * free_bytes(device) / session_bytes)))
 
 
@@ -43,7 +45,7 @@ def check_fits(num_bytes: int, device: torch.device) -> None:
 
 def free_bytes(device: torch.device) -> int:
     """Memory that can be had now on a device; on a CPU within the container's limit."""
-    if device.type == "cuda":
+    if is_gpu(device):
         return int(torch.cuda.mem_get_info(device)[0])
     return min(_available_bytes(), _container_bytes())
 

@@ -15,12 +15,13 @@ from torch import Tensor, nn
 from outrider.engine.activity import PassCounts
 from outrider.engine.attention import Pass
 from outrider.engine.chunk import Chunk
+from outrider.engine.device import choose_device, choose_dtype, is_gpu
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
 from outrider.engine.int8_linear import quantize_linears
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.memory import check_fits, sessions_that_fit
 from outrider.engine.model_config import check_windows, context_length, eos_token_ids
-from outrider.engine.network import Build, compile_network, is_gpu, networks_for
+from outrider.engine.network import Build, compile_network, networks_for
 from outrider.engine.pace import Pace
 from outrider.engine.packed_linear import pack_linears
 from outrider.engine.ranks import Ranks
@@ -29,7 +30,7 @@ from outrider.engine.recording_check import chooses_the_same, difference, gives_
 from outrider.engine.static_choices import StaticChoices
 from outrider.engine.static_pass import kernels_for
 from outrider.engine.static_passes import CudaRecorder, Record, StaticPasses
-from outrider.engine.weights import choose_device, choose_dtype, load_model
+from outrider.engine.weights import load_model
 from outrider.errors import UnsupportedModel
 from outrider.sampling import Choice
 
@@ -111,7 +112,9 @@ class Engine:
         """The cache that is served, all of its memory taken. Raises ConfigurationError."""
         per_session = options.slots_per_session
         session_bytes = per_session * self.max_context_length * self.cache.bytes_per_token
-        num_sessions = options.slots or sessions_that_fit(session_bytes, self.device)
+        num_sessions = options.slots or sessions_that_fit(
+            session_bytes, self.device, is_draft=per_session > 1
+        )
         if self.ranks:
             num_sessions = self.ranks.least(num_sessions)
         check_fits(num_sessions * session_bytes, self.device)

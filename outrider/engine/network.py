@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from outrider.engine.attention import IMPLEMENTATION, ForwardPass, attending
@@ -50,11 +49,6 @@ def networks_for(config: Any, is_whole: bool, on_gpu: bool) -> list[Build]:
         return [FusedLlama]
     own = gpu_networks(config) if is_whole and on_gpu else []
     return [*own, lambda model, _: TransformersNetwork(model)]
-
-
-def is_gpu(device: torch.device) -> bool:
-    """Whether a pass on it is made of kernels that have to be launched."""
-    return device.type == "cuda"
 
 
 def compile_network(network: nn.Module) -> None:

@@ -17,6 +17,9 @@ _STEP_TOKENS = 8
 
 _BUDGETS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _REPEATS = 2
+# Where steps are replayed and wide passes are not, the narrowest of these takes several steps
+# whatever it holds, and one of so many times as long is worth its tokens.
+_LONGEST_UNRECORDED_PASS = 1.5
 # What a token more costs is the difference of two short passes, and other programs (the other
 # model of a pair, which is loaded at the same time) make either longer: they take turns.
 _TURNS = 4
@@ -48,13 +51,19 @@ class Pace:
     """What a token more costs a pass of a few; 0 if unknown."""
 
 
-def measure_pace(engine: Passes) -> Pace:
-    """The widest pass that takes no more than LONGEST_PASS times as long as a step."""
+def measure_pace(engine: Passes, replays_steps: bool = False) -> Pace:
+    """The widest pass that takes no more than LONGEST_PASS times as long as a step.
+
+    Args:
+        replays_steps: short passes are recorded.
+    """
     turns = [(_seconds(engine, 1), _seconds(engine, _STEP_TOKENS)) for _ in range(_TURNS)]
     shortest, step = (min(seconds) for seconds in zip(*turns, strict=True))
-    chosen = _BUDGETS[0]
+    chosen, limit = _BUDGETS[0], LONGEST_PASS * step
+    if replays_steps and chosen <= engine.max_context_length:
+        limit = max(limit, _LONGEST_UNRECORDED_PASS * _seconds(engine, chosen))
     for budget in _BUDGETS:
-        if budget > engine.max_context_length or _seconds(engine, budget) > LONGEST_PASS * step:
+        if budget > engine.max_context_length or _seconds(engine, budget) > limit:
             break
         chosen = budget
     token_seconds = max(0.0, step - shortest) / (_STEP_TOKENS - 1)

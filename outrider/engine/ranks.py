@@ -7,6 +7,7 @@ transformers. Rank 0 serves, and before a pass it tells the others what it is ma
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -18,6 +19,7 @@ import torch.distributed as dist
 from transformers.distributed.configuration_utils import DistributedConfig
 
 from outrider.engine.chunk import Chunk
+from outrider.engine.device import choose_device
 from outrider.errors import ConfigurationError, ServiceUnavailable, UnsupportedModel
 
 # Between two passes there may be no request for a long time.
@@ -45,9 +47,18 @@ class Ranks:
         has_gpu = device != "cpu" and torch.cuda.is_available()
         self.device = f"cuda:{os.environ['LOCAL_RANK']}" if has_gpu else device
         if has_gpu:
+            self._check_gpus()
             torch.cuda.set_device(self.device)
         dist.init_process_group("nccl" if has_gpu else "gloo")
         self._announcements = dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+    def _check_gpus(self) -> None:
+        choose_device(self.device)
+        if importlib.util.find_spec("accelerate") is None:
+            raise ConfigurationError(
+                "transformers loads a model onto several GPUs with the package accelerate, "
+                "which is not installed"
+            )
 
     def loading(self, config: Any) -> dict[str, Any]:
         """What tells transformers to load a model's part of this rank.

@@ -25,7 +25,13 @@ from outrider.engine.recorded_sampling import (
     work_of,
 )
 from outrider.engine.static_pass import Shape, StaticPass, shape_of
-from outrider.engine.static_passes import Graph, StaticPasses, filled_up, tokens_and_positions
+from outrider.engine.static_passes import (
+    Graph,
+    StaticPasses,
+    filled_up,
+    sendable,
+    tokens_and_positions,
+)
 from outrider.sampling import Choice
 
 MAX_STEPS = 16
@@ -125,12 +131,12 @@ class StaticChoices:
         width = min(num_ids, max(choosing.width for choosing in choosings))
         program = Program(shape, work, width, at_end, is_step=False)
         states = self._states_of(shape.num_rows, width)
-        inputs = torch.tensor(self._inputs(chunks, choosings, shape))
+        inputs = sendable(self._inputs(chunks, choosings, shape), self._device)
         first = self._graph(program, inputs, lambda place: self._read(program, place, states))
         if first is None:
             return None
         place, graph = first
-        place.copy_(inputs)
+        place.copy_(inputs, non_blocking=True)
         ranked = graph.replay()
         if not at_end:
             return _of_tokens(ranked.view(shape.num_rows, shape.width, -1, 2).tolist(), chunks)

@@ -9,6 +9,7 @@ slots) is in tensors of fixed places. What fits no shape is not for here.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable, Sequence
 from types import ModuleType
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from outrider.engine import static_pass
 from outrider.engine.chunk import Chunk
+from outrider.engine.device import is_gpu
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.static_pass import Shape, StaticPass, shape_of
 
@@ -77,7 +79,11 @@ class CudaRecorder:
             with torch.cuda.graph(graph, stream=self._stream, **how):
                 return CudaGraph(graph, run())
         except BaseException:
-            self._pool = torch.cuda.graph_pool_handle()  # the other may count as in use for good
+            failed, self._pool = self._pool, torch.cuda.graph_pool_handle()
+            # Before 2.12 torch takes what is allocated for that recording's, and frees nothing
+            # any more (its issue 180395); later ones say that there is nothing to end.
+            with contextlib.suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), failed)
             raise
 
 
@@ -132,14 +138,14 @@ class StaticPasses:
         rows = filled_up(chunks, shape.num_rows)
         slots = [chunk.slot for chunk in rows]
         values = [*tokens_and_positions(rows, shape.width), *slots]
-        inputs = torch.tensor(values)
+        inputs = sendable(values, self.device)
         if shape not in self._graphs:
             new = inputs.to(self.device)
             self._graphs[shape] = self.recorded(shape, new, lambda: self._run(shape, new))
         if (recorded := self._graphs[shape]) is None:
             return None
         place, graph = recorded
-        place.copy_(inputs)
+        place.copy_(inputs, non_blocking=True)
         # [num_rows * width, num_ids]; the next replay writes to the same place
         logits = graph.replay().clone()
         ends = (row * shape.width + len(chunk.token_ids) for row, chunk in enumerate(chunks))
@@ -165,6 +171,11 @@ class StaticPasses:
         all_rows = torch.arange(num_tokens, device=self.device)
         logits: Tensor = self.network(token_ids, forward_pass, all_rows)
         return logits
+
+
+def sendable(values: list[int], device: torch.device) -> Tensor:
+    """A tensor that a device can fetch by itself, while Python goes on."""
+    return torch.tensor(values, pin_memory=is_gpu(device))
 
 
 def filled_up(rows: Sequence[T], num_rows: int) -> list[T]:

@@ -1,4 +1,4 @@
-"""Where a model runs, in which precision, and its weights."""
+"""A model's weights."""
 
 from __future__ import annotations
 
@@ -11,38 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from outrider.engine.ranks import Ranks
-from outrider.errors import ConfigurationError, ModelNotFound
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device of a name such as "auto", "cpu", "cuda" or "cuda:1"."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise ConfigurationError(f"unknown device {name!r}") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigurationError(f"device {name!r} is not on this machine")
-    return device
-
-
-def choose_dtype(name: str, device: torch.device) -> torch.dtype:
-    """The torch dtype of a name; "auto" is bfloat16 on a GPU and float32 on a CPU.
-
-    A CPU's bfloat16 passes are no faster as long as they are short, and a text comes out
-    otherwise by how many tokens a pass verifies.
-    """
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name == "int8":
-        if device.type != "cpu":
-            raise ConfigurationError("int8 runs on a CPU only")
-        return torch.float32  # of all that is not a linear layer
-    if name not in dtypes:
-        raise ConfigurationError(f"unknown dtype {name!r}; known: auto, int8, {', '.join(dtypes)}")
-    return dtypes[name]
+from outrider.errors import ModelNotFound
 
 
 def load_model(

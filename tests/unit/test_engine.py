@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM
 
 from outrider.engine.chunk import Chunk
 from outrider.engine.chunk_batch import batch_of
+from outrider.engine.device import choose_device, choose_dtype
 from outrider.engine.fused_llama import Layers
 from outrider.engine.model import Engine, EngineOptions
-from outrider.engine.weights import choose_dtype
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
 from tests.tiny_models import SUPPORTED_FAMILIES, make_model
 
@@ -92,6 +92,18 @@ def test_weights_that_end_too_early_are_not_read(tmp_path: Path) -> None:
     weights.write_bytes(weights.read_bytes()[:-1000])
     with pytest.raises(ModelNotFound, match="cut"):
         engine_of(folder)
+
+
+def test_on_a_gpu_no_attention_is_planned_for_every_length(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    was_enabled = torch.backends.cuda.cudnn_sdp_enabled()
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    try:
+        assert choose_device("cuda:0") == torch.device("cuda:0")
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(was_enabled)
 
 
 def test_impossible_settings_are_refused(tiny_models: Callable[..., Path]) -> None:

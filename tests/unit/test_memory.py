@@ -8,6 +8,7 @@ import torch
 
 from outrider.engine import memory
 from outrider.engine.chunk import Chunk
+from outrider.engine.kv_cache import SlotCache
 from outrider.engine.model import Engine, EngineOptions
 from outrider.errors import ConfigurationError
 from outrider.loading import load_served_model
@@ -25,6 +26,15 @@ def test_sessions_follow_free_memory(
     monkeypatch.setattr(memory, "_available_bytes", lambda: free)
     monkeypatch.setattr(memory, "_container_bytes", lambda: 2**62)
     assert memory.sessions_that_fit(GIGABYTE // 10, CPU) == expected
+
+
+def test_a_draft_leaves_room_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its target may still be loading there."""
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 80 * GIGABYTE)
+    gpu = torch.device("cuda")
+    assert memory.sessions_that_fit(4 * GIGABYTE, gpu) == 16
+    assert memory.sessions_that_fit(4 * GIGABYTE, gpu, is_draft=True) == 4
+    assert memory.sessions_that_fit(1, gpu) == 64
 
 
 def test_a_containers_limit_counts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -66,3 +76,22 @@ def test_what_the_cache_takes_is_said_in_the_log(
         assert isinstance(record.args, tuple)
         assert said in record.args
     assert engine.pace.token_budget in record.args
+
+
+@pytest.mark.parametrize("sizes", [[(2, 4), (2, 4), (2, 4)], [(2, 4), (1, 8)]])
+def test_a_part_of_a_slot_is_copied_in_all_layers(sizes: list[tuple[int, int]]) -> None:
+    small = SlotCache(1, 2)
+    for layer, size in enumerate(sizes):
+        small.write(layer, torch.zeros(2, *size), torch.zeros(2, *size), (0, slice(0, 2)))
+    cache = small.resized(3, 5)
+    assert cache.num_bytes == sum(2 * 3 * 5 * heads * size * 4 for heads, size in sizes)
+    for layer, size in enumerate(sizes):
+        key, value = torch.randn(2, 5, *size)
+        cache.write(layer, key, value, (1, slice(0, 5)))
+    cache.copy(1, 2, 1, 4)
+    for layer, size in enumerate(sizes):
+        for stored in cache.storage(layer, *torch.zeros(2, 1, *size)):
+            assert torch.equal(stored[2, :, 1:4], stored[1, :, 1:4])
+            assert stored[2, :, 1:4].all()
+            assert not stored[2, :, [0, 4]].any()
+            assert not stored[0].any()

@@ -40,6 +40,16 @@ def test_the_budget_follows_what_passes_take(
     assert measured.token_seconds == pytest.approx((cost_ms(2) - cost_ms(1)) / 1e3)
 
 
+def test_a_wide_pass_that_is_not_recorded_is_not_held_against_its_tokens(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Recorded steps take a fraction of any other pass."""
+    machine = Machine(lambda n: 0.2 if n <= 16 else 2 + n / 1000)
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: machine.now_ms / 1e3)
+    assert pace.measure_pace(machine).token_budget == 32
+    assert pace.measure_pace(machine, replays_steps=True).token_budget == 1024
+
+
 def test_no_pass_is_longer_than_the_context() -> None:
     machine = Machine(lambda n: 0.0, max_context_length=100)
     assert pace.measure_pace(machine).token_budget <= 96

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -219,13 +220,17 @@ def test_one_session_finds_recordings_when_a_model_is_loaded(
     warm_up(engine, num_choices)
     assert engine.choices is not None
     before = engine.choices.num_recordings
-    choosing = Choosing(GREEDY, len(setting.token_ids), num_choices)
-    for start in (0, 20, 70):
+    for params, start in itertools.product((GREEDY, SAMPLED, FILTERED), (0, 20, 70)):
+        choosing = Choosing(params, len(setting.token_ids), num_choices)
         for width in range(1, 10):
             num_logits, num_steps = (width, 1) if num_choices == 1 else (1, 8)
             chunk = Chunk(0, start, IDS[:width], num_logits)
             [chosen] = engine.choose([chunk], [choosing], num_steps)
             assert len(chosen) == (width if num_choices == 1 else num_steps)
+        if num_choices > 1:  # what is prepared for
+            for count in (1, 2, 3, 4):
+                branches = [Chunk(slot, start, [7], 1) for slot in range(count)]
+                assert len(engine.choose(branches, [choosing] * count)) == count
     assert engine.choices.num_recordings == before
 
 

@@ -1,0 +1,47 @@
+"""Where a model runs, and in which precision."""
+
+from __future__ import annotations
+
+import torch
+
+from outrider.errors import ConfigurationError
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device of a name such as "auto", "cpu", "cuda" or "cuda:1"."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigurationError(f"unknown device {name!r}") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigurationError(f"device {name!r} is not on this machine")
+    if device.type == "cuda":
+        # cuDNN's attention, which torch would prefer there, plans anew for every length: some
+        # tenths of a second for a chunk of a prompt that takes milliseconds.
+        torch.backends.cuda.enable_cudnn_sdp(False)
+    return device
+
+
+def is_gpu(device: torch.device) -> bool:
+    """Whether a pass on it is made of kernels that have to be launched."""
+    return device.type == "cuda"
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The torch dtype of a name; "auto" is bfloat16 on a GPU and float32 on a CPU.
+
+    A CPU's bfloat16 passes are no faster as long as they are short, and a text comes out
+    otherwise by how many tokens a pass verifies.
+    """
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+    if name == "int8":
+        if device.type != "cpu":
+            raise ConfigurationError("int8 runs on a CPU only")
+        return torch.float32  # of all that is not a linear layer
+    if name not in dtypes:
+        raise ConfigurationError(f"unknown dtype {name!r}; known: auto, int8, {', '.join(dtypes)}")
+    return dtypes[name]
