@@ -55,7 +55,7 @@ def main() -> None:
         }
         for way in (PAIR, NO_LOOKUP)
     }
-    summary["texts_that_differ"] = sum(text["num_same_tokens"] is not None for text in texts)
+    summary["texts_that_differ"] = sum(text["differs_after"] is not None for text in texts)
     print(summary)
     print(write_result(args.name, vars(args), summary=summary, texts=texts))
 
@@ -76,15 +76,15 @@ def measure(client: Client, prompt: str, num_tokens: int, rounds: int) -> dict[s
         "ms_a_token_alone": round(alone_ms, 2),
         **{way: round(alone_ms / tpot_ms(answers[way]), 3) for way in (PAIR, NO_LOOKUP)},
         "draft_acceptance_rate": round(answers[PAIR][-1].speculation.draft_acceptance_rate, 3),
-        "num_same_tokens": num_same_tokens(
+        "differs_after": differs_after(
             [generation.token_ids for all_ in answers.values() for generation in all_]
         ),
     }
-    print(f"{found[PAIR]:.2f}x {found[NO_LOOKUP]:.2f}x {found['num_same_tokens']} {prompt[:60]}")
+    print(f"{found[PAIR]:.2f}x {found[NO_LOOKUP]:.2f}x {found['differs_after']} {prompt[:60]}")
     return found
 
 
-def num_same_tokens(texts: Sequence[Sequence[int]]) -> int | None:
+def differs_after(texts: Sequence[Sequence[int]]) -> int | None:
     """How many tokens all have in common from their beginning; None: all are the same."""
     for place, tokens in enumerate(zip_longest(*texts)):
         if len(set(tokens)) > 1:

@@ -23,9 +23,6 @@ from outrider_bench.worker import Worker
 
 Progress = Callable[[str], None]
 
-# Of the models in one process: a slot that is given back is free only after its pass.
-_LOCAL_SLOTS = 16
-
 
 @dataclass(frozen=True)
 class Models:
@@ -38,6 +35,7 @@ class Models:
     draft_dtype: str = "auto"
     threads: int = 1
     slots: int = 16
+    """Of each service: more than sessions, as one that is given back is free after its pass."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +128,7 @@ class Stand:
         """A process with both models and the loop, started when it is first needed."""
         models = self.models
         engine = partial(
-            EngineOptions, device=models.device, threads=models.threads, slots=_LOCAL_SLOTS
+            EngineOptions, device=models.device, threads=models.threads, slots=models.slots
         )
         return self.begin_worker(
             "one process",

@@ -17,14 +17,18 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from outrider.engine import kernels
+from outrider.engine import kernels, ranking_kernel
+from outrider.engine.recorded_sampling import NUM_SETTINGS, RowSettings, SamplingWork
 from outrider.engine.rotation import Rotation
 
+GREEDY = SamplingWork(is_greedy=True, filters=False)
 HOPPER = GPUTarget("cuda", 90, 32)
 _TYPES = {
     torch.bfloat16: "*bf16",
     torch.float16: "*fp16",
     torch.float32: "*fp32",
+    torch.float64: "*fp64",
+    torch.int32: "*i32",
     torch.int64: "*i64",
     int: "i32",
     float: "fp32",
@@ -68,6 +72,11 @@ class Compiling:
 
 
 def main() -> None:
+    compile_attention()
+    compile_ranking()
+
+
+def compile_attention() -> None:
     originals = (kernels._attend_kernel, kernels._join_kernel)
     for dtype, heads, width, length, window, size in (
         (torch.bfloat16, (16, 16, 128), 1, 256, None, 32),  # a step of Pythia-1.4B
@@ -89,6 +98,24 @@ def main() -> None:
         places = (torch.zeros(1, dtype=torch.int64), torch.arange(width))
         rotation = Rotation(table, table, size) if size else None
         kernels.attend(query, key, key, keys, keys, *places, 0.1, length, window, rotation)
+
+
+def compile_ranking() -> None:
+    originals = (ranking_kernel._parts_kernel, ranking_kernel._rows_kernel)
+    for dtype, num_columns, work, width in (
+        (torch.bfloat16, 50304, GREEDY, 1),  # a verification of Pythia-1.4B
+        (torch.bfloat16, 128256, SamplingWork(is_greedy=False, filters=False), 5),
+        (torch.float32, 16384, SamplingWork(is_greedy=False, filters=True), 5),
+    ):
+        case = {"dtype": str(dtype), "columns": num_columns, "work": work, "width": width}
+        ranking_kernel._parts_kernel, ranking_kernel._rows_kernel = (
+            Compiling(kernel, case) for kernel in originals
+        )
+        settings = RowSettings.of(torch.zeros(NUM_SETTINGS, 2, dtype=torch.int64))
+        logits = torch.empty(2, num_columns, dtype=dtype)
+        ids, indices = torch.arange(num_columns), torch.zeros(2, dtype=torch.int64)
+        threshold = torch.zeros(2, 1, dtype=torch.float64) if work.filters else None
+        ranking_kernel.rank(logits, ids, indices, settings, work.is_greedy, threshold, width)
 
 
 if __name__ == "__main__":

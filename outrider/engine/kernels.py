@@ -15,7 +15,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from outrider.engine.ranking_kernel import rank
 from outrider.engine.rotation import Rotation
+
+__all__ = ["attend", "rank"]
 
 # Of a program: queries of 128 numbers, by the bytes of one; keys at a time, and the bytes of these.
 # What is more does not fit its registers. Matrix units take no fewer than 16.

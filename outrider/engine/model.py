@@ -184,12 +184,15 @@ class Engine:
         """Lets tokens be chosen in recorded passes, if there are any and they are the same."""
         if self.graphs is None:
             return
-        choices, ids = StaticChoices(self.graphs, self.logit_token_ids), self.logit_token_ids
+        kernels, ids = self.graphs.kernels, self.logit_token_ids
         num_slots, tolerance = self.cache.num_slots, 4 * self._tolerance
-        if chooses_the_same(choices, self._plain, ids, tolerance, num_slots):
-            self.choices = choices
-        else:
-            log.warning("no choices on the device: they give other tokens, or none")
+        for choice in (kernels, None) if kernels else (None,):
+            choices = StaticChoices(self.graphs, ids, choice)
+            if chooses_the_same(choices, self._plain, ids, tolerance, num_slots):
+                self.choices = choices
+                return
+            means = "our kernels" if choice else "torch's operators"
+            log.warning("no choices on the device by %s: they give other tokens, or none", means)
 
     def follow(self) -> None:
         """Runs the passes of rank 0 until it closes. Raises ServiceUnavailable if it is gone."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Sequence
+from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -46,10 +47,6 @@ class RowSettings(NamedTuple):
     noise: Tensor  # [num_rows], float64: 0 where a row is greedy, else 1
     top_p: Tensor  # [num_rows], float64
     min_p: Tensor  # [num_rows], float64
-
-    def repeated(self, count: int) -> RowSettings:
-        """Each row's so many times."""
-        return RowSettings(*(each.repeat_interleave(count) for each in self))
 
     @classmethod
     def of(cls, numbers: Tensor) -> RowSettings:
@@ -88,17 +85,24 @@ def rank_rows(
     settings: RowSettings,
     work: SamplingWork,
     width: int,
+    kernels: ModuleType | None = None,
 ) -> Tensor:
     """The choices for index `indices[i]` of a sequence after row i, likeliest first.
+
+    Args:
+        kernels: what does the most of it; else torch's operators do.
 
     Returns:
         [num_rows, width, 2], float64: tokens, and how likely a similar model is to choose them.
     """
-    scores = logits.float() if work.is_greedy else logits.double()
-    columns = torch.arange(logits.shape[1], device=logits.device)
-    scores = scores.masked_fill(columns >= settings.num_ids[:, None], -math.inf)
+    if kernels is not None:
+        threshold = _threshold(_scores(logits, settings, work), settings) if work.filters else None
+        ranked: Tensor = kernels.rank(
+            logits, token_ids, indices, settings, work.is_greedy, threshold, width
+        )
+        return ranked
+    scores = _scores(logits, settings, work)
     if not work.is_greedy:
-        scores = scores / settings.temperature[:, None]
         if work.filters:
             scores = scores.masked_fill(scores < _threshold(scores, settings), -math.inf)
         noise = gumbel_rows(settings.keys, indices, token_ids)
@@ -107,6 +111,14 @@ def rank_rows(
     best, columns = scores.max(-1, keepdim=True) if width == 1 else scores.topk(width)
     probs = (best - scores.logsumexp(dim=-1, keepdim=True)).exp()
     return torch.stack((token_ids[columns].double(), probs.double()), dim=-1)
+
+
+def _scores(logits: Tensor, settings: RowSettings, work: SamplingWork) -> Tensor:
+    """Logits of tokens that may be chosen, over the temperature; [num_rows, num_columns]."""
+    scores = logits.float() if work.is_greedy else logits.double()
+    columns = torch.arange(logits.shape[1], device=logits.device)
+    scores = scores.masked_fill(columns >= settings.num_ids[:, None], -math.inf)
+    return scores if work.is_greedy else scores / settings.temperature[:, None]
 
 
 def _threshold(scores: Tensor, settings: RowSettings) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import chain
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import torch
@@ -66,12 +67,16 @@ class RowStates:
         self.rows = integers(_NUM_NUMBERS, num_rows)
         self.slots, self.ends = self.rows[:2]
         """Of each row; where its chunk ends."""
-        self.settings = RowSettings.of(self.rows[2:])
         self.token_ids = integers(num_rows)
         """What was chosen last."""
         self.count = integers(1)
         """How many tokens have been chosen."""
         self.chosen = torch.zeros(MAX_STEPS, num_rows, width, 2, dtype=torch.float64, device=device)
+
+    def settings(self, count: int) -> RowSettings:
+        """Each row's so many times."""
+        numbers = self.rows[2:]
+        return RowSettings.of(numbers if count == 1 else numbers.repeat_interleave(count, dim=1))
 
     def begin(self, rows: Tensor) -> None:
         """Takes [_NUM_NUMBERS, num_rows]: slot, end and settings of each row."""
@@ -91,10 +96,14 @@ class StaticChoices:
 
     Args:
         token_ids: [num_columns], the tokens of the logits' columns.
+        kernels: with which to choose; else torch's operators do.
     """
 
-    def __init__(self, passes: StaticPasses, token_ids: Tensor) -> None:
+    def __init__(
+        self, passes: StaticPasses, token_ids: Tensor, kernels: ModuleType | None = None
+    ) -> None:
         self._passes = passes
+        self._kernels = kernels
         self._token_ids = token_ids
         self._device = passes.device
         self._states: dict[tuple[int, int], RowStates] = {}
@@ -227,11 +236,10 @@ class StaticChoices:
             program.shape, positions, states.slots, passes.cache, passes.kernels
         )
         logits = passes.network(token_ids, forward_pass, rows)
-        settings = (
-            states.settings if program.at_end else states.settings.repeated(program.shape.width)
-        )
+        settings = states.settings(1 if program.at_end else program.shape.width)
         indices = positions[rows] + 1
-        return rank_rows(logits, self._token_ids, indices, settings, program.work, program.width)
+        work, width = program.work, program.width
+        return rank_rows(logits, self._token_ids, indices, settings, work, width, self._kernels)
 
 
 def _of_tokens(ranked: list[Any], chunks: Sequence[Chunk]) -> list[list[list[Choice]]]:

@@ -140,9 +140,10 @@ def test_the_first_of_several_that_are_best() -> None:
     logits = torch.zeros(2, 300)
     logits[:, [7, 31, 200]] = 1.0
     states = RowStates(2, 1, torch.device("cpu"))
-    states.settings.num_ids.fill_(300)
+    settings = states.settings(1)
+    settings.num_ids.fill_(300)
     work = work_of([Choosing(GREEDY, 300)])
-    ranked = rank_rows(logits, torch.arange(300), torch.tensor([4, 5]), states.settings, work, 1)
+    ranked = rank_rows(logits, torch.arange(300), torch.tensor([4, 5]), settings, work, 1)
     assert ranked[:, 0, 0].tolist() == [7, 7] == choose_tokens(logits, torch.arange(300), GREEDY, 4)
 
 
