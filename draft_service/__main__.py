@@ -55,7 +55,8 @@ NGRAM_SESSIONS = 256  # they cost next to nothing
     type=click.FloatRange(0, 1),
     default=DEFAULT_MIN_CONFIDENCE,
     show_default=True,
-    help="A proposal ends where it is less likely than this to be accepted whole.",
+    help="A proposal ends where it is less likely than this to be accepted whole; "
+    "not a replayed one.",
 )
 def main(
     server: ServerOptions, branches: int, min_confidence: float, **model: str | int | None
@@ -89,7 +90,7 @@ async def serve_draft(
     name = DESCRIPTOR.services_by_name["DraftService"].full_name
     await serve(
         server,
-        [name],
+        name,
         lambda grpc_server: add_DraftServiceServicer_to_server(servicer, grpc_server),
         load,
         close,

@@ -74,7 +74,7 @@ async def serve_generation(
     name = DESCRIPTOR.services_by_name["GenerationService"].full_name
     await serve(
         server,
-        [name],
+        name,
         lambda grpc_server: add_GenerationServiceServicer_to_server(servicer, grpc_server),
         load,
         close,

@@ -33,7 +33,6 @@ class Admission:
         self.max_queued = max_queued
         self.num_running = 0
         self.num_queued = 0
-        self.num_admitted = 0
         self.num_refused = 0  # because too many waited
         self.num_unreachable = 0  # because the deadline would have passed
         self.seconds_per_token = 0.0  # of a request's max_new_tokens; 0: nobody knows yet
@@ -57,7 +56,6 @@ class Admission:
             await self._queue(num_tokens, deadline)
         else:
             await self._slots.acquire()  # returns at once
-        self.num_admitted += 1
         self.num_running += 1
         self._running_tokens += num_tokens
         began, is_done = time.monotonic(), False

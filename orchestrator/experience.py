@@ -86,14 +86,11 @@ class Line:
     xy: float = 0.0
 
     def add(self, x: float, y: float) -> None:
-        for name, value in (
-            ("weight", 1.0 + self.origin),
-            ("x", x),
-            ("y", y),
-            ("xx", x * x),
-            ("xy", x * y),
-        ):
-            setattr(self, name, _FORGETTING_COSTS * getattr(self, name) + value)
+        self.weight = _FORGETTING_COSTS * self.weight + 1.0 + self.origin
+        self.x = _FORGETTING_COSTS * self.x + x
+        self.y = _FORGETTING_COSTS * self.y + y
+        self.xx = _FORGETTING_COSTS * self.xx + x * x
+        self.xy = _FORGETTING_COSTS * self.xy + x * y
         spread = self.weight * self.xx - self.x * self.x
         # Long after the last point of another x, the slope is what it last was.
         if spread > _LEAST_SPREAD * self.weight:
@@ -180,6 +177,10 @@ class Experience:
         return Acceptance(self.usual_acceptance * PRIOR_TOKENS, PRIOR_TOKENS)
 
     def observe(self, cost: StepCost) -> None:
+        """Learns from a step of any request, unless it was of a kind that is rare.
+
+        Such as one beside a draft that still reads, or one that only waited for a far target.
+        """
         if cost.catches_up or self._waits_once_in_many(cost):
             return  # that is not what such steps take
         num_tokens = cost.batch_tokens or 1 + cost.num_draft_tokens

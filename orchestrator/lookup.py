@@ -14,7 +14,6 @@ SHORTEST_MATCH = 2
 # To interrupt a target that goes on takes the pass that it is in, and a way there and back.
 SHORTEST_INTERRUPTION = 8
 
-
 # Where the draft says otherwise, what followed a shorter match is right less often than it
 # (`benchmarks/lookup.py`).
 SURE_MATCH = 5

@@ -60,7 +60,7 @@ def _speculation_metrics(speculation: Speculation) -> Iterator[Metric]:
         yield tokens
     yield _counter(
         "prepared_tokens",
-        "Draft tokens prepared behind verifications of requests that have ended.",
+        "Draft tokens prepared behind verifications, running requests included.",
         speculation.num_prepared_tokens,
     )
 

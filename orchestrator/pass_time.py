@@ -18,6 +18,8 @@ _BESIDE_DRIFT = 0.003
 _BESIDE = 1.0
 _TOKEN = 0.2
 _TOKEN_ERROR = 0.05
+# Where each cost stands: of the pass itself, a token, the draft's work, and that after a hit.
+_PASS, _PER_TOKEN, _WORK, _AFTER_HIT = range(4)
 # A pass that is further from what was expected counts less, in proportion (P. J. Huber, 1964).
 _MOST_DEVIATIONS = 3.0
 
@@ -46,7 +48,7 @@ class PassTime:
 
     token_ns: float = 0.0
     num_passes: float = 0.0
-    _costs: list[float] = field(init=False)  # in the order above
+    _costs: list[float] = field(init=False)  # _PASS, _PER_TOKEN, _WORK, _AFTER_HIT
     _covariance: list[list[float]] = field(init=False)  # of what they are mistaken by
 
     def add(self, num_tokens: float, beside: Beside, took_ns: float, share: float = 1.0) -> None:
@@ -56,10 +58,10 @@ class PassTime:
         self.num_passes += share
         expected_ns = max(1.0, self.at(num_tokens, beside))
         self._drift(num_tokens, expected_ns, share)
-        step, covariance = _step(num_tokens, beside), self._covariance
-        spread = [_dot(row, step) for row in covariance]
-        variance = _dot(spread, step) + (_NOISE * expected_ns) ** 2 / share
-        surprise_ns = took_ns - _dot(self._costs, step)
+        counts, covariance = _counts(num_tokens, beside), self._covariance
+        spread = [_dot(row, counts) for row in covariance]
+        variance = _dot(spread, counts) + (_NOISE * expected_ns) ** 2 / share
+        surprise_ns = took_ns - _dot(self._costs, counts)
         variance *= max(1.0, abs(surprise_ns) / (_MOST_DEVIATIONS * variance**0.5))
         for i, each in enumerate(spread):
             self._costs[i] += each / variance * surprise_ns
@@ -67,7 +69,7 @@ class PassTime:
                 old - each / variance * other
                 for old, other in zip(covariance[i], spread, strict=True)
             ]
-        for i in (2, 3):
+        for i in (_WORK, _AFTER_HIT):
             self._keep_positive(i)
 
     def doubt(self, less_ns: float) -> None:
@@ -75,7 +77,7 @@ class PassTime:
 
         What they take together is known all the same.
         """
-        for i, j in itertools.product((0, 2), repeat=2):
+        for i, j in itertools.product((_PASS, _WORK), repeat=2):
             self._covariance[i][j] += less_ns**2 if i == j else -(less_ns**2)
 
     def _begin(self, num_tokens: float, took_ns: float) -> None:
@@ -106,7 +108,7 @@ class PassTime:
         """What such a pass takes; no less if it is wider. 0 if none was seen."""
         if not self.num_passes:
             return 0.0
-        # As in `_step`, but spelled out: it is asked many times at each step.
+        # As in `_counts`, but spelled out: it is asked many times at each step.
         pass_ns, token_ns, work_ns, after_hit_ns = self._costs
         took_ns = pass_ns + max(0.0, token_ns) * num_tokens
         if beside is not Beside.REST:
@@ -116,7 +118,7 @@ class PassTime:
         return max(0.0, took_ns)
 
 
-def _step(num_tokens: float, beside: Beside) -> tuple[float, ...]:
+def _counts(num_tokens: float, beside: Beside) -> tuple[float, ...]:
     """How often each cost is paid."""
     after_hit = beside is Beside.WORK_AFTER_HIT
     return 1.0, num_tokens, float(beside is not Beside.REST), float(after_hit)

@@ -61,7 +61,7 @@ class Proposer:
 
     def _read(self, tokens: Sequence[int], length: int) -> None:
         if self._draft.is_to_begin:
-            self._draft.read(tokens, self._preparation(length))
+            self._draft.read(tokens, self._begin_preparation(length))
 
     async def propose(
         self, tokens: Sequence[int], room: int, ahead: Ahead | None = None, goes_on: bool = False
@@ -203,7 +203,7 @@ class Proposer:
         self, tokens: Sequence[int], num_tokens: int, length: int, missed: Drafted
     ) -> Drafted:
         """A proposal of at most so many tokens, behind which more is prepared."""
-        proposal = await self._draft.propose(tokens, num_tokens, self._preparation(length))
+        proposal = await self._draft.propose(tokens, num_tokens, self._begin_preparation(length))
         if proposal is None:
             self._path.spend("draft_network")
             return NONE_DRAFTED
@@ -219,9 +219,10 @@ class Proposer:
             await self._follow(tokens, (), 0)
 
     async def _follow(self, tokens: Sequence[int], draft: Sequence[int], length: int) -> None:
-        await self._draft.follow(tokens, draft, self._preparation(length))
+        await self._draft.follow(tokens, draft, self._begin_preparation(length))
 
-    def _preparation(self, length: int) -> Preparation:
+    def _begin_preparation(self, length: int) -> Preparation:
+        """What the draft is told to prepare from now on; nothing for a length of 0."""
         is_limit = self._num_branches is None
         num_branches = DEFAULT_NUM_BRANCHES if self._num_branches is None else self._num_branches
         self._is_preparing = length > 0 and num_branches > 0

@@ -36,7 +36,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """Answers UNAVAILABLE until `serve_pair` is called.
+    """Answers UNAVAILABLE until `serve_pair` is called, but to what is invalid.
 
     Args:
         max_queued: how many requests may wait for a slot of the target.

@@ -11,9 +11,9 @@ from typing import Any, TypedDict, Unpack
 import grpc
 
 from outrider.channel import CHANNEL_OPTIONS, from_rpc_error
-from outrider.codec import generation_from_wire, piece_from_wire, server_info_from_wire
 from outrider.errors import Cancelled, InvalidRequest
 from outrider.generation import Generation, ServerInfo, TextPiece
+from outrider.generation_codec import generation_from_wire, piece_from_wire, server_info_from_wire
 from outrider.v1 import generation_pb2 as pb
 from outrider.v1 import generation_pb2_grpc as pb_grpc
 

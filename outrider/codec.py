@@ -2,21 +2,10 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from outrider.errors import InvalidRequest
-from outrider.generation import (
-    Generation,
-    Latency,
-    ServerActivity,
-    ServerInfo,
-    Speculation,
-    TextPiece,
-    Usage,
-)
 from outrider.messages import (
-    Interval,
     ModelInfo,
     Preparation,
     Prepared,
@@ -25,7 +14,7 @@ from outrider.messages import (
     Timings,
     Verdict,
 )
-from outrider.v1 import common_pb2, draft_pb2, generation_pb2, target_pb2
+from outrider.v1 import common_pb2, draft_pb2, target_pb2
 
 
 def sampling_from_wire(message: common_pb2.SamplingParams) -> SamplingParams:
@@ -197,81 +186,4 @@ def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
         num_free_slots=message.num_free_slots,
         version=message.version,
         token_ns=message.token_ns,
-    )
-
-
-def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation:
-    latency = message.latency
-    finish_reason = generation_pb2.FinishReason.Name(message.finish_reason)
-    return Generation(
-        text=message.text,
-        token_ids=list(message.token_ids),
-        finish_reason=finish_reason.removeprefix("FINISH_REASON_").lower(),
-        seed=message.seed,
-        usage=Usage(message.usage.prompt_tokens, message.usage.completion_tokens),
-        speculation=_speculation_from_wire(message.speculation),
-        latency=Latency(
-            wall_ns=latency.wall_ns,
-            ttft_ns=latency.ttft_ns,
-            tpot_ns=latency.tpot_ns,
-            critical_path=_durations(latency.critical_path),
-            hidden=_durations(latency.hidden),
-        ),
-        trace=[_interval_from_wire(interval) for interval in message.trace],
-    )
-
-
-def _interval_from_wire(message: generation_pb2.TraceInterval) -> Interval:
-    return Interval(
-        message.track,
-        message.lane,
-        message.name,
-        message.begin_ns,
-        message.duration_ns,
-        dict(message.counts),
-    )
-
-
-def _speculation_from_wire(message: generation_pb2.SpeculationStats) -> Speculation:
-    """The counts have the names of the message's fields."""
-    names = (field.name for field in dataclasses.fields(Speculation))
-    counts = {name: getattr(message, name) for name in names}
-    return Speculation(**counts | {"acceptance_histogram": list(message.acceptance_histogram)})
-
-
-def _durations(stages: Iterable[generation_pb2.StageDuration]) -> dict[str, int]:
-    return {stage.stage: stage.duration_ns for stage in stages}
-
-
-def piece_from_wire(message: generation_pb2.TextPiece) -> TextPiece:
-    source = generation_pb2.TokenSource.Name(message.source)
-    return TextPiece(message.text, message.token_id, source.removeprefix("TOKEN_SOURCE_").lower())
-
-
-def server_info_from_wire(message: generation_pb2.GetServerInfoResponse) -> ServerInfo:
-    return ServerInfo(
-        version=message.version,
-        target=model_info_from_wire(message.target),
-        draft=model_info_from_wire(message.draft) if message.HasField("draft") else None,
-        default_num_branches=message.default_num_branches,
-        has_chat_template=message.has_chat_template,
-        activity=_activity_from_wire(message.activity),
-    )
-
-
-def _activity_from_wire(message: generation_pb2.ServerActivity) -> ServerActivity:
-    return ServerActivity(
-        uptime_ns=message.uptime_ns,
-        num_queued_requests=message.num_queued_requests,
-        num_running_requests=message.num_running_requests,
-        num_ended_requests=message.num_ended_requests,
-        num_prompt_tokens=message.num_prompt_tokens,
-        num_completion_tokens=message.num_completion_tokens,
-        num_steps=message.num_steps,
-        num_prepared_steps=message.num_prepared_steps,
-        num_lookup_steps=message.num_lookup_steps,
-        draft_tokens_by_position=list(message.draft_tokens_by_position),
-        accepted_tokens_by_position=list(message.accepted_tokens_by_position),
-        critical_path=_durations(message.critical_path),
-        hidden=_durations(message.hidden),
     )

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
     """
 
     def around(self, method: Method, context: Context) -> AbstractContextManager[None]:
+        """What a call runs inside. Subclasses must say."""
         raise NotImplementedError
 
     def around_messages(self, method: Method, handler: Any) -> Any:
@@ -78,6 +79,19 @@ def call_code(context: Context, error: BaseException | None) -> grpc.StatusCode:
     if remaining is not None and remaining <= 0:
         return grpc.StatusCode.DEADLINE_EXCEEDED
     return grpc.StatusCode.CANCELLED
+
+
+@contextmanager
+def telling_the_end(context: Context, tell: Callable[[grpc.StatusCode], None]) -> Iterator[None]:
+    """Calls `tell` with the status that the call ends with."""
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        tell(call_code(context, error))
 
 
 _CODES: dict[Any, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}

@@ -16,7 +16,7 @@ from typing import Any
 import grpc
 
 from outrider import telemetry
-from outrider.interceptors import Around, Context, Method, call_code
+from outrider.interceptors import Around, Context, Method, telling_the_end
 
 REQUEST_ID_KEY = "x-request-id"
 
@@ -85,15 +85,13 @@ class RequestIds(Around):
         token = request_id.set(current)
         context.set_trailing_metadata(((REQUEST_ID_KEY, current),))
         began = time.perf_counter()
-        error: BaseException | None = None
-        try:
-            yield
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            _log_end(method, call_code(context, error), time.perf_counter() - began)
+
+        def tell(code: grpc.StatusCode) -> None:
+            _log_end(method, code, time.perf_counter() - began)
             request_id.reset(token)
+
+        with telling_the_end(context, tell):
+            yield
 
 
 def _id_from(metadata: Iterable[tuple[str, Any]]) -> str | None:

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from itertools import accumulate
 from typing import Any
 
+import grpc
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -24,7 +25,7 @@ from prometheus_client.registry import Collector
 
 from outrider.distribution import Distribution
 from outrider.errors import ConfigurationError
-from outrider.interceptors import Around, Context, Method, call_code
+from outrider.interceptors import Around, Context, Method, telling_the_end
 
 Collect = Callable[[], Iterable[Metric]]
 
@@ -116,16 +117,13 @@ class RpcMetrics(Around):
         labels = (method.kind, method.service, method.name)
         self._started.labels(*labels).inc()
         began = time.perf_counter()
-        error: BaseException | None = None
-        try:
-            yield
-        except BaseException as raised:
-            error = raised
-            raise
-        finally:
-            code = call_code(context, error)
+
+        def tell(code: grpc.StatusCode) -> None:
             self._handled.labels(*labels, code_name(code.name)).inc()
             self._seconds.labels(*labels).observe(time.perf_counter() - began)
+
+        with telling_the_end(context, tell):
+            yield
 
     def around_messages(self, method: Method, handler: Any) -> Any:
         labels = (method.kind, method.service, method.name)

@@ -11,12 +11,12 @@ from outrider.metrics import histogram
 
 
 def model_metrics(activity: ModelActivity | None) -> Iterator[Metric]:
-    """None while the model loads."""
+    """Nothing while the model loads, and there is no activity."""
     if activity is None:
         return
     in_use = activity.num_slots - activity.num_free_slots
-    yield GaugeMetricFamily("outrider_slots", "Slots of the KV cache.", activity.num_slots)
-    yield GaugeMetricFamily("outrider_slots_in_use", "Slots that sessions hold.", in_use)
+    yield GaugeMetricFamily("outrider_slots", "Sessions that fit.", activity.num_slots)
+    yield GaugeMetricFamily("outrider_slots_in_use", "Sessions there are.", in_use)
     yield GaugeMetricFamily(
         "outrider_waiting_sessions",
         "Sessions that wait for a slot.",

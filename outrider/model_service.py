@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import grpc
 
 from outrider.codec import model_info_to_wire
-from outrider.errors import InvalidRequest, ServiceUnavailable
+from outrider.errors import ServiceUnavailable, UnsupportedModel
 from outrider.messages import ModelInfo
 from outrider.v1 import common_pb2
 
@@ -53,6 +53,6 @@ class ModelServicer:
     ) -> None:
         chunks = self.available(self.served).tokenizer_chunks
         if not chunks:
-            raise InvalidRequest("this service has no tokenizer")
+            raise UnsupportedModel("a draft without a model has no tokenizer")
         for chunk in chunks:
             await context.write(common_pb2.GetTokenizerResponse(chunk=chunk))

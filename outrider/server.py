@@ -132,7 +132,7 @@ def interceptors(metrics: Metrics | None) -> list[grpc.aio.ServerInterceptor]:
 
 async def serve(
     options: ServerOptions,
-    service_names: Sequence[str],
+    service_name: str,
     register: Callable[[grpc.aio.Server], None],
     load: Callable[[], Awaitable[None]],
     close: Callable[[], Awaitable[None]],
@@ -154,9 +154,9 @@ async def serve(
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     channelz.add_channelz_servicer(server)
     reflection.enable_server_reflection(
-        [*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME], server
+        [service_name, health.SERVICE_NAME, reflection.SERVICE_NAME], server
     )
-    names = ["", *service_names]
+    names = ["", service_name]
     await _set_health(healths, names, health_pb2.HealthCheckResponse.NOT_SERVING)
     bound = _bind(server, options.host, options.port)
     await server.start()
@@ -207,10 +207,7 @@ def _stop_signal() -> asyncio.Event:
 
 
 def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> None:
-    """Runs a service to its end; a user's mistake ends it with `error: ...` and status 1.
-
-    `name` is what its spans are from.
-    """
+    """Runs a service to its end. `name` is what its spans are from. Raises OutriderError."""
     exit_with_parent()
     logs.configure(options.log_format, options.log_level)
     # A waiting handler gets the interpreter ten times sooner than by default,
@@ -220,9 +217,6 @@ def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> N
         telemetry.configure(f"outrider-{name}")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main)
-    except OutriderError as error:
-        print(f"error: {error.message}", file=sys.stderr, flush=True)
-        raise SystemExit(1) from None
     except KeyboardInterrupt:  # while it loads, on a thread that an orderly end would abort
         os._exit(130)
     finally:

@@ -11,9 +11,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
+import grpc
+
 from outrider import __version__
 from outrider.errors import ConfigurationError
-from outrider.interceptors import Around, Context, Method, call_code
+from outrider.interceptors import Around, Context, Method, telling_the_end
 
 _EXPORTERS = ("otlp", "console", "none")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -184,14 +186,11 @@ class Spans(Around):
             record_exception=False,
             set_status_on_exception=False,
         ) as recorded:
-            error: BaseException | None = None
-            try:
-                yield
-            except BaseException as raised:
-                error = raised
-                raise
-            finally:
-                code = call_code(context, error)
+
+            def tell(code: grpc.StatusCode) -> None:
                 recorded.set_attribute("rpc.grpc.status_code", code.value[0])
                 if code.name in _SERVER_ERRORS:
                     recorded.set_status(trace.StatusCode.ERROR, code.name)
+
+            with telling_the_end(context, tell):
+                yield

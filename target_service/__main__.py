@@ -68,7 +68,7 @@ async def serve_target(server: ServerOptions, options: EngineOptions) -> None:
     name = DESCRIPTOR.services_by_name["TargetService"].full_name
     await serve(
         server,
-        [name],
+        name,
         lambda grpc_server: add_TargetServiceServicer_to_server(servicer, grpc_server),
         load,
         close,

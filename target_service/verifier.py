@@ -152,7 +152,7 @@ class VerifierSession:
     def stop(self) -> None:
         """Ends `more`. What a pass has read behind its last verdict will be read again."""
         if self._going_on is not None:
-            self._scheduler.drop(self._going_on)
+            self._scheduler.drop([self._going_on])
             self._going_on.stop()
             self._going_on = None
 

@@ -140,13 +140,9 @@ class Branches:
     def drop(self) -> tuple[int, int, bool]:
         """Gives all up; returns what `Breadth.observe` wants."""
         elapsed_ns = time.perf_counter_ns() - self._began_ns
-        if self._jobs:
-            self._scheduler.drop(self._jobs[0])  # from here on no others follow
-        jobs = list(self._jobs)
-        for job in jobs:
-            self._scheduler.drop(job)
-        was_served = not jobs or any(job.num_passes for job in jobs)
-        for job in jobs:
+        self._scheduler.drop(self._jobs)
+        was_served = not self._jobs or any(job.num_passes for job in self._jobs)
+        for job in self._jobs:
             job.settle()
         return len(self._draft), elapsed_ns, was_served
 

@@ -40,6 +40,9 @@ class StepTime:
         return self.first_ns + (num_branches - 1) * self.further_ns
 
 
+UNKNOWN_STEP_TIME = StepTime()
+
+
 def measure_step_time(engine: Passes, max_branches: int) -> StepTime:
     """By passes over one slot and over `max_branches` of them."""
     chunks = [Chunk(slot, 0, [0], 1) for slot in range(max(1, max_branches))]
@@ -113,7 +116,7 @@ class Breadth:
         """
         known = min(self._windows_ns, key=lambda other: abs(other - num_draft_tokens), default=None)
         self._window_ns = None if known is None else self._windows_ns[known]
-        if self._window_ns is None or self._step_time == StepTime():
+        if self._window_ns is None or self._step_time == UNKNOWN_STEP_TIME:
             return Plan(accepted=True, num_corrections=len(corrections))
         guess = accepted * depth.rate
 
@@ -142,7 +145,7 @@ class Breadth:
             others: the chances of other guesses and of corrections.
             spent_ns: how long the verification has taken so far.
         """
-        if self._window_ns is None or self._step_time == StepTime():
+        if self._window_ns is None or self._step_time == UNKNOWN_STEP_TIME:
             return len(others)
 
         def worth(count: int) -> float:
@@ -156,7 +159,7 @@ class Breadth:
 
         One that does not keeps the next verification's first pass waiting.
         """
-        if self._window_ns is None or self._step_time == StepTime():
+        if self._window_ns is None or self._step_time == UNKNOWN_STEP_TIME:
             return True
         return self._num_passes(num_branches, spent_ns) >= 1
 
@@ -183,7 +186,7 @@ class Breadth:
         self._windows_ns[num_draft_tokens] = before + _LATEST * (window_ns - before)
 
 
-EVERY_OUTCOME = Breadth(StepTime())
+EVERY_OUTCOME = Breadth(UNKNOWN_STEP_TIME)
 """For as many branches as there are slots."""
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from outrider.engine.job import Job
 from outrider.engine.recorded_sampling import Choosing
+from outrider.engine.sequence import common_length
 from outrider.messages import Prepared, SamplingParams
 from outrider.sampling import Choice, rank_tokens
 
@@ -62,10 +63,7 @@ class SlotContent:
 
     def common_length(self, token_ids: Sequence[int]) -> int:
         """How many tokens at the beginning of `token_ids` the slot has read."""
-        length = min(len(self.token_ids), len(token_ids))
-        if self.token_ids[:length] == token_ids[:length]:
-            return length
-        return next(i for i in range(length) if self.token_ids[i] != token_ids[i])
+        return common_length(self.token_ids, token_ids)
 
     def keep(self, length: int) -> None:
         """Forgets what comes after the first `length` tokens."""

@@ -18,7 +18,13 @@ from torch import Tensor
 
 from draft_service.drafters import OnPrepared
 from draft_service.drafters.branches import Announcer, Branches
-from draft_service.drafters.breadth import EVERY_OUTCOME, Breadth, Depth, StepTime
+from draft_service.drafters.breadth import (
+    EVERY_OUTCOME,
+    UNKNOWN_STEP_TIME,
+    Breadth,
+    Depth,
+    StepTime,
+)
 from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
 from outrider.engine.activity import ModelActivity, activity_of
 from outrider.engine.model import Engine
@@ -52,7 +58,7 @@ class ModelDrafterSession:
         proposable: Proposable,
         max_branches: int,
         min_confidence: float = 0.0,
-        step_time: StepTime = StepTime(),  # noqa: B008
+        step_time: StepTime = UNKNOWN_STEP_TIME,
     ) -> None:
         self._min_confidence = min_confidence
         self._scheduler = scheduler
@@ -157,7 +163,7 @@ class ModelDrafter:
         engine: Engine,
         num_branches: int,
         min_confidence: float = 0.0,
-        step_time: StepTime = StepTime(),  # noqa: B008
+        step_time: StepTime = UNKNOWN_STEP_TIME,
     ) -> None:
         self.engine = engine
         self._step_time = step_time

@@ -21,7 +21,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from draft_service.drafters.breadth import StepTime
+from draft_service.drafters.breadth import UNKNOWN_STEP_TIME, StepTime
 from draft_service.drafters.drafting import Sampler
 from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
 from outrider.engine.model import Engine
@@ -160,7 +160,7 @@ class ReplayDrafter(ModelDrafter):
         engine: Engine,
         num_branches: int,
         path: Path,
-        step_time: StepTime = StepTime(),  # noqa: B008
+        step_time: StepTime = UNKNOWN_STEP_TIME,
     ) -> None:
         super().__init__(engine, num_branches, step_time=step_time)
         self._path = path

@@ -20,12 +20,13 @@ def _layers(context: click.Context, parameter: click.Parameter, value: str) -> t
     """The layers (0, 1, 2, 3, 7) of a text such as 0-3,7."""
     layers: set[int] = set()
     for part in filter(None, value.split(",")):
-        first, _, last = part.partition("-")
-        if not first.isdecimal() or not (last or first).isdecimal():
+        first, is_range, last = part.partition("-")
+        last = last if is_range else first
+        if not first.isdecimal() or not last.isdecimal():
             raise click.BadParameter("a list such as 0-3,7,11; layers count from 0")
-        if int(last or first) < int(first):
+        if int(last) < int(first):
             raise click.BadParameter(f"{part} ends before it begins")
-        layers.update(range(int(first), int(last or first) + 1))
+        layers.update(range(int(first), int(last) + 1))
     return tuple(sorted(layers))
 
 

@@ -168,7 +168,7 @@ class Writer:
         for prompt, one in zip(prompts, params, strict=False):
             room = min(num_tokens, self._max_length - len(prompt))
             # Slots of the texts before are free only when the last pass has ended.
-            [slot] = self._scheduler.request_slots(1, max_waiting=1).result()
+            slot = self._scheduler.request_slot(max_waiting=1).result()
             job = Continuation(self._engine, slot, prompt, room, one)
             self._scheduler.submit(job)
             yield job

@@ -3,7 +3,7 @@
 A pass packs chunks of several sequences into one row of tokens without padding.
 Every layer stores the pass's keys and values in the slot cache; then each chunk
 attends to its own slot, up to its own length, short ones together. The function is registered with
-transformers as an attention implementation, so the engine needs no model code.
+transformers as an attention implementation, so families need no model code of ours.
 """
 
 from __future__ import annotations

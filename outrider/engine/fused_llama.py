@@ -3,8 +3,9 @@
 A short pass of a small model is made of calls, not of arithmetic: in transformers'
 layer, those that are no products take longer than an int8 product. These layers
 multiply query, key and value at once, and gate and up; turn query and key at
-once; and normalise in one kernel. They are the only model code of the engine, and
-are compared with transformers' own like all else when a model loads.
+once; and normalise in one kernel. On a CPU they are the only model code of the
+engine (for GPUs see `gpu_network.py`), and are compared with transformers' own like
+all else when a model loads.
 """
 
 from __future__ import annotations

@@ -13,9 +13,8 @@ import warnings
 
 import torch
 from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
 
-from outrider.engine.packed_linear import fbgemm_is_available, linear_weight
+from outrider.engine.packed_linear import fbgemm_is_available, replace_linears
 from outrider.errors import ConfigurationError
 
 
@@ -66,7 +65,4 @@ def quantize_linears(module: nn.Module) -> None:
     """
     if not fbgemm_is_available():
         raise ConfigurationError("int8 needs torch with FBGEMM, on an x86 CPU")
-    for parent in list(module.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) in (nn.Linear, Conv1D):
-                setattr(parent, name, Int8Linear(*linear_weight(child)))
+    replace_linears(module, Int8Linear)

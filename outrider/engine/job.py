@@ -58,7 +58,6 @@ class Job:
         self.is_dropped = False
         self.num_passes = 0
         self.read: list[int] = []  # what the last pass has read into the slot
-        self._skipped: list[int] = []
         self.num_missed = 0  # passes since the last one that it was in
         self.done: Future[Timings] = Future()
         self._submitted_ns = time.perf_counter_ns()
@@ -92,13 +91,21 @@ class Job:
                 break
         return more
 
-    def next_chunk(self, budget: int) -> Chunk:
-        """At most `budget` tokens, maybe none. Those whose logits are wanted stay together."""
-        num_tokens = len(self.token_ids)
+    def num_next(self, budget: int, num_skipped: int = 0) -> int:
+        """How many tokens the next pass may take, if so many are skipped; maybe none.
+
+        Those whose logits are wanted stay together.
+        """
+        num_tokens = len(self.token_ids) - num_skipped
         if num_tokens <= budget:
-            return Chunk(self.slot, self.start, self.token_ids[:], self.num_logits, self.copy_from)
-        num_taken = max(0, min(budget, num_tokens - self.num_logits))
-        return Chunk(self.slot, self.start, self.token_ids[:num_taken], 0, self.copy_from)
+            return num_tokens
+        return max(0, min(budget, num_tokens - self.num_logits))
+
+    def next_chunk(self, budget: int) -> Chunk:
+        """So many tokens as `num_next` says."""
+        token_ids = self.token_ids[: self.num_next(budget)]
+        num_logits = self.num_logits if len(token_ids) == len(self.token_ids) else 0
+        return Chunk(self.slot, self.start, token_ids, num_logits, self.copy_from)
 
     @property
     def is_late(self) -> bool:
@@ -110,29 +117,18 @@ class Job:
         """Whether it begins with the sequence's first token."""
         return self.start == 0 and self.copy_from is None and self.num_passes == 0
 
-    @property
-    def num_skipped(self) -> int:
-        """Tokens that it did not read, since a slot had them."""
-        return len(self._skipped)
-
-    def skip(self, source: int, num_tokens: int) -> None:
-        """Leaves out tokens at the beginning that slot `source` has read.
+    def num_skippable(self, num_known: int) -> int:
+        """How many tokens at the beginning it need not read, of so many that a slot holds.
 
         Those whose logits are wanted, and the last one, are read in any case.
         """
-        num_tokens = min(num_tokens, len(self.token_ids) - max(1, self.num_logits))
-        if num_tokens > 0:
-            self._skipped, self.token_ids = self.token_ids[:num_tokens], self.token_ids[num_tokens:]
-            self.start = num_tokens
-            self.copy_from = None if source == self.slot else (source, 0)
+        return max(0, min(num_known, len(self.token_ids) - max(1, self.num_logits)))
 
-    def take_back_skip(self) -> None:
-        """The pass had no room after all, and in the next one the slots hold something else."""
-        if not self._skipped:
-            return  # and a copy that the job itself wants is still to be made
-        self.start -= len(self._skipped)
-        self.token_ids[:0] = self._skipped
-        self._skipped, self.copy_from = [], None
+    def skip(self, source: int, num_tokens: int) -> None:
+        """Leaves out tokens at the beginning that slot `source` has read."""
+        del self.token_ids[:num_tokens]
+        self.start = num_tokens
+        self.copy_from = None if source == self.slot else (source, 0)
 
     def begin_pass(self, now_ns: int, batch_tokens: int, batch_sessions: int) -> None:
         self._batch = (batch_tokens, batch_sessions)

@@ -12,6 +12,8 @@ that verification is made of. Two layouts avoid that (`benchmarks/passes.py`):
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
@@ -76,10 +78,15 @@ def pack_linears(module: nn.Module) -> None:
     """Replaces every linear layer below `module` where this torch and CPU can pack it."""
     if not _can_pack(next(module.parameters())):
         return
+    replace_linears(module, _packed)
+
+
+def replace_linears(module: nn.Module, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
+    """Replaces every linear layer below `module` by what is made of its weight and bias."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in (nn.Linear, Conv1D):
-                setattr(parent, name, _packed(*linear_weight(child)))
+                setattr(parent, name, make(*linear_weight(child)))
 
 
 def fbgemm_is_available() -> bool:

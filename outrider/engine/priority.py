@@ -14,7 +14,7 @@ _NICENESS = 5
 def give_way() -> None:
     """Lets other threads go before this one, and before those that it will start.
 
-    For the thread that runs a model on the CPU: whoever answers requests or health checks
+    For the thread that runs a model: whoever answers requests or health checks
     needs a core for a moment only, but at once. Linux keeps such a priority for each thread;
     elsewhere nothing happens.
     """

@@ -57,7 +57,6 @@ class Scheduler:
 
     def __init__(self, engine: Passes, num_slots: int, pace: Pace = Pace()) -> None:  # noqa: B008
         self.pace = pace
-        self.num_slots = num_slots
         self.num_reused_tokens = 0  # not read, since a slot had them
         self._engine = engine
         self._slots = Slots(num_slots)
@@ -94,21 +93,20 @@ class Scheduler:
         with self._changed:
             return self._slots.take(count)
 
-    def request_slots(self, count: int, max_waiting: int) -> Future[list[int]]:
-        """So many slots as soon as they are free. Raises NoFreeSlot if so many wait already."""
+    def request_slot(self, max_waiting: int) -> Future[int]:
+        """A slot as soon as one is free. Raises NoFreeSlot if so many wait already."""
         with self._changed:
-            return self._slots.request(count, max_waiting)
+            return self._slots.request(max_waiting)
 
     async def acquire_in_turn(self, max_waiting: int) -> int:
         """Takes a slot when one is free. Raises NoFreeSlot if so many wait already."""
-        future = self.request_slots(1, max_waiting)
+        future = self.request_slot(max_waiting)
         try:
-            [slot] = await asyncio.wrap_future(future)
+            return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if not future.cancelled():  # the slot came at the same moment
-                self.release(future.result()[0])
+                self.release(future.result())
             raise
-        return slot
 
     def release(self, slot: int) -> None:
         """Gives a slot back and cancels its pending jobs."""
@@ -136,15 +134,19 @@ class Scheduler:
                     follower.done.set_running_or_notify_cancel()
                     self._jobs.append(follower)
 
-    def drop(self, job: Job) -> None:
-        """Gives a job up: its `done` never comes. A pass that it is in goes on."""
+    def drop(self, jobs: Sequence[Job]) -> None:
+        """Gives jobs up: their `done` never comes. A pass that they are in goes on.
+
+        Those that follow them are among `jobs`, if what makes them adds them there.
+        """
         with self._changed:
-            job.is_dropped = True
+            for job in jobs:
+                job.is_dropped = True
             self._jobs = [job for job in self._jobs if not job.is_dropped]
             self._changed.notify()
 
     def close(self) -> None:
-        """Ends the thread after the pass that runs; pending jobs are cancelled."""
+        """Ends the thread after the pass that runs; pending jobs fail."""
         with self._changed:
             self._closed = True
             self._changed.notify()
@@ -207,17 +209,19 @@ class Scheduler:
             budget *= _ALONE  # the last pass was this job's, too: nobody is about to come back
         budget_of_late = budget // 2
         for job in in_order(self._jobs):
+            source, num_known = job.slot, 0
             if job.reads_all:
-                job.skip(*self._slots.longest_prefix(job.slot, job.token_ids))
+                source, num_known = self._slots.longest_prefix(job.slot, job.token_ids)
+                num_known = job.num_skippable(num_known)
             allowed = min(budget, budget_of_late) if job.is_late else budget
-            chunk = job.next_chunk(allowed if packed else max(allowed, job.num_logits))
-            if not chunk.token_ids:
+            allowed = allowed if packed else max(allowed, job.num_logits)
+            if job.num_next(allowed, num_known) == 0:
                 job.num_missed += 1  # whoever gets a chunk starts again from 0
-                if job.num_passes == 0:
-                    job.take_back_skip()
                 continue
-            if job.num_passes == 0:
-                self.num_reused_tokens += job.num_skipped
+            if num_known:
+                job.skip(source, num_known)
+                self.num_reused_tokens += num_known
+            chunk = job.next_chunk(allowed)
             self._slots.overwrite(job.slot, chunk.start, chunk.copy_from)
             packed.append((job, chunk))
             budget -= len(chunk.token_ids)

@@ -1,4 +1,4 @@
-"""A session's tokens on the server side, and what of them the slot cache holds."""
+"""A session's tokens on the server side."""
 
 from __future__ import annotations
 
@@ -55,3 +55,11 @@ class TokenSequence:
                 token_id=str(max(token_ids)),
                 vocab_size=str(self._vocab_size),
             )
+
+
+def common_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    length = min(len(first), len(second))
+    if first[:length] == second[:length]:
+        return length
+    return next(i for i in range(length) if first[i] != second[i])

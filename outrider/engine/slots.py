@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
+from outrider.engine.sequence import common_length
 from outrider.errors import NoFreeSlot
 
 # Copying shorter prefixes takes about as long as reading them.
@@ -30,7 +31,7 @@ class Slots:
         self._free = deque(range(num_slots))
         self._released: set[int] = set()
         self._in_pass: set[int] = set()
-        self._waiting: deque[tuple[int, Future[list[int]]]] = deque()
+        self._waiting: deque[Future[int]] = deque()
         self._contents: list[list[int]] = [[] for _ in range(num_slots)]
 
     @property
@@ -40,25 +41,25 @@ class Slots:
     @property
     def num_waiting(self) -> int:
         """Requests that wait for slots."""
-        return sum(not future.cancelled() for _, future in self._waiting)
+        return sum(not future.cancelled() for future in self._waiting)
 
     def take(self, count: int) -> list[int]:
         """So many slots at once, or none. Raises NoFreeSlot."""
         if len(self._free) < count or self.num_waiting:
-            raise NoFreeSlot("all sessions of this service are taken", retry_after=RETRY_SECONDS)
+            raise _none_is_free()
         return [self._free.popleft() for _ in range(count)]
 
-    def request(self, count: int, max_waiting: int) -> Future[list[int]]:
-        """So many slots as soon as they are free, in the order of the requests.
+    def request(self, max_waiting: int) -> Future[int]:
+        """A slot as soon as one is free, in the order of the requests.
 
         A future that is cancelled gives its turn away. Raises NoFreeSlot if
         `max_waiting` requests wait.
         """
-        future: Future[list[int]] = Future()
-        self._waiting = deque(waiting for waiting in self._waiting if not waiting[1].cancelled())
-        if len(self._free) < count and self.num_waiting >= max_waiting:
-            raise NoFreeSlot("all sessions of this service are taken", retry_after=RETRY_SECONDS)
-        self._waiting.append((count, future))
+        future: Future[int] = Future()
+        self._waiting = deque(waiting for waiting in self._waiting if not waiting.cancelled())
+        if not self._free and self.num_waiting >= max_waiting:
+            raise _none_is_free()
+        self._waiting.append(future)
         self._serve_waiting()
         return future
 
@@ -82,7 +83,7 @@ class Slots:
         """
         best, longest = slot, 0
         for source in (slot, *range(len(self._contents))):
-            length = _common_length(self._contents[source], token_ids)
+            length = common_length(self._contents[source], token_ids)
             if length > longest and (source == slot or length >= _SHORTEST_PREFIX):
                 best, longest = source, length
         return best, longest
@@ -112,14 +113,11 @@ class Slots:
         return ready
 
     def _serve_waiting(self) -> None:
-        while self._waiting and self._waiting[0][0] <= len(self._free):
-            count, future = self._waiting.popleft()
+        while self._waiting and self._free:
+            future = self._waiting.popleft()
             if future.set_running_or_notify_cancel():
-                future.set_result([self._free.popleft() for _ in range(count)])
+                future.set_result(self._free.popleft())
 
 
-def _common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    length = min(len(first), len(second))
-    if first[:length] == second[:length]:
-        return length
-    return next(i for i in range(length) if first[i] != second[i])
+def _none_is_free() -> NoFreeSlot:
+    return NoFreeSlot("all sessions of this service are taken", retry_after=RETRY_SECONDS)

@@ -77,7 +77,8 @@ class DraftServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTokenizer(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """UNIMPLEMENTED where the draft has no model.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

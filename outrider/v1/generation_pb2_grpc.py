@@ -60,7 +60,8 @@ class GenerationServiceServicer:
         Errors: INVALID_ARGUMENT (empty prompt, parameters out of range),
         OUT_OF_RANGE (prompt longer than the context), RESOURCE_EXHAUSTED (too many
         requests wait; with a google.rpc.RetryInfo), UNAVAILABLE (target unreachable),
-        DEADLINE_EXCEEDED (at once if the deadline cannot be met). Each carries a
+        DEADLINE_EXCEEDED (at once if the deadline cannot be met), FAILED_PRECONDITION
+        (the target serves another vocabulary by now). Each carries a
         google.rpc.ErrorInfo whose reason can be branched on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

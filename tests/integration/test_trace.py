@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from outrider.codec import generation_from_wire
 from outrider.generation import Generation
+from outrider.generation_codec import generation_from_wire
 from outrider.messages import Interval
 from tests.system import running_system
 

@@ -127,7 +127,7 @@ def test_the_orchestrator_finds_the_pair_and_waits_for_it() -> None:
 def test_only_the_orchestrator_is_published() -> None:
     port = default_port("orchestrator")
     assert {name: service(name).get("ports") for name in SERVICES} == {
-        "orchestrator": [f"{port}:{port}"],
+        "orchestrator": [f"127.0.0.1:{port}:{port}"],
         "draft": None,
         "target": None,
     }

@@ -22,6 +22,7 @@ PROTOBUF_MODULES = {
     "client",
     "clients",
     "codec",
+    "generation_codec",
     "healthcheck",
     "model_service",
     "server",

@@ -119,13 +119,13 @@ def test_who_gives_up_waiting_for_a_slot_takes_nobodys_place(
     scheduler = make(num_slots=1)
     slot = scheduler.acquire()
     for _ in range(5):
-        scheduler.request_slots(1, max_waiting=1).cancel()
+        scheduler.request_slot(max_waiting=1).cancel()
         assert scheduler.num_waiting == 0
-    patient = scheduler.request_slots(1, max_waiting=1)
+    patient = scheduler.request_slot(max_waiting=1)
     with pytest.raises(NoFreeSlot):
-        scheduler.request_slots(1, max_waiting=1)
+        scheduler.request_slot(max_waiting=1)
     scheduler.release(slot)
-    assert patient.result(10) == [slot]
+    assert patient.result(10) == slot
 
 
 def test_a_released_slot_is_free_only_after_the_pass_that_uses_it(
