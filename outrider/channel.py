@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from typing import Any
 
@@ -55,11 +56,17 @@ _CLASS_BY_CODE: dict[grpc.StatusCode, type[OutriderError]] = {
     grpc.StatusCode.CANCELLED: errors.Cancelled,
 }
 
+# How gRPC says that nobody is there.
+_NOBODY_THERE = (
+    re.compile(r"last error: \w+: (?:ipv4:)?(\S+): Failed to connect to remote host: (.+)"),
+    re.compile(r"address lookup failed for (\S+): ([^\]]+)"),
+)
+
 
 def from_rpc_error(error: Any) -> OutriderError:
     """The exception that a failed call stands for: by its reason, else by its status code."""
     info, retry_after = _details(error)
-    message = error.details() or error.code().name
+    message = _plainly(error.details()) or error.code().name
     for known_class in _CLASSES:
         if info.reason == known_class.reason:
             return known_class(message, retry_after=retry_after, **info.metadata)
@@ -68,6 +75,13 @@ def from_rpc_error(error: Any) -> OutriderError:
     unknown = OutriderError(message, retry_after=retry_after)
     unknown.code = error.code()
     return unknown
+
+
+def _plainly(details: str | None) -> str | None:
+    for pattern in _NOBODY_THERE:
+        if found := pattern.search(details or ""):
+            return f"cannot connect to {found[1]}: {found[2]}"
+    return details
 
 
 def _details(error: Any) -> tuple[error_details_pb2.ErrorInfo, float | None]:

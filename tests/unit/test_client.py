@@ -262,3 +262,25 @@ def test_undecodable_details_fall_back_to_the_code() -> None:
     garbage = ("grpc-status-details-bin", b"\xff\xff\xff")
     error = from_rpc_error(rpc_error(grpc.StatusCode.UNAVAILABLE, garbage))
     assert type(error) is errors.ServiceUnavailable
+
+
+@pytest.mark.parametrize(
+    ("details", "message"),
+    [
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.9:50051: "
+            "Failed to connect to remote host: Connection refused",
+            "cannot connect to 10.0.0.9:50051: Connection refused",
+        ),
+        (
+            "errors resolving far:1: [field:hostname lookup error:address lookup failed for far:1: "
+            "Domain name not found]",
+            "cannot connect to far:1: Domain name not found",
+        ),
+        ("Socket closed", "Socket closed"),
+    ],
+)
+def test_that_nobody_is_there_is_said_plainly(details: str, message: str) -> None:
+    nothing = grpc.aio.Metadata()
+    error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details)
+    assert from_rpc_error(error).message == message

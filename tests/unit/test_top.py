@@ -112,7 +112,7 @@ def test_without_an_orchestrator_it_is_an_error(capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit) as caught:
         cli.main(["top", "--address", "127.0.0.1:1"])
     assert caught.value.code == 1
-    assert capsys.readouterr().err.startswith("error: ")
+    assert capsys.readouterr().err == "error: cannot connect to 127.0.0.1:1: Connection refused\n"
 
 
 def press_q(process: subprocess.Popen[Any], terminal: int) -> None:
