@@ -52,7 +52,7 @@ class Proposer:
         """Lets the draft read the prompt while the target does, unless it is at rest."""
         length = self._next_length(prompt)
         self._draft_rests = length == 0
-        if length or not self._lengths.is_at_rest:
+        if self._draft.room(prompt) and (length or not self._lengths.is_at_rest):
             self._read(prompt, length)
 
     def _next_length(self, tokens: Sequence[int]) -> int:

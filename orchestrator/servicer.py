@@ -36,7 +36,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """Answers UNAVAILABLE until `serve_pair` is called, but to what is invalid.
+    """Answers UNAVAILABLE until `serve_pair` is called; invalid requests are refused even then.
 
     Args:
         max_queued: how many requests may wait for a slot of the target.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -58,7 +59,10 @@ _CLASS_BY_CODE: dict[grpc.StatusCode, type[OutriderError]] = {
 
 # How gRPC says that nobody is there.
 _NOBODY_THERE = (
-    re.compile(r"last error: \w+: (?:ipv4:)?(\S+): Failed to connect to remote host: (.+)"),
+    re.compile(
+        r"last error: \w+: (?:ipv[46]:)?(\S+): "
+        r"Failed to connect to remote host: (?:\S+\(\S+\): )?(.+)"
+    ),
     re.compile(r"address lookup failed for (\S+): ([^\]]+)"),
 )
 
@@ -80,7 +84,7 @@ def from_rpc_error(error: Any) -> OutriderError:
 def _plainly(details: str | None) -> str | None:
     for pattern in _NOBODY_THERE:
         if found := pattern.search(details or ""):
-            return f"cannot connect to {found[1]}: {found[2]}"
+            return f"cannot connect to {unquote(found[1])}: {found[2]}"
     return details
 
 

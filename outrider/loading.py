@@ -8,7 +8,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from outrider import __version__
@@ -52,6 +52,12 @@ async def in_own_thread(function: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="load", daemon=True).start()
     return await asyncio.wrap_future(result)
+
+
+def wait_for_own_thread(function: Callable[[], T]) -> T:
+    """`in_own_thread` for who has no event loop, and waits for it even if interrupted."""
+    with ThreadPoolExecutor(1, "load") as executor:
+        return executor.submit(function).result()
 
 
 def report_loading(what: str) -> None:

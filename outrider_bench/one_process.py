@@ -19,7 +19,7 @@ from orchestrator.mirror import Mirror
 from orchestrator.partners import Ahead, Foresight
 from orchestrator.policy import AdaptiveLength
 from outrider.engine.model import EngineOptions
-from outrider.loading import in_own_thread, load_served_model
+from outrider.loading import load_served_model, wait_for_own_thread
 from outrider.messages import GREEDY, Preparation, Prepared, Proposal, SamplingParams, Verdict
 from outrider_bench.loop_model import Place
 from outrider_bench.runs import Run, Task
@@ -39,10 +39,10 @@ class Traced:
 
 def load(target: EngineOptions, draft: EngineOptions) -> None:
     """Loads both models; called once in the worker process."""
-    engine, _ = asyncio.run(in_own_thread(lambda: load_served_model(target, lambda what: None)))
+    engine, _ = wait_for_own_thread(lambda: load_served_model(target, lambda what: None))
     _loaded["max_context_length"] = engine.max_context_length
     _loaded["verifier"] = Verifier(engine)
-    _loaded["drafter"] = asyncio.run(in_own_thread(lambda: load_drafter(draft, 0)))[1]
+    _loaded["drafter"] = wait_for_own_thread(lambda: load_drafter(draft, 0))[1]
     _loaded["experience"] = Experience(token_ns=1e9 * engine.pace.token_seconds)
 
 

@@ -141,7 +141,8 @@ class ModelDrafterSession:
 
     def close(self) -> None:
         self._drop_branches()
-        for content in self._contents:
+        contents, self._contents = self._contents, []
+        for content in contents:
             self._scheduler.release(content.slot)
 
 

@@ -28,6 +28,7 @@ class NgramSession:
 
     def __init__(self, drafter: NgramDrafter) -> None:
         self._drafter = drafter
+        self._is_open = True
         self._sequence = TokenSequence(None, drafter.max_context_length)
 
     async def propose(
@@ -51,7 +52,8 @@ class NgramSession:
         """Nothing: looking up takes less time than sending what might be needed."""
 
     def close(self) -> None:
-        self._drafter.num_free_slots += 1
+        self._drafter.num_free_slots += self._is_open
+        self._is_open = False
 
 
 class NgramDrafter:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import json
 import platform
@@ -47,7 +46,7 @@ from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.scheduler import Scheduler
 from outrider.engine.weights import load_model
 from outrider.errors import ConfigurationError
-from outrider.loading import in_own_thread
+from outrider.loading import wait_for_own_thread
 
 
 @dataclass(frozen=True)
@@ -157,7 +156,7 @@ def _write_and_teach(
     options = EngineOptions(
         folder, recipe.device, recipe.dtype, recipe.threads, SHARD_SIZE, recipe.max_length
     )
-    engine = asyncio.run(in_own_thread(lambda: Engine(options)))
+    engine = wait_for_own_thread(lambda: Engine(options))
     scheduler = Scheduler(engine, engine.cache.num_slots)
     try:
         shards = [

@@ -10,7 +10,7 @@ from outrider.errors import ConfigurationError
 def choose_device(name: str) -> torch.device:
     """The torch device of a name such as "auto", "cpu", "cuda" or "cuda:1"."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -44,6 +44,7 @@ class EngineOptions:
     """How to load and run a model. None leaves the choice to the engine.
 
     `slots` are sessions; one may take several of the cache's, for several outcomes.
+    `is_draft`: a target may be loaded on the same device.
     `tensor_parallel` processes hold the model together, this one as a rank of torchrun's.
     `graphs`: short passes are replayed as CUDA graphs, where there is CUDA.
     """
@@ -55,6 +56,7 @@ class EngineOptions:
     slots: int | None = None
     max_context_length: int | None = None
     slots_per_session: int = 1
+    is_draft: bool = False
     tensor_parallel: int = 1
     graphs: bool = True
 
@@ -113,7 +115,7 @@ class Engine:
         per_session = options.slots_per_session
         session_bytes = per_session * self.max_context_length * self.cache.bytes_per_token
         num_sessions = options.slots or sessions_that_fit(
-            session_bytes, self.device, is_draft=per_session > 1
+            session_bytes, self.device, options.is_draft
         )
         if self.ranks:
             num_sessions = self.ranks.least(num_sessions)

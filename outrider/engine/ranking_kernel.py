@@ -67,13 +67,13 @@ def _parts_kernel(
     for rank in tl.static_range(WIDTH):
         best, place = tl.max(scores, axis=0, return_indices=True)
         tl.store(bests + where * WIDTH + rank, best)
-        tl.store(columns + where * WIDTH + rank, tl.minimum(part * PART + place, num_columns - 1))
+        tl.store(columns + where * WIDTH + rank, part * PART + place)
         scores = tl.where(column == part * PART + place, -float("inf"), scores)
 
 
 @triton.jit
 def _rows_kernel(
-    bests, columns, totals, token_ids, ranked, num_columns, num_parts,
+    bests, columns, totals, token_ids, num_ids, ranked, num_parts,
     PARTS: tl.constexpr, CANDIDATES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """The best of a row, from those of its parts."""
@@ -89,10 +89,12 @@ def _rows_kernel(
     total = tl.sum(shares * totals_of_parts, axis=0)
     scores = tl.load(bests + candidates, mask=is_candidate, other=-float("inf"))
     column = tl.load(columns + candidates, mask=is_candidate, other=0)
+    last = tl.load(num_ids + row).to(tl.int32) - 1
     for rank in tl.static_range(WIDTH):
         best = tl.max(scores, axis=0)
-        # In a row that is no number nothing equals the best one; some column it must be.
-        first = tl.min(tl.where(scores == best, column, num_columns - 1), axis=0)
+        # In a row that is no number nothing may equal the best one; some token it must be.
+        first = tl.min(tl.where(scores == best, column, last), axis=0)
+        first = tl.minimum(first, last)
         scores = tl.where(column == first, -float("inf"), scores)
         where = ranked + (row * WIDTH + rank) * 2
         tl.store(where, tl.load(token_ids + first).to(tl.float64))
@@ -127,7 +129,7 @@ def rank(
         PART=_PART, WIDTH=width, IS_GREEDY=is_greedy, FILTERS=threshold is not None,
     )  # fmt: skip
     _rows_kernel[(num_rows,)](
-        bests, columns, totals, token_ids, ranked, num_columns, num_parts,
+        bests, columns, totals, token_ids, settings.num_ids, ranked, num_parts,
         PARTS=triton.next_power_of_2(num_parts), WIDTH=width,
         CANDIDATES=triton.next_power_of_2(num_parts * width),
     )  # fmt: skip

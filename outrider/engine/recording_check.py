@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -15,13 +16,14 @@ from outrider.engine.static_choices import StaticChoices
 from outrider.engine.static_passes import StaticPasses
 from outrider.messages import GREEDY, SamplingParams
 from outrider.noise import gumbel_noise
-from outrider.sampling import filter_logits
+from outrider.sampling import Choice, filter_logits
 
 # Enough for attention over several parts of what a slot holds, if slots are as long.
 _LONG = 1200
 _SAMPLED = SamplingParams(temperature=1.0, seed=1)
 _FILTERED = SamplingParams(temperature=1.0, top_k=4, top_p=0.95, min_p=1e-4, seed=2)
 _NUM_STEPS = 3
+_WITH_RUNNERS_UP = 5
 
 Run = Callable[[Sequence[Chunk]], list[Tensor]]
 """A pass that is not recorded: each chunk's logits."""
@@ -64,13 +66,28 @@ def _give_the_same(
 def chooses_the_same(
     choices: StaticChoices, run: Run, token_ids: Tensor, tolerance: float, num_slots: int
 ) -> bool:
-    """Whether what is chosen has the best score by such logits, or as good as that.
+    """Whether what is chosen has the best scores by such logits, or as good as those.
 
-    Sessions that choose differently share the passes: a verification, then a draft of
-    several steps.
+    In a verification, then in a draft of several steps; with and without runners-up; of
+    sessions that choose alike, and of some that choose differently and share the passes.
     """
-    params = [GREEDY, _SAMPLED, _FILTERED][:num_slots]
-    choosings = [Choosing(each, len(token_ids)) for each in params]
+    kinds = ([GREEDY], [_SAMPLED], [GREEDY, _SAMPLED, _FILTERED][:num_slots])
+    widths = (1, min(_WITH_RUNNERS_UP, len(token_ids)))
+    return all(
+        _choose_the_same(choices, run, token_ids, tolerance, params, width)
+        for params, width in itertools.product(kinds, widths)
+    )
+
+
+def _choose_the_same(
+    choices: StaticChoices,
+    run: Run,
+    token_ids: Tensor,
+    tolerance: float,
+    params: Sequence[SamplingParams],
+    width: int,
+) -> bool:
+    choosings = [Choosing(each, len(token_ids), width) for each in params]
     verified = [Chunk(slot, 0, [1, 2, 3], 2) for slot in range(len(params))]
     drafted = [Chunk(slot, 3, [4], 1) for slot in range(len(params))]
     for chunks, num_steps in ((verified, 1), (drafted, _NUM_STEPS)):
@@ -79,34 +96,47 @@ def chooses_the_same(
         if chosen is None or len(chosen[0]) < num_chosen:
             return False
         for place, (chunk, each) in enumerate(zip(chunks, params, strict=True)):
-            tokens = [ranks[0].token_id for ranks in chosen[place]]
             if num_steps > 1:  # what was chosen was read
+                tokens = [ranks[0].token_id for ranks in chosen[place]]
                 chunk = Chunk(chunk.slot, chunk.start, [*chunk.token_ids, *tokens[:-1]], num_steps)
             [logits] = run([chunk])
             index = chunk.end - chunk.num_logits + 1
-            for row, token_id in enumerate(tokens):
-                if not _lack(logits[row], token_ids, each, index + row, token_id) <= tolerance:
+            for row, ranks in enumerate(chosen[place]):
+                if not _lack(logits[row], token_ids, each, index + row, ranks) <= tolerance:
                     return False
     return True
 
 
 def _lack(
-    logits: Tensor, token_ids: Tensor, params: SamplingParams, index: int, token_id: int
+    logits: Tensor,
+    token_ids: Tensor,
+    params: SamplingParams,
+    index: int,
+    ranks: Sequence[Choice],
 ) -> float:
-    """What a token's score lacks to the best one, beside how much logits vary.
+    """What the scores of ranked tokens lack to the best ones, beside how much logits vary.
 
-    Infinite if a filter excludes it by far: tokens at the border may be on either side.
+    Or, if that is more, how far a probability is off. Infinite if there is no such token, or a
+    filter excludes it by far: tokens at the border may be on either side.
     """
     raw = logits[None].double()
-    if not (is_token := token_ids == token_id).any():
+    scores = unfiltered = allowed = raw[0]
+    if not params.greedy:
+        scaled = raw / params.temperature
+        noise = gumbel_noise(params.seed, index, token_ids)
+        wider = dataclasses.replace(params, top_k=2 * params.top_k, top_p=(1 + params.top_p) / 2)
+        allowed = filter_logits(scaled, wider)[0]
+        unfiltered, scores = scaled[0] + noise, filter_logits(scaled, params)[0] + noise
+    best = scores.sort(descending=True).values
+    total, lacks = scores.logsumexp(dim=0), []
+    if len({choice.token_id for choice in ranks}) < len(ranks):
         return math.inf
-    column = int(is_token.nonzero()[0, 0])
-    if params.greedy:
-        return float((raw.max() - raw[0, column]) / raw.std())
-    scaled = raw / params.temperature
-    noise = gumbel_noise(params.seed, index, token_ids)
-    wider = dataclasses.replace(params, top_k=2 * params.top_k, top_p=(1 + params.top_p) / 2)
-    if not filter_logits(scaled, wider)[0, column].isfinite():
-        return math.inf
-    best = (filter_logits(scaled, params)[0] + noise).max()
-    return float((best - scaled[0, column] - noise[column]) / raw.std())
+    for rank, choice in enumerate(ranks):
+        columns = (token_ids == choice.token_id).nonzero()
+        if len(columns) != 1 or not allowed[columns[0, 0]].isfinite():
+            return math.inf
+        score = unfiltered[columns[0, 0]]
+        lacks.append(float((best[rank] - score) / raw.std()))
+        if not params.excludes_tokens:
+            lacks.append(abs(choice.prob - float((score - total).exp())))
+    return max(lacks)

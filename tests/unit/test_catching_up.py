@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -124,15 +124,16 @@ async def test_a_draft_at_rest_reads_nothing_before_it_is_wanted(num_branches: i
 
 
 @pytest.mark.parametrize(
-    ("drafter", "num_with"),
+    ("make", "num_with"),
     [
-        (None, 0),
-        (FakeDrafter(unrelated_model, fails_at=3), 3),  # that in which it is lost, too
-        (FakeDrafter(unrelated_model, max_context_length=8), 4),
+        (lambda: None, 0),
+        (lambda: FakeDrafter(unrelated_model, fails_at=3), 3),  # that in which it is lost, too
+        (lambda: FakeDrafter(unrelated_model, max_context_length=8), 4),
+        (lambda: FakeDrafter(unrelated_model, max_context_length=3), 0),
     ],
 )
 async def test_a_draft_that_is_not_there_is_at_rest(
-    drafter: FakeDrafter | None, num_with: int
+    make: Callable[[], FakeDrafter | None], num_with: int
 ) -> None:
     """Nobody is to take what the target alone takes for what it takes beside a draft."""
     costs: list[StepCost] = []
@@ -142,7 +143,8 @@ async def test_a_draft_that_is_not_there_is_at_rest(
             costs.append(cost)
             super().observe(cost)
 
-    lengths, verifier = Watched(1, Experience()), FakeVerifier(target_model)
+    lengths, verifier, drafter = Watched(1, Experience()), FakeVerifier(target_model), make()
     async for _ in decode([1, 2, 3], 30, verifier, drafter, lengths, CriticalPath()):
         pass
+    assert num_with or drafter is None or not drafter.calls
     assert [cost.draft_rests for cost in costs] == [False] * num_with + [True] * (26 - num_with)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from outrider import __version__, cli, errors
+from outrider import __version__, cli, errors, local_pair
 from outrider.local_pair import share_cores
 from tests.unit.scripted_service import ScriptedService, response, serving
 
@@ -191,7 +191,7 @@ def test_version() -> None:
 def test_models_on_one_machine_have_cores_of_their_own(
     num_cores: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(num_cores)))
+    monkeypatch.setattr(local_pair, "_num_cores", lambda: num_cores)
     target: dict[str, object] = {"threads": None}
     draft: dict[str, object] = {"threads": None}
     share_cores(target, draft)

@@ -277,6 +277,11 @@ def test_undecodable_details_fall_back_to_the_code() -> None:
             "Domain name not found]",
             "cannot connect to far:1: Domain name not found",
         ),
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:1: "
+            "Failed to connect to remote host: getsockopt(SO_ERROR): Network is unreachable",
+            "cannot connect to [::1]:1: Network is unreachable",
+        ),
         ("Socket closed", "Socket closed"),
     ],
 )

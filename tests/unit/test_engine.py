@@ -94,13 +94,16 @@ def test_weights_that_end_too_early_are_not_read(tmp_path: Path) -> None:
         engine_of(folder)
 
 
+@pytest.mark.parametrize("name", ["auto", "cuda", "cuda:0"])
 def test_on_a_gpu_no_attention_is_planned_for_every_length(
-    monkeypatch: pytest.MonkeyPatch,
+    name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     was_enabled = torch.backends.cuda.cudnn_sdp_enabled()
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    torch.backends.cuda.enable_cudnn_sdp(True)
     try:
-        assert choose_device("cuda:0") == torch.device("cuda:0")
+        assert choose_device(name).type == "cuda"
         assert not torch.backends.cuda.cudnn_sdp_enabled()
     finally:
         torch.backends.cuda.enable_cudnn_sdp(was_enabled)

@@ -82,7 +82,7 @@ def test_what_is_left_out_is_unlikely_and_a_row_without_numbers_is_no_error_of_t
         order = logits[row, :3].argsort(descending=True)
         assert ranked[row, :3, 0].tolist() == (2 * order).tolist()
         assert ranked[row, 3:, 1].tolist() == [0.0, 0.0]
-    assert all(0 <= token <= 2 * NUM_COLUMNS for token in ranked[1, :, 0].tolist())
+    assert set(ranked[1, :, 0].tolist()) <= {0.0, 2.0, 4.0}
 
 
 @pytest.mark.parametrize("works", [True, False])

@@ -44,7 +44,15 @@ def test_what_cannot_be_recorded_is_no_error(
 
 
 @pytest.mark.parametrize(
-    "broken", ["gumbel_rows", "_threshold", "RowStates.note", "StaticChoices._step"]
+    "broken",
+    [
+        "gumbel_rows",
+        "_threshold",
+        "RowStates.note",
+        "StaticChoices._step",
+        "rank_rows of greedy rows alone",
+        "rank_rows with runners-up",
+    ],
 )
 def test_choices_that_come_out_wrong_are_not_used(
     broken: str,
@@ -63,15 +71,24 @@ def test_choices_that_come_out_wrong_are_not_used(
         states.ends.add_(2)
         return ranked
 
-    right_step = StaticChoices._step
+    def rank_rows(*args: Any) -> Tensor:
+        ranked: Tensor = right_ranks(*args)
+        work, width = args[4:6]
+        if (work.is_greedy and "greedy" in broken) or (width > 1 and "runners" in broken):
+            ranked[:, -1, 0] = (ranked[:, -1, 0] + 1) % 100
+        return ranked
+
+    right_step, right_ranks = StaticChoices._step, static_choices.rank_rows
     fakes: dict[str, Any] = {
         "gumbel_rows": lambda keys, indices, ids: gumbel_rows(keys, indices + 1, ids),
         "_threshold": lambda scores, settings: scores[:, :1] * math.nan,
         "RowStates.note": note,
         "StaticChoices._step": step,
+        "rank_rows": rank_rows,
     }
-    owner = static_choices if "." in broken else recorded_sampling
-    monkeypatch.setattr(f"{owner.__name__}.{broken}", fakes[broken])
+    name = broken.split()[0]
+    owner = static_choices if "." in name or name == "rank_rows" else recorded_sampling
+    monkeypatch.setattr(f"{owner.__name__}.{name}", fakes[name])
     engine = engine_of(tiny_models("llama"))
     engine.use_graphs(Again)
     engine.use_choices()
