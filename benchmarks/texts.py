@@ -4,8 +4,9 @@
 
 For each of the benchmark's prompts the time of a token after the first, the target alone
 over the pair with its defaults, and over the draft without prompt lookup; medians of the
-rounds. One thread for each model. Texts are compared with the target's own: in half
-precision, logits depend a little on the shape of a pass, and a near-tie may fall differently.
+rounds. One thread for each model, or as many as are said. Texts are compared with the
+target's own: in half precision, logits depend a little on the shape of a pass, and a near-tie
+may fall differently.
 """
 
 from __future__ import annotations
@@ -34,15 +35,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--target-threads", type=int, default=1)
+    parser.add_argument("--draft-threads", type=int, default=1)
     parser.add_argument("--dtype", default="float32", help="of the target")
     parser.add_argument("--name", default="texts", help="of the result's file")
     args = parser.parse_args()
     prompts = read_prompts(None)
-    options = {"threads": 1, "port": 0, "slots": 2}
+    options = {"port": 0, "slots": 2}
+    target = {**options, "threads": args.target_threads, "dtype": args.dtype}
+    draft = {**options, "threads": args.draft_threads, "model": "default"}
     with (
-        running_system(
-            {**options, "dtype": args.dtype}, {**options, "model": "default"}, {"port": 0}
-        ) as (address, _),
+        running_system(target, draft, {"port": 0}) as (address, _),
         Client(address) as client,
     ):
         measure(client, prompts[0], 16, 1)  # the first text of a service is slower

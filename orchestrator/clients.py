@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 class ModelClient:
     """A channel to a draft or target service."""
 
+    service = ""
+    """What errors call it."""
+
     def __init__(self, address: str, stub_class: Any) -> None:
         self.address = address
         self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
@@ -37,19 +40,21 @@ class ModelClient:
         try:
             response = await self.stub.GetModelInfo(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+            raise from_rpc_error(error, self.service) from error
         return model_info_from_wire(response)
 
     async def wait_until_loaded(self, patience: float) -> ModelInfo:
         """Waits up to `patience` seconds for the service to serve. Raises OutriderError."""
-        give_up = time.monotonic() + patience
+        give_up, reason = time.monotonic() + patience, ""
         while True:
             try:
                 return await self.model_info(timeout=5.0)
             except (ServiceUnavailable, DeadlineExceeded) as error:
                 if time.monotonic() > give_up:
                     raise ServiceUnavailable(f"{self.address}: {error}") from error
-                log.info("waiting for %s: %s", self.address, error)
+                if str(error) != reason:  # once, not at every try
+                    reason = str(error)
+                    log.info("waiting for %s at %s: %s", self.service, self.address, reason)
             await asyncio.sleep(0.5)
 
     async def tokenizer_files(self) -> TokenizerFiles:
@@ -58,7 +63,7 @@ class ModelClient:
             call = self.stub.GetTokenizer(common_pb2.GetTokenizerRequest())
             return from_bytes(b"".join([response.chunk async for response in call]))
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+            raise from_rpc_error(error, self.service) from error
 
     async def close(self) -> None:
         await self._channel.close()
@@ -66,6 +71,8 @@ class ModelClient:
 
 class DraftClient(ModelClient):
     """Opens sessions on a draft service."""
+
+    service = "the draft"
 
     def __init__(self, address: str) -> None:
         super().__init__(address, draft_pb2_grpc.DraftServiceStub)
@@ -89,6 +96,8 @@ class DraftClient(ModelClient):
 
 class TargetClient(ModelClient):
     """Opens sessions on a target service."""
+
+    service = "the target"
 
     def __init__(self, address: str) -> None:
         super().__init__(address, target_pb2_grpc.TargetServiceStub)

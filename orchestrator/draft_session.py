@@ -53,6 +53,7 @@ class DraftSession:
                 sampling=sampling_to_wire(params), vocab_size=target.vocab_size
             ),
             _PATIENCE_SECONDS,
+            "the draft",
         )
         self._mirror = Mirror()
         self._vocab_size = draft.vocab_size

@@ -22,9 +22,13 @@ class SessionStream:
         open_call: opens the stream.
         settings: what the first request carries on top.
         patience: seconds to wait for a slot if the service is full.
+        service: what errors call it.
     """
 
-    def __init__(self, open_call: Callable[[], Any], settings: Any, patience: float) -> None:
+    def __init__(
+        self, open_call: Callable[[], Any], settings: Any, patience: float, service: str
+    ) -> None:
+        self._service = service
         self._open_call = open_call
         self._call = open_call()
         self._settings = settings
@@ -64,7 +68,7 @@ class SessionStream:
         try:
             await self._call.write(request)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+            raise from_rpc_error(error, self._service) from error
         except asyncio.InvalidStateError:  # the stream had ended before
             raise await self._end_of_stream() from None
 
@@ -73,26 +77,27 @@ class SessionStream:
         try:
             response = await self._call.read()
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error) from error
+            raise from_rpc_error(error, self._service) from error
         except asyncio.InvalidStateError:
             response = grpc.aio.EOF
         if response is grpc.aio.EOF:
             raise await self._end_of_stream()
         if response is None:  # what gRPC makes of bytes that are no message
-            raise OutriderError("the service sent what cannot be decoded")
+            raise OutriderError(f"{self._service}: it sent what cannot be decoded")
         return response
 
     async def _end_of_stream(self) -> OutriderError:
         code = await self._call.code()
         if code is grpc.StatusCode.OK:
-            return ServiceUnavailable("the service ended the session")
+            return ServiceUnavailable(f"{self._service}: it ended the session")
         return from_rpc_error(
             grpc.aio.AioRpcError(
                 code,
                 await self._call.initial_metadata(),
                 await self._call.trailing_metadata(),
                 await self._call.details(),
-            )
+            ),
+            self._service,
         )
 
     def close(self) -> None:

@@ -42,7 +42,7 @@ class TargetSession:
         settings = target_pb2.VerifyRequest(
             sampling=sampling_to_wire(params), vocabulary_fingerprint=vocabulary_fingerprint
         )
-        self._stream = SessionStream(open_call, settings, _PATIENCE_SECONDS)
+        self._stream = SessionStream(open_call, settings, _PATIENCE_SECONDS, "the target")
         self._mirror = Mirror()
         self._num_more = 0  # verdicts to come without a request
 

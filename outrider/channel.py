@@ -67,10 +67,15 @@ _NOBODY_THERE = (
 )
 
 
-def from_rpc_error(error: Any) -> OutriderError:
-    """The exception that a failed call stands for: by its reason, else by its status code."""
+def from_rpc_error(error: Any, service: str = "") -> OutriderError:
+    """The exception that a failed call stands for: by its reason, else by its status code.
+
+    `service` is named where the words are gRPC's own.
+    """
     info, retry_after = _details(error)
-    message = _plainly(error.details()) or error.code().name
+    message = _plainly(error) or error.code().name
+    if service and not info.reason:
+        message = f"{service}: {message}"
     for known_class in _CLASSES:
         if info.reason == known_class.reason:
             return known_class(message, retry_after=retry_after, **info.metadata)
@@ -81,7 +86,11 @@ def from_rpc_error(error: Any) -> OutriderError:
     return unknown
 
 
-def _plainly(details: str | None) -> str | None:
+def _plainly(error: Any) -> str | None:
+    """What gRPC says of a failed call, if it is in many words in fewer."""
+    details: str | None = error.details()
+    if details == "Method not found!":
+        return "another service is at this address"
     for pattern in _NOBODY_THERE:
         if found := pattern.search(details or ""):
             return f"cannot connect to {unquote(found[1])}: {found[2]}"

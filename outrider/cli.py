@@ -30,6 +30,7 @@ from outrider.generation import Generation
 from outrider.html_report import report as make_report
 from outrider.local_pair import check_not_given, hand_on_config_file, local_pair, pair_options
 from outrider.perfetto import write_trace
+from outrider.processes import SAFELY
 from outrider.top import top
 
 cli = settings_group(help="Speculative decoding as a gRPC service pair.")
@@ -54,7 +55,7 @@ def _service_command(name: str, module: str, help: str) -> None:
     @click.pass_context
     def run(context: click.Context) -> None:
         hand_on_config_file(context)
-        os.execv(sys.executable, [sys.executable, "-m", module, *context.args])
+        os.execv(sys.executable, [sys.executable, *SAFELY, "-m", module, *context.args])
 
 
 _service_command("draft", "draft_service", "Serve the draft.")

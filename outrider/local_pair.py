@@ -17,6 +17,8 @@ from outrider.processes import ServiceProcess, running_system
 
 _EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
 
+_ENOUGH_CORES = 4
+
 _RUN_SETTINGS = ("device", "dtype", "threads", "slots", "max_context_length")
 
 
@@ -80,17 +82,18 @@ def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:
 
 
 def share_cores(target: dict[str, Any], draft: dict[str, Any]) -> None:
-    """Gives each model cores of its own where nothing else was asked for.
+    """Gives each model cores of its own, if there are enough, and nothing else was asked for.
 
     They work at the same time, and two pools of threads on the same cores wait for each
-    other at every operation.
+    other at every operation. But of two or three cores one for the draft is more than it gives:
+    the target has all of them then, and the policy says when the draft may have one.
     """
     if target["threads"] is not None or draft["threads"] is not None:
         return
     num_cores = _num_cores()
     num_draft_cores = max(1, num_cores // 4)
     draft["threads"] = num_draft_cores
-    target["threads"] = max(1, num_cores - num_draft_cores)
+    target["threads"] = num_cores - (num_draft_cores if num_cores >= _ENOUGH_CORES else 0)
 
 
 def _num_cores() -> int:

@@ -25,6 +25,9 @@ Progress = Callable[[str], None]
 # Set for a service whose standard input is a pipe that its parent holds open.
 _EXIT_WITH_PARENT = "OUTRIDER_EXIT_WITH_PARENT"
 
+# Of Python's: a folder where this was started, by the name of a package of ours, is none of it.
+SAFELY = ("-P",)
+
 _STOP_SECONDS = 10.0
 _NUM_LOG_LINES = 15
 
@@ -50,7 +53,7 @@ class ServiceProcess:
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by `stop`)
         self._lines: Queue[str | None] = Queue()
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
+            [sys.executable, *SAFELY, "-m", module, *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,

@@ -176,7 +176,8 @@ def test_services_of_up_find_the_file_that_config_names(service: ScriptedService
     Path("mine.toml").write_text("[target]\nslots = 1\n")
     stand_in = "import os, sys\nsys.exit('error: told of ' + os.environ['OUTRIDER_CONFIG'])\n"
     Path("target_service.py").write_text(stand_in)
-    finished = as_a_process("--config", "mine.toml", "up", "--draft", "none")
+    arguments = ("--config", "mine.toml", "up", "--draft", "none")
+    finished = as_a_process(*arguments, PYTHONPATH=str(Path.cwd()))
     assert finished.returncode == 1
     assert b"told of mine.toml" in finished.stderr
 
@@ -186,7 +187,7 @@ def test_version() -> None:
 
 
 @pytest.mark.parametrize(
-    ("num_cores", "expected"), [(1, (1, 1)), (2, (1, 1)), (8, (6, 2)), (3, (2, 1))]
+    ("num_cores", "expected"), [(1, (1, 1)), (2, (2, 1)), (3, (3, 1)), (4, (3, 1)), (8, (6, 2))]
 )
 def test_models_on_one_machine_have_cores_of_their_own(
     num_cores: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch

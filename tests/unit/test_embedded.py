@@ -185,7 +185,7 @@ def test_names_of_the_embedded_model(name: str, cache: Path, conversions: list[P
     assert embedded.resolve_model(name) == str(target_module.embedded_target())
 
 
-@pytest.mark.parametrize("name", ["gpt2", "HuggingFaceTB/SmolLM2-135M-Instruct", "./default"])
+@pytest.mark.parametrize("name", ["gpt2", "HuggingFaceTB/SmolLM2-135M-Instruct", "some/default"])
 def test_other_names_are_left_alone(name: str, conversions: list[Path]) -> None:
     assert embedded.resolve_model(name) == name
     assert conversions == []
@@ -208,3 +208,9 @@ def test_the_converted_target_goes_on_as_it_should(real_target: Path) -> None:
     )
     output = model.generate(**inputs, max_new_tokens=12, do_sample=False)
     assert "Paris" in tokenizer.decode(output[0, inputs["input_ids"].shape[1] :])
+
+
+@pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder"])
+def test_a_folder_that_is_not_there_is_looked_for_nowhere_else(name: str) -> None:
+    with pytest.raises(ModelNotFound, match=f"no folder {name}"):
+        embedded.resolve_model(name)

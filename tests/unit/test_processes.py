@@ -75,6 +75,16 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("modules")
 class TestServiceProcess:
+    def test_is_not_what_lies_about_where_it_was_started(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = tmp_path / "elsewhere"
+        folder.mkdir()
+        (folder / "good.py").write_text("raise ImportError")
+        monkeypatch.chdir(folder)
+        with ServiceProcess("good", []) as process:
+            assert process.wait_until_ready()
+
     def test_reports_what_loads_and_where_it_serves(self) -> None:
         loading: list[str] = []
         with ServiceProcess("good", []) as process:
