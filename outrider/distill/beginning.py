@@ -36,6 +36,22 @@ def check_start(draft: Path, target: str, layers: Sequence[int]) -> None:
         raise ConfigurationError(f"{draft} is the draft of another target")
 
 
+def check_layers(target: str, layers: Sequence[int], count: int) -> None:
+    """Checks that the model in `target` has these layers, or if there are none, more than `count`.
+
+    Raises:
+        ConfigurationError: it has not.
+    """
+    try:
+        num_layers = AutoConfig.from_pretrained(target).get_text_config().num_hidden_layers
+    except (OSError, ValueError):
+        return  # whoever loads the model says so
+    if layers and max(layers) >= num_layers:
+        raise ConfigurationError(f"the target has {num_layers} layers, which count from 0")
+    if not layers and count >= num_layers:
+        raise ConfigurationError(f"the target has {num_layers} layers: --num-layers must be fewer")
+
+
 def recorded_layers(draft: Path) -> list[int]:
     """The target's layers that `draft` was made of."""
     layers: list[int] = json.loads((draft / RECORD).read_text())["layers"]
@@ -47,14 +63,9 @@ def chosen_layers(target: Any, layers: Sequence[int], probe: list[int], count: i
 
     Args:
         probe: token ids of a text to run.
-
-    Raises:
-        ConfigurationError: the target has no such layers.
     """
     if not layers:
         return most_changing_layers(target, torch.tensor([probe], device=target.device), count)
-    if max(layers) >= target.config.num_hidden_layers:
-        raise ConfigurationError(f"the target has {target.config.num_hidden_layers} layers")
     return list(layers)
 
 

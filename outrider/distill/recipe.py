@@ -28,6 +28,7 @@ from transformers import AutoTokenizer
 from outrider import __version__
 from outrider.distill.beginning import (
     RECORD,
+    check_layers,
     check_start,
     chosen_layers,
     recorded_layers,
@@ -88,9 +89,11 @@ def distill(recipe: Recipe, console: Console) -> Path:
     folder = resolve_model(recipe.target)
     if recipe.start_from is not None:
         check_start(recipe.start_from, folder, recipe.layers)
+    else:
+        check_layers(folder, recipe.layers, recipe.num_layers)
     work = recipe.out / "work"
     work.mkdir(parents=True, exist_ok=True)
-    _check_same_recipe(recipe, work / "recipe.json")
+    check_same_recipe(recipe, work / "recipe.json")
     began = time.perf_counter()
     with _progress(console) as progress:
         texts, lesson = _write_and_teach(recipe, folder, work, progress)
@@ -139,13 +142,16 @@ def _progress(console: Console) -> Iterator[Progress]:
         yield progress
 
 
-def _check_same_recipe(recipe: Recipe, path: Path) -> None:
-    """An interrupted run goes on only as what it was."""
+def check_same_recipe(recipe: Recipe, path: Path) -> None:
+    """An interrupted run goes on only as what it was; one that has left nothing is forgotten."""
     document = json.dumps(asdict(recipe), default=str, indent=1)
-    if path.is_file() and path.read_text() != document:
-        raise ConfigurationError(
-            f"{path.parent} is of a run with other settings: remove it, or choose another --out"
-        )
+    if path.is_file() and set(path.parent.iterdir()) != {path}:
+        before, now = json.loads(path.read_text()), json.loads(document)
+        if names := [name for name in now if now[name] != before.get(name)]:
+            raise ConfigurationError(
+                f"{path.parent} is of a run with other settings ({', '.join(names)}): "
+                "remove it, or choose another --out"
+            )
     path.write_text(document)
 
 

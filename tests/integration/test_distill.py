@@ -78,7 +78,7 @@ async def test_a_killed_run_goes_on_to_the_same_draft_which_serves(
         assert torch.equal(weights, load_file(resumed / "model.safetensors")[name]), name
     refused = run(command(target, resumed, prompts=str(questions), steps="41"))
     assert refused.returncode == 1
-    assert "other settings" in refused.stderr
+    assert "other settings (steps)" in refused.stderr
     assert "Traceback" not in refused.stderr
     async with running_system(target, resumed, max_context_length=128) as system:
         alone = await system.generate("the cat", num_speculative_tokens=0, ignore_eos=True)

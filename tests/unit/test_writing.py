@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
 from transformers import AutoTokenizer
 
 from outrider.distill.__main__ import main
+from outrider.distill.beginning import check_layers
+from outrider.distill.recipe import Recipe, check_same_recipe
 from outrider.distill.writing import Writer
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.scheduler import Scheduler
@@ -95,3 +99,23 @@ def test_texts_need_room_for_the_chat_template(tiny_models: Callable[..., Path])
             Writer(engine, scheduler, AutoTokenizer.from_pretrained(folder), 4, [0.0])
     finally:
         scheduler.close()
+
+
+@pytest.mark.parametrize(("layers", "count"), [((0, 9), 1), ((), 2), ((), 12)])
+def test_layers_that_the_target_does_not_have_are_refused_before_it_writes(
+    layers: tuple[int, ...], count: int, tiny_models: Callable[..., Path]
+) -> None:
+    with pytest.raises(ConfigurationError, match="the target has 2 layers"):
+        check_layers(str(tiny_models("llama")), layers, count)
+
+
+def test_what_left_nothing_is_in_nobodys_way(tmp_path: Path) -> None:
+    nothing: dict[str, Any] = dict.fromkeys((field.name for field in fields(Recipe)), None)
+    first, second = (Recipe(**nothing | {"steps": steps}) for steps in (1, 2))
+    path = tmp_path / "recipe.json"
+    check_same_recipe(first, path)
+    check_same_recipe(second, path)
+    (tmp_path / "texts.npz").touch()
+    check_same_recipe(second, path)
+    with pytest.raises(ConfigurationError, match=r"other settings \(steps\)"):
+        check_same_recipe(first, path)
