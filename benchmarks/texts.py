@@ -1,6 +1,7 @@
 """What `make run` gives, over many prompts: each answered alone and with drafts, in turn.
 
     python -m benchmarks.texts [--max-new-tokens 64] [--rounds 3] [--dtype float32]
+        [--target-threads 1] [--draft-threads 1] [--name texts]
 
 For each of the benchmark's prompts the time of a token after the first, the target alone
 over the pair with its defaults, and over the draft without prompt lookup; medians of the

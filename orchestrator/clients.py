@@ -50,10 +50,12 @@ class ModelClient:
             try:
                 return await self.model_info(timeout=5.0)
             except (ServiceUnavailable, DeadlineExceeded) as error:
+                words = str(error).removeprefix(f"{self.service}: ")
                 if time.monotonic() > give_up:
-                    raise ServiceUnavailable(f"{self.address}: {error}") from error
-                if str(error) != reason:  # once, not at every try
-                    reason = str(error)
+                    where = f"{self.service} at {self.address}"
+                    raise ServiceUnavailable(f"{where}: {words}") from error
+                if words != reason:  # once, not at every try
+                    reason = words
                     log.info("waiting for %s at %s: %s", self.service, self.address, reason)
             await asyncio.sleep(0.5)
 

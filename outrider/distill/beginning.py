@@ -31,7 +31,10 @@ def check_start(draft: Path, target: str, layers: Sequence[int]) -> None:
         raise ConfigurationError(f"{draft} is no draft of `outrider distill`: it has no {RECORD}")
     if layers and list(layers) != recorded_layers(draft):
         raise ConfigurationError(f"{draft} has the layers {recorded_layers(draft)}, and no others")
-    configs = [AutoConfig.from_pretrained(path).get_text_config() for path in (draft, target)]
+    try:
+        configs = [AutoConfig.from_pretrained(path).get_text_config() for path in (draft, target)]
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot read what {draft} or {target} is: {error}") from error
     if len({(config.model_type, config.hidden_size, config.vocab_size) for config in configs}) > 1:
         raise ConfigurationError(f"{draft} is the draft of another target")
 

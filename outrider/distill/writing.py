@@ -182,8 +182,8 @@ def chat_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     """
     if tokenizer.chat_template is None:
         raise ConfigurationError(
-            "the target has no chat template, so it cannot write questions: give --text or --data, "
-            "and --num-texts 0"
+            "the target has no chat template, so it can neither write questions nor answer them: "
+            "give --text or --data, --num-texts 0, and no --prompts"
         )
     frame = tokenizer.apply_chat_template(
         [{"role": "user", "content": _MARK}], add_generation_prompt=True, tokenize=False

@@ -71,7 +71,7 @@ def chooses_the_same(
     In a verification, then in a draft of several steps; with and without runners-up; of
     sessions that choose alike, and of some that choose differently and share the passes.
     """
-    kinds = ([GREEDY], [_SAMPLED], [GREEDY, _SAMPLED, _FILTERED][:num_slots])
+    kinds = ([GREEDY], [_SAMPLED], [_FILTERED, GREEDY, _SAMPLED][:num_slots])
     widths = (1, min(_WITH_RUNNERS_UP, len(token_ids)))
     return all(
         _choose_the_same(choices, run, token_ids, tolerance, params, width)
@@ -102,7 +102,9 @@ def _choose_the_same(
             [logits] = run([chunk])
             index = chunk.end - chunk.num_logits + 1
             for row, ranks in enumerate(chosen[place]):
-                if not _lack(logits[row], token_ids, each, index + row, ranks) <= tolerance:
+                has_all = each.excludes_tokens or len(ranks) == width
+                lack = _lack(logits[row], token_ids, each, index + row, ranks)
+                if not has_all or not lack <= tolerance:
                     return False
     return True
 
@@ -139,4 +141,4 @@ def _lack(
         lacks.append(float((best[rank] - score) / raw.std()))
         if not params.excludes_tokens:
             lacks.append(abs(choice.prob - float((score - total).exp())))
-    return max(lacks)
+    return math.inf if any(map(math.isnan, lacks)) else max(lacks)

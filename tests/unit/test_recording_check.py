@@ -52,6 +52,7 @@ def test_what_cannot_be_recorded_is_no_error(
         "StaticChoices._step",
         "rank_rows of greedy rows alone",
         "rank_rows with runners-up",
+        "rank_rows without probabilities",
     ],
 )
 def test_choices_that_come_out_wrong_are_not_used(
@@ -76,6 +77,8 @@ def test_choices_that_come_out_wrong_are_not_used(
         work, width = args[4:6]
         if (work.is_greedy and "greedy" in broken) or (width > 1 and "runners" in broken):
             ranked[:, -1, 0] = (ranked[:, -1, 0] + 1) % 100
+        if "probabilities" in broken:
+            ranked[..., 1] = math.nan
         return ranked
 
     right_step, right_ranks = StaticChoices._step, static_choices.rank_rows
