@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
 from outrider.codec import model_info_from_wire
 from outrider.generation import (
@@ -52,10 +53,13 @@ def _interval_from_wire(message: generation_pb2.TraceInterval) -> Interval:
 
 
 def _speculation_from_wire(message: generation_pb2.SpeculationStats) -> Speculation:
-    """The counts have the names of the message's fields."""
-    names = (field.name for field in dataclasses.fields(Speculation))
-    counts = {name: getattr(message, name) for name in names}
-    return Speculation(**counts | {"acceptance_histogram": list(message.acceptance_histogram)})
+    lists = {"acceptance_histogram": list(message.acceptance_histogram)}
+    return Speculation(**_by_name(message, Speculation) | lists)
+
+
+def _by_name(message: Any, kind: type[Any]) -> dict[str, Any]:
+    """What the message's fields say that have the names of the dataclass's."""
+    return {field.name: getattr(message, field.name) for field in dataclasses.fields(kind)}
 
 
 def _durations(stages: Iterable[generation_pb2.StageDuration]) -> dict[str, int]:
@@ -79,18 +83,10 @@ def server_info_from_wire(message: generation_pb2.GetServerInfoResponse) -> Serv
 
 
 def _activity_from_wire(message: generation_pb2.ServerActivity) -> ServerActivity:
-    return ServerActivity(
-        uptime_ns=message.uptime_ns,
-        num_queued_requests=message.num_queued_requests,
-        num_running_requests=message.num_running_requests,
-        num_ended_requests=message.num_ended_requests,
-        num_prompt_tokens=message.num_prompt_tokens,
-        num_completion_tokens=message.num_completion_tokens,
-        num_steps=message.num_steps,
-        num_prepared_steps=message.num_prepared_steps,
-        num_lookup_steps=message.num_lookup_steps,
-        draft_tokens_by_position=list(message.draft_tokens_by_position),
-        accepted_tokens_by_position=list(message.accepted_tokens_by_position),
-        critical_path=_durations(message.critical_path),
-        hidden=_durations(message.hidden),
-    )
+    lists = {
+        "draft_tokens_by_position": list(message.draft_tokens_by_position),
+        "accepted_tokens_by_position": list(message.accepted_tokens_by_position),
+        "critical_path": _durations(message.critical_path),
+        "hidden": _durations(message.hidden),
+    }
+    return ServerActivity(**_by_name(message, ServerActivity) | lists)
