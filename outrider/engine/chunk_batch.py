@@ -1,10 +1,11 @@
-"""Attention of several chunks in one operation.
+"""Attention of several chunks in one operation, for GPUs.
 
 A step of many sessions is many chunks of a few tokens. Attending to each slot by itself
-costs calls, session by session and layer by layer; as one batch over the slots' storage
+costs launches, session by session and layer by layer; as one batch over the slots' storage
 it costs arithmetic on places that do not count. Where those are few, the batch wins.
 """
-# Without postponed annotations: TorchScript reads those of `Rows`.
+
+from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -36,7 +37,7 @@ class Rows(NamedTuple):
 
 
 def attend_rows(query: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float) -> Tensor:
-    """Attention of a batch; for TorchScript, too.
+    """Attention of a batch.
 
     Args:
         query: of the whole pass, [num_tokens, num_heads, head_dim]
@@ -48,7 +49,7 @@ def attend_rows(query: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: 
     num_heads, head_dim, num_kv_heads = query.shape[1], query.shape[2], keys.shape[1]
     groups = num_heads // num_kv_heads
     keys, values = _live_part(keys, rows), _live_part(values, rows)
-    # The query heads that share a key-value head are rows of it; see attention.py.
+    # The query heads that share a key-value head are rows of it; see pieces.py.
     folded = query[rows.sources].view(rows.num_rows, rows.width, num_kv_heads, groups, head_dim)
     output = scaled_dot_product_attention(
         folded.permute(0, 2, 3, 1, 4).reshape(rows.num_rows, num_kv_heads, -1, head_dim),

@@ -32,8 +32,7 @@ def is_gpu(device: torch.device) -> bool:
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The torch dtype of a name; "auto" is bfloat16 on a GPU and float32 on a CPU.
 
-    A CPU's bfloat16 passes are no faster as long as they are short, and a text comes out
-    otherwise by how many tokens a pass verifies.
+    A CPU's bfloat16 passes are no faster as long as they are short (`benchmarks/passes.py`).
     """
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, rms_norm, scaled_dot_product_attention, silu
+from torch.nn.functional import layer_norm, rms_norm, silu
 
-from outrider.engine.chunk_batch import Rows, attend_rows
 from outrider.engine.packed_linear import linear_weight
+from outrider.engine.pieces import Piece, attend_pieces
 
 
 class FusedLayer(nn.Module):
@@ -36,49 +36,14 @@ class FusedLayer(nn.Module):
         states: Tensor,  # [num_tokens, hidden_size]
         cos: Tensor,  # [num_tokens, 1, head_dim]
         sin: Tensor,
-        keys: Tensor,  # of the slot, [num_kv_heads, max_length, head_dim]
+        keys: Tensor,  # [num_slots, num_kv_heads, max_length, head_dim]
         values: Tensor,
-        start: int,
-        mask: Tensor | None,  # additive, [groups * num_tokens, end]
+        pieces: list[Piece],
     ) -> Tensor:
-        """[num_tokens, hidden_size] of one chunk to the same."""
-        num_tokens = states.shape[0]
-        end = start + num_tokens
-        heads = self.heads_of(states, cos, sin)
-        query, key, value = heads.transpose(0, 1).split(self.num_each, dim=0)
-        keys[:, start:end] = key
-        values[:, start:end] = value
-        # The query heads that share a key-value head are rows of it; see attention.py.
-        output = scaled_dot_product_attention(
-            query.reshape(1, self.num_kv_heads, -1, self.head_dim),
-            keys[None, :, :end],
-            values[None, :, :end],
-            attn_mask=mask,
-            scale=self.scaling,
-        )
-        output = output.view(self.num_heads, num_tokens, self.head_dim)
-        return self.finish(states, output.transpose(0, 1).reshape(num_tokens, -1))
-
-    @torch.jit.export
-    def several(
-        self,
-        states: Tensor,  # [num_tokens, hidden_size]
-        cos: Tensor,  # [num_tokens, 1, head_dim]
-        sin: Tensor,
-        keys: Tensor,  # of all slots, [num_slots, num_kv_heads, max_length, head_dim]
-        values: Tensor,
-        slots: Tensor,  # [num_tokens]
-        positions: Tensor,  # [num_tokens]
-        batches: list[Rows],
-    ) -> Tensor:
-        """[num_tokens, hidden_size] of several chunks to the same."""
+        """[num_tokens, hidden_size] to the same."""
         query, key, value = self.heads_of(states, cos, sin).split(self.num_each, dim=1)
-        keys[slots, :, positions] = key
-        values[slots, :, positions] = value
-        output = torch.empty_like(query, memory_format=torch.contiguous_format)
-        for rows in batches:
-            output[rows.tokens] = attend_rows(query, keys, values, rows, self.scaling)
-        return self.finish(states, output.view(states.shape[0], -1))
+        output = attend_pieces(query, key, value, keys, values, pieces, self.scaling)
+        return self.finish(states, output.reshape(states.shape[0], -1))
 
     @torch.jit.export
     def heads_of(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from outrider.engine.attention import ForwardPass
-from outrider.engine.chunk_batch import Rows
 from outrider.engine.fused_layer import FusedLayer, RmsNorm
 from outrider.engine.kv_cache import SlotCache
+from outrider.engine.pieces import Piece
 from outrider.engine.rotation import rotation_of
 
 log = logging.getLogger(__name__)
@@ -41,12 +41,13 @@ class FusedLlama(nn.Module):
         layers = [FusedLayer(layer) for layer in model.model.layers]
         self.layers = nn.ModuleList(layers)
         self.num_groups = layers[0].num_heads // layers[0].num_kv_heads
+        self.head_dim = layers[0].head_dim
         self.norm = RmsNorm(model.model.norm)
         self.head = model.get_output_embeddings()
         states = self.embedding.weight[:1]
         places = torch.arange(max_length, device=states.device)
         cos, sin = model.model.rotary_emb(states, places[None])  # [1, max_length, head_dim]
-        self.cos, self.sin, _ = rotation_of(cos[0], sin[0], layers[0].head_dim)
+        self.cos, self.sin, _ = rotation_of(cos[0], sin[0], self.head_dim)
         self._run: Any = Layers(self.layers)
 
     def compile_layers(self) -> None:
@@ -77,16 +78,10 @@ class FusedLlama(nn.Module):
     def _run_layers(
         self, states: Tensor, cos: Tensor, sin: Tensor, forward_pass: ForwardPass
     ) -> Tensor:
+        assert forward_pass.pieces is not None  # passes on a CPU have them
+        pieces = forward_pass.pieces.of(states, self.num_groups, self.head_dim)
         keys, values = self._storage(forward_pass.cache, states)
-        if (only := forward_pass.alone) is not None:
-            mask = only.mask(states, self.num_groups, None)
-            slot, start = only.chunk.slot, only.chunk.start
-            keys, values = [key[slot] for key in keys], [value[slot] for value in values]
-            output: Tensor = self._run(states, cos, sin, keys, values, start, mask)
-        else:
-            batches = [batch.rows(states, self.num_groups, None) for batch in forward_pass.batches]
-            places = forward_pass.places
-            output = self._run.several(states, cos, sin, keys, values, *places, batches)
+        output: Tensor = self._run(states, cos, sin, keys, values, pieces)
         return output
 
     def _storage(self, cache: SlotCache, states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -106,33 +101,15 @@ class Layers(nn.Module):
 
     def forward(
         self,
-        states: Tensor,  # [num_tokens, hidden_size], of one chunk
-        cos: Tensor,  # [num_tokens, 1, head_dim]
-        sin: Tensor,
-        keys: list[Tensor],  # of each layer, [num_kv_heads, max_length, head_dim]
-        values: list[Tensor],
-        start: int,
-        mask: Tensor | None,
-    ) -> Tensor:
-        for index, layer in enumerate(self.layers):
-            states = layer(states, cos, sin, keys[index], values[index], start, mask)
-        return states
-
-    @torch.jit.export
-    def several(
-        self,
-        states: Tensor,  # [num_tokens, hidden_size], of several chunks
+        states: Tensor,  # [num_tokens, hidden_size]
         cos: Tensor,  # [num_tokens, 1, head_dim]
         sin: Tensor,
         keys: list[Tensor],  # of each layer, [num_slots, num_kv_heads, max_length, head_dim]
         values: list[Tensor],
-        slots: Tensor,  # [num_tokens]
-        positions: Tensor,  # [num_tokens]
-        batches: list[Rows],
+        pieces: list[Piece],
     ) -> Tensor:
         for index, layer in enumerate(self.layers):
-            storage = (keys[index], values[index], slots, positions)
-            states = layer.several(states, cos, sin, *storage, batches)  # type: ignore[operator]
+            states = layer(states, cos, sin, keys[index], values[index], pieces)
         return states
 
 

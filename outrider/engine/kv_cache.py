@@ -9,8 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-Places = tuple[int, slice] | tuple[Tensor, Tensor]
-"""Where a pass's tokens are stored: one slot and a range, or slot and position of each token."""
+from outrider.engine.batch_invariance import attended_length
 
 
 class SlotCache:
@@ -41,7 +40,8 @@ class SlotCache:
     @property
     def bytes_per_token(self) -> int:
         """Of a slot, in all layers."""
-        return self.num_bytes // (self.num_slots * self.max_length)
+        pairs = self._layers.values()
+        return sum((k.nbytes + v.nbytes) // (self.num_slots * k.shape[2]) for k, v in pairs)
 
     def resized(self, num_slots: int, max_length: int) -> SlotCache:
         """An empty cache with the same layers. Its memory is taken now, not at first use."""
@@ -55,26 +55,6 @@ class SlotCache:
             layers = [(cache._zeros(key), cache._zeros(value)) for key, value in examples]
         cache._layers = dict(zip(self._layers, layers, strict=True))
         return cache
-
-    def write(
-        self, layer: int, key: Tensor, value: Tensor, places: Places
-    ) -> tuple[Tensor, Tensor]:
-        """Stores one pass's keys and values and returns the layer's whole storage.
-
-        Args:
-            key, value: [num_tokens, num_kv_heads, head_dim]
-
-        Returns:
-            keys and values, each [num_slots, num_kv_heads, max_length, head_dim].
-        """
-        keys, values = self.storage(layer, key, value)
-        slots, positions = places
-        if isinstance(slots, int):
-            key, value = key.transpose(0, 1), value.transpose(0, 1)
-        # Else dimensions that are indexed come first.
-        keys[slots, :, positions] = key
-        values[slots, :, positions] = value
-        return keys, values
 
     def storage(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's keys and values, each [num_slots, num_kv_heads, max_length, head_dim].
@@ -97,5 +77,6 @@ class SlotCache:
 
     def _zeros(self, like: Tensor, *outer: int) -> Tensor:
         _, num_kv_heads, head_dim = like.shape
+        length = attended_length(self.max_length, like.device)
         # Zeros, not just any values: what is masked is multiplied all the same.
-        return like.new_zeros(*outer, self.num_slots, num_kv_heads, self.max_length, head_dim)
+        return like.new_zeros(*outer, self.num_slots, num_kv_heads, length, head_dim)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from outrider.engine.activity import PassCounts
 from outrider.engine.attention import Pass
+from outrider.engine.batch_invariance import attended_length
 from outrider.engine.chunk import Chunk
 from outrider.engine.device import choose_device, choose_dtype, is_gpu
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
@@ -113,7 +114,8 @@ class Engine:
     def _allocate(self, options: EngineOptions) -> SlotCache:
         """The cache that is served, all of its memory taken. Raises ConfigurationError."""
         per_session = options.slots_per_session
-        session_bytes = per_session * self.max_context_length * self.cache.bytes_per_token
+        length = attended_length(self.max_context_length, self.device)
+        session_bytes = per_session * length * self.cache.bytes_per_token
         num_sessions = options.slots or sessions_that_fit(
             session_bytes, self.device, options.is_draft
         )

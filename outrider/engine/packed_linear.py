@@ -18,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from outrider.engine.batch_invariance import rows_at_once
+
 # The builds of torch that carry FBGEMM, all of them for x86.
 FBGEMM_ENGINES = ("x86", "fbgemm", "onednn")
 
@@ -59,19 +61,31 @@ class PackedLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.bias = bias
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
+        self.fewest_rows, self.most_rows = rows_at_once(weight.dtype, weight.device)
 
     def forward(self, input: Tensor) -> Tensor:
+        rows = input.reshape(-1, self.in_features)
+        if rows.shape[0] == 0:
+            output = rows.new_empty(0, self.out_features)
+        elif rows.shape[0] <= self.most_rows:
+            output = self._multiply(rows)
+        else:
+            output = torch.cat([self._multiply(some) for some in rows.split(self.most_rows)])
+        return output if input.dim() == 2 else output.unflatten(0, input.shape[:-1])
+
+    def _multiply(self, rows: Tensor) -> Tensor:
+        alone = rows.shape[0] < self.fewest_rows
+        if alone:
+            rows = torch.cat((rows, rows))
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             output: Tensor = torch.ops.mkldnn._linear_pointwise(
-                input, self.packed, self.bias, "none", [], ""
+                rows, self.packed, self.bias, "none", [], ""
             )
         else:
-            if input.numel() == 0:
-                return input.new_empty(*input.shape[:-1], self.out_features)
             output = torch.ops.mkldnn._linear_pointwise.default(
-                input, self.packed, self.bias, "none", [], ""
+                rows, self.packed, self.bias, "none", [], ""
             )
-        return output
+        return output[:1] if alone else output
 
 
 def pack_linears(module: nn.Module) -> None:

@@ -53,8 +53,8 @@ class StaticPass(ForwardPass):
         cache: SlotCache,
         kernels: ModuleType | None = None,
     ) -> None:
-        places = (slots.repeat_interleave(shape.width), positions)
-        super().__init__(cache, positions, places, batches=(self,))
+        slots_of_tokens = slots.repeat_interleave(shape.width)
+        super().__init__(cache, positions, batches=(self,), slots=slots_of_tokens)
         self._shape = shape
         self._slots = slots
         self._kernels = kernels

@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 from outrider.engine.draft_vocabulary import write_draft_vocabulary
 from outrider.errors import ConfigurationError
 from outrider.v1 import draft_pb2
+from tests.known_kernels import needs_known_kernels
 from tests.system import System, running_system, running_target
 
 PROMPT = "the cat sat on the mat and the dog sat on the"
@@ -39,12 +40,23 @@ def draft_of_kind(kind: str, tiny_models: Callable[..., Path]) -> str | Path:
     return drafts[kind]()
 
 
-@pytest.mark.parametrize("kind", ["the target itself", "unrelated", "n-gram"])
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [
+        ("the target itself", "float32"),
+        ("unrelated", "float32"),
+        ("unrelated", "bfloat16"),
+        ("n-gram", "float32"),
+    ],
+)
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
 async def test_text_is_the_targets_own(
-    kind: str, sampling: dict[str, Any], tiny_models: Callable[..., Path]
+    kind: str, sampling: dict[str, Any], dtype: str, tiny_models: Callable[..., Path]
 ) -> None:
-    async with running_system(tiny_models("llama"), draft_of_kind(kind, tiny_models)) as system:
+    if dtype != "float32":  # in which even other kernels make too little difference
+        needs_known_kernels(dtype)
+    draft = draft_of_kind(kind, tiny_models)
+    async with running_system(tiny_models("llama"), draft, dtype=dtype) as system:
         expected = await token_ids(system, 0, **sampling)
         assert len(set(expected)) > 5  # a text that repeats one token proves nothing
         for k in range(1, 9):

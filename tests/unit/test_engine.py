@@ -122,13 +122,15 @@ def test_impossible_settings_are_refused(tiny_models: Callable[..., Path]) -> No
 
 
 def test_a_cpu_computes_in_float32_unless_asked_otherwise() -> None:
-    """In bfloat16 a text depends on how many tokens each pass verifies."""
     assert choose_dtype("auto", torch.device("cpu")) == torch.float32
     assert choose_dtype("auto", torch.device("cuda")) == torch.bfloat16
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
-def test_many_short_chunks_share_a_pass(family: str, tiny_models: Callable[..., Path]) -> None:
+def test_on_a_gpu_short_chunks_attend_together(
+    family: str, tiny_models: Callable[..., Path]
+) -> None:
     """In slots with a gap between them, of different lengths, one of them a long prompt."""
     folder = tiny_models(family)
     engine = Engine(EngineOptions(str(folder), "cpu", "float32", slots=6, max_context_length=128))

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu
-from outrider.engine import model as engine_model
 from outrider.engine.chunk import Chunk
 from outrider.engine.gpu_network import GpuNetwork
 from outrider.engine.model import Engine, EngineOptions
@@ -18,10 +17,7 @@ from outrider.engine.rotation import Rotation
 from outrider.errors import UnsupportedModel
 from tests.unit.test_static_passes import IDS, Again, engine_of
 
-
-@pytest.fixture(autouse=True)
-def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_model, "is_gpu", lambda device: True)
+pytestmark = pytest.mark.usefixtures("as_on_a_gpu")
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])

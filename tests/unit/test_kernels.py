@@ -30,7 +30,7 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton")
 kernels = importlib.import_module("outrider.engine.kernels")
 
-MAX_LENGTH = 600
+MAX_LENGTH = 640
 NUM_SLOTS = 5
 
 
@@ -129,8 +129,7 @@ def test_they_compile_for_gpus() -> None:
 
 
 @pytest.fixture
-def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_model, "is_gpu", lambda device: True)
+def with_kernels(as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine_model, "kernels_for", lambda device: kernels)
     monkeypatch.setattr(static_pass, "SHORTEST_LENGTH", 32)
 
@@ -143,13 +142,10 @@ def recorded_engine(folder: Path) -> Engine:
 
 # Llama's layers, GPT-NeoX's, and transformers' own with a window.
 @pytest.mark.parametrize("family", ["qwen2", "gpt_neox", "mistral"])
-def test_models_give_the_same_logits(
-    family: str, tiny_models: Callable[..., Path], request: pytest.FixtureRequest
-) -> None:
+@pytest.mark.usefixtures("with_kernels")
+def test_models_give_the_same_logits(family: str, tiny_models: Callable[..., Path]) -> None:
     folder = tiny_models(family)
-    plain = engine_of(folder)
-    request.getfixturevalue("as_on_a_gpu")
-    recorded = recorded_engine(folder)
+    plain, recorded = engine_of(folder), recorded_engine(folder)
     assert recorded.graphs is not None
     assert recorded.graphs.kernels is kernels
     assert isinstance(recorded.network, TransformersNetwork) == (family == "mistral")
@@ -163,7 +159,7 @@ def test_models_give_the_same_logits(
             torch.testing.assert_close(other.cpu(), one, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("as_on_a_gpu")
+@pytest.mark.usefixtures("with_kernels")
 def test_without_kernels_torch_attends(
     tiny_models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

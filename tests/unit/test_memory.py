@@ -82,16 +82,16 @@ def test_what_the_cache_takes_is_said_in_the_log(
 def test_a_part_of_a_slot_is_copied_in_all_layers(sizes: list[tuple[int, int]]) -> None:
     small = SlotCache(1, 2)
     for layer, size in enumerate(sizes):
-        small.write(layer, torch.zeros(2, *size), torch.zeros(2, *size), (0, slice(0, 2)))
-    cache = small.resized(3, 5)
-    assert cache.num_bytes == sum(2 * 3 * 5 * heads * size * 4 for heads, size in sizes)
+        small.storage(layer, torch.zeros(2, *size), torch.zeros(2, *size))
+    cache = small.resized(3, 64)
+    assert cache.num_bytes == sum(2 * 3 * 64 * heads * size * 4 for heads, size in sizes)
     for layer, size in enumerate(sizes):
-        key, value = torch.randn(2, 5, *size)
-        cache.write(layer, key, value, (1, slice(0, 5)))
+        for stored in cache.storage(layer, *torch.zeros(2, 1, *size)):
+            stored[1] = torch.randn(stored[1].shape)
     cache.copy(1, 2, 1, 4)
     for layer, size in enumerate(sizes):
         for stored in cache.storage(layer, *torch.zeros(2, 1, *size)):
             assert torch.equal(stored[2, :, 1:4], stored[1, :, 1:4])
             assert stored[2, :, 1:4].all()
-            assert not stored[2, :, [0, 4]].any()
+            assert not stored[2, :, [0, *range(4, 64)]].any()
             assert not stored[0].any()

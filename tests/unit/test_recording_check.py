@@ -16,6 +16,8 @@ from outrider.engine.static_choices import RowStates, StaticChoices
 from outrider.noise import gumbel_rows
 from tests.unit.test_static_passes import Again, engine_of
 
+pytestmark = pytest.mark.usefixtures("as_on_a_gpu")
+
 
 @pytest.fixture(autouse=True)
 def short(monkeypatch: pytest.MonkeyPatch) -> None:

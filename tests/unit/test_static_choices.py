@@ -31,6 +31,8 @@ from outrider.sampling import Choice, choose_tokens, rank_tokens
 from target_service.verifier import Verifier
 from tests.unit.test_static_passes import IDS, Again, Recording, engine_of
 
+pytestmark = pytest.mark.usefixtures("as_on_a_gpu")
+
 SAMPLED = SamplingParams(temperature=1.0, seed=3)
 FILTERED = SamplingParams(temperature=0.7, top_k=40, top_p=0.9, min_p=0.01, seed=5)
 FEW = SamplingParams(temperature=0.5, top_k=3, seed=2**64 - 1)

@@ -16,6 +16,8 @@ from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.static_pass import Shape, shape_of
 from tests.tiny_models import SUPPORTED_FAMILIES
 
+pytestmark = pytest.mark.usefixtures("as_on_a_gpu")
+
 IDS = torch.randint(5, 250, (100,), generator=torch.Generator().manual_seed(1)).tolist()
 
 

@@ -53,6 +53,7 @@ def test_answers_have_their_temperatures_in_turn(tiny_models: Callable[..., Path
     assert len({tuple(text) for text in (*first, *second)}) == 5
 
 
+@pytest.mark.usefixtures("as_on_a_gpu")
 def test_engines_that_choose_by_themselves_write_the_same(
     tiny_models: Callable[..., Path],
 ) -> None:

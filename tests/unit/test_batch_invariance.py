@@ -1,0 +1,97 @@
+"""On a CPU a token's logits are the same, bit for bit, whatever the pass that computes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from outrider.engine.chunk import Chunk
+from outrider.engine.model import Engine, EngineOptions
+from outrider.engine.packed_linear import Float16Linear, fbgemm_is_available
+from tests.known_kernels import needs_known_kernels
+from tests.tiny_models import SUPPORTED_FAMILIES
+
+# Beyond what attention takes at a time, and products of one, two and many rows.
+LENGTH = 330
+WIDTHS = [(2,), (5, 1), (17, 3), (32, 33), (100,), (LENGTH,)]
+
+
+def ids_of(seed: int, vocab_size: int = 250, length: int = LENGTH) -> list[int]:
+    generator = torch.Generator().manual_seed(seed)
+    ids: list[int] = torch.randint(5, vocab_size, (length,), generator=generator).tolist()
+    return ids
+
+
+def in_passes(engine: Engine, ids: Sequence[int], widths: Sequence[int]) -> Tensor:
+    """Logits [len(ids), vocab_size] by passes of so many tokens, in turn."""
+    logits, start = [], 0
+    for width in cycle(widths):
+        tokens = ids[start : start + width]
+        logits += engine.forward([Chunk(0, start, tokens, len(tokens))])
+        start += len(tokens)
+        if start == len(ids):
+            break
+    return torch.cat(logits)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", SUPPORTED_FAMILIES)
+def test_no_bit_depends_on_the_pass(
+    family: str, dtype: str, tiny_models: Callable[..., Path]
+) -> None:
+    needs_known_kernels(dtype)
+    engine = Engine(EngineOptions(str(tiny_models(family)), "cpu", dtype, slots=1))
+    ids = ids_of(1)
+    expected = in_passes(engine, ids, (1,))
+    for widths in WIDTHS:
+        assert torch.equal(in_passes(engine, ids, widths), expected), widths
+
+
+@pytest.mark.skipif(not fbgemm_is_available(), reason="no FBGEMM for this CPU")
+def test_nor_with_weights_in_float16(tiny_models: Callable[..., Path], tmp_path: Path) -> None:
+    needs_known_kernels("float32")
+    folder = tiny_models("llama")
+    AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16).save_pretrained(tmp_path)
+    engine = Engine(EngineOptions(str(tmp_path), "cpu", "float32", slots=1))
+    assert any(isinstance(layer, Float16Linear) for layer in engine.network.modules())
+    ids = ids_of(1)
+    expected = in_passes(engine, ids, (1,))
+    for widths in WIDTHS:
+        assert torch.equal(in_passes(engine, ids, widths), expected), widths
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
+def test_nor_on_other_sessions(family: str, dtype: str, tiny_models: Callable[..., Path]) -> None:
+    """A prompt, a verification and a step beside it, in slots that held something else before."""
+    needs_known_kernels(dtype)
+    engine = Engine(EngineOptions(str(tiny_models(family)), "cpu", dtype, slots=4))
+    ids, others = ids_of(1), ids_of(2)
+    expected = in_passes(engine, ids, (1,))
+    for slot in range(4):
+        engine.forward([Chunk(slot, 0, others)])
+    start = 0
+    for width in (40, 1, 7, 3, 100, 1, 120, 5):
+        chunks = [Chunk(3, 0, others[:70], 1), Chunk(0, 60, others[:5], 5)]
+        chunks.insert(1, Chunk(1, start, ids[start : start + width], width))
+        chunks.append(Chunk(2, 301, others[:1], 1))
+        _, found, _, _ = engine.forward(chunks)
+        assert torch.equal(found, expected[start : start + width]), (start, width)
+        start += width
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_nor_in_the_default_target(dtype: str, real_target: Path) -> None:
+    """Whose products are large enough for kernels to divide them."""
+    needs_known_kernels(dtype)
+    engine = Engine(EngineOptions(str(real_target), "cpu", dtype, slots=1, max_context_length=512))
+    ids = ids_of(1, engine.vocab_size, 80)
+    expected = in_passes(engine, ids, (1,))
+    for widths in ((5, 2), (13, 33), (80,)):
+        assert torch.equal(in_passes(engine, ids, widths), expected), widths
