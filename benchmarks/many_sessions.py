@@ -43,6 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--draft", default="default", help="as for the draft service, or none")
     parser.add_argument("--threads", type=int, default=1, help="of the target; the draft has one")
+    parser.add_argument("--dtype", default="float32", help="of the target")
     parser.add_argument("--parts", default="throughput,prompt,overload")
     parser.add_argument("--max-new-tokens", type=int, default=64, help="of the throughput part")
     parser.add_argument("--rounds", type=int, default=1)
@@ -51,7 +52,7 @@ def main() -> None:
     args = parser.parse_args()
     draft = {"model": args.draft, "threads": 1, "port": 0, "slots": NUM_SESSIONS}
     with running_system(
-        {"threads": args.threads, "dtype": "float32", "port": 0, "slots": NUM_SESSIONS},
+        {"threads": args.threads, "dtype": args.dtype, "port": 0, "slots": NUM_SESSIONS},
         None if args.draft == "none" else draft,
         {"port": 0, "max_queued": 2 * NUM_SESSIONS},
     ) as (address, processes):

@@ -115,7 +115,9 @@ def load_drafter(
     if model in ("default", EMBEDDED_DRAFT):
         options, model = _embedded(options), EMBEDDED_DRAFT
     slots = max(1, num_branches)
-    options = dataclasses.replace(options, model=model, slots_per_session=slots, is_draft=True)
+    options = dataclasses.replace(
+        options, model=model, slots_per_session=slots, is_draft=True, batch_invariant=False
+    )
     engine, served = load_served_model(options, num_choices=1 + NUM_RUNNERS_UP)
     model_id = name if script else served.info.model_id
     num_sessions = engine.cache.num_slots // slots

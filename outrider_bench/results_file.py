@@ -40,7 +40,7 @@ def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **
         },
         "hardware": {
             "cpu": _cpu_model(),
-            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "instructions": _instructions(),
             "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
             "system": f"{platform.system()} {platform.machine()}",
         },
@@ -56,6 +56,11 @@ def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **
     except OSError as error:
         raise ConfigurationError(f"cannot write the result: {error}") from error
     return path
+
+
+def _instructions() -> str:
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
+    return torch.backends.cpu.get_cpu_capability() + (" and AMX" if has_amx else "")
 
 
 def _commit() -> str:

@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from outrider.embedded.target import embedded_target
+from outrider.engine.batch_invariance import ANY_SHAPES
 from tests.tiny_models import model_factory
 
 torch.set_num_threads(1)
@@ -37,6 +38,6 @@ def real_target() -> Path:
 
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Engines have the layers, and passes the form, that they have on a GPU."""
-    for module in ("attention", "model"):
-        monkeypatch.setattr(f"outrider.engine.{module}.is_gpu", lambda device: True)
+    """Engines have the layers, and passes the form and shapes, that they have on a GPU."""
+    monkeypatch.setattr("outrider.engine.model.is_gpu", lambda device: True)
+    monkeypatch.setattr("outrider.engine.model.shapes_for", lambda device, dtype: ANY_SHAPES)

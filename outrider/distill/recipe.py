@@ -160,7 +160,13 @@ def _write_and_teach(
 ) -> tuple[Texts, Lesson]:
     """All texts and what the target thinks of them, from files where they exist."""
     options = EngineOptions(
-        folder, recipe.device, recipe.dtype, recipe.threads, SHARD_SIZE, recipe.max_length
+        folder,
+        recipe.device,
+        recipe.dtype,
+        recipe.threads,
+        SHARD_SIZE,
+        recipe.max_length,
+        batch_invariant=False,
     )
     engine = wait_for_own_thread(lambda: Engine(options))
     scheduler = Scheduler(engine, engine.cache.num_slots)

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from outrider.engine.batch_invariance import Shapes
 from outrider.engine.chunk import Chunk
 from outrider.engine.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of
-from outrider.engine.device import is_gpu
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.pieces import Pieces, attend_pieces
 from outrider.engine.rotation import Rotation
@@ -97,6 +97,7 @@ class ForwardPass:
             pieces = self.pieces.of(query, groups, query.shape[2], layer.window)
             attended = attend_pieces(query, key, value, keys, values, pieces, layer.scale)
         else:
+            assert self.slots is not None
             # Dimensions that are indexed come first.
             keys[self.slots, :, self.positions] = key
             values[self.slots, :, self.positions] = value
@@ -110,15 +111,23 @@ class ForwardPass:
 class Pass(ForwardPass):
     """One forward pass: its chunks, packed.
 
-    On a CPU they attend one by one. On a GPU, where calls are dear, short ones attend together.
+    Args:
+        together: short ones attend together, where calls are dear; else they do one by one.
     """
 
-    def __init__(self, chunks: Sequence[Chunk], cache: SlotCache, device: torch.device) -> None:
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        cache: SlotCache,
+        device: torch.device,
+        shapes: Shapes,
+        together: bool,
+    ) -> None:
         positions = torch.tensor(
             [position for c in chunks for position in range(c.start, c.end)], device=device
         )  # [num_tokens]
-        if len(chunks) == 1 or not is_gpu(device):
-            super().__init__(cache, positions, Pieces(chunks))
+        if len(chunks) == 1 or not together:
+            super().__init__(cache, positions, Pieces(chunks, shapes))
             return
         slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
         ends = list(accumulate(len(c.token_ids) for c in chunks))

@@ -2,14 +2,14 @@
 
 A slot holds one sequence. What counts of it is a length that the caller keeps,
 so rolling back rejected tokens is setting a smaller length: stale entries
-behind it are never read, and the next tokens overwrite them.
+behind it are masked, and the next tokens overwrite them.
 """
 
 from __future__ import annotations
 
 from torch import Tensor
 
-from outrider.engine.batch_invariance import attended_length
+from outrider.engine.batch_invariance import ANY_SHAPES, Shapes
 
 
 class SlotCache:
@@ -18,11 +18,16 @@ class SlotCache:
     A layer's storage has the shape that the layer first writes: families differ in
     heads and head size, some even by layer. So a small cache learns the shapes, and
     `resized` allocates what is served, all at once.
+
+    Args:
+        shapes: what attention may ask for, which may be more than `max_length`.
     """
 
-    def __init__(self, num_slots: int, max_length: int) -> None:
+    def __init__(self, num_slots: int, max_length: int, shapes: Shapes = ANY_SHAPES) -> None:
         self.num_slots = num_slots
         self.max_length = max_length
+        self._shapes = shapes
+        self._stored_length = shapes.attended_length(max_length)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
         # All layers' keys and values, where they are of one shape: to copy a part of a slot is
         # one operation then. [num_layers, 2, num_slots, num_kv_heads, max_length, head_dim]
@@ -40,12 +45,15 @@ class SlotCache:
     @property
     def bytes_per_token(self) -> int:
         """Of a slot, in all layers."""
-        pairs = self._layers.values()
-        return sum((k.nbytes + v.nbytes) // (self.num_slots * k.shape[2]) for k, v in pairs)
+        return self.num_bytes // (self.num_slots * self._stored_length)
+
+    def slot_bytes(self, max_length: int) -> int:
+        """Of a slot for so many tokens."""
+        return self._shapes.attended_length(max_length) * self.bytes_per_token
 
     def resized(self, num_slots: int, max_length: int) -> SlotCache:
         """An empty cache with the same layers. Its memory is taken now, not at first use."""
-        cache = SlotCache(num_slots, max_length)
+        cache = SlotCache(num_slots, max_length, self._shapes)
         examples = [(keys[:, :, 0], values[:, :, 0]) for keys, values in self._layers.values()]
         if len({each.shape for pair in examples for each in pair}) == 1:
             example = examples[0][0]
@@ -77,6 +85,5 @@ class SlotCache:
 
     def _zeros(self, like: Tensor, *outer: int) -> Tensor:
         _, num_kv_heads, head_dim = like.shape
-        length = attended_length(self.max_length, like.device)
         # Zeros, not just any values: what is masked is multiplied all the same.
-        return like.new_zeros(*outer, self.num_slots, num_kv_heads, length, head_dim)
+        return like.new_zeros(*outer, self.num_slots, num_kv_heads, self._stored_length, head_dim)

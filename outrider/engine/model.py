@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from outrider.engine.activity import PassCounts
 from outrider.engine.attention import Pass
-from outrider.engine.batch_invariance import attended_length
+from outrider.engine.batch_invariance import ANY_SHAPES, shapes_for
 from outrider.engine.chunk import Chunk
 from outrider.engine.device import choose_device, choose_dtype, is_gpu
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
@@ -48,6 +48,7 @@ class EngineOptions:
     `is_draft`: a target may be loaded on the same device.
     `tensor_parallel` processes hold the model together, this one as a rank of torchrun's.
     `graphs`: short passes are replayed as CUDA graphs, where there is CUDA.
+    `batch_invariant`: logits are the same in every pass, where that can be had.
     """
 
     model: str
@@ -60,6 +61,7 @@ class EngineOptions:
     is_draft: bool = False
     tensor_parallel: int = 1
     graphs: bool = True
+    batch_invariant: bool = True
 
 
 class Engine:
@@ -93,11 +95,14 @@ class Engine:
         self.eos_token_ids = eos_token_ids(model, self.config)
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.max_context_length = context_length(self.config, options.max_context_length)
-        self.cache = SlotCache(1, min(_PROBE_LENGTH, self.max_context_length))
+        self._on_gpu = is_gpu(self.device)
+        can_be_invariant = options.batch_invariant and not self.is_int8 and not self.ranks
+        self._shapes = shapes_for(self.device, self.dtype) if can_be_invariant else ANY_SHAPES
+        self.cache = self._probing_cache()
         self.passes = PassCounts()
         self.network = self._adopt(model, options.model)
         del model
-        if is_gpu(self.device):  # what layers of ours are made of is to be had again
+        if self._on_gpu:  # what layers of ours are made of is to be had again
             gc.collect()
             torch.cuda.empty_cache()
         if self.is_int8:
@@ -110,12 +115,14 @@ class Engine:
             self.use_graphs(CudaRecorder(self.device))
             self.use_choices()
 
+    def _probing_cache(self) -> SlotCache:
+        return SlotCache(1, min(_PROBE_LENGTH, self.max_context_length), self._shapes)
+
     @torch.inference_mode()
     def _allocate(self, options: EngineOptions) -> SlotCache:
         """The cache that is served, all of its memory taken. Raises ConfigurationError."""
         per_session = options.slots_per_session
-        length = attended_length(self.max_context_length, self.device)
-        session_bytes = per_session * length * self.cache.bytes_per_token
+        session_bytes = per_session * self.cache.slot_bytes(self.max_context_length)
         num_sessions = options.slots or sessions_that_fit(
             session_bytes, self.device, options.is_draft
         )
@@ -214,7 +221,7 @@ class Engine:
         return 1e-4 if self.dtype == torch.float32 else 0.05
 
     def _run(self, chunks: Sequence[Chunk]) -> tuple[list[Tensor], Pass]:
-        forward_pass = Pass(chunks, self.cache, self.device)
+        forward_pass = Pass(chunks, self.cache, self.device, self._shapes, self._on_gpu)
         token_ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
         rows = torch.tensor(_logit_rows(chunks), dtype=torch.long, device=self.device)
         logits = self.network(torch.tensor(token_ids, device=self.device), forward_pass, rows)
@@ -232,7 +239,7 @@ class Engine:
         length = self.cache.max_length
         ids: list[int] = torch.randint(self.vocab_size, (length,), generator=generator).tolist()
         try:
-            *others, last = networks_for(model.config, self.ranks is None, is_gpu(self.device))
+            *others, last = networks_for(model.config, self.ranks is None, self._on_gpu)
             inputs = torch.tensor([ids], device=self.device)
             expected = model(input_ids=inputs, use_cache=False).logits[0].float()
         except Exception as error:
@@ -242,7 +249,7 @@ class Engine:
                 return self._adopt_as(build, model, ids, expected, name)
             except UnsupportedModel as error:
                 log.warning("%s: so it runs by transformers' layers", error)
-                self.cache = SlotCache(1, length)
+                self.cache = self._probing_cache()
         return self._adopt_as(last, model, ids, expected, name)
 
     def _adopt_as(
@@ -253,8 +260,8 @@ class Engine:
         try:
             self.network = build(model, self.max_context_length)
             # Weights are packed for CPUs; int8 would be found to be rounded.
-            if self.ranks is None and not self.is_int8 and not is_gpu(self.device):
-                pack_linears(self.network)
+            if self.ranks is None and not self.is_int8 and not self._on_gpu:
+                pack_linears(self.network, self._shapes)
                 compile_network(self.network)
             actual, windows = self._probe(ids)
         except Exception as error:

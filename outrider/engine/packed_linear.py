@@ -13,12 +13,13 @@ that verification is made of. Two layouts avoid that (`benchmarks/passes.py`):
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from outrider.engine.batch_invariance import rows_at_once
+from outrider.engine.batch_invariance import ANY_SHAPES, Shapes
 
 # The builds of torch that carry FBGEMM, all of them for x86.
 FBGEMM_ENGINES = ("x86", "fbgemm", "onednn")
@@ -56,12 +57,12 @@ class Float16Linear(nn.Module):
 class PackedLinear(nn.Module):
     """`input @ weight.T + bias`, with `weight` [out_features, in_features] packed."""
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, shapes: Shapes = ANY_SHAPES) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
         self.bias = bias
         self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
-        self.fewest_rows, self.most_rows = rows_at_once(weight.dtype, weight.device)
+        self.fewest_rows, self.most_rows = shapes.rows_at_once(weight.dtype)
 
     def forward(self, input: Tensor) -> Tensor:
         rows = input.reshape(-1, self.in_features)
@@ -88,11 +89,10 @@ class PackedLinear(nn.Module):
         return output[:1] if alone else output
 
 
-def pack_linears(module: nn.Module) -> None:
+def pack_linears(module: nn.Module, shapes: Shapes = ANY_SHAPES) -> None:
     """Replaces every linear layer below `module` where this torch and CPU can pack it."""
-    if not _can_pack(next(module.parameters())):
-        return
-    replace_linears(module, _packed)
+    if _can_pack(next(module.parameters())):
+        replace_linears(module, partial(_packed, shapes))
 
 
 def replace_linears(module: nn.Module, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
@@ -120,10 +120,10 @@ def fits_float16(weight: Tensor) -> bool:
     return bool((rounding <= of_sums * weight.abs().amax(dim=1)).all())
 
 
-def _packed(weight: Tensor, bias: Tensor | None) -> nn.Module:
+def _packed(shapes: Shapes, weight: Tensor, bias: Tensor | None) -> nn.Module:
     if weight.dtype == torch.float32 and fbgemm_is_available() and fits_float16(weight):
         return Float16Linear(weight, bias)
-    return PackedLinear(weight, bias)
+    return PackedLinear(weight, bias, shapes)
 
 
 def _can_pack(parameter: Tensor) -> bool:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from outrider.engine.batch_invariance import attended_length, attending_rows, queries_at_once
+from outrider.engine.batch_invariance import Shapes
 from outrider.engine.chunk import Chunk
 from outrider.engine.chunk_batch import hidden_from
 
@@ -25,7 +25,7 @@ class Piece(NamedTuple):
     begin: int  # of the first in the pass
     end: int
     length: int  # of the part of the slot that is attended to
-    mask: Tensor  # additive, [num_rows, length], groups * (end - begin) rows or more
+    mask: Tensor | None  # additive, [groups * (end - begin) or more, length]; None: all is visible
 
 
 def attend_pieces(
@@ -51,26 +51,29 @@ def attend_pieces(
         values[slot, :, piece.start : stop] = value[begin:end].transpose(0, 1)
         # [1, num_kv_heads, groups * num_queries, head_dim]
         rows = query[begin:end].transpose(0, 1).reshape(1, keys.shape[1], -1, head_dim)
-        num_rows = rows.shape[2]
-        if len(piece.mask) > num_rows:
-            rows = pad(rows, [0, 0, 0, len(piece.mask) - num_rows])
+        num_rows, mask = rows.shape[2], piece.mask
+        if mask is not None and len(mask) > num_rows:
+            rows = pad(rows, [0, 0, 0, len(mask) - num_rows])
         output = scaled_dot_product_attention(
             rows,
             keys[slot : slot + 1, :, : piece.length],
             values[slot : slot + 1, :, : piece.length],
-            attn_mask=piece.mask,
+            attn_mask=mask,
             scale=scale,
         )
         output = output[:, :, :num_rows].reshape(num_heads, end - begin, head_dim)
         outputs.append(output.transpose(0, 1))
-    return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
+    if len(outputs) == 1:
+        return outputs[0]
+    return torch.cat(outputs) if outputs else torch.empty_like(query)
 
 
 class Pieces:
     """The pieces of a pass, shared by all layers that attend alike."""
 
-    def __init__(self, chunks: Sequence[Chunk]) -> None:
+    def __init__(self, chunks: Sequence[Chunk], shapes: Shapes) -> None:
         self._chunks = chunks
+        self._shapes = shapes
         self._pieces: dict[tuple[int, int, int | None], list[Piece]] = {}
 
     def of(
@@ -86,25 +89,40 @@ class Pieces:
             pieces: list[Piece] = []
             begin = 0
             for chunk in self._chunks:
-                pieces.extend(_pieces_of(chunk, begin, like, *kind))
+                pieces.extend(self._of_chunk(chunk, begin, like, *kind))
                 begin += len(chunk.token_ids)
             self._pieces[kind] = pieces
         return self._pieces[kind]
 
+    def _of_chunk(
+        self,
+        chunk: Chunk,
+        first: int,
+        like: Tensor,
+        groups: int,
+        head_dim: int,
+        window: int | None,
+    ) -> Iterator[Piece]:
+        """Of a chunk whose tokens are those from `first` on in the pass."""
+        step = self._shapes.queries_at_once(len(chunk.token_ids), groups)
+        for start in range(chunk.start, chunk.end, step):
+            stop = min(start + step, chunk.end)
+            num_rows = self._shapes.attending_rows(groups * (stop - start), head_dim)
+            length = self._shapes.attended_length(stop)
+            sees_all = stop - start == 1 and (window is None or stop <= window)
+            mask = None
+            if not sees_all or num_rows > groups or length > stop:
+                mask = _causal_mask(range(start, stop), length, num_rows, groups, window, like)
+            begin = first + start - chunk.start
+            yield Piece(chunk.slot, start, begin, begin + stop - start, length, mask)
 
-def _pieces_of(
-    chunk: Chunk, first: int, like: Tensor, groups: int, head_dim: int, window: int | None
-) -> Iterator[Piece]:
-    """Of a chunk whose tokens are those from `first` on in the pass."""
-    device = like.device
-    step = queries_at_once(len(chunk.token_ids), groups, device)
-    for start in range(chunk.start, chunk.end, step):
-        stop = min(start + step, chunk.end)
-        begin = first + start - chunk.start
-        length = attended_length(stop, device)
-        num_rows = groups * (stop - start)
-        mask = like.new_zeros(attending_rows(num_rows, head_dim, device), length)
-        queries = torch.arange(start, stop, device=device)[:, None]
-        hidden = hidden_from(queries, torch.arange(length, device=device), window)
-        mask[:num_rows].masked_fill_(hidden.repeat(groups, 1), float("-inf"))
-        yield Piece(chunk.slot, start, begin, begin + stop - start, length, mask)
+
+def _causal_mask(
+    queries: range, length: int, num_rows: int, groups: int, window: int | None, like: Tensor
+) -> Tensor:
+    """Additive, [num_rows, length], for queries at these places; rows that fill up see all."""
+    places = torch.arange(queries.start, queries.stop, device=like.device)[:, None]
+    hidden = hidden_from(places, torch.arange(length, device=like.device), window)
+    mask = like.new_zeros(num_rows, length)
+    mask[: groups * len(queries)].masked_fill_(hidden.repeat(groups, 1), float("-inf"))
+    return mask

@@ -11,13 +11,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from outrider.engine.batch_invariance import INVARIANT_SHAPES
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
-from outrider.engine.packed_linear import Float16Linear, fbgemm_is_available
+from outrider.engine.packed_linear import Float16Linear, PackedLinear, fbgemm_is_available
 from tests.known_kernels import needs_known_kernels
 from tests.tiny_models import SUPPORTED_FAMILIES
 
-# Beyond what attention takes at a time, and products of one, two and many rows.
+# Beyond 256 keys, and products of one, two and many rows.
 LENGTH = 330
 WIDTHS = [(2,), (5, 1), (17, 3), (32, 33), (100,), (LENGTH,)]
 
@@ -51,6 +52,49 @@ def test_no_bit_depends_on_the_pass(
     expected = in_passes(engine, ids, (1,))
     for widths in WIDTHS:
         assert torch.equal(in_passes(engine, ids, widths), expected), widths
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["llama", "mistral"])
+def test_nor_in_long_texts(family: str, dtype: str, tiny_models: Callable[..., Path]) -> None:
+    """Of more keys than attention takes at a time; the first are out of mistral's window."""
+    needs_known_kernels(dtype)
+    folder = tiny_models(family, max_position_embeddings=1400)
+    engine = Engine(EngineOptions(str(folder), "cpu", dtype, slots=1))
+    ids = ids_of(3, length=1100)
+    expected = in_passes(engine, ids, (1,))
+    for widths in ((5, 33), (500, 20), (len(ids),)):
+        assert torch.equal(in_passes(engine, ids, widths), expected), widths
+
+
+@pytest.mark.parametrize("num_threads", [2, 3, 4])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_nor_with_several_threads(dtype: str, num_threads: int) -> None:
+    """Of products whose sums are long enough to be divided among threads."""
+    needs_known_kernels(dtype)
+    before = torch.get_num_threads()
+    torch.set_num_threads(num_threads)
+    try:
+        weight, rows = (
+            torch.randn(size, 4864, generator=torch.Generator().manual_seed(size)).to(
+                getattr(torch, dtype)
+            )
+            for size in (896, 300)
+        )
+        linear = PackedLinear(weight, None, INVARIANT_SHAPES)
+        expected = torch.cat([linear(row) for row in rows.split(1)])
+        for width in (2, 5, 16, 17, 64, 65, 300):
+            assert torch.equal(linear(rows[:width]), expected[:width]), width
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("length", [1, 63, 64, 65, 255, 256, 257, 511, 512, 513, 768, 769, 1025])
+def test_a_query_attends_to_all_that_counts_and_to_no_more_than_is_stored(length: int) -> None:
+    attended = INVARIANT_SHAPES.attended_length(length)
+    assert length <= attended < length + 256
+    assert attended == INVARIANT_SHAPES.attended_length(attended)
+    assert attended <= INVARIANT_SHAPES.attended_length(length + 1)
 
 
 @pytest.mark.skipif(not fbgemm_is_available(), reason="no FBGEMM for this CPU")

@@ -85,7 +85,6 @@ def test_what_is_left_out_is_unlikely_and_a_row_without_numbers_is_no_error_of_t
     assert set(ranked[1, :, 0].tolist()) <= {0.0, 2.0, 4.0}
 
 
-@pytest.mark.usefixtures("as_on_a_gpu")
 @pytest.mark.parametrize("works", [True, False])
 def test_engines_choose_by_them_or_else_by_torch(
     works: bool, tiny_models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
@@ -103,6 +102,7 @@ def test_engines_choose_by_them_or_else_by_torch(
 
     original = kernels.rank
     monkeypatch.setattr(kernels, "rank", rank)
+    monkeypatch.setattr(engine_model, "is_gpu", lambda device: True)
     monkeypatch.setattr(engine_model, "kernels_for", lambda device: kernels)
     monkeypatch.setattr(static_pass, "SHORTEST_LENGTH", 32)
     engine = engine_of(folder, DEVICE)

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from draft_service.drafters.model import ModelDrafter
 from outrider.distill.beginning import RECORD
-from outrider.engine import static_pass
+from outrider.engine import model, static_pass
 from outrider.engine.chunk import Chunk
+from outrider.engine.gpu_network import GpuNetwork
 from outrider.messages import GREEDY, SamplingParams
 from outrider.sampling import choose_tokens, rank_tokens
 from target_service.verifier import Verifier
@@ -34,9 +35,10 @@ FILTERED = SamplingParams(temperature=0.7, top_k=40, top_p=0.9, min_p=0.01, seed
 
 
 @pytest.fixture(autouse=True)
-def elsewhere(as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
+def elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     second_device.register()
     monkeypatch.setattr(torch, "tensor", second_device.tensor)
+    monkeypatch.setattr(model, "is_gpu", lambda device: device.type == DEVICE)
     monkeypatch.setattr(static_pass, "SHORTEST_LENGTH", 32)
 
 
@@ -61,6 +63,18 @@ def test_passes_do_not_wait_for_the_device(family: str, tiny_models: Callable[..
     assert Waits.count == before
     check_same(here, recorded)
     check_same(there, recorded)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt_neox"])
+def test_layers_for_gpus_do_not_wait_either(family: str, tiny_models: Callable[..., Path]) -> None:
+    here, recorded = engine_of(tiny_models(family)), engine_of(tiny_models(family), DEVICE)
+    assert isinstance(recorded.network, GpuNetwork)
+    recorded.use_graphs(Recording)
+    before = Waits.count
+    recorded.forward([Chunk(0, 0, IDS[:30], 1)])
+    recorded.forward([Chunk(0, 30, IDS[30:31], 1)])
+    assert Waits.count == before
+    check_same(here, recorded)
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED, FILTERED])
