@@ -6,8 +6,7 @@
 For each of the benchmark's prompts the time of a token after the first, the target alone
 over the pair with its defaults, and over the draft without prompt lookup; medians of the
 rounds. One thread for each model, or as many as are said. Texts are compared with the
-target's own: in half precision, logits depend a little on the shape of a pass, and a near-tie
-may fall differently.
+target's own.
 """
 
 from __future__ import annotations
