@@ -7,6 +7,7 @@ from typing import Any
 from outrider.errors import ConfigurationError, UnsupportedModel
 
 DEFAULT_MAX_CONTEXT_LENGTH = 2048
+_SHORTEST_CONTEXT_LENGTH = 2
 
 
 def eos_token_ids(model: Any, config: Any) -> tuple[int, ...]:
@@ -20,12 +21,14 @@ def eos_token_ids(model: Any, config: Any) -> tuple[int, ...]:
 
 
 def context_length(config: Any, wanted: int | None) -> int:
-    """Of a slot. Raises ConfigurationError if the model takes less than what is wanted."""
+    """Of a slot. Raises ConfigurationError if the model takes less, or nothing has room in it."""
     longest = getattr(config, "max_position_embeddings", None)
     if wanted is None:
         return min(longest or DEFAULT_MAX_CONTEXT_LENGTH, DEFAULT_MAX_CONTEXT_LENGTH)
     if longest is not None and wanted > longest:
         raise ConfigurationError(f"the model's context is {longest} tokens; {wanted} are too many")
+    if wanted < _SHORTEST_CONTEXT_LENGTH:
+        raise ConfigurationError(f"a context of {wanted} has no room for a prompt and an answer")
     return wanted
 
 

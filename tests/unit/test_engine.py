@@ -113,6 +113,9 @@ def test_impossible_settings_are_refused(tiny_models: Callable[..., Path]) -> No
     folder = str(tiny_models("llama"))
     with pytest.raises(ConfigurationError, match="512"):
         engine_of(tiny_models("llama"), max_context_length=513)
+    with pytest.raises(ConfigurationError, match="no room"):
+        engine_of(tiny_models("llama"), max_context_length=1)
+    assert engine_of(tiny_models("llama"), max_context_length=2).max_context_length == 2
     with pytest.raises(ConfigurationError, match="abacus"):
         Engine(EngineOptions(folder, device="abacus"))
     with pytest.raises(ConfigurationError, match="cuda:99"):
