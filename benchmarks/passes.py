@@ -54,6 +54,7 @@ VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "bfloat16": ("bfloat16", ()),
     "bf16_any": ("bfloat16", ()),
 }
+OF_ANY_SHAPE = ("any_shape", "bf16_any")
 
 
 def main() -> None:
@@ -80,7 +81,7 @@ def engine_of(model: str, threads: int, variant: str) -> Engine:
     """An engine without some of its tricks."""
     dtype, left_out = VARIANTS[variant]
     options = EngineOptions(
-        model, dtype=dtype, threads=threads, slots=1, batch_invariant="any" not in variant
+        model, dtype=dtype, threads=threads, slots=1, batch_invariant=variant not in OF_ANY_SHAPE
     )
     with ExitStack() as stack:
         for name in left_out:

@@ -41,6 +41,13 @@ def in_passes(engine: Engine, ids: Sequence[int], widths: Sequence[int]) -> Tens
     return torch.cat(logits)
 
 
+def check_same_bits(engine: Engine, ids: list[int], passes: Sequence[Sequence[int]]) -> None:
+    """Passes of these widths, in turn, give what passes of one token give."""
+    expected = in_passes(engine, ids, (1,))
+    for widths in passes:
+        assert torch.equal(in_passes(engine, ids, widths), expected), widths
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("family", SUPPORTED_FAMILIES)
 def test_no_bit_depends_on_the_pass(
@@ -48,10 +55,7 @@ def test_no_bit_depends_on_the_pass(
 ) -> None:
     needs_known_kernels(dtype)
     engine = Engine(EngineOptions(str(tiny_models(family)), "cpu", dtype, slots=1))
-    ids = ids_of(1)
-    expected = in_passes(engine, ids, (1,))
-    for widths in WIDTHS:
-        assert torch.equal(in_passes(engine, ids, widths), expected), widths
+    check_same_bits(engine, ids_of(1), WIDTHS)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -62,9 +66,7 @@ def test_nor_in_long_texts(family: str, dtype: str, tiny_models: Callable[..., P
     folder = tiny_models(family, max_position_embeddings=1400)
     engine = Engine(EngineOptions(str(folder), "cpu", dtype, slots=1))
     ids = ids_of(3, length=1100)
-    expected = in_passes(engine, ids, (1,))
-    for widths in ((5, 33), (500, 20), (len(ids),)):
-        assert torch.equal(in_passes(engine, ids, widths), expected), widths
+    check_same_bits(engine, ids, [(5, 33), (500, 20), (len(ids),)])
 
 
 @pytest.mark.parametrize("num_threads", [2, 3, 4])
@@ -104,10 +106,7 @@ def test_nor_with_weights_in_float16(tiny_models: Callable[..., Path], tmp_path:
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16).save_pretrained(tmp_path)
     engine = Engine(EngineOptions(str(tmp_path), "cpu", "float32", slots=1))
     assert any(isinstance(layer, Float16Linear) for layer in engine.network.modules())
-    ids = ids_of(1)
-    expected = in_passes(engine, ids, (1,))
-    for widths in WIDTHS:
-        assert torch.equal(in_passes(engine, ids, widths), expected), widths
+    check_same_bits(engine, ids_of(1), WIDTHS)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -136,6 +135,4 @@ def test_nor_in_the_default_target(dtype: str, real_target: Path) -> None:
     needs_known_kernels(dtype)
     engine = Engine(EngineOptions(str(real_target), "cpu", dtype, slots=1, max_context_length=512))
     ids = ids_of(1, engine.vocab_size, 80)
-    expected = in_passes(engine, ids, (1,))
-    for widths in ((5, 2), (13, 33), (80,)):
-        assert torch.equal(in_passes(engine, ids, widths), expected), widths
+    check_same_bits(engine, ids, [(5, 2), (13, 33), (80,)])
