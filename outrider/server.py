@@ -16,13 +16,13 @@ import uvloop
 from google.rpc import error_details_pb2, status_pb2
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from outrider import logs, telemetry
 from outrider.config import ServerOptions
 from outrider.errors import DOMAIN, ConfigurationError, OutriderError
 from outrider.logs import REQUEST_ID_KEY, RequestIds, request_id
 from outrider.processes import exit_with_parent
+from outrider.reflection import enable_reflection
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -153,9 +153,7 @@ async def serve(
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
     channelz.add_channelz_servicer(server)
-    reflection.enable_server_reflection(
-        [service_name, health.SERVICE_NAME, reflection.SERVICE_NAME], server
-    )
+    enable_reflection(server, [service_name, health.SERVICE_NAME])
     names = ["", service_name]
     await _set_health(healths, names, health_pb2.HealthCheckResponse.NOT_SERVING)
     bound = _bind(server, options.host, options.port)
