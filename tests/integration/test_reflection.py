@@ -21,11 +21,11 @@ SERVICES: dict[str, Callable[[grpc.aio.Server], None]] = {
     "outrider.v1.GenerationService": lambda server: (
         generation_pb2_grpc.add_GenerationServiceServicer_to_server(GenerationServicer(), server)
     ),
-    "outrider.v1.DraftService": lambda server: (
-        draft_pb2_grpc.add_DraftServiceServicer_to_server(DraftServicer(), server)
+    "outrider.v1.DraftService": lambda server: draft_pb2_grpc.add_DraftServiceServicer_to_server(
+        DraftServicer(), server
     ),
-    "outrider.v1.TargetService": lambda server: (
-        target_pb2_grpc.add_TargetServiceServicer_to_server(TargetServicer(), server)
+    "outrider.v1.TargetService": lambda server: target_pb2_grpc.add_TargetServiceServicer_to_server(
+        TargetServicer(), server
     ),
 }
 
