@@ -83,6 +83,10 @@ class ServiceUnavailable(OutriderError):
     reason = "SERVICE_UNAVAILABLE"
 
 
+class EngineFailed(ServiceUnavailable):
+    """The engine of a service runs no more passes; its process ends."""
+
+
 class DeadlineExceeded(OutriderError):
     """The caller's deadline passed."""
 

@@ -25,6 +25,7 @@ from outrider.engine.pace import Pace
 from outrider.engine.priority import give_way
 from outrider.engine.recorded_sampling import Choosing
 from outrider.engine.slots import Slots
+from outrider.engine.supervisor import Supervisor
 from outrider.errors import Cancelled, ServiceUnavailable
 from outrider.messages import Timings
 from outrider.sampling import Choice
@@ -60,6 +61,7 @@ class Scheduler:
         self.num_reused_tokens = 0  # not read, since a slot had them
         self._engine = engine
         self._slots = Slots(num_slots)
+        self._supervisor = Supervisor()
         # Sessions that had their answer in the latest pass for any, and may be about to come back.
         self._answered: set[int] = set()
         self._has_answered = True  # whether the latest pass was some job's last one
@@ -117,7 +119,7 @@ class Scheduler:
         """Queues a job; its future fails if the pass does. Raises ServiceUnavailable if closed."""
         with self._changed:
             if self._closed:
-                raise ServiceUnavailable("the service is shutting down")
+                raise self._supervisor.failure or ServiceUnavailable("the service is shutting down")
             job.done.set_running_or_notify_cancel()  # from here on only `release` cancels it
             self._jobs.append(job)
             self._changed.notify()
@@ -145,17 +147,26 @@ class Scheduler:
             self._jobs = [job for job in self._jobs if not job.is_dropped]
             self._changed.notify()
 
+    def check(self) -> None:
+        """Raises EngineFailed if no pass will run any more. Call it once a second."""
+        self._supervisor.look(is_busy=bool(self._jobs))
+
     def close(self) -> None:
         """Ends the thread after the pass that runs; pending jobs fail."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        self._thread.join()
+        if self._supervisor.failure is None:  # else it may never end
+            self._thread.join()
 
     def _run(self) -> None:
-        give_way()
-        while packed := self._wait_for_chunks():
-            self._work(packed)
+        try:
+            give_way()
+            while packed := self._wait_for_chunks():
+                self._work(packed)
+        except BaseException as error:
+            log.critical("the engine's thread ends", exc_info=True)
+            self._close_with(self._supervisor.end(error))
 
     def _work(self, packed: Sequence[tuple[Job, Chunk]]) -> None:
         """One pass, whatever becomes of it."""
@@ -181,10 +192,16 @@ class Scheduler:
                 # Whoever was there may have gone while it waited for others.
                 if self._jobs and not self._closed:
                     return self._pack()
+        self._close_with(ServiceUnavailable("the service is shutting down"))
+        return []
+
+    def _close_with(self, error: ServiceUnavailable) -> None:
+        with self._changed:
+            self._closed = True
             for job in self._jobs:
-                job.done.set_exception(ServiceUnavailable("the service is shutting down"))
+                if not job.done.done():
+                    job.done.set_exception(error)
             self._jobs = []
-            return []
 
     def _gather(self) -> None:
         """Waits for more sessions while they keep arriving: a pass costs little more with them."""
@@ -261,6 +278,7 @@ class Scheduler:
             if any(not job.is_background for job, _ in packed):
                 self._answered = {job.session for job, _ in packed if job.done.done()}
             self._cancel_jobs(self._slots.end_pass())
+        self._supervisor.end_pass(failed)
 
     def _cancel_jobs(self, slots: set[int]) -> None:
         """The sessions that had these slots are gone."""
