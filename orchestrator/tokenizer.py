@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Protocol
 
-import jinja2
 import tokenizers
-from jinja2.ext import Extension, loopcontrols
-from jinja2.nodes import CallBlock, Node
-from jinja2.parser import Parser
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from outrider.chat_template import ChatTemplate
 from outrider.errors import InvalidRequest
 from outrider.messages import TokenizerFiles
 
@@ -39,8 +33,7 @@ class Tokenizer:
         self.backend.no_truncation()
         added = self.backend.get_added_tokens_decoder()
         self._special_ids = frozenset(i for i, token in added.items() if token.special)
-        self._special_tokens = files.special_tokens
-        self._chat_template = files.chat_template
+        self._chat_template = ChatTemplate.of(files)
 
     @property
     def has_chat_template(self) -> bool:
@@ -78,21 +71,13 @@ class Tokenizer:
 
         Raises:
             InvalidRequest: the model has no chat template, or it refuses the conversation.
+            BrokenChatTemplate: its template works for none.
         """
-        if not self.has_chat_template:
+        if self._chat_template is None:
             raise InvalidRequest("the target has no chat template: use prompt instead of messages")
-        try:
-            text = self._template.render(
-                messages=[{"role": turn.role, "content": turn.content} for turn in messages],
-                # Some templates compare these with none instead of asking whether they are defined.
-                tools=None,
-                documents=None,
-                add_generation_prompt=True,
-                **self._special_tokens,
-            )
-        except Exception as error:
-            # A template is a program that came with the model: it may fail in any way.
-            raise InvalidRequest(f"the chat template refuses the messages: {error}") from error
+        text = self._chat_template.render(
+            [{"role": turn.role, "content": turn.content} for turn in messages]
+        )
         # The template has written the special tokens itself.
         return self._encode(text, add_special_tokens=False)
 
@@ -104,50 +89,3 @@ class Tokenizer:
     def has_text(self, token_id: int) -> bool:
         """Whether `decode` looks at the token: special and unknown ids are left out."""
         return token_id not in self._special_ids and self.backend.id_to_token(token_id) is not None
-
-    @cached_property
-    def _template(self) -> jinja2.Template:
-        # Compiled when first needed: a template that is broken takes away messages, not prompts.
-        return _environment().from_string(self._chat_template or "")
-
-
-class _GenerationTag(Extension):
-    """`{% generation %}...{% endgeneration %}` marks training data; here it marks nothing."""
-
-    tags = {"generation"}  # noqa: RUF012
-
-    def parse(self, parser: Parser) -> Node | list[Node]:
-        line = next(parser.stream).lineno
-        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
-        return CallBlock(self.call_method("_body"), [], [], body).set_lineno(line)
-
-    def _body(self, caller: Any) -> Any:
-        return caller()
-
-
-def _environment() -> ImmutableSandboxedEnvironment:
-    """Jinja as Hugging Face's chat templates expect it."""
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _GenerationTag]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _raise_exception
-    environment.globals["strftime_now"] = lambda form: datetime.now().strftime(form)
-    return environment
-
-
-def _to_json(
-    value: Any,
-    ensure_ascii: bool = False,
-    indent: int | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """Unlike Jinja's own filter it escapes no HTML."""
-    return json.dumps(
-        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
-    )
-
-
-def _raise_exception(message: str) -> None:
-    raise jinja2.TemplateError(message)

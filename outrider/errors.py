@@ -62,6 +62,13 @@ class VocabularyMismatch(OutriderError):
     reason = "VOCABULARY_MISMATCH"
 
 
+class BrokenChatTemplate(OutriderError):
+    """The model's chat template cannot be used, whatever the messages are."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "BROKEN_CHAT_TEMPLATE"
+
+
 class NoFreeSlot(OutriderError):
     """All slots of the KV cache are taken by other sessions."""
 

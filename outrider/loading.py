@@ -12,6 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from outrider import __version__
+from outrider.chat_template import ChatTemplate
 from outrider.embedded import resolve_model
 from outrider.engine.activity import PassCounts
 from outrider.engine.chunk import Chunk
@@ -80,6 +81,11 @@ def load_served_model(
     path = str(resolve_model(name, progress))
     progress(f"{name}: tokenizer")
     files = read_tokenizer(path)
+    template = ChatTemplate.of(files)
+    if template is not None and template.fault is not None:
+        log.warning(
+            "%s: its chat template is broken, messages are refused: %s", name, template.fault
+        )
     progress(f"{name}: weights")
     engine = Engine(dataclasses.replace(options, model=path))
     progress(f"{name}: warm-up")

@@ -61,7 +61,8 @@ class GenerationServiceServicer:
         OUT_OF_RANGE (prompt longer than the context), RESOURCE_EXHAUSTED (too many
         requests wait; with a google.rpc.RetryInfo), UNAVAILABLE (target unreachable),
         DEADLINE_EXCEEDED (at once if the deadline cannot be met), FAILED_PRECONDITION
-        (the target serves another vocabulary by now). Each carries a
+        (the target serves another vocabulary by now, or its chat template is broken
+        and the request has messages). Each carries a
         google.rpc.ErrorInfo whose reason can be branched on.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from orchestrator.generation import Message
 from orchestrator.tokenizer import Tokenizer
-from outrider.errors import InvalidRequest
+from outrider.errors import BrokenChatTemplate, InvalidRequest
 from outrider.messages import TokenizerFiles
 from outrider.tokenizer_files import read_tokenizer
 from tests.tiny_models import CHAT_TEMPLATE, make_tokenizer
@@ -69,8 +69,10 @@ def test_messages_equal_transformers(tmp_path: Path, template: str, bos: bool) -
 
 
 def test_a_template_can_write_the_date(files: TokenizerFiles) -> None:
-    tokenizer = Tokenizer(replace(files, chat_template="{{ strftime_now('%Y') }}"))
-    assert tokenizer.decode(tokenizer.encode_messages(TALK)).isdigit()
+    tokenizer = Tokenizer(
+        replace(files, chat_template="{{ strftime_now('%Y') }}{{ messages[2].content }}")
+    )
+    assert tokenizer.decode(tokenizer.encode_messages(TALK)).removesuffix("ok").isdigit()
 
 
 def test_a_template_that_refuses_is_the_callers_error(files: TokenizerFiles) -> None:
@@ -87,12 +89,13 @@ def test_a_template_that_refuses_is_the_callers_error(files: TokenizerFiles) -> 
         "{{ messages[7]['content'] }}",
         "{{ messages.append(1) }}",
         "{{ messages.__class__.__mro__ }}",
+        "{% for part in messages[0]['content'] %}{{ part['text'] }}{% endfor %}",
     ],
 )
 def test_a_broken_template_leaves_prompts_alone(files: TokenizerFiles, template: str) -> None:
     tokenizer = Tokenizer(replace(files, chat_template=template))
     assert tokenizer.has_chat_template
-    with pytest.raises(InvalidRequest, match="chat template"):
+    with pytest.raises(BrokenChatTemplate, match="chat template is broken"):
         tokenizer.encode_messages(TALK)
     assert tokenizer.decode(tokenizer.encode("the cat")) == "the cat"
 
