@@ -160,7 +160,7 @@ class Generation:
         request = self.request
         max_length = min(len(prompt) + request.max_new_tokens, target.max_context_length)
         eos = frozenset() if request.ignore_eos else frozenset(target.eos_token_ids)
-        text_stream = TextStream(tokenizer, request.stop)
+        text_stream = TextStream(tokenizer, request.stop, prompt)
         steps = decode(
             prompt,
             max_length,

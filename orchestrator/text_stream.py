@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -14,6 +15,11 @@ _REPLACEMENT = "\ufffd"
 # readable end, the first ones are certainly not about to become a character.
 _MAX_INCOMPLETE = 8
 
+# What tokens without text leave in the text that stop strings are looked for in, and that is
+# taken out before the text is released. Surrogates: no text that is decoded holds any.
+_DROPPED = "\ud800"
+_MARKS = re.compile("[\ud800-\udfff]")
+
 
 def check_stop_strings(stop: Sequence[str]) -> None:
     """Raises InvalidRequest for a stop string that every text contains."""
@@ -25,25 +31,31 @@ class TextStream:
     """Turns tokens into text that is final.
 
     Held back are a character whose last token is missing, and an end that may
-    become a stop string. The pieces join to what decoding all tokens at once gives.
+    become a stop string. The pieces join to what all tokens add to the text of
+    `prompt`, whose special tokens are left out, too.
     One exception: byte tokens of a sentencepiece vocabulary that are no valid text
     differ in the number of replacement characters.
 
     `stopped` is the stop string that was found, if any: the one that is complete
-    first, of several the longest. The text ends before it.
+    first, of several the longest. The text ends before it. Special tokens in a stop
+    string are found by their ids, and none is found across a token without text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), prompt: Sequence[int] = ()
+    ) -> None:
         check_stop_strings(stop)
         self._tokenizer = tokenizer
-        self._stop = stop
+        self._marks: dict[int, str] = {}  # of special tokens that stop strings contain
+        # What is looked for, to the stop string that it stands for.
+        self._stop = {self._marked(each): each for each in stop} | {each: each for each in stop}
         # Tokens whose text is out. The next ones are decoded behind them, since a
         # leading space depends on what comes before.
-        self._context: list[int] = []
+        self._context = self._end_of(prompt)
         self._pending: list[int] = []  # tokens whose text is not out
         self._held = ""  # text that may be the beginning of a stop string
-        self._num_released = 0  # characters
-        self._lengths: list[int] = []  # characters decoded up to each token
+        self._num_released = 0  # characters and marks
+        self._lengths: list[int] = []  # characters and marks up to each token
         self.stopped: str | None = None
 
     @property
@@ -63,7 +75,8 @@ class TextStream:
         """Takes a token and returns the text that became final by it."""
         self._lengths.append(self._lengths[-1] if self._lengths else 0)
         if not self._tokenizer.has_text(token_id):
-            return ""
+            self._lengths[-1] += 1
+            return self._release(self._marks.get(token_id, _DROPPED))
         self._pending.append(token_id)
         return self._release(self._take_decoded(is_last=False))
 
@@ -74,14 +87,39 @@ class TextStream:
         released = self._release(self._take_decoded(is_last=True))
         held, self._held = self._held, ""  # none, if a stop string was found now
         self._num_released += len(held)
-        return released + held
+        return released + _MARKS.sub("", held)
+
+    def _marked(self, stop: str) -> str:
+        """A stop string with a mark in place of each special token."""
+
+        def mark(found: re.Match[str]) -> str:
+            token_id = self._tokenizer.special_ids[found[0]]
+            return self._marks.setdefault(token_id, chr(ord(_DROPPED) + 1 + len(self._marks)))
+
+        return self._tokenizer.special_token.sub(mark, stop)
+
+    def _end_of(self, prompt: Sequence[int]) -> list[int]:
+        """The last tokens of a prompt that have text, from the beginning of a character on."""
+        last: list[int] = []
+        for token_id in reversed(prompt):
+            if len(last) == _MAX_INCOMPLETE:
+                break
+            if self._tokenizer.has_text(token_id):
+                last.insert(0, token_id)
+        ends = [last[begin:] for begin in range(len(last))]
+        # Bytes of a character whose first ones are missing are replaced. The text may hold
+        # such characters itself, so that all ends do.
+        return min(ends, key=self._num_replaced, default=[])
+
+    def _num_replaced(self, token_ids: list[int]) -> int:
+        return self._tokenizer.decode(token_ids).count(_REPLACEMENT)
 
     def _take_decoded(self, is_last: bool) -> str:
         """The text of the pending tokens that later ones cannot change."""
         text = self._decode(self._pending)
         num_final = len(self._pending)
         if text.endswith(_REPLACEMENT) and not is_last:
-            num_final = self._last_boundary(text)
+            num_final = self._last_boundary()
             text = self._decode(self._pending[:num_final])
         final, self._pending = self._pending[:num_final], self._pending[num_final:]
         # Tokens without text alone are no context: the space behind them would be lost.
@@ -90,7 +128,7 @@ class TextStream:
             self._lengths[-1] += len(text)
         return text
 
-    def _last_boundary(self, text: str) -> int:
+    def _last_boundary(self) -> int:
         """How many of the pending tokens later ones cannot change any more.
 
         Behind the end of a character both sides can be decoded apart; bytes of one
@@ -98,11 +136,12 @@ class TextStream:
         """
         if len(self._pending) < _MAX_INCOMPLETE:
             return 0
-        for end in range(len(self._pending) - 1, 0, -1):
-            rest = self._tokenizer.decode(self._pending[end:])
-            if self._decode(self._pending[:end]) + rest == text:
-                return end
-        return len(self._pending)
+
+        def num_replaced(end: int) -> int:
+            parts = self._pending[:end], self._pending[end:]
+            return sum(map(self._num_replaced, parts))
+
+        return min(range(len(self._pending) - 1, 0, -1), key=num_replaced)
 
     def _decode(self, token_ids: list[int]) -> str:
         """The text that tokens add behind the context."""
@@ -117,13 +156,13 @@ class TextStream:
         if found:
             # What is complete first does not depend on how tokens cut the text.
             found.sort(key=lambda stop: (text.find(stop) + len(stop), -len(stop)))
-            self.stopped = found[0]
-            end = text.find(self.stopped)
+            self.stopped = self._stop[found[0]]
+            end = text.find(found[0])
         else:
             end = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
             self._held = text[end:]
         self._num_released += end
-        return text[:end]
+        return _MARKS.sub("", text[:end])
 
 
 def _overlap(text: str, stop: str) -> int:

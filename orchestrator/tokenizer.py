@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Protocol
@@ -32,7 +33,9 @@ class Tokenizer:
         self.backend.no_padding()
         self.backend.no_truncation()
         added = self.backend.get_added_tokens_decoder()
-        self._special_ids = frozenset(i for i, token in added.items() if token.special)
+        self.special_ids = {token.content: i for i, token in added.items() if token.special}
+        """Special tokens to their ids."""
+        self._without_text = frozenset(self.special_ids.values())
         self._chat_template = ChatTemplate.of(files)
 
     @property
@@ -88,4 +91,10 @@ class Tokenizer:
 
     def has_text(self, token_id: int) -> bool:
         """Whether `decode` looks at the token: special and unknown ids are left out."""
-        return token_id not in self._special_ids and self.backend.id_to_token(token_id) is not None
+        return token_id not in self._without_text and self.backend.id_to_token(token_id) is not None
+
+    @cached_property
+    def special_token(self) -> re.Pattern[str]:
+        """Finds special tokens in a text, the longest where several begin at one place."""
+        longest_first = sorted(filter(None, self.special_ids), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

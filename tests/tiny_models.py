@@ -8,7 +8,15 @@ from typing import Any
 
 import torch
 import transformers
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import (
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 TEXT = """the cat sat on the mat and the dog sat on the log while the rain fell on the roof
@@ -104,6 +112,30 @@ def make_tokenizer(
     fast.chat_template = template
     fast.save_pretrained(folder)
     return len(fast)
+
+
+WORDS = ["<unk>", "▁", "▁the", "▁cat", "▁sat", "s", "t", "▁on"]
+
+
+def sentencepiece(prepends: bool, num_bytes: int = 256) -> Tokenizer:
+    """A tokenizer of words with a leading "▁", and single bytes for what is no word.
+
+    prepends: the first "▁" comes from a normalizer, as in Llama 2's own files; else from the
+        pre-tokenizer, and bytes are not decoded.
+    """
+    tokens = WORDS + [f"<0x{byte:02X}>" for byte in range(num_bytes)]
+    vocab = [(token, -1.0) for token in tokens]
+    tokenizer = Tokenizer(models.Unigram(vocab, unk_id=0, byte_fallback=num_bytes == 256))
+    if prepends:
+        spaces = [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+        tokenizer.normalizer = normalizers.Sequence(spaces)
+        strip = decoders.Strip(content=" ", left=1)
+        steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), strip]
+        tokenizer.decoder = decoders.Sequence(steps)
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+        tokenizer.decoder = decoders.Metaspace()
+    return tokenizer
 
 
 def make_model(

@@ -9,6 +9,7 @@ from typing import Any
 
 import grpc
 import pytest
+from transformers import PreTrainedTokenizerFast
 
 from orchestrator.pair import Pair
 from outrider.channel import from_rpc_error
@@ -16,7 +17,7 @@ from outrider.errors import VocabularyMismatch
 from outrider.v1 import generation_pb2
 from tests.integration.test_protocol import all_slots_free
 from tests.system import System, running_draft, running_system, running_target
-from tests.tiny_models import make_model, make_tokenizer
+from tests.tiny_models import make_model, make_tokenizer, sentencepiece
 
 PROMPT = "the cat sat on the mat"
 
@@ -105,6 +106,25 @@ async def test_counts_fit_each_other(tiny_models: Callable[..., Path]) -> None:
     assert sum(j * n for j, n in enumerate(histogram)) == speculation.num_accepted_tokens
     rate = speculation.num_accepted_tokens / speculation.num_draft_tokens
     assert speculation.draft_acceptance_rate == pytest.approx(rate)
+
+
+@pytest.mark.parametrize("prepends", [False, True])
+async def test_the_text_goes_on_where_the_prompt_ends(tmp_path: Path, prepends: bool) -> None:
+    """Spaces of a sentencepiece vocabulary, which decoding the text alone would drop."""
+    folder, tokenizer = make_model(tmp_path, "llama", vocab_size=8), sentencepiece(prepends, 0)
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(folder)
+    async with running_system(folder) as system:
+        for seed in range(4):
+            request = generation_pb2.GenerateRequest(
+                prompt="the cat sat on", max_new_tokens=6, temperature=2.0, seed=seed
+            )
+            result = await system.generation.Generate(request)
+            prompt = tokenizer.encode(request.prompt).ids
+            whole = tokenizer.decode(prompt + list(result.token_ids))
+            assert request.prompt + result.text == whole
+            messages = [message async for message in system.generation.GenerateStream(request)]
+            pieces = [piece.text for message in messages for piece in message.pieces]
+            assert "".join(pieces) == result.text
 
 
 async def test_messages_go_through_the_chat_template(system: System) -> None:

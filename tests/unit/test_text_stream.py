@@ -6,17 +6,13 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
 
 from orchestrator.text_stream import TextStream
 from orchestrator.tokenizer import Tokenizer
 from outrider.errors import InvalidRequest
 from outrider.messages import TokenizerFiles
 from outrider.tokenizer_files import read_tokenizer
-from tests.tiny_models import make_tokenizer
-
-WORDS = ["<unk>", "▁", "▁the", "▁cat", "▁sat", "s", "t", "▁on"]
+from tests.tiny_models import WORDS, make_tokenizer, sentencepiece
 
 
 @pytest.fixture(scope="module")
@@ -26,31 +22,16 @@ def tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Tokenizer:
     return Tokenizer(read_tokenizer(str(folder)))
 
 
-def sentencepiece(decoder: decoders.Decoder) -> Tokenizer:
-    """Words with a leading "▁", and single bytes for what is no word."""
-    tokens = WORDS + [f"<0x{byte:02X}>" for byte in range(256)]
-    vocab = {token: i for i, token in enumerate(tokens)}
-    backend = Backend(models.BPE(vocab=vocab, merges=[], byte_fallback=True))
-    backend.pre_tokenizer = pre_tokenizers.Metaspace()
-    backend.decoder = decoder
-    return Tokenizer(TokenizerFiles(backend.to_str(), None, {}))
-
-
-METASPACE = sentencepiece(decoders.Metaspace())
-BYTE_FALLBACK = sentencepiece(
-    decoders.Sequence(
-        [
-            decoders.Replace("▁", " "),
-            decoders.ByteFallback(),
-            decoders.Fuse(),
-            decoders.Strip(content=" ", left=1),
-        ]
-    )
+METASPACE, BYTE_FALLBACK = (
+    Tokenizer(TokenizerFiles(sentencepiece(prepends).to_str(), None, {}))
+    for prepends in (False, True)
 )
 
 
-def stream(tokenizer: Tokenizer, ids: Sequence[int], *stop: str) -> tuple[list[str], TextStream]:
-    text_stream = TextStream(tokenizer, stop)
+def stream(
+    tokenizer: Tokenizer, ids: Sequence[int], *stop: str, prompt: Sequence[int] = ()
+) -> tuple[list[str], TextStream]:
+    text_stream = TextStream(tokenizer, stop, prompt)
     pieces = []
     for token_id in ids:
         pieces.append(text_stream.push(token_id))
@@ -88,6 +69,50 @@ def test_sentencepiece_joins_to_what_decoding_gives(parts: list[str]) -> None:
     assert "".join(stream(BYTE_FALLBACK, ids)[0]) == BYTE_FALLBACK.decode(ids)
     words = [i for i in ids if i < len(WORDS)]
     assert "".join(stream(METASPACE, words)[0]) == METASPACE.decode(words)
+
+
+PARTS = st.lists(
+    st.one_of(st.sampled_from([*WORDS[1:], "▁▁", "the", " ", "🦊", "\ufffd"]), st.text(max_size=3)),
+    max_size=8,
+)
+
+
+def pieces_of(part: str, byte_offset: int) -> list[int]:
+    """A word's token, or a token for each byte."""
+    if part in WORDS:
+        return [WORDS.index(part)]
+    return [byte_offset + byte for byte in part.encode()]
+
+
+@settings(max_examples=100, deadline=None)
+@given(prompt=PARTS, new=PARTS)
+def test_prompt_and_text_join_to_what_decoding_both_gives(
+    prompt: list[str], new: list[str]
+) -> None:
+    """Spaces between them, and characters that come in bytes on either side."""
+    before = [token_id for part in prompt for token_id in pieces_of(part, len(WORDS))]
+    after = [token_id for part in new for token_id in pieces_of(part, len(WORDS))]
+    pieces, _ = stream(BYTE_FALLBACK, after, prompt=before)
+    assert BYTE_FALLBACK.decode(before) + "".join(pieces) == BYTE_FALLBACK.decode(before + after)
+
+
+@pytest.mark.parametrize("spaces", [METASPACE, BYTE_FALLBACK])
+def test_the_space_between_prompt_and_text_is_kept(spaces: Tokenizer) -> None:
+    prompt = spaces.encode("the cat")
+    sat = [WORDS.index("▁sat")]
+    assert spaces.decode(sat) == "sat"
+    assert stream(spaces, sat, prompt=prompt)[0] == [" sat", ""]
+    assert stream(spaces, sat)[0] == ["sat", ""]
+
+
+def test_a_prompt_of_special_tokens_is_no_text(tokenizer: Tokenizer) -> None:
+    assert stream(tokenizer, tokenizer.encode(" the"), prompt=[1, 2])[0] == [" the", ""]
+
+
+def test_a_stop_string_is_not_found_across_prompt_and_text(tokenizer: Tokenizer) -> None:
+    prompt, new = tokenizer.encode("q1w"), tokenizer.encode("2e3")
+    pieces, text_stream = stream(tokenizer, new, "w2", prompt=prompt)
+    assert ("".join(pieces), text_stream.stopped) == ("2e3", None)
 
 
 def first_complete(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
@@ -180,6 +205,36 @@ def test_a_stop_string_can_be_found_at_the_end(tokenizer: Tokenizer) -> None:
     assert "".join(pieces) == "q"
     assert text_stream.stopped == "\ufffd"
     assert text_stream.num_kept_tokens == 1
+
+
+def test_a_special_token_stops(tokenizer: Tokenizer) -> None:
+    a, b, end = *tokenizer.encode("q"), *tokenizer.encode("1"), *tokenizer.encode("<|im_end|>")
+    assert tokenizer.decode([end]) == ""
+    pieces, text_stream = stream(tokenizer, [a, end, b], "<|im_end|>", "1")
+    assert (pieces, text_stream.stopped) == (["q", "", ""], "<|im_end|>")
+    assert text_stream.num_kept_tokens == 1
+
+
+def test_a_stop_string_may_hold_special_tokens_and_text(tokenizer: Tokenizer) -> None:
+    ids = tokenizer.encode("q<|im_end|>w<|im_end|>1")
+    pieces, text_stream = stream(tokenizer, ids, "<|im_end|>1")
+    assert ("".join(pieces), text_stream.stopped) == ("qw", "<|im_end|>1")
+
+
+def test_a_special_token_in_letters_stops_too(tokenizer: Tokenizer) -> None:
+    ids = [token_id for letter in "q<|im_end|>w" for token_id in tokenizer.encode(letter)]
+    pieces, text_stream = stream(tokenizer, ids, "<|im_end|>")
+    assert ("".join(pieces), text_stream.stopped) == ("q", "<|im_end|>")
+
+
+@pytest.mark.parametrize("between", [2, 10_000])
+def test_a_stop_string_is_not_found_across_a_token_without_text(
+    tokenizer: Tokenizer, between: int
+) -> None:
+    ids = [*tokenizer.encode("q1"), between, *tokenizer.encode("w2")]
+    pieces, text_stream = stream(tokenizer, ids, "1w", "|")
+    assert ("".join(pieces), text_stream.stopped) == ("q1w2", None)
+    assert stream(tokenizer, ids, "w2")[1].stopped == "w2"
 
 
 def test_an_empty_stop_string_is_refused(tokenizer: Tokenizer) -> None:
