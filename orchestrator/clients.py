@@ -12,11 +12,17 @@ import grpc
 from orchestrator.draft_session import DraftSession
 from orchestrator.target_session import TargetSession
 from orchestrator.timeline import Timeline
-from outrider.channel import CHANNEL_OPTIONS, from_rpc_error
+from outrider import __version__
+from outrider.channel import from_rpc_error, open_channel
 from outrider.codec import model_info_from_wire
-from outrider.errors import DeadlineExceeded, ServiceUnavailable
+from outrider.errors import (
+    DeadlineExceeded,
+    ServiceUnavailable,
+    WireVersionMismatch,
+    WrongService,
+)
 from outrider.logs import outgoing_metadata
-from outrider.messages import ModelInfo, SamplingParams, TokenizerFiles
+from outrider.messages import WIRE_VERSION, ModelInfo, SamplingParams, TokenizerFiles
 from outrider.tokenizer_files import from_bytes
 from outrider.v1 import common_pb2, draft_pb2_grpc, target_pb2_grpc
 
@@ -31,17 +37,37 @@ class ModelClient:
 
     def __init__(self, address: str, stub_class: Any) -> None:
         self.address = address
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+        self._channel = open_channel(grpc.aio, address)
         self.stub = stub_class(self._channel)
 
     async def model_info(self, timeout: float) -> ModelInfo:
-        """What is served now. Raises OutriderError."""
+        """What is served now.
+
+        Raises:
+            WrongService: another service is at the address.
+            WireVersionMismatch: the service is of a release that does not fit.
+            OutriderError: it does not answer.
+        """
         request = common_pb2.GetModelInfoRequest()
         try:
             response = await self.stub.GetModelInfo(request, timeout=timeout)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self.service) from error
-        return model_info_from_wire(response)
+            failure = from_rpc_error(error, self.service)
+            if isinstance(failure, WrongService):
+                failure = WrongService(f"{self._where}: {failure.message}")
+            raise failure from error
+        info = model_info_from_wire(response)
+        if info.wire_version != WIRE_VERSION:
+            raise WireVersionMismatch(
+                f"{self._where} is Outrider {info.version}, with wire version "
+                f"{info.wire_version}, and this is Outrider {__version__}, with wire version "
+                f"{WIRE_VERSION}: run the same release"
+            )
+        return info
+
+    @property
+    def _where(self) -> str:
+        return f"{self.service} at {self.address}"
 
     async def wait_until_loaded(self, patience: float) -> ModelInfo:
         """Waits up to `patience` seconds for the service to serve. Raises OutriderError."""
@@ -52,11 +78,10 @@ class ModelClient:
             except (ServiceUnavailable, DeadlineExceeded) as error:
                 words = str(error).removeprefix(f"{self.service}: ")
                 if time.monotonic() > give_up:
-                    where = f"{self.service} at {self.address}"
-                    raise ServiceUnavailable(f"{where}: {words}") from error
+                    raise ServiceUnavailable(f"{self._where}: {words}") from error
                 if words != reason:  # once, not at every try
                     reason = words
-                    log.info("waiting for %s at %s: %s", self.service, self.address, reason)
+                    log.info("waiting for %s: %s", self._where, reason)
             await asyncio.sleep(0.5)
 
     async def tokenizer_files(self) -> TokenizerFiles:

@@ -64,15 +64,10 @@ def piece_to_wire(piece: Piece) -> generation_pb2.TextPiece:
 
 
 def result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
-    finish_reason = (
-        generation_pb2.FINISH_REASON_STOP
-        if generation.stopped
-        else generation_pb2.FINISH_REASON_LENGTH
-    )
     return generation_pb2.GenerateResponse(
         text=generation.text,
         token_ids=generation.token_ids,
-        finish_reason=finish_reason,
+        finish_reason=_finish_reason(generation),
         seed=generation.request.sampling.seed,
         usage=generation_pb2.Usage(
             prompt_tokens=generation.num_prompt_tokens,
@@ -82,6 +77,14 @@ def result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
         latency=_latency_to_wire(generation),
         trace=_trace_to_wire(generation.path.timeline),
     )
+
+
+def _finish_reason(generation: Generation) -> generation_pb2.FinishReason:
+    if generation.stopped:
+        return generation_pb2.FINISH_REASON_STOP
+    if len(generation.token_ids) < generation.request.max_new_tokens:
+        return generation_pb2.FINISH_REASON_CONTEXT_LIMIT
+    return generation_pb2.FINISH_REASON_LENGTH
 
 
 def _speculation_to_wire(generation: Generation) -> generation_pb2.SpeculationStats:

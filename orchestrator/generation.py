@@ -91,7 +91,7 @@ class Request:
 
 def draw_seed() -> int:
     """A seed for a request that brings none."""
-    return secrets.randbits(63)
+    return secrets.randbits(53)  # JSON clients read numbers as doubles: these they get exactly
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class Generation:
         """The prompt's tokens. Raises InvalidRequest, ContextTooLong."""
         texts = self.request.texts
         # What cannot fit is refused before it is split.
-        _check_fits(max(map(tokenizer.fewest_tokens, texts)), target)
+        _check_fits(max(map(tokenizer.fewest_tokens, texts)), target, at_least=True)
         if sum(map(len, texts)) < _LONG_TEXT:
             prompt = self._encode(tokenizer)
         else:
@@ -224,11 +224,13 @@ class Generation:
         return pieces
 
 
-def _check_fits(num_prompt_tokens: int, target: ModelInfo) -> None:
+def _check_fits(num_prompt_tokens: int, target: ModelInfo, at_least: bool = False) -> None:
     """Raises ContextTooLong if there is no room for a token after the prompt."""
     if num_prompt_tokens >= target.max_context_length:
+        has = "has at least" if at_least else "has"
         raise ContextTooLong(
-            "the prompt exceeds the context limit",
+            f"the prompt {has} {num_prompt_tokens} tokens, and the target's context limit is "
+            f"{target.max_context_length}, with at least one new token",
             prompt_tokens=str(num_prompt_tokens),
             limit=str(target.max_context_length),
         )

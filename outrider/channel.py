@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
@@ -12,9 +13,19 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from outrider import errors
-from outrider.errors import OutriderError
+from outrider.address import check_address
+from outrider.errors import ConfigurationError, OutriderError
 
-CHANNEL_OPTIONS = [
+Metadata = Sequence[tuple[str, str | bytes]]
+"""Pairs of a key and a value, which is bytes where the key ends with "-bin"."""
+
+Options = Sequence[tuple[str, int | str]]
+"""gRPC's channel arguments."""
+
+# Beyond this, gRPC ends a call without a reason. A prompt of 2**20 tokens is some 5 MB.
+MAX_MESSAGE_BYTES = 32 * 2**20
+
+CHANNEL_OPTIONS: Options = [
     # All three are needed to notice a frozen peer: without the last one, gRPC
     # waits a minute for a ping to be answered.
     ("grpc.keepalive_time_ms", 10_000),
@@ -27,7 +38,42 @@ CHANNEL_OPTIONS = [
     ("grpc.min_reconnect_backoff_ms", 2_000),
     # Services are reached directly, whatever proxy the environment has for the web.
     ("grpc.enable_http_proxy", 0),
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 ]
+
+
+def open_channel(
+    kind: Any,
+    address: str,
+    credentials: grpc.ChannelCredentials | None = None,
+    options: Options = (),
+) -> Any:
+    """A channel of `kind`, the module grpc or grpc.aio. `options` go before CHANNEL_OPTIONS.
+
+    Raises:
+        ConfigurationError: the address cannot be dialled.
+    """
+    check_address(address)
+    chosen = list({**dict(CHANNEL_OPTIONS), **dict(options)}.items())
+    if credentials is None:
+        return kind.insecure_channel(address, options=chosen)
+    return kind.secure_channel(address, credentials, options=chosen)
+
+
+def check_metadata(metadata: Metadata) -> None:
+    """Raises ConfigurationError for keys and values that gRPC does not take."""
+    for key, value in metadata:
+        if not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
+            raise ConfigurationError(f"{key!r:.60} is not a key of metadata: these are lower case")
+        is_binary = key.endswith("-bin")
+        if not isinstance(value, bytes if is_binary else str):
+            kind = "bytes" if is_binary else "a string"
+            raise ConfigurationError(f"the value of the metadata key {key!r:.60} must be {kind}")
+        if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+            raise ConfigurationError(
+                f"the value of the metadata key {key!r:.60} must be printable ASCII"
+            )
+
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
@@ -37,25 +83,30 @@ _CLASSES = [
     errors.ContextMismatch,
     errors.ContextTooLong,
     errors.VocabularyMismatch,
+    errors.WireVersionMismatch,
+    errors.MessageTooLarge,
     errors.NoFreeSlot,
     errors.QueueFull,
     errors.ServiceUnavailable,
     errors.DeadlineExceeded,
     errors.DeadlineUnreachable,
     errors.Cancelled,
+    errors.WrongService,
     errors.ModelNotFound,
     errors.UnsupportedModel,
     errors.ConfigurationError,
 ]
 
-# Codes that gRPC itself sets, where they mean one class only. RESOURCE_EXHAUSTED is not
-# among them: a message that is too large has it, too, and no retry will help there.
+# Codes that gRPC itself sets, where they mean one class only.
 _CLASS_BY_CODE: dict[grpc.StatusCode, type[OutriderError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
     grpc.StatusCode.UNAVAILABLE: errors.ServiceUnavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: errors.DeadlineExceeded,
     grpc.StatusCode.CANCELLED: errors.Cancelled,
 }
+
+# How gRPC says that a message is beyond the limit of its receiver.
+_TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 
 # How gRPC says that nobody is there.
 _NOBODY_THERE = (
@@ -79,6 +130,14 @@ def from_rpc_error(error: Any, service: str = "") -> OutriderError:
     for known_class in _CLASSES:
         if info.reason == known_class.reason:
             return known_class(message, retry_after=retry_after, **info.metadata)
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and (
+        found := _TOO_LARGE.search(error.details() or "")
+    ):
+        return errors.MessageTooLarge(
+            f"a message of {found[1]} bytes exceeds the limit of {found[2]}",
+            size=found[1],
+            limit=found[2],
+        )
     if (error_class := _CLASS_BY_CODE.get(error.code())) is not None:
         return error_class(message, retry_after=retry_after)
     unknown = OutriderError(message, retry_after=retry_after)

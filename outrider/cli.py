@@ -16,7 +16,8 @@ import click
 from rich.console import Console, RenderableType
 
 from outrider import __version__, report
-from outrider.client import Client, Prompt
+from outrider.client import Client
+from outrider.client_request import Prompt
 from outrider.config import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,

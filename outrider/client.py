@@ -3,176 +3,169 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from types import TracebackType
-from typing import Any, TypedDict, Unpack
+from typing import Any, Self, Unpack
 
 import grpc
 
-from outrider.channel import CHANNEL_OPTIONS, from_rpc_error
-from outrider.errors import Cancelled, InvalidRequest
-from outrider.generation import Generation, ServerInfo, TextPiece
-from outrider.generation_codec import generation_from_wire, piece_from_wire, server_info_from_wire
+from outrider.address import check_address
+from outrider.channel import Metadata, Options, check_metadata, open_channel
+from outrider.client_request import Parameters, Prompt, request_to_wire
+from outrider.client_stream import AsyncGenerationStream, GenerationStream, own_errors
+from outrider.errors import ClientMisuse, InvalidRequest
+from outrider.generation import Generation, ServerInfo
+from outrider.generation_codec import generation_from_wire, server_info_from_wire
+from outrider.request_id import REQUEST_ID_KEY, is_request_id
 from outrider.v1 import generation_pb2 as pb
 from outrider.v1 import generation_pb2_grpc as pb_grpc
 
-Prompt = str | Sequence[Mapping[str, str]]
-"""A text to continue, or a conversation: `[{"role": "user", "content": "..."}]`."""
+
+class _Client:
+    """What both clients have in common: where they connect, and what goes with their calls."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata = (),
+        options: Options = (),
+    ) -> None:
+        check_metadata(metadata)
+        self._address = check_address(address)
+        self._credentials = credentials
+        self._metadata = tuple(metadata)
+        self._options = tuple(options)
+        self._is_closed = False
+
+    def _open(self, kind: Any) -> Any:
+        """A channel of `kind`: of the module grpc or grpc.aio."""
+        return open_channel(kind, self._address, self._credentials, self._options)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClientMisuse("the client is closed: make another one")
+
+    def _metadata_of(self, request_id: str | None) -> Metadata:
+        """Raises InvalidRequest."""
+        if request_id is None:
+            return self._metadata
+        if not is_request_id(request_id):
+            raise InvalidRequest("request_id must be 1 to 128 letters, digits or _.:/+=-")
+        return (*self._metadata, (REQUEST_ID_KEY, request_id))
 
 
-class Parameters(TypedDict, total=False):
-    """Fields of GenerateRequest beside the prompt; None is the same as leaving one out."""
-
-    max_new_tokens: int | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    seed: int | None
-    stop: str | Sequence[str] | None
-    num_speculative_tokens: int | None
-    ignore_eos: bool | None
-    num_branches: int | None
-    prompt_lookup: bool | None
-    trace: bool | None
-
-
-def _request(prompt: Prompt, parameters: Parameters) -> pb.GenerateRequest:
-    """Raises InvalidRequest for what has no form on the wire, TypeError for unknown names."""
-    if unknown := sorted(parameters.keys() - Parameters.__annotations__):
-        raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
-    known: dict[str, Any] = {k: value for k, value in parameters.items() if value is not None}
-    if isinstance(known.get("stop"), str):
-        known["stop"] = [known["stop"]]
-    try:
-        if isinstance(prompt, str):
-            return pb.GenerateRequest(prompt=prompt, **known)
-        turns = [pb.ChatMessage(role=turn["role"], content=turn["content"]) for turn in prompt]
-        return pb.GenerateRequest(messages=turns, **known)
-    except KeyError as error:
-        raise InvalidRequest(f"a message has no {error}") from error
-    except (TypeError, ValueError) as error:
-        raise InvalidRequest(f"a parameter has no form on the wire: {error}") from error
-
-
-def _time_limit(timeout: float | None) -> float | None:
-    """For calls without asyncio, where gRPC takes 0 for "no limit"."""
-    # A limit of almost nothing would not do: it is rounded up to a millisecond.
-    return -1.0 if timeout == 0 else timeout
-
-
-@contextmanager
-def _own_errors() -> Iterator[None]:
-    """Turns what gRPC raises for a failed call into an OutriderError."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise from_rpc_error(error) from error
-    except asyncio.CancelledError:
-        # gRPC raises it for a call that `close` ended, too. Nobody cancelled the task then.
-        task = asyncio.current_task()
-        if task is None or task.cancelling():
-            raise
-        raise Cancelled("the stream or the client was closed") from None
-
-
-class _Stream:
-    """What both kinds of streams have in common."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self._result: Generation | None = None
-
-    @property
-    def result(self) -> Generation:
-        """The whole generation. Raises RuntimeError before the stream has ended."""
-        if self._result is None:
-            raise RuntimeError("the stream has not ended yet")
-        return self._result
-
-    def close(self) -> None:
-        """Cancels what is left; both services free their slots."""
-        self._call.cancel()
-
-    def _pieces(self, message: pb.GenerateStreamResponse) -> list[TextPiece]:
-        if message.HasField("result"):
-            self._result = generation_from_wire(message.result)
-        return [piece_from_wire(piece) for piece in message.pieces]
-
-
-class GenerationStream(_Stream, Iterator[TextPiece]):
-    """Pieces of text as they are committed; `result` afterwards.
-
-    Raises:
-        OutriderError: on iteration, whatever ends the call.
-    """
-
-    def __init__(self, call: Any) -> None:
-        super().__init__(call)
-        self._iterator = self._iterate()
-
-    def __next__(self) -> TextPiece:
-        return next(self._iterator)
-
-    def _iterate(self) -> Iterator[TextPiece]:
-        with _own_errors():
-            for message in self._call:
-                yield from self._pieces(message)
-
-
-class AsyncGenerationStream(_Stream):
-    """`GenerationStream` for `async for`."""
-
-    async def __aiter__(self) -> AsyncIterator[TextPiece]:
-        with _own_errors():
-            async for message in self._call:
-                for piece in self._pieces(message):
-                    yield piece
-
-
-class Client:
+class Client(_Client):
     """Talks to an orchestrator. Thread-safe; close it, or use it in a `with`.
 
-    Keyword parameters of `generate` and `stream` are the fields of GenerateRequest:
-    max_new_tokens, temperature, top_k, top_p, min_p, seed, stop,
-    num_speculative_tokens (0: the target alone), ignore_eos, num_branches, prompt_lookup and trace.
-    `timeout` is in seconds.
+    Args:
+        address: HOST:PORT, [IPV6]:PORT, or a gRPC name such as dns:///HOST:PORT.
+        credentials: for TLS, as of `grpc.ssl_channel_credentials`; None: no encryption.
+        metadata: pairs of a key and a value that go with every call.
+        options: gRPC's channel arguments; they replace Outrider's of the same name.
+
+    Raises:
+        ConfigurationError: the address or the metadata cannot be used.
     """
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._stub = pb_grpc.GenerationServiceStub(self._channel)
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata = (),
+        options: Options = (),
+    ) -> None:
+        super().__init__(address, credentials=credentials, metadata=metadata, options=options)
+        self._channel = self._open(grpc)
+        self._calls = pb_grpc.GenerationServiceStub(self._channel)
+
+    @property
+    def _stub(self) -> pb_grpc.GenerationServiceStub:
+        self._check_open()
+        return self._calls
 
     def generate(
-        self, prompt: Prompt, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+        self,
+        prompt: Prompt,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **parameters: Unpack[Parameters],
     ) -> Generation:
-        """Generates a whole text. Raises OutriderError."""
-        request = _request(prompt, parameters)
-        with _own_errors():
-            response = self._stub.Generate(request, timeout=_time_limit(timeout))
+        """Generates a whole text.
+
+        Args:
+            prompt: a text, which is continued as it is, or a conversation, which the target's
+                chat template renders: `[{"role": "user", "content": "..."}]`.
+            timeout: in seconds; None: no limit.
+            request_id: what the services' logs call this request; None: they choose.
+            max_new_tokens: ends the text after so many tokens; default 64, or the server's limit.
+            temperature: of sampling; default 0, which is greedy.
+            top_k: samples from so many of the likeliest tokens; default 0, from all.
+            top_p: samples from the likeliest tokens that have this probability together, above 0
+                and up to 1; default 1, from all.
+            min_p: samples from tokens with at least this share of the likeliest token's
+                probability, 0 to 1; default 0, from all.
+            seed: of sampling, 0 to 2**64 - 1; default: drawn, below 2**53.
+            stop: a string or up to 16 that end the text and are not part of it.
+            num_speculative_tokens: drafts so many tokens a step, up to 64, 0 for none; default:
+                as many as pay.
+            ignore_eos: goes on after the model's end of text; default False.
+            num_branches: verifications' outcomes that the draft prepares for, up to 64, 0 for
+                none; default: as many as pay.
+            prompt_lookup: drafts from the text itself; default: if num_speculative_tokens is
+                not given.
+            trace: returns what each service did when; default False.
+
+        A parameter that is None has its default.
+
+        Raises:
+            OutriderError: by its class, see `outrider.errors`.
+            TypeError: there is no such parameter.
+        """
+        request = request_to_wire(prompt, parameters)
+        metadata = self._metadata_of(request_id)
+        with own_errors():
+            response = self._stub.Generate(request, timeout=_time_limit(timeout), metadata=metadata)
         return generation_from_wire(response)
 
     def stream(
-        self, prompt: Prompt, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+        self,
+        prompt: Prompt,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **parameters: Unpack[Parameters],
     ) -> GenerationStream:
-        """Generates piece by piece. Errors are raised on iteration."""
-        call = self._stub.GenerateStream(_request(prompt, parameters), timeout=_time_limit(timeout))
+        """Generates piece by piece. Arguments are those of `generate`.
+
+        A stream that is left early is closed when its last reference goes; a `with` closes it
+        in any case.
+
+        Raises:
+            OutriderError: for what cannot be sent; other errors are raised on iteration.
+            TypeError: there is no such parameter.
+        """
+        request = request_to_wire(prompt, parameters)
+        metadata = self._metadata_of(request_id)
+        call = self._stub.GenerateStream(request, timeout=_time_limit(timeout), metadata=metadata)
         return GenerationStream(call)
 
     def info(self, timeout: float | None = 10.0) -> ServerInfo:
-        """What the orchestrator serves. Raises OutriderError."""
-        with _own_errors():
+        """What the orchestrator serves; `timeout` is in seconds. Raises OutriderError."""
+        with own_errors():
             response = self._stub.GetServerInfo(
-                pb.GetServerInfoRequest(), timeout=_time_limit(timeout)
+                pb.GetServerInfoRequest(), timeout=_time_limit(timeout), metadata=self._metadata
             )
         return server_info_from_wire(response)
 
     def close(self) -> None:
         """Ends all calls that are under way."""
+        self._is_closed = True
         self._channel.close()
 
-    def __enter__(self) -> Client:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -184,40 +177,85 @@ class Client:
         self.close()
 
 
-class AsyncClient:
-    """`Client` for asyncio."""
+def _time_limit(timeout: float | None) -> float | None:
+    """For calls without asyncio, where gRPC takes 0 for "no limit"."""
+    # A limit of almost nothing would not do: it is rounded up to a millisecond.
+    return -1.0 if timeout == 0 else timeout
 
-    def __init__(self, address: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
-        self._stub: Any = pb_grpc.GenerationServiceStub(self._channel)
+
+class AsyncClient(_Client):
+    """`Client` for asyncio, with the same arguments.
+
+    It may be made anywhere. It belongs to the event loop of its first call, and to another
+    one only after that loop is closed.
+    """
+
+    _loop: asyncio.AbstractEventLoop | None = None
+    _channel: Any = None
+
+    @property
+    def _stub(self) -> Any:
+        """Raises ClientMisuse: closed, or not in the client's event loop."""
+        self._check_open()
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ClientMisuse(
+                "an AsyncClient is used in a running event loop; Client is for code without one"
+            ) from None
+        if self._loop is not loop:
+            if self._loop is not None and not self._loop.is_closed():
+                raise ClientMisuse(
+                    "the client is in use in another event loop: make one client for each"
+                )
+            self._loop, self._channel = loop, self._open(grpc.aio)
+            self._calls = pb_grpc.GenerationServiceStub(self._channel)
+        return self._calls
 
     async def generate(
-        self, prompt: Prompt, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+        self,
+        prompt: Prompt,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **parameters: Unpack[Parameters],
     ) -> Generation:
-        """Generates a whole text. Raises OutriderError."""
-        request = _request(prompt, parameters)
-        with _own_errors():
-            response = await self._stub.Generate(request, timeout=timeout)
+        """`Client.generate`."""
+        request = request_to_wire(prompt, parameters)
+        metadata = self._metadata_of(request_id)
+        with own_errors():
+            response = await self._stub.Generate(request, timeout=timeout, metadata=metadata)
         return generation_from_wire(response)
 
     def stream(
-        self, prompt: Prompt, *, timeout: float | None = None, **parameters: Unpack[Parameters]
+        self,
+        prompt: Prompt,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **parameters: Unpack[Parameters],
     ) -> AsyncGenerationStream:
-        """Generates piece by piece. Errors are raised on iteration."""
-        call = self._stub.GenerateStream(_request(prompt, parameters), timeout=timeout)
+        """`Client.stream`."""
+        request = request_to_wire(prompt, parameters)
+        metadata = self._metadata_of(request_id)
+        call = self._stub.GenerateStream(request, timeout=timeout, metadata=metadata)
         return AsyncGenerationStream(call)
 
     async def info(self, timeout: float | None = 10.0) -> ServerInfo:
-        """What the orchestrator serves. Raises OutriderError."""
-        with _own_errors():
-            response = await self._stub.GetServerInfo(pb.GetServerInfoRequest(), timeout=timeout)
+        """`Client.info`."""
+        with own_errors():
+            response = await self._stub.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=timeout, metadata=self._metadata
+            )
         return server_info_from_wire(response)
 
     async def close(self) -> None:
         """Ends all calls that are under way."""
-        await self._channel.close()
+        self._is_closed = True
+        if self._channel is not None and self._loop is asyncio.get_running_loop():
+            await self._channel.close()
 
-    async def __aenter__(self) -> AsyncClient:
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(

@@ -169,6 +169,8 @@ def model_info_to_wire(info: ModelInfo) -> common_pb2.GetModelInfoResponse:
         num_free_slots=info.num_free_slots,
         version=info.version,
         token_ns=info.token_ns,
+        wire_version=info.wire_version,
+        num_threads=info.num_threads,
     )
 
 
@@ -186,4 +188,6 @@ def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
         num_free_slots=message.num_free_slots,
         version=message.version,
         token_ns=message.token_ns,
+        wire_version=message.wire_version,
+        num_threads=message.num_threads,
     )

@@ -69,6 +69,20 @@ class BrokenChatTemplate(OutriderError):
     reason = "BROKEN_CHAT_TEMPLATE"
 
 
+class MessageTooLarge(OutriderError):
+    """A message is larger than its receiver takes; no retry will help."""
+
+    code = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "MESSAGE_TOO_LARGE"
+
+
+class WireVersionMismatch(OutriderError):
+    """A draft or target service is of a release that the orchestrator does not fit."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "WIRE_VERSION_MISMATCH"
+
+
 class NoFreeSlot(OutriderError):
     """All slots of the KV cache are taken by other sessions."""
 
@@ -112,6 +126,20 @@ class Cancelled(OutriderError):
 
     code = grpc.StatusCode.CANCELLED
     reason = "CANCELLED"
+
+
+class ClientMisuse(OutriderError):
+    """The client library is called where it cannot work: closed, or in another event loop."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "CLIENT_MISUSE"
+
+
+class WrongService(OutriderError):
+    """Another service than the one that was called is at this address."""
+
+    code = grpc.StatusCode.UNIMPLEMENTED
+    reason = "WRONG_SERVICE"
 
 
 class ModelNotFound(OutriderError):

@@ -60,7 +60,10 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A generated text. `finish_reason` is "stop" or "length"; `trace` is there if asked for."""
+    """A generated text; `trace` is there if asked for.
+
+    `finish_reason` is "stop", "length" (`max_new_tokens`) or "context_limit".
+    """
 
     text: str
     token_ids: list[int]

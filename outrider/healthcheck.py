@@ -10,6 +10,9 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from outrider.address import check_address
+from outrider.errors import ConfigurationError
+
 # The address is on this machine: an HTTP proxy in the environment is not for it.
 _OPTIONS = [("grpc.enable_http_proxy", 0)]
 
@@ -17,8 +20,9 @@ _OPTIONS = [("grpc.enable_http_proxy", 0)]
 def check(address: str, timeout: float) -> str:
     """The health of the service at `address` by name ("SERVING", ...), or why there is none.
 
-    `timeout` is in seconds.
+    `timeout` is in seconds. Raises ConfigurationError for what is no address.
     """
+    check_address(address)
     with grpc.insecure_channel(address, options=_OPTIONS) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
@@ -39,7 +43,10 @@ def check(address: str, timeout: float) -> str:
 )
 def main(address: str, timeout: float) -> None:
     """Exit with 0 if the service at ADDRESS (host:port) serves, with 1 if it does not."""
-    status = check(address, timeout)
+    try:
+        status = check(address, timeout)
+    except ConfigurationError as error:
+        raise click.BadParameter(error.message, param_hint="ADDRESS") from error
     click.echo(status)
     raise SystemExit(0 if status == "SERVING" else 1)
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
+
 from outrider import __version__
 from outrider.chat_template import ChatTemplate
 from outrider.embedded import resolve_model
@@ -150,4 +152,5 @@ def _describe(name: str, engine: Engine, tokenizer_json: str) -> ModelInfo:
         num_free_slots=engine.cache.num_slots,
         version=__version__,
         token_ns=round(1e9 * engine.pace.token_seconds),
+        num_threads=torch.get_num_threads() if engine.device.type == "cpu" else 0,
     )

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import secrets
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
@@ -17,13 +15,7 @@ import grpc
 
 from outrider import telemetry
 from outrider.interceptors import Around, Context, Method, telling_the_end
-
-REQUEST_ID_KEY = "x-request-id"
-
-request_id: ContextVar[str] = ContextVar("request_id", default="")
-
-# What a client may call its request, since it goes into logs and other calls.
-_ALLOWED_ID = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
+from outrider.request_id import REQUEST_ID_KEY, is_request_id, request_id
 
 # Calls that monitors make all the time.
 _QUIET = {"GetModelInfo", "GetServerInfo", "GetTokenizer"}
@@ -96,8 +88,8 @@ class RequestIds(Around):
 
 def _id_from(metadata: Iterable[tuple[str, Any]]) -> str | None:
     for key, value in metadata:
-        if key == REQUEST_ID_KEY and isinstance(value, str) and _ALLOWED_ID.fullmatch(value):
-            return value
+        if key == REQUEST_ID_KEY and is_request_id(value):
+            return str(value)
     return None
 
 

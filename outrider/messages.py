@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+WIRE_VERSION = 1
+"""What this release means by the messages of a session; see GetModelInfoResponse."""
+
 # Draft tokens of one step, whoever asks. Each wants a row of logits of the target.
 MAX_NUM_SPECULATIVE_TOKENS = 64
 
@@ -131,6 +134,8 @@ class ModelInfo:
     revision: str = ""
     version: str = ""
     token_ns: int = 0
+    wire_version: int = WIRE_VERSION
+    num_threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from prometheus_client import (
 from prometheus_client.metrics_core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from outrider.address import join_host_port
 from outrider.distribution import Distribution
 from outrider.errors import ConfigurationError
 from outrider.interceptors import Around, Context, Method, telling_the_end
@@ -52,7 +53,7 @@ class Metrics:
             self.registry.register(_Collector(collect))
 
     def serve(self, host: str, port: int) -> int:
-        """Serves them at http://host:port/metrics; returns the port.
+        """Serves them at http://HOST:PORT/metrics; returns the port.
 
         Raises:
             ConfigurationError: the port cannot be bound.
@@ -61,7 +62,8 @@ class Metrics:
             server, _ = start_http_server(port, host, self.registry)
         except OSError as error:
             reason = error.strerror or error
-            raise ConfigurationError(f"cannot serve metrics on {host}:{port}: {reason}") from error
+            address = join_host_port(host, port)
+            raise ConfigurationError(f"cannot serve metrics on {address}: {reason}") from error
         return int(server.server_port)
 
 

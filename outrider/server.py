@@ -1,4 +1,4 @@
-"""What the three servers share: errors as status codes, health, reflection, drain."""
+"""What the three servers share: interceptors, health, reflection, drain."""
 
 from __future__ import annotations
 
@@ -13,14 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 import uvloop
-from google.rpc import error_details_pb2, status_pb2
 from grpc_channelz.v1 import channelz
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from outrider import logs, telemetry
+from outrider.address import join_host_port
+from outrider.channel import MAX_MESSAGE_BYTES
 from outrider.config import ServerOptions
-from outrider.errors import DOMAIN, ConfigurationError, OutriderError
-from outrider.logs import REQUEST_ID_KEY, RequestIds, request_id
+from outrider.error_interceptors import ErrorInterceptor, OtherServices
+from outrider.errors import ConfigurationError
+from outrider.logs import RequestIds
 from outrider.processes import exit_with_parent
 from outrider.reflection import enable_reflection
 
@@ -33,7 +35,7 @@ log = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 5.0
 
-_OPTIONS = [
+OPTIONS = [
     # Without this, a second server binds the same port and takes half of its calls.
     ("grpc.so_reuseport", 0),
     # Clients ping to notice a frozen peer; the default answers ENHANCE_YOUR_CALM.
@@ -43,66 +45,10 @@ _OPTIONS = [
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
+    # Of the longest contexts a prompt may be more than 4 MB, gRPC's limit. What is too long is
+    # refused by us then, with a reason.
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 ]
-
-
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
-    """Maps every exception of our handlers to a status code and `google.rpc.ErrorInfo`.
-
-    The text of an unexpected exception goes to the log, not to the client.
-    """
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/outrider.v1."):
-            return handler
-        for kind in ("unary_unary", "unary_stream", "stream_stream"):
-            if (behaviour := getattr(handler, kind)) is not None:
-                return handler._replace(**{kind: _guarded(behaviour)})
-        return handler
-
-
-def _guarded(behaviour: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            return await behaviour(request, context)
-        except OutriderError as error:
-            await _abort(context, error)
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            log.exception("a request failed")
-            await _abort(context, OutriderError("internal error"))
-
-    return guarded
-
-
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: OutriderError) -> None:
-    status = status_to_wire(error)
-    await context.abort(
-        error.code,
-        error.message,
-        trailing_metadata=(
-            ("grpc-status-details-bin", status.SerializeToString()),
-            (REQUEST_ID_KEY, request_id.get()),
-        ),
-    )
-
-
-def status_to_wire(error: OutriderError) -> status_pb2.Status:
-    """An error with its reason and, where there is one, the time after which to try again."""
-    status = status_pb2.Status(code=error.code.value[0], message=error.message)
-    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=error.metadata)
-    status.details.add().Pack(info)
-    if error.retry_after is not None:
-        retry = error_details_pb2.RetryInfo()
-        retry.retry_delay.FromMilliseconds(round(error.retry_after * 1e3))
-        status.details.add().Pack(retry)
-    return status
 
 
 def start_metrics(
@@ -119,15 +65,17 @@ def start_metrics(
 
     metrics = Metrics(collect)
     port = metrics.serve(options.host, options.metrics_port)
-    log.info("metrics at http://%s:%d/metrics", options.host, port)
+    log.info("metrics at http://%s/metrics", join_host_port(options.host, port))
     return metrics
 
 
-def interceptors(metrics: Metrics | None) -> list[grpc.aio.ServerInterceptor]:
+def interceptors(
+    metrics: Metrics | None, service_name: str = ""
+) -> list[grpc.aio.ServerInterceptor]:
     """What is around every call, the outermost first. Errors become status codes innermost."""
     optional = [metrics.interceptor] if metrics else []
     spans = [telemetry.Spans()] if telemetry.is_on() else []
-    return [*optional, *spans, RequestIds(), ErrorInterceptor()]
+    return [OtherServices(service_name), *optional, *spans, RequestIds(), ErrorInterceptor()]
 
 
 async def serve(
@@ -148,7 +96,7 @@ async def serve(
         ConfigurationError: a port cannot be bound.
     """
     metrics = start_metrics(options, collect)
-    server = grpc.aio.server(interceptors=interceptors(metrics), options=_OPTIONS)
+    server = grpc.aio.server(interceptors=interceptors(metrics, service_name), options=OPTIONS)
     register(server)
     healths = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(healths, server)
@@ -162,7 +110,7 @@ async def serve(
         await load()
         stop = _stop_signal()
         await _set_health(healths, names, health_pb2.HealthCheckResponse.SERVING)
-        print(f"ready {options.host}:{bound}", flush=True)
+        print(f"ready {join_host_port(options.host, bound)}", flush=True)
         await stop.wait()
     finally:
         await healths.enter_graceful_shutdown()
@@ -180,18 +128,20 @@ async def _set_health(
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    address = join_host_port(host, port)
     try:
-        return server.add_insecure_port(f"{host}:{port}")
+        return server.add_insecure_port(address)
     except RuntimeError as error:
         raise ConfigurationError(
-            f"cannot listen on {host}:{port}: {_bind_reason(host, port)}"
+            f"cannot listen on {address}: {_bind_reason(host, port)}"
         ) from error
 
 
 def _bind_reason(host: str, port: int) -> str:
     """gRPC does not say why it could not bind; asking the system again does."""
     try:
-        with socket.create_server((host, port)):
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
             return "unknown reason"
     except OSError as error:
         return error.strerror or str(error)

@@ -7,7 +7,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from outrider.client import Client, Prompt
+from outrider.client import Client
+from outrider.client_request import Prompt
 from outrider.errors import ContextTooLong
 from outrider.generation import Generation
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import grpc
 
-from outrider.server import ErrorInterceptor
+from outrider.error_interceptors import ErrorInterceptor
 from tests.fake_stream import ClientCall, ServerContext, Status
 
 Handler = Callable[[Any, Any], Awaitable[None]]

@@ -41,7 +41,8 @@ class TokenSequence:
         self.check_tokens(token_ids)
         if length + room > self._max_length:
             raise ContextTooLong(
-                "the sequence exceeds the context limit",
+                f"the sequence has {length + room} tokens, and the context limit is "
+                f"{self._max_length}",
                 length=str(length + room),
                 limit=str(self._max_length),
             )

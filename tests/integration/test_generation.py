@@ -11,6 +11,7 @@ import grpc
 import pytest
 from transformers import PreTrainedTokenizerFast
 
+from orchestrator.generation import draw_seed
 from orchestrator.pair import Pair
 from outrider.channel import from_rpc_error
 from outrider.errors import VocabularyMismatch
@@ -177,13 +178,22 @@ async def test_bad_requests_are_refused_and_cost_no_slot(
     assert await all_slots_free(system)
 
 
+def test_drawn_seeds_are_numbers_that_json_clients_read_exactly() -> None:
+    assert all(draw_seed() < 2**53 for _ in range(20))
+
+
 async def test_the_context_limit_ends_the_text(tiny_models: Callable[..., Path]) -> None:
     async with running_system(
         tiny_models("llama"), tiny_models("llama"), max_context_length=32
     ) as system:
         response = await system.generate(PROMPT, max_new_tokens=64, ignore_eos=True)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await system.generate("the cat " * 20)
     assert response.usage.prompt_tokens + response.usage.completion_tokens == 32
-    assert response.finish_reason == generation_pb2.FINISH_REASON_LENGTH
+    assert response.finish_reason == generation_pb2.FINISH_REASON_CONTEXT_LIMIT
+    error = from_rpc_error(caught.value)
+    assert f"{error.metadata['prompt_tokens']} tokens" in error.message
+    assert "limit is 32" in error.message
 
 
 async def test_a_cancelled_stream_frees_both_slots(system: System) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from outrider.channel import from_rpc_error
 from outrider.errors import InvalidRequest
-from outrider.logs import REQUEST_ID_KEY, request_id
+from outrider.request_id import REQUEST_ID_KEY, request_id
 from outrider.v1 import generation_pb2
 from tests.integration.test_protocol import all_slots_free
 from tests.system import System, running_system

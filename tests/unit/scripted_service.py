@@ -59,10 +59,12 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
 
     def __init__(self) -> None:
         self.requests: list[pb.GenerateRequest] = []
+        self.metadata: list[dict[str, str]] = []  # of those requests
         self.error: OutriderError | None = None
         self.endless = False
         self.has_chat_template = False
         self.activities: deque[pb.ServerActivity] = deque()
+        self.began = threading.Event()  # an endless stream
         self.cancelled = threading.Event()
 
     def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
@@ -75,6 +77,7 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
         self._begin(request, context)
         if self.endless:
             context.add_callback(self.cancelled.set)
+            self.began.set()
             yield pb.GenerateStreamResponse(pieces=PIECES[:1])
             self.cancelled.wait()
             return
@@ -98,6 +101,7 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
 
     def _begin(self, request: pb.GenerateRequest, context: Any) -> None:
         self.requests.append(request)
+        self.metadata.append(dict(context.invocation_metadata()))
         if self.error is not None:
             context.set_trailing_metadata((("grpc-status-details-bin", details(self.error)),))
             context.abort(self.error.code, self.error.message)
@@ -111,14 +115,19 @@ def details(error: OutriderError) -> bytes:
 
 
 @contextmanager
-def serving() -> Iterator[tuple[ScriptedService, str]]:
+def serving(
+    credentials: grpc.ServerCredentials | None = None,
+) -> Iterator[tuple[ScriptedService, str]]:
     server = grpc.server(futures.ThreadPoolExecutor(4))
     scripted = ScriptedService()
     pb_grpc.add_GenerationServiceServicer_to_server(scripted, server)
-    port = server.add_insecure_port("127.0.0.1:0")
+    if credentials is None:
+        port = server.add_insecure_port("localhost:0")
+    else:
+        port = server.add_secure_port("localhost:0", credentials)
     server.start()
     try:
-        yield scripted, f"127.0.0.1:{port}"
+        yield scripted, f"localhost:{port}"
     finally:
         scripted.cancelled.set()
         server.stop(None).wait()

@@ -8,11 +8,10 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import grpc
 import pytest
 
 from outrider import AsyncClient, Client, errors
-from outrider.channel import from_rpc_error
+from outrider.client_request import Parameters
 from outrider.errors import Cancelled, DeadlineExceeded, InvalidRequest, OutriderError
 from outrider.generation import TextPiece
 from outrider.v1 import generation_pb2 as pb
@@ -104,24 +103,44 @@ def test_one_stop_string_is_not_taken_apart(
 
 
 @pytest.mark.parametrize(
-    ("prompt", "parameters"),
+    ("prompt", "parameters", "message"),
     [
-        ("hi", {"seed": -1}),
-        ("hi", {"seed": 2**64}),
-        ("hi", {"temperature": "hot"}),
-        ("\ud800", {}),
-        (b"hi", {}),
-        ([{"content": "hi"}], {}),
+        ("hi", {"seed": -1}, "seed cannot be -1: it must be an integer from 0 to 2**64 - 1"),
+        ("hi", {"seed": 2**64}, "seed cannot be 18446744073709551616"),
+        ("hi", {"temperature": "0.8"}, "temperature cannot be '0.8': it must be a number"),
+        ("hi", {"max_new_tokens": 2.5}, "max_new_tokens cannot be 2.5"),
+        ("hi", {"top_k": True}, "top_k cannot be True"),
+        ("hi", {"ignore_eos": "no"}, "ignore_eos cannot be 'no': it must be True or False"),
+        ("hi", {"stop": [1]}, "stop cannot be [1]: it must be a list of text"),
+        ("hi", {"stop": 5}, "stop cannot be 5"),
+        ("hi", {"seed": "9" * 10_000}, "seed cannot be '99999"),
+        ("hi", {"request_id": "a b"}, "request_id must be"),
+        ("\ud800", {}, "prompt cannot be"),
+        (b"hi", {}, "a prompt is a string"),
+        (7, {}, "a prompt is a string"),
+        ({"role": "user", "content": "hi"}, {}, "a prompt is a string"),
+        (["hi"], {}, "messages[0] is not a mapping"),
+        ([{"content": "hi"}], {}, "messages[0] has no 'role'"),
+        ([{"role": "user", "content": None}], {}, "messages[0].content cannot be None"),
+        ([{"role": "user", "content": "", "name": "x"}], {}, "unknown field 'name'"),
     ],
 )
-def test_what_cannot_be_sent_is_an_invalid_request(
-    prompt: Any, parameters: Any, client: Client, scripted: ScriptedService
+def test_what_cannot_be_sent_is_refused_by_field(
+    prompt: Any, parameters: Any, message: str, client: Client, scripted: ScriptedService
 ) -> None:
-    with pytest.raises(InvalidRequest):
+    with pytest.raises(InvalidRequest) as caught:
         client.generate(prompt, **parameters)
+    assert message in str(caught.value)
+    assert len(str(caught.value)) < 200
     with pytest.raises(InvalidRequest):
         client.stream(prompt, **parameters)
     assert scripted.requests == []
+
+
+def test_every_parameter_is_documented() -> None:
+    text = Client.generate.__doc__ or ""
+    for name in ("prompt", "timeout", "request_id", *Parameters.__annotations__):
+        assert f"\n            {name}: " in text, name
 
 
 @pytest.mark.parametrize("name", ["max_tokens", "prompt_", "messages"])
@@ -214,6 +233,8 @@ ERRORS = [
     errors.ContextMismatch,
     errors.ContextTooLong,
     errors.VocabularyMismatch,
+    errors.WireVersionMismatch,
+    errors.WrongService,
     errors.NoFreeSlot,
     errors.ServiceUnavailable,
     errors.ModelNotFound,
@@ -241,51 +262,3 @@ async def test_an_error_comes_back_as_its_class(
         assert type(error) is kind
         assert (error.message, error.code) == ("it is so", kind.code)
         assert error.metadata == {"slot": "3"} or kind is OutriderError
-
-
-def rpc_error(code: grpc.StatusCode, *trailing: tuple[str, bytes]) -> grpc.aio.AioRpcError:
-    return grpc.aio.AioRpcError(code, grpc.aio.Metadata(), grpc.aio.Metadata(*trailing), "oh")
-
-
-def test_without_a_reason_the_code_decides() -> None:
-    error = from_rpc_error(rpc_error(grpc.StatusCode.UNAVAILABLE))
-    assert type(error) is errors.ServiceUnavailable
-
-
-def test_a_code_that_can_mean_several_things_keeps_its_code_alone() -> None:
-    error = from_rpc_error(rpc_error(grpc.StatusCode.RESOURCE_EXHAUSTED))
-    assert type(error) is OutriderError
-    assert error.code is grpc.StatusCode.RESOURCE_EXHAUSTED
-
-
-def test_undecodable_details_fall_back_to_the_code() -> None:
-    garbage = ("grpc-status-details-bin", b"\xff\xff\xff")
-    error = from_rpc_error(rpc_error(grpc.StatusCode.UNAVAILABLE, garbage))
-    assert type(error) is errors.ServiceUnavailable
-
-
-@pytest.mark.parametrize(
-    ("details", "message"),
-    [
-        (
-            "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.9:50051: "
-            "Failed to connect to remote host: Connection refused",
-            "cannot connect to 10.0.0.9:50051: Connection refused",
-        ),
-        (
-            "errors resolving far:1: [field:hostname lookup error:address lookup failed for far:1: "
-            "Domain name not found]",
-            "cannot connect to far:1: Domain name not found",
-        ),
-        (
-            "failed to connect to all addresses; last error: UNKNOWN: ipv6:%5B::1%5D:1: "
-            "Failed to connect to remote host: getsockopt(SO_ERROR): Network is unreachable",
-            "cannot connect to [::1]:1: Network is unreachable",
-        ),
-        ("Socket closed", "Socket closed"),
-    ],
-)
-def test_that_nobody_is_there_is_said_plainly(details: str, message: str) -> None:
-    nothing = grpc.aio.Metadata()
-    error = grpc.aio.AioRpcError(grpc.StatusCode.UNAVAILABLE, nothing, nothing, details)
-    assert from_rpc_error(error).message == message

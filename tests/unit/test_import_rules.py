@@ -20,6 +20,8 @@ PROTOBUF_MODULES = {
     "__main__",
     "channel",
     "client",
+    "client_request",
+    "client_stream",
     "clients",
     "codec",
     "generation_codec",

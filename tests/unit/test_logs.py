@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from outrider.logs import JsonFormatter, TextFormatter, outgoing_metadata, request_id
+from outrider.logs import JsonFormatter, TextFormatter, outgoing_metadata
+from outrider.request_id import request_id
 
 
 @pytest.fixture

@@ -1,0 +1,112 @@
+"""How a service's errors reach its clients: a status code, a reason, bounded details."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any
+
+import grpc
+from google.rpc import error_details_pb2, status_pb2
+
+from outrider.errors import DOMAIN, OutriderError, WrongService
+from outrider.request_id import REQUEST_ID_KEY, request_id
+
+log = logging.getLogger(__name__)
+
+
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
+    """Maps every exception of our handlers to a status code and `google.rpc.ErrorInfo`.
+
+    The text of an unexpected exception goes to the log, not to the client.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith("/outrider.v1."):
+            return handler
+        for kind in ("unary_unary", "unary_stream", "stream_stream"):
+            if (behaviour := getattr(handler, kind)) is not None:
+                return handler._replace(**{kind: _guarded(behaviour)})
+        return handler
+
+
+def _guarded(behaviour: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
+    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        try:
+            return await behaviour(request, context)
+        except OutriderError as error:
+            await _abort(context, error)
+        except grpc.aio.AbortError:
+            raise
+        except Exception:
+            log.exception("a request failed")
+            await _abort(context, OutriderError("internal error"))
+
+    return guarded
+
+
+class OtherServices(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
+    """Answers calls of other services of ours by saying which one this is."""
+
+    def __init__(self, service_name: str) -> None:
+        self._service_name = service_name
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        called = handler_call_details.method[1:].partition("/")[0]
+        if handler is not None or not called.startswith("outrider.v1."):
+            return handler
+        if called == self._service_name:
+            return None  # gRPC's own answer: it has no such method
+
+        async def refuse(
+            requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
+        ) -> None:
+            await _abort(context, WrongService(f"this is {self._service_name}, not {called}"))
+
+        return grpc.stream_stream_rpc_method_handler(refuse)
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: OutriderError) -> None:
+    status = status_to_wire(error)
+    await context.abort(
+        error.code,
+        status.message,
+        trailing_metadata=(
+            ("grpc-status-details-bin", status.SerializeToString()),
+            (REQUEST_ID_KEY, request_id.get()),
+        ),
+    )
+
+
+def status_to_wire(error: OutriderError) -> status_pb2.Status:
+    """An error with its reason and, where there is one, the time after which to try again.
+
+    Texts are cut: metadata beyond 8 KiB make another error of it at the client.
+    """
+    status = status_pb2.Status(code=error.code.value[0], message=_cut(error.message, 1024))
+    metadata = {key: _cut(value, 256) for key, value in error.metadata.items()}
+    info = error_details_pb2.ErrorInfo(reason=error.reason, domain=DOMAIN, metadata=metadata)
+    status.details.add().Pack(info)
+    if error.retry_after is not None:
+        retry = error_details_pb2.RetryInfo()
+        retry.retry_delay.FromMilliseconds(round(error.retry_after * 1e3))
+        status.details.add().Pack(retry)
+    return status
+
+
+def _cut(text: str, num_bytes: int) -> str:
+    """At most so many bytes of UTF-8, three more if something is missing."""
+    encoded = text.encode(errors="replace")
+    if len(encoded) <= num_bytes:
+        return encoded.decode()
+    return encoded[:num_bytes].decode(errors="ignore") + "..."
