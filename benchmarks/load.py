@@ -99,7 +99,7 @@ def address_of(args: argparse.Namespace, folder: Path) -> Iterator[str]:
             read_prompts(None), common, model, args.acceptance, args.max_new_tokens, folder
         )
     draft = None if model == "none" else {**common, "model": model}
-    with running_system(common, draft, {"port": 0}) as (address, _):
+    with running_system(common, draft, {"port": 0, "max_queue_seconds": 600}) as (address, _):
         yield address
 
 

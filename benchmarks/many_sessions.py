@@ -54,7 +54,7 @@ def main() -> None:
     with running_system(
         {"threads": args.threads, "dtype": args.dtype, "port": 0, "slots": NUM_SESSIONS},
         None if args.draft == "none" else draft,
-        {"port": 0, "max_queued": 2 * NUM_SESSIONS},
+        {"port": 0, "max_queued": 2 * NUM_SESSIONS, "max_queue_seconds": 600},
     ) as (address, processes):
         figures = asyncio.run(measure(address, processes, args))
     print(write_result(args.name, vars(args), figures=figures))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from orchestrator.admission import DEFAULT_MAX_QUEUED
+from orchestrator.admission import DEFAULT_MAX_QUEUE_SECONDS, DEFAULT_MAX_QUEUED
 from orchestrator.pair import Pair
 from orchestrator.servicer import GenerationServicer
 from outrider.config import (
@@ -42,15 +42,27 @@ from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_ser
     help="Requests that may wait for a slot of the target; more are refused at once.",
 )
 @click.option(
+    "--max-queue-seconds",
+    type=click.FloatRange(min=0, max=86_400),
+    default=DEFAULT_MAX_QUEUE_SECONDS,
+    show_default=True,
+    help="How long a request may wait for a slot; one that would wait longer is refused at once.",
+)
+@click.option(
     "--max-new-tokens",
     type=click.IntRange(min=1),
     help="Tokens that a request may ask for.  [default: as many as the context holds]",
 )
 def main(
-    server: ServerOptions, target: str, draft: str, max_queued: int, max_new_tokens: int | None
+    server: ServerOptions,
+    target: str,
+    draft: str,
+    max_queued: int,
+    max_queue_seconds: float,
+    max_new_tokens: int | None,
 ) -> None:
     """Serve the generation API: the loop between draft and target."""
-    servicer = GenerationServicer(max_queued, max_new_tokens)
+    servicer = GenerationServicer(max_queued, max_new_tokens, max_queue_seconds)
     address = None if draft == "none" else draft
     run(serve_generation(servicer, server, target, address), server, "orchestrator")
 

@@ -1,130 +1,188 @@
 """Which requests may start, which wait, and which are refused.
 
 A request that runs holds one of the target's slots. When all are taken, requests wait
-in the order of their arrival; when too many wait, or one would wait past its deadline,
-it is refused at once, so that a client learns it while there is time to go elsewhere.
+in the order of their arrival. When too many wait, or one would wait for too long or past its
+deadline, it is refused at once, so that a client learns it while there is time to go elsewhere.
 """
 
 from __future__ import annotations
 
 import asyncio
+import heapq
+import math
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from orchestrator.forecast import Forecast, Work
 from outrider.errors import DeadlineUnreachable, QueueFull
 
 DEFAULT_MAX_QUEUED = 256
+DEFAULT_MAX_QUEUE_SECONDS = 10.0
 
-# What an earlier request counts beside the latest one in the time that a token takes.
-_FORGETTING = 0.9
+# Waits are guessed. Who is let in with up to this part of the longest one expected is
+# unlikely to be sent away after it.
+_SAFE_PART = 0.8
+
+# Nothing is learned from requests that are refused. So each eighth in a row that finds a free
+# slot is let in, and what it takes replaces the guess.
+_DOUBT_AFTER = 8
+
 _SHORTEST_RETRY_SECONDS = 0.1
+
+
+class Slot:
+    """A slot that a request holds. It tells how the request gets on."""
+
+    def __init__(self, work: Work, forecast: Forecast, running: set[Slot]) -> None:
+        self.work = work
+        self.num_tokens = 0
+        self._forecast = forecast
+        self._running = running
+        self._since = time.monotonic()
+
+    def advance(self, num_tokens: int) -> None:
+        """The request has `num_tokens` tokens by now."""
+        seconds, num_new = time.monotonic() - self._since, num_tokens - self.num_tokens
+        if self.num_tokens:
+            self._forecast.saw_tokens(len(self._running), seconds, num_new)
+        else:
+            self._forecast.saw_prompt(len(self._running), seconds, self.work, num_new)
+        self.num_tokens = num_tokens
+
+    def resume(self) -> None:
+        """The next tokens are begun: what the client took to read the last ones is not theirs."""
+        self._since = time.monotonic()
 
 
 class Admission:
     """Hands out `num_slots` slots. The counts are for whoever watches.
 
-    How long a request will take is guessed from those before it: their time by the
-    tokens that they asked for.
+    Args:
+        max_queued: requests that may wait.
+        max_queue_seconds: how long a request may wait. One that is expected to wait for
+            more than eight tenths of it is refused at once, and one that has waited for as
+            long after all is refused then.
     """
 
-    def __init__(self, num_slots: int, max_queued: int = DEFAULT_MAX_QUEUED) -> None:
+    def __init__(
+        self,
+        num_slots: int,
+        max_queued: int = DEFAULT_MAX_QUEUED,
+        max_queue_seconds: float = DEFAULT_MAX_QUEUE_SECONDS,
+    ) -> None:
         self.num_slots = num_slots
         self.max_queued = max_queued
-        self.num_running = 0
-        self.num_queued = 0
-        self.num_refused = 0  # because too many waited
+        self.max_queue_seconds = max_queue_seconds
+        self.forecast = Forecast()
+        self.num_refused = 0  # because of the queue
         self.num_unreachable = 0  # because the deadline would have passed
-        self.seconds_per_token = 0.0  # of a request's max_new_tokens; 0: nobody knows yet
-        self._running_tokens = 0  # that requests which run asked for
-        self._queued_tokens = 0
+        self._running: set[Slot] = set()
+        self._queued: dict[object, Work] = {}  # in the order of arrival
         self._slots = asyncio.Semaphore(num_slots)
+        self._num_doubted = 0
+
+    @property
+    def num_running(self) -> int:
+        return len(self._running)
+
+    @property
+    def num_queued(self) -> int:
+        return len(self._queued)
 
     @asynccontextmanager
-    async def slot(self, num_tokens: int, seconds_left: float | None) -> AsyncIterator[None]:
-        """A slot for a request of up to `num_tokens` tokens, held as long as the context.
-
-        A slot that is free is given without question, so that a guess that was wrong
-        is corrected by the next request.
+    async def slot(self, work: Work, seconds_left: float | None) -> AsyncIterator[Slot]:
+        """A slot for a request, held as long as the context.
 
         Raises:
-            QueueFull: `max_queued` requests wait already.
+            QueueFull: too many requests wait, or this one would wait for too long.
             DeadlineUnreachable: the request would not be done in `seconds_left`.
         """
+        deadline = math.inf if seconds_left is None else time.monotonic() + seconds_left
         if self._slots.locked():
-            deadline = None if seconds_left is None else time.monotonic() + seconds_left
-            await self._queue(num_tokens, deadline)
+            await self._wait(work, deadline)
         else:
+            self._check_alone(work, deadline)
             await self._slots.acquire()  # returns at once
-        self.num_running += 1
-        self._running_tokens += num_tokens
-        began, is_done = time.monotonic(), False
+        slot, is_done = Slot(work, self.forecast, self._running), False
+        self._running.add(slot)
+        self._num_doubted = 0
         try:
-            yield
+            yield slot
             is_done = True
         finally:
-            self.num_running -= 1
-            self._running_tokens -= num_tokens
+            self._running.remove(slot)
             self._slots.release()
-            self._learn((time.monotonic() - began) / num_tokens, is_done)
+            ended = is_done and slot.num_tokens < work.max_new_tokens
+            self.forecast.saw_text(work, slot.num_tokens, ended)
 
     def check_queue(self) -> None:
-        """Raises QueueFull if a request would have to wait and no more may."""
-        if self._slots.locked() and self.num_queued >= self.max_queued:
-            self.num_refused += 1
-            raise QueueFull("too many requests are waiting", retry_after=self.retry_seconds)
+        """Raises QueueFull if a request that came now would wait, and may not."""
+        if not self._slots.locked():
+            return
+        if self.num_queued >= self.max_queued:
+            raise self._refused("too many requests are waiting")
+        if self.seconds_to_wait > _SAFE_PART * self.max_queue_seconds:
+            raise self._refused("the wait for a slot is too long")
+
+    @property
+    def seconds_to_wait(self) -> float:
+        """For a request that came now, if those before it take as long as is forecast."""
+        ends = [0.0] * (self.num_slots - self.num_running)
+        for slot in self._running:
+            ends.append(self.forecast.seconds(slot.work, self.num_slots, slot.num_tokens))
+        heapq.heapify(ends)
+        for work in self._queued.values():
+            heapq.heapreplace(ends, ends[0] + self.forecast.seconds(work, self.num_slots))
+        return ends[0] if ends else 0.0
 
     @property
     def retry_seconds(self) -> float:
         """After which a new try makes sense: until half of those who wait have started."""
-        return max(_SHORTEST_RETRY_SECONDS, self._seconds_to_wait / 2)
+        return max(_SHORTEST_RETRY_SECONDS, self.seconds_to_wait / 2)
 
-    @property
-    def _seconds_to_wait(self) -> float:
-        """Until all who wait now have started, if those who run are half done."""
-        num_tokens = self._queued_tokens + self._running_tokens / 2
-        return num_tokens / self.num_slots * self.seconds_per_token
-
-    async def _queue(self, num_tokens: int, deadline: float | None) -> None:
-        """Waits for a slot, as long as there is time for the text after it."""
+    async def _wait(self, work: Work, deadline: float) -> None:
+        """Waits for a slot, as long as that may take and there is time for the text after it."""
         self.check_queue()
-        self._check_deadline(self._seconds_to_wait, num_tokens, deadline)
-        self.num_queued += 1
-        self._queued_tokens += num_tokens
+        patience = self._seconds_to_start(work, deadline, self.num_slots)
+        if self.seconds_to_wait > patience:
+            raise self._unreachable()
+        place = object()
+        self._queued[place] = work
         try:
-            async with asyncio.timeout(self._patience(num_tokens, deadline)):
+            async with asyncio.timeout(min(patience, self.max_queue_seconds)):
                 await self._slots.acquire()
         except TimeoutError:
-            raise self._unreachable() from None
+            if patience < self.max_queue_seconds:
+                raise self._unreachable() from None
+            raise self._refused("the wait for a slot is too long") from None
         finally:
-            self.num_queued -= 1
-            self._queued_tokens -= num_tokens
-        try:
-            self._check_deadline(0.0, num_tokens, deadline)
-        except DeadlineUnreachable:
+            del self._queued[place]
+        if self._seconds_to_start(work, deadline, self.num_slots) < 0:
             self._slots.release()
-            raise
-
-    def _check_deadline(self, wait: float, num_tokens: int, deadline: float | None) -> None:
-        patience = self._patience(num_tokens, deadline)
-        if patience is not None and wait > patience:
             raise self._unreachable()
 
-    def _patience(self, num_tokens: int, deadline: float | None) -> float | None:
-        """The seconds in which a text must have begun to be done in time; None: no matter."""
-        if deadline is None:
-            return None
-        return deadline - time.monotonic() - num_tokens * self.seconds_per_token
+    def _check_alone(self, work: Work, deadline: float) -> None:
+        """Raises DeadlineUnreachable, mostly, where a slot is free but time is short."""
+        num_running = self.num_running + 1
+        if self._seconds_to_start(work, deadline, num_running) >= 0:
+            return
+        self._num_doubted += 1
+        if self._num_doubted < _DOUBT_AFTER:
+            raise self._unreachable()
+        self.forecast.forget(work, num_running)
+
+    def _seconds_to_start(self, work: Work, deadline: float, num_running: int) -> float:
+        """In which a text must have begun to be done in time, where so many run."""
+        return deadline - time.monotonic() - self.forecast.seconds(work, num_running)
+
+    def _refused(self, why: str) -> QueueFull:
+        self.num_refused += 1
+        return QueueFull(why, retry_after=self.retry_seconds)
 
     def _unreachable(self) -> DeadlineUnreachable:
         self.num_unreachable += 1
+        retry_after = self.retry_seconds if self._slots.locked() else None
         return DeadlineUnreachable(
-            "the deadline would pass before the text is done", retry_after=self.retry_seconds
+            "the deadline would pass before the text is done", retry_after=retry_after
         )
-
-    def _learn(self, seconds_per_token: float, is_done: bool) -> None:
-        """A request that was given up tells only how long it takes at least."""
-        before = self.seconds_per_token
-        if is_done or seconds_per_token > before:
-            latest = _FORGETTING * before + (1 - _FORGETTING) * seconds_per_token
-            self.seconds_per_token = latest if before else seconds_per_token

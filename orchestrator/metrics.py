@@ -22,7 +22,7 @@ def generation_metrics(activity: Activity, admission: Admission) -> Iterator[Met
     yield _gauge("running_requests", "Requests that run.", activity.num_running)
     refused = CounterMetricFamily(
         "outrider_refused_requests",
-        "Requests refused: the queue was full, or the deadline could not be met.",
+        "Requests refused: the queue was too long, or the deadline could not be met.",
         labels=["reason"],
     )
     refused.add_metric(["queue"], admission.num_refused)

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from orchestrator.activity import Activity
-from orchestrator.admission import DEFAULT_MAX_QUEUED, Admission
+from orchestrator.admission import DEFAULT_MAX_QUEUE_SECONDS, DEFAULT_MAX_QUEUED, Admission
 from orchestrator.codec import (
     activity_to_wire,
     piece_to_wire,
     request_from_wire,
     result_to_wire,
 )
+from orchestrator.forecast import Work
 from orchestrator.generation import Generation, Piece
 from orchestrator.latency import CriticalPath
 from orchestrator.pair import Pair
@@ -41,19 +42,24 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     Args:
         max_queued: how many requests may wait for a slot of the target.
         max_new_tokens: how many tokens a request may ask for; None: no limit but the context.
+        max_queue_seconds: how long a request may wait for a slot.
     """
 
     def __init__(
-        self, max_queued: int = DEFAULT_MAX_QUEUED, max_new_tokens: int | None = None
+        self,
+        max_queued: int = DEFAULT_MAX_QUEUED,
+        max_new_tokens: int | None = None,
+        max_queue_seconds: float = DEFAULT_MAX_QUEUE_SECONDS,
     ) -> None:
         self._pair: Pair | None = None
         self.max_new_tokens = max_new_tokens
-        self.admission = Admission(0, max_queued)
+        self.admission = Admission(0, max_queued, max_queue_seconds)
         self.activity = Activity()
 
     def serve_pair(self, pair: Pair) -> None:
         self._pair = pair
-        self.admission = Admission(pair.target_info.num_slots, self.admission.max_queued)
+        limits = self.admission.max_queued, self.admission.max_queue_seconds
+        self.admission = Admission(pair.target_info.num_slots, *limits)
 
     def metrics(self) -> Iterator[Metric]:
         """For Prometheus."""
@@ -117,8 +123,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self.admission.check_queue()
         prompt = await generation.encode(pair.tokenizer, pair.target_info)
         room = pair.target_info.max_context_length - len(prompt)
-        num_tokens = min(request.max_new_tokens, room)
-        async with self.admission.slot(num_tokens, _timeout(context)):
+        may_end = not request.ignore_eos or bool(request.stop)
+        work = Work(len(prompt), min(request.max_new_tokens, room), may_end)
+        async with self.admission.slot(work, _timeout(context)) as slot:
             generation.path.spend("queue")
             lengths = generation.lengths(pair.experience)
             # What the text itself says is looked up here, without messages.
@@ -143,7 +150,9 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 )
                 async with aclosing(steps):
                     async for pieces in steps:
+                        slot.advance(generation.num_committed_tokens)
                         yield pieces
+                        slot.resume()
 
 
 @contextmanager

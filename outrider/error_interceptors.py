@@ -78,14 +78,13 @@ class OtherServices(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ign
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: OutriderError) -> None:
     status = status_to_wire(error)
-    await context.abort(
-        error.code,
-        status.message,
-        trailing_metadata=(
-            ("grpc-status-details-bin", status.SerializeToString()),
-            (REQUEST_ID_KEY, request_id.get()),
-        ),
-    )
+    metadata: list[tuple[str, str | bytes]] = [
+        ("grpc-status-details-bin", status.SerializeToString()),
+        (REQUEST_ID_KEY, request_id.get()),
+    ]
+    if error.retry_after is not None:  # gRPC's own retries heed this, and not RetryInfo
+        metadata.append(("grpc-retry-pushback-ms", str(round(error.retry_after * 1e3))))
+    await context.abort(error.code, status.message, trailing_metadata=tuple(metadata))
 
 
 def status_to_wire(error: OutriderError) -> status_pb2.Status:

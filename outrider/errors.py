@@ -91,7 +91,7 @@ class NoFreeSlot(OutriderError):
 
 
 class QueueFull(OutriderError):
-    """As many requests wait as may wait."""
+    """As many requests wait as may wait, or this one would wait longer than it may."""
 
     code = grpc.StatusCode.RESOURCE_EXHAUSTED
     reason = "QUEUE_FULL"

@@ -13,6 +13,7 @@ from itertools import accumulate
 from typing import Any
 
 import grpc
+from google.protobuf import descriptor_pool
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -37,18 +38,25 @@ _PATIENCE = 10.0
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 
 
+# By whether the client streams, and whether the server does.
+_KINDS = {(False, False): "unary", (False, True): "server_stream", (True, True): "bidi_stream"}
+
+
 class Metrics:
     """One service's metrics, on a registry of their own.
 
     Args:
         collect: the service's own metrics, as they are now. Called on the event loop that
             runs when this is created, so that it sees nothing half done.
+        service_name: full name of a service whose methods have their counters from the start.
     """
 
-    def __init__(self, collect: Collect | None = None) -> None:
+    def __init__(self, collect: Collect | None = None, service_name: str | None = None) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.interceptor = RpcMetrics(self.registry)
+        if service_name is not None:
+            self.interceptor.start_at_zero(service_name)
         if collect is not None:
             self.registry.register(_Collector(collect))
 
@@ -113,6 +121,16 @@ class RpcMetrics(Around):
         self._sent = Counter(
             "grpc_server_msg_sent", "Messages sent to clients.", labels, registry=registry
         )
+
+    def start_at_zero(self, service_name: str) -> None:
+        """Creates the counters of all methods: a rate misses what a new series begins with."""
+        for method in descriptor_pool.Default().FindServiceByName(service_name).methods:
+            kind = _KINDS[method.client_streaming, method.server_streaming]
+            labels = (kind, service_name, method.name)
+            for metric in (self._started, self._seconds, self._received, self._sent):
+                metric.labels(*labels)
+            for code in grpc.StatusCode:
+                self._handled.labels(*labels, code_name(code.name))
 
     @contextmanager
     def around(self, method: Method, context: Context) -> Iterator[None]:

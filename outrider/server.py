@@ -52,9 +52,9 @@ OPTIONS = [
 
 
 def start_metrics(
-    options: ServerOptions, collect: Callable[[], Iterable[Metric]]
+    options: ServerOptions, service_name: str, collect: Callable[[], Iterable[Metric]]
 ) -> Metrics | None:
-    """Serves metrics if there is a port for them; else nothing is imported. `collect`: see Metrics.
+    """Serves metrics if there is a port for them; else nothing is imported. See `Metrics`.
 
     Raises:
         ConfigurationError: the port cannot be bound.
@@ -63,7 +63,7 @@ def start_metrics(
         return None
     from outrider.metrics import Metrics
 
-    metrics = Metrics(collect)
+    metrics = Metrics(collect, service_name)
     port = metrics.serve(options.host, options.metrics_port)
     log.info("metrics at http://%s/metrics", join_host_port(options.host, port))
     return metrics
@@ -95,7 +95,7 @@ async def serve(
     Raises:
         ConfigurationError: a port cannot be bound.
     """
-    metrics = start_metrics(options, collect)
+    metrics = start_metrics(options, service_name, collect)
     server = grpc.aio.server(interceptors=interceptors(metrics, service_name), options=OPTIONS)
     register(server)
     healths = health.aio.HealthServicer()

@@ -59,8 +59,10 @@ class GenerationServiceServicer:
 
         Errors: INVALID_ARGUMENT (empty prompt, parameters out of range),
         OUT_OF_RANGE (prompt longer than the context), RESOURCE_EXHAUSTED (too many
-        requests wait; with a google.rpc.RetryInfo), UNAVAILABLE (target unreachable),
-        DEADLINE_EXCEEDED (at once if the deadline cannot be met), FAILED_PRECONDITION
+        requests wait, or would for too long; with a google.rpc.RetryInfo and
+        grpc-retry-pushback-ms), UNAVAILABLE (target unreachable),
+        DEADLINE_EXCEEDED (at once if the deadline cannot be met, by what requests
+        have taken so far), FAILED_PRECONDITION
         (the target serves another vocabulary by now, or its chat template is broken
         and the request has messages). Each carries a
         google.rpc.ErrorInfo whose reason can be branched on.

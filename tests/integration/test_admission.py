@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
+from orchestrator.forecast import Work
 from outrider.channel import from_rpc_error
 from outrider.errors import ContextTooLong, DeadlineUnreachable, InvalidRequest, QueueFull
-from outrider.v1 import generation_pb2
+from outrider.v1 import generation_pb2, generation_pb2_grpc
 from tests.system import System, running_system
 
 LONG = generation_pb2.GenerateRequest(prompt="the cat", max_new_tokens=400, ignore_eos=True)
@@ -48,13 +51,63 @@ async def test_a_full_queue_answers_with_the_time_to_come_back(system: System) -
     assert (await waiting).usage.completion_tokens == 2
 
 
+async def test_retries_by_grpc_come_back_when_they_are_told_to(system: System) -> None:
+    """By its own reckoning this client would wait for minutes."""
+    system.servicer.admission.max_queued = 0
+    policy = {"maxAttempts": 2, "initialBackoff": "300s", "maxBackoff": "300s"}
+    policy |= {"backoffMultiplier": 1, "retryableStatusCodes": ["RESOURCE_EXHAUSTED"]}
+    config = {"methodConfig": [{"name": [{}], "retryPolicy": policy}]}
+    options = [("grpc.service_config", json.dumps(config))]
+    running = system.generation.GenerateStream(LONG)
+    await running.read()
+    async with grpc.aio.insecure_channel(system.address, options=options) as channel:
+        stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
+        call = asyncio.ensure_future(
+            stub.Generate(generation_pb2.GenerateRequest(prompt="hi", max_new_tokens=2), timeout=60)
+        )
+        for _ in range(1000):
+            await asyncio.sleep(0.005)
+            if system.servicer.admission.num_refused:
+                break
+        running.cancel()
+        assert (await call).usage.completion_tokens == 2
+    assert system.servicer.admission.num_refused == 1
+
+
 async def test_a_deadline_that_cannot_be_met_is_refused_before_it_passes(system: System) -> None:
-    system.servicer.admission.seconds_per_token = 1.0
+    system.servicer.admission.forecast.saw_tokens(1, 1e6, 1)
+    error = await refusal(system, timeout=60.0, max_new_tokens=100)  # though a slot is free
+    assert isinstance(error, DeadlineUnreachable)
+    system.servicer.admission.max_queue_seconds = 1e9
     running = system.generation.GenerateStream(LONG)
     await running.read()
     error = await refusal(system, timeout=60.0, max_new_tokens=100)
     assert isinstance(error, DeadlineUnreachable)
     running.cancel()
+
+
+async def test_a_wait_that_would_be_too_long_is_refused_with_the_time_to_come_back(
+    system: System,
+) -> None:
+    system.servicer.admission.forecast.saw_tokens(1, 1e6, 1)
+    running = system.generation.GenerateStream(LONG)
+    await running.read()
+    error = await refusal(system)
+    assert isinstance(error, QueueFull)
+    assert error.retry_after is not None
+    assert error.retry_after > 10
+    running.cancel()
+
+
+async def test_lengths_and_times_are_learned_from_requests(system: System) -> None:
+    for _ in range(3):
+        await system.generate("the cat", max_new_tokens=400, ignore_eos=True)
+    forecast = system.servicer.admission.forecast
+    assert 0 < forecast.seconds(Work(4, 100), 1) < 60
+    texts = [await system.generate(prompt, max_new_tokens=400) for prompt in ("hi", "a", "the")]
+    assert min(text.usage.completion_tokens for text in texts) < 400
+    ends = forecast.seconds(Work(4, 400, may_end=True), 1)
+    assert 0 < ends < 0.9 * forecast.seconds(Work(4, 400), 1)
 
 
 async def test_a_prompt_that_is_too_long_by_its_bytes_is_not_split(system: System) -> None:

@@ -15,6 +15,7 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from orchestrator.forecast import Forecast
 from outrider.config import ServerOptions
 from outrider.errors import ConfigurationError
 from outrider.metrics import Metrics
@@ -169,6 +170,7 @@ async def test_calls_are_counted_by_how_they_ended(system: System) -> None:
     cancelled = system.generation.GenerateStream(request)
     await cancelled.read()
     cancelled.cancel()
+    system.servicer.admission.forecast = Forecast()  # else it would not even be begun
     with suppress(grpc.aio.AioRpcError):
         await system.generation.Generate(request, timeout=0.1)
     assert await all_slots_free(system)
@@ -209,12 +211,26 @@ async def test_prompt_lookup_has_slots_and_no_passes(tiny_models: Callable[..., 
     assert not [s for s in value.samples if s.name.startswith(("outrider_pass", "outrider_kv"))]
 
 
+async def test_counters_of_calls_are_there_before_the_first_call() -> None:
+    service = "outrider.v1.TargetService"
+    value = await scrape(Metrics(list, service))
+    for method in ("Verify", "GetModelInfo"):
+        labels = {"grpc_service": service, "grpc_method": method}
+        for name in ("started_total", "msg_received_total", "msg_sent_total"):
+            assert value(f"grpc_server_{name}", **labels) == 0
+        for code in ("OK", "ResourceExhausted", "Canceled"):
+            assert value("grpc_server_handled_total", grpc_code=code, **labels) == 0
+        assert value("grpc_server_handling_seconds_count", **labels) == 0
+    assert value("grpc_server_started_total", grpc_type="bidi_stream", grpc_method="Verify") == 0
+
+
 async def test_a_port_that_is_taken_is_a_clear_error() -> None:
-    assert start_metrics(ServerOptions(), list) is None
+    service = "outrider.v1.GenerationService"
+    assert start_metrics(ServerOptions(), service, list) is None
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ConfigurationError, match=f"metrics on 127.0.0.1:{port}"):
-            start_metrics(ServerOptions(metrics_port=port), list)
+            start_metrics(ServerOptions(metrics_port=port), service, list)
 
 
 # What an expression of PromQL consists of beside metrics and labels.

@@ -1,0 +1,111 @@
+"""How long a request will take, by what requests have taken lately.
+
+Three things are learned: the time of a new token and that of a prompt token, each by the number
+of requests that ran at the time, and after how many tokens texts end by themselves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Observations that count, roughly; older ones fade.
+_NUM_STEPS = 256
+_NUM_TEXTS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What a request asks for.
+
+    Args:
+        max_new_tokens: tokens that it may have, and has unless it ends by itself.
+        may_end: whether it can end by itself: at an end-of-text token, or a stop string.
+    """
+
+    num_prompt_tokens: int
+    max_new_tokens: int
+    may_end: bool = False
+
+
+class Ratio:
+    """A sum of amounts over a sum of counts, in which older terms fade."""
+
+    def __init__(self, num_terms: int) -> None:
+        self._keep = 1 - 1 / num_terms
+        self._amount = self._count = 0.0
+
+    def add(self, amount: float, count: int) -> None:
+        self._amount = self._keep * self._amount + amount
+        self._count = self._keep * self._count + count
+
+    @property
+    def value(self) -> float:
+        return self._amount / self._count if self._count else 0.0
+
+
+class ByLoad:
+    """A ratio for each magnitude of the number of running requests: 1, 2 to 3, 4 to 7, ..."""
+
+    def __init__(self, num_terms: int) -> None:
+        self._num_terms = num_terms
+        self._ratios: dict[int, Ratio] = {}
+
+    def add(self, num_running: int, amount: float, count: int) -> None:
+        magnitude = num_running.bit_length()
+        self._ratios.setdefault(magnitude, Ratio(self._num_terms)).add(amount, count)
+
+    def value(self, num_running: int) -> float:
+        """At the nearest magnitude that was seen; 0 if none was."""
+        if not self._ratios:
+            return 0.0
+        magnitude = num_running.bit_length()
+        return self._ratios[min(self._ratios, key=lambda seen: abs(seen - magnitude))].value
+
+    def forget(self, num_running: int) -> None:
+        self._ratios.pop(num_running.bit_length(), None)
+
+
+class Forecast:
+    """Durations in seconds; what has not been seen takes no time."""
+
+    def __init__(self) -> None:
+        self._token_seconds = ByLoad(_NUM_STEPS)
+        self._prompt_token_seconds = ByLoad(_NUM_TEXTS)
+        self._ends = Ratio(_NUM_TEXTS)
+
+    def seconds(self, work: Work, num_running: int, num_done: int = 0) -> float:
+        """What is left of a request that has `num_done` tokens, where so many run with it."""
+        seconds = self._num_tokens(work, num_done) * self._token_seconds.value(num_running)
+        if not num_done:
+            seconds += work.num_prompt_tokens * self._prompt_token_seconds.value(num_running)
+        return seconds
+
+    def _num_tokens(self, work: Work, num_done: int) -> float:
+        """The tokens still to come, if a text is as likely to end at any of them."""
+        num_left = max(0, work.max_new_tokens - num_done)
+        end = self._ends.value
+        if not work.may_end or not end:
+            return num_left
+        return (1 - (1 - end) ** num_left) / end
+
+    def saw_prompt(self, num_running: int, seconds: float, work: Work, num_tokens: int) -> None:
+        """A request read its prompt and wrote its first tokens in so many seconds."""
+        if token_seconds := self._token_seconds.value(num_running):
+            reading = max(0.0, seconds - num_tokens * token_seconds)
+            self._prompt_token_seconds.add(num_running, reading, work.num_prompt_tokens)
+
+    def saw_tokens(self, num_running: int, seconds: float, num_tokens: int) -> None:
+        """A request wrote further tokens in so many seconds."""
+        self._token_seconds.add(num_running, seconds, num_tokens)
+
+    def saw_text(self, work: Work, num_tokens: int, ended: bool) -> None:
+        """A request got so many tokens; what was cut off only tells that it is longer."""
+        if work.may_end:
+            self._ends.add(float(ended), num_tokens)
+
+    def forget(self, work: Work, num_running: int) -> None:
+        """Drops what `seconds` of this request rests on."""
+        self._token_seconds.forget(num_running)
+        self._prompt_token_seconds.forget(num_running)
+        if work.may_end:
+            self._ends = Ratio(_NUM_TEXTS)
