@@ -92,6 +92,7 @@ _CLASSES = [
     errors.DeadlineUnreachable,
     errors.Cancelled,
     errors.WrongService,
+    errors.NotANumber,
     errors.ModelNotFound,
     errors.UnsupportedModel,
     errors.ConfigurationError,

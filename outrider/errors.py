@@ -8,6 +8,8 @@ group by text.
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 
 DOMAIN = "outrider"
@@ -140,6 +142,16 @@ class WrongService(OutriderError):
 
     code = grpc.StatusCode.UNIMPLEMENTED
     reason = "WRONG_SERVICE"
+
+
+class NotANumber(OutriderError):
+    """What a model computed is NaN or infinite: its weights are damaged, or a sum overflowed."""
+
+    code = grpc.StatusCode.DATA_LOSS
+    reason = "NOT_A_NUMBER"
+
+    def __init__(self, message: str = "", **details: Any) -> None:
+        super().__init__(message or "the model computes NaN or infinity for this text", **details)
 
 
 class ModelNotFound(OutriderError):

@@ -17,8 +17,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from outrider.errors import NotANumber
 from outrider.messages import SamplingParams
 from outrider.noise import gumbel_noise, has_noise_above
 
@@ -28,25 +30,58 @@ _NUCLEUS_WIDTH = 1024
 # So many of the likeliest tokens get their noise without a look at its bits.
 _NUM_LIKELY = 256
 
+# To find where the largest of some numbers is takes several times as long as to find it.
+_BLOCK = 128
+
 
 def choose_tokens(
     logits: Tensor, token_ids: Tensor, params: SamplingParams, first_index: int
 ) -> list[int]:
     """The tokens at indices first_index, first_index + 1, ... of a sequence.
 
+    They end before the first row that has no likeliest token.
+
     Args:
         logits: [num_tokens, num_ids], row i for index first_index + i.
         token_ids: [num_ids], the token of each column. Noise is keyed by it, so a
             model that knows only a part of the vocabulary draws the same noise.
         first_index: counted from the start of the sequence, prompt included.
+
+    Raises:
+        NotANumber: the first row has none.
     """
+    peaks, columns = _largest(logits)
+    num_rows = _num_sound(peaks)
     if params.greedy:
-        return token_ids[logits.argmax(dim=-1)].tolist()
+        return token_ids[columns[:num_rows]].tolist()
     chosen = []
-    for index, row in enumerate(logits, first_index):
+    for index, row in enumerate(logits[:num_rows], first_index):
         scores, ids = _contenders(row, token_ids, params, index, 1)
         chosen.append(int(ids[scores.argmax()]))
     return chosen
+
+
+def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Each row's largest logit and the first column that has it; NaN if there is any."""
+    if logits.shape[-1] % _BLOCK:
+        peaks, columns = logits.max(dim=-1)
+        return peaks, columns
+    blocks = logits.unflatten(-1, (-1, _BLOCK))
+    peaks, numbers = blocks.amax(dim=-1).max(dim=-1)
+    rows = torch.arange(len(logits), device=logits.device)
+    return peaks, numbers * _BLOCK + blocks[rows, numbers].argmax(dim=-1)
+
+
+def _num_sound(peaks: Tensor) -> int:
+    """How many rows come before the first whose largest logit [num_rows] is no finite number.
+
+    Raises NotANumber if none does.
+    """
+    values = peaks.tolist()
+    num_sound = next((i for i, value in enumerate(values) if not math.isfinite(value)), len(values))
+    if num_sound == 0:
+        raise NotANumber()
+    return num_sound
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +100,10 @@ def rank_tokens(
     Their probabilities are the softmax of the scores, noise included: under shared
     noise a similar model compares nearly the same scores, so it mostly takes one of
     these, however unlikely their tokens are without the noise.
+
+    Raises NotANumber if no token is the likeliest.
     """
+    _num_sound(logits.amax(dim=-1))
     scores = logits[0]
     if not params.greedy:
         scores, token_ids = _contenders(scores, token_ids, params, index, width)

@@ -40,6 +40,7 @@ class Verification(Job):
     ) -> None:
         num_logits = len(draft_token_ids) + 1
         super().__init__(slot, start, [*token_ids, *draft_token_ids], num_logits)
+        self._first, self._committed = start, list(token_ids)
         self.length = start + len(token_ids)  # of what is committed before the verdict
         self.num_accepted = self.next_token_id = 0
         self._draft_token_ids = draft_token_ids
@@ -53,8 +54,17 @@ class Verification(Job):
     def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
         return self._judge([choices[0].token_id for choices in chosen])
 
+    def drop_guesses(self) -> bool:
+        if not self._draft_token_ids:
+            return False
+        self._draft_token_ids, self.num_logits = [], 1
+        self.token_ids = self._committed[self.start - self._first :]
+        return True
+
     def _judge(self, choices: Sequence[int]) -> list[int]:
-        self.num_accepted, self.next_token_id = accept_matching(self._draft_token_ids, choices)
+        # There are fewer where logits are no numbers.
+        draft = self._draft_token_ids[: len(choices) - 1]
+        self.num_accepted, self.next_token_id = accept_matching(draft, choices)
         if self.go_on is not None:
             self.go_on()
         return []

@@ -124,6 +124,9 @@ class ToyEngine:
                 ranks.append(self._ranked(choosing, row, place + 1))
         return chosen
 
+    def clear_unsound(self, chunks: Sequence[Chunk], results: Sequence[Any]) -> list[bool]:
+        return [True] * len(chunks)
+
     def _ranked(self, choosing: Choosing, row: Tensor, index: int) -> list[Choice]:
         columns = slice(choosing.num_ids)
         logits, ids = row[None, columns], self.logit_token_ids[columns]

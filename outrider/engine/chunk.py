@@ -21,3 +21,13 @@ class Chunk:
     @property
     def end(self) -> int:
         return self.start + len(self.token_ids)
+
+
+def logit_rows(chunks: Sequence[Chunk]) -> list[int]:
+    """Indices into the packed tokens of the rows whose logits are wanted."""
+    rows: list[int] = []
+    end = 0
+    for chunk in chunks:
+        end += len(chunk.token_ids)
+        rows.extend(range(end - chunk.num_logits, end))
+    return rows

@@ -10,6 +10,8 @@ from torch import Tensor
 
 from outrider.engine.chunk import Chunk
 from outrider.engine.recorded_sampling import Choosing
+from outrider.engine.soundness import Result, num_sound_choices
+from outrider.errors import NotANumber
 from outrider.messages import Timings
 from outrider.sampling import Choice
 
@@ -91,6 +93,13 @@ class Job:
                 break
         return more
 
+    def drop_guesses(self) -> bool:
+        """Has the tokens from `start` on read again, without those that may be wrong, if any are.
+
+        Masked or not, one that the model makes NaN of would spoil the others.
+        """
+        return False
+
     def num_next(self, budget: int, num_skipped: int = 0) -> int:
         """How many tokens the next pass may take, if so many are skipped; maybe none.
 
@@ -136,28 +145,36 @@ class Job:
         self.num_passes += 1
         self.num_missed = 0
 
-    def finish_pass(
-        self, chunk: Chunk, result: Tensor | list[list[Choice]], forward_ns: int
-    ) -> None:
+    def finish_pass(self, chunk: Chunk, result: Result, is_sound: bool, forward_ns: int) -> None:
         """Books a pass; resolves `done` when the job wants no more.
 
         Args:
-            result: logits, or what the engine has chosen.
+            is_sound: whether what the slot has of the chunk are numbers.
         """
         self._forward_ns += forward_ns
         self.start = chunk.end
-        self.read = list(chunk.token_ids)
+        self.read = list(chunk.token_ids) if is_sound else []
         self.copy_from = None
         del self.token_ids[: len(chunk.token_ids)]
-        if self.token_ids or self.is_dropped:
+        if self.is_dropped:
+            return
+        if not is_sound:
+            self.start = chunk.start
+            if not self.drop_guesses():
+                self.done.set_exception(NotANumber())
+            return
+        if self.token_ids:
             return
         began = time.perf_counter_ns()
         try:
             if isinstance(result, Tensor):
                 self.token_ids = self.advance(result)
+            elif num_choices := num_sound_choices(result):
+                self.token_ids = self.advance_by(result[:num_choices])
             else:
-                self.token_ids = self.advance_by(result)
+                raise NotANumber()
         except Exception as error:  # one session's trouble is not the others'
+            self.start = chunk.start  # what failed does not count
             self.done.set_exception(error)
             return
         self._sample_ns += time.perf_counter_ns() - began

@@ -7,6 +7,9 @@ behind it are masked, and the next tokens overwrite them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 from torch import Tensor
 
 from outrider.engine.batch_invariance import ANY_SHAPES, Shapes
@@ -82,6 +85,26 @@ class SlotCache:
         for keys, values in self._layers.values():
             keys[slot, :, begin:end] = keys[source, :, begin:end]
             values[slot, :, begin:end] = values[source, :, begin:end]
+
+    def are_finite(self, ranges: Sequence[tuple[int, int, int]]) -> list[bool]:
+        """Whether all is finite that the last layer has of each range: a slot, begin and end."""
+        # One number of each, which is none if any of its terms is none.
+        sums = [self._latest(*each).sum(dtype=torch.float32) for each in ranges]
+        finite: list[bool] = torch.stack(sums).isfinite().tolist()
+        return finite
+
+    def clear(self, slot: int, begin: int, end: int) -> None:
+        """Makes it all zeros."""
+        for keys, values in self._layers.values():
+            keys[slot, :, begin:end] = 0
+            values[slot, :, begin:end] = 0
+
+    def _latest(self, slot: int, begin: int, end: int) -> Tensor:
+        """The last layer's keys and values, [2, num_kv_heads, end - begin, head_dim]."""
+        if self._all is not None:
+            return self._all[-1, :, slot, :, begin:end]
+        keys, values = self._layers[max(self._layers)]
+        return torch.stack((keys[slot, :, begin:end], values[slot, :, begin:end]))
 
     def _zeros(self, like: Tensor, *outer: int) -> Tensor:
         _, num_kv_heads, head_dim = like.shape

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from outrider.engine.activity import PassCounts
 from outrider.engine.attention import Pass
 from outrider.engine.batch_invariance import ANY_SHAPES, shapes_for
-from outrider.engine.chunk import Chunk
+from outrider.engine.chunk import Chunk, logit_rows
 from outrider.engine.device import choose_device, choose_dtype, is_gpu
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
 from outrider.engine.int8_linear import quantize_linears
@@ -28,6 +28,7 @@ from outrider.engine.packed_linear import pack_linears
 from outrider.engine.ranks import Ranks
 from outrider.engine.recorded_sampling import Choosing
 from outrider.engine.recording_check import chooses_the_same, difference, gives_the_same
+from outrider.engine.soundness import Result, clear_unsound
 from outrider.engine.static_choices import StaticChoices
 from outrider.engine.static_pass import kernels_for
 from outrider.engine.static_passes import CudaRecorder, Record, StaticPasses
@@ -155,6 +156,11 @@ class Engine:
             lengths = [1] * len(chunks)
         return chosen
 
+    @torch.inference_mode()
+    def clear_unsound(self, chunks: Sequence[Chunk], results: Sequence[Result]) -> list[bool]:
+        """See `soundness.clear_unsound`."""
+        return clear_unsound(self.cache, chunks, results)
+
     def _forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         if self.ranks:
             self.ranks.announce(chunks)
@@ -223,7 +229,7 @@ class Engine:
     def _run(self, chunks: Sequence[Chunk]) -> tuple[list[Tensor], Pass]:
         forward_pass = Pass(chunks, self.cache, self.device, self._shapes, self._on_gpu)
         token_ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
-        rows = torch.tensor(_logit_rows(chunks), dtype=torch.long, device=self.device)
+        rows = torch.tensor(logit_rows(chunks), dtype=torch.long, device=self.device)
         logits = self.network(torch.tensor(token_ids, device=self.device), forward_pass, rows)
         return list(logits.split([chunk.num_logits for chunk in chunks])), forward_pass
 
@@ -287,13 +293,3 @@ class Engine:
         self._run([Chunk(0, half, ids[:half])])
         second, _ = self._run([Chunk(0, half, ids[half:], len(ids) - half)])
         return torch.cat([first[0], second[0]]).float(), forward_pass.windows
-
-
-def _logit_rows(chunks: Sequence[Chunk]) -> list[int]:
-    """Indices into the packed tokens of the rows whose logits are wanted."""
-    rows: list[int] = []
-    end = 0
-    for chunk in chunks:
-        end += len(chunk.token_ids)
-        rows.extend(range(end - chunk.num_logits, end))
-    return rows

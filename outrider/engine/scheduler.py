@@ -25,6 +25,7 @@ from outrider.engine.pace import Pace
 from outrider.engine.priority import give_way
 from outrider.engine.recorded_sampling import Choosing
 from outrider.engine.slots import Slots
+from outrider.engine.soundness import Result
 from outrider.engine.supervisor import Supervisor
 from outrider.errors import Cancelled, ServiceUnavailable
 from outrider.messages import Timings
@@ -50,6 +51,10 @@ class Passes(Protocol):
         self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
     ) -> list[list[list[Choice]]] | list[Tensor]:
         """What is chosen after each chunk, or logits where the engine does not choose."""
+        ...
+
+    def clear_unsound(self, chunks: Sequence[Chunk], results: Sequence[Result]) -> list[bool]:
+        """See `soundness.clear_unsound`."""
         ...
 
 
@@ -253,12 +258,11 @@ class Scheduler:
             job.begin_pass(began, num_tokens, len(chunks))
         results = self._results(jobs, chunks)
         forward_ns = time.perf_counter_ns() - began
-        for job, chunk, result in zip(jobs, chunks, results, strict=True):
-            job.finish_pass(chunk, result, forward_ns)
+        are_sound = self._engine.clear_unsound(chunks, results)
+        for job, chunk, result, is_sound in zip(jobs, chunks, results, are_sound, strict=True):
+            job.finish_pass(chunk, result, is_sound, forward_ns)
 
-    def _results(
-        self, jobs: Sequence[Job], chunks: Sequence[Chunk]
-    ) -> Sequence[Tensor | list[list[Choice]]]:
+    def _results(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> Sequence[Result]:
         """Of each job: what was chosen, if the engine can and all jobs let it; or logits."""
         choosings = [job.choosing for job in jobs if job.choosing is not None]
         if len(choosings) < len(jobs) or not all(chunk.num_logits for chunk in chunks):

@@ -23,9 +23,12 @@ def kept(logits: torch.Tensor) -> list[int]:
     return torch.isfinite(logits[0]).nonzero().flatten().tolist()
 
 
-def test_greedy_is_argmax() -> None:
-    logits = random_logits(4, 100)
-    assert choose_tokens(logits, SamplingParams(), 7) == logits.argmax(-1).tolist()
+@pytest.mark.parametrize("num_ids", [1, 100, 256, 1000, 1024])
+def test_greedy_takes_the_first_of_the_largest(num_ids: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randint(0, num_ids // 4 + 1, (20, num_ids), generator=generator).float()
+    chosen = choose_tokens(logits, SamplingParams(), 0)
+    assert chosen == [row.index(max(row)) for row in logits.tolist()]
 
 
 def test_a_row_is_chosen_by_its_index_not_by_the_shape_of_the_pass() -> None:

@@ -1,0 +1,149 @@
+"""Weights that are NaN: the request that meets them fails, and nothing of it stays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from outrider.channel import from_rpc_error
+from outrider.engine.chunk import Chunk
+from outrider.engine.model import Engine
+from outrider.engine.pace import Pace
+from outrider.errors import NotANumber
+from outrider.messages import GREEDY, SamplingParams
+from outrider.sampling import choose_tokens, rank_tokens
+from outrider.v1.generation_pb2 import GenerateResponse
+from target_service.verifier import Verifier
+from tests.system import System, options, running_system
+from tests.tiny_models import make_model
+
+BAD = 70
+"""A token that no load check, no warm-up and no sound text below has."""
+
+GOOD = [7, 8, 9, 10, 11, 12]
+SAMPLED = SamplingParams(temperature=1.0, seed=1)
+NUCLEUS = SamplingParams(temperature=1.0, top_p=0.9, seed=1)
+
+
+@pytest.fixture(scope="module")
+def poisoned(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A llama whose embedding has one row of NaN, its output layer none."""
+    folder = make_model(tmp_path_factory.mktemp("nan"), "llama", tie_word_embeddings=False)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][BAD] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.fixture
+def engine(poisoned: Path) -> Engine:
+    return Engine(options(poisoned, slots=1))
+
+
+async def verdicts(verifier: Verifier, tokens: list[int], *draft: int) -> tuple[int, int]:
+    session = await verifier.open_session_in_turn()
+    try:
+        verdict = await session.verify(0, tokens, draft, GREEDY)
+        return verdict.num_accepted_tokens, verdict.next_token_id
+    finally:
+        session.close()
+
+
+@pytest.mark.parametrize(
+    ("place", "params"), [(0, GREEDY), (40, SAMPLED), (79, GREEDY), (79, NUCLEUS)]
+)
+async def test_a_prompt_with_it_fails_and_leaves_nothing(
+    engine: Engine, place: int, params: SamplingParams
+) -> None:
+    verifier = Verifier(engine)
+    verifier.scheduler.pace = Pace(token_budget=16)
+    expected = await verdicts(verifier, GOOD)
+    session = await verifier.open_session_in_turn()
+    prompt = [20 + i for i in range(80)]
+    prompt[BAD - 20] = 19
+    prompt[place] = BAD
+    with pytest.raises(NotANumber, match="NaN"):
+        await session.verify(0, prompt, [], params)
+    session.close()
+    assert await verdicts(verifier, GOOD) == expected
+    verifier.close()
+
+
+async def test_a_draft_token_that_is_rejected_spoils_nothing(engine: Engine) -> None:
+    verifier = Verifier(engine)
+    _, first = await verdicts(verifier, GOOD)
+    _, second = await verdicts(verifier, [*GOOD, first])
+    session = await verifier.open_session_in_turn()
+    verdict = await session.verify(0, GOOD, [first, BAD, 5], GREEDY)
+    assert (verdict.num_accepted_tokens, verdict.next_token_id) == (0, first)
+    verdict = await session.verify(len(GOOD), [first, second], [], GREEDY)
+    session.close()
+    assert (0, verdict.next_token_id) == await verdicts(verifier, [*GOOD, first, second])
+    verifier.close()
+
+
+async def test_what_is_not_sound_is_no_prefix_of_another_text(engine: Engine) -> None:
+    verifier = Verifier(engine)
+    prompt = [20 + i for i in range(30)] + [BAD]
+    for _ in range(2):
+        with pytest.raises(NotANumber):
+            await verdicts(verifier, [*prompt, 5])
+    verifier.close()
+
+
+def test_windows_do_not_hide_it(tmp_path: Path) -> None:
+    """Of logits: behind two layers' windows of 4 tokens they may be numbers again."""
+    folder = make_model(tmp_path, "mistral", sliding_window=4, tie_word_embeddings=False)
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][BAD] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    engine = Engine(options(folder, slots=1))
+    chunk = Chunk(0, 0, [BAD, *GOOD * 4], 1)
+    engine.forward([chunk])
+    assert engine.clear_unsound([chunk], engine.forward([chunk])) == [False]
+    again = Chunk(0, 0, GOOD * 4, 1)
+    assert engine.forward([again])[0].isfinite().all()
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED, NUCLEUS])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_choices_end_before_what_is_no_number(params: SamplingParams, bad: float) -> None:
+    logits = torch.randn(3, 400, generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(400)
+    expected = choose_tokens(logits, ids, params, 5)
+    logits[2, 17] = bad
+    assert choose_tokens(logits, ids, params, 5) == expected[:2]
+    with pytest.raises(NotANumber):
+        choose_tokens(logits[2:], ids, params, 7)
+    with pytest.raises(NotANumber):
+        rank_tokens(logits[2:], ids, params, 7, 5)
+
+
+async def generate(system: System, prompt: str, **fields: Any) -> GenerateResponse:
+    return await system.generate(prompt, max_new_tokens=24, ignore_eos=True, **fields)
+
+
+async def test_over_the_wire(poisoned: Path, tiny_models: Callable[..., Path]) -> None:
+    """The target's request fails by its reason; a draft recovers."""
+    sound = tiny_models("llama", tie_word_embeddings=False)
+    async with running_system(sound, poisoned, slots=1) as system:
+        [bad] = [t for t, i in system.servicer.pair.tokenizer.vocab.items() if i == BAD]
+        before = await generate(system, "the cat", num_speculative_tokens=4)
+        assert before.speculation.draft_acceptance_rate == 1.0
+        hurt = await generate(system, f"the {bad} cat", num_speculative_tokens=4)
+        assert len(hurt.token_ids) == 24
+        after = await generate(system, "the cat", num_speculative_tokens=4)
+        assert after.token_ids == before.token_ids
+        assert after.speculation.draft_acceptance_rate == 1.0
+    async with running_system(poisoned, slots=1) as system:
+        with pytest.raises(grpc.aio.AioRpcError) as failed:
+            await generate(system, f"the {bad} cat")
+        assert failed.value.code() == grpc.StatusCode.DATA_LOSS
+        assert isinstance(from_rpc_error(failed.value), NotANumber)
+        assert (await generate(system, "the cat")).token_ids == before.token_ids
