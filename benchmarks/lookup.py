@@ -13,14 +13,13 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from transformers import AutoTokenizer
-
 from orchestrator.lengths import MAX_LENGTH
 from orchestrator.lookup import SHORTEST_MATCH
 from outrider.embedded import EMBEDDED_DRAFT, resolve_model
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.prompt_lookup import longest_match
+from outrider.tokenizer_files import load_tokenizer
 from outrider_bench.__main__ import read_prompts
 from outrider_bench.results_file import write_result
 
@@ -45,7 +44,7 @@ def main() -> None:
     model = resolve_model("default")
     target = Engine(EngineOptions(model, dtype="float32", slots=1))
     draft = Engine(EngineOptions(resolve_model(EMBEDDED_DRAFT), slots=1))
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = load_tokenizer(model)
     counts: dict[tuple[int, bool], Count] = {}
     for prompt in prompts:
         messages = [{"role": "user", "content": prompt}]

@@ -119,7 +119,17 @@ def model_options(command: F) -> F:
         show_default=True,
         help="On CUDA, whether short passes are replayed as graphs, which choose tokens, too.",
     )
-    return model(run_options(default="auto")(graphs(command)))
+    return model(run_options(default="auto")(graphs(trust_option(command))))
+
+
+def trust_option(command: F) -> F:
+    """Adds --trust-remote-code."""
+    add: Callable[[F], F] = click.option(
+        "--trust-remote-code",
+        is_flag=True,
+        help="Run code that a model's files bring along, and read weights that are pickles.",
+    )
+    return add(command)
 
 
 def run_options(

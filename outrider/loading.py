@@ -23,7 +23,14 @@ from outrider.engine.pace import measure_pace
 from outrider.engine.recorded_sampling import Choosing
 from outrider.messages import GREEDY, ModelInfo, SamplingParams
 from outrider.model_service import ServedModel
-from outrider.tokenizer_files import chunks, read_tokenizer, to_bytes, vocabulary_fingerprint
+from outrider.tokenizer_files import (
+    check_vocabulary,
+    chunks,
+    read_tokenizer,
+    to_bytes,
+    turn_end_ids,
+    vocabulary_fingerprint,
+)
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +89,7 @@ def load_served_model(
     began = time.perf_counter()
     path = str(resolve_model(name, progress))
     progress(f"{name}: tokenizer")
-    files = read_tokenizer(path)
+    files = read_tokenizer(path, options.trust_remote_code)
     template = ChatTemplate.of(files)
     if template is not None and template.fault is not None:
         log.warning(
@@ -90,6 +97,8 @@ def load_served_model(
         )
     progress(f"{name}: weights")
     engine = Engine(dataclasses.replace(options, model=path))
+    engine.eos_token_ids = tuple(dict.fromkeys([*engine.eos_token_ids, *turn_end_ids(files)]))
+    check_vocabulary(name, files, engine.vocab_size)
     progress(f"{name}: warm-up")
     warm_up(engine, num_choices)
     engine.pace = measure_pace(engine, replays_steps=engine.graphs is not None)

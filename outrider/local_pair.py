@@ -12,7 +12,7 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from outrider.config import CONFIG_FILE, run_options
+from outrider.config import CONFIG_FILE, run_options, trust_option
 from outrider.processes import ServiceProcess, running_system
 
 _EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
@@ -40,6 +40,7 @@ def pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
         run_options(whose="both models"),
         run_options("target-", "the target"),
         run_options("draft-", "the draft"),
+        trust_option,
     ]
     for option in reversed(options):
         command = option(command)
@@ -74,7 +75,7 @@ def local_pair(
 
 def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:
     """Flags of the draft or target service: its own settings before those for both."""
-    chosen = {"model": settings[role]}
+    chosen = {"model": settings[role], "trust_remote_code": settings["trust_remote_code"]}
     for name in _RUN_SETTINGS:
         own = settings[f"{role}_{name}"]
         chosen[name] = settings[name] if own is None else own

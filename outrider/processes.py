@@ -131,13 +131,13 @@ class ServiceProcess:
 
 
 def to_arguments(settings: Mapping[str, object]) -> list[str]:
-    """Command-line flags for settings; those that are None are left out."""
-    return [
-        part
-        for name, value in settings.items()
-        if value is not None
-        for part in (f"--{name.replace('_', '-')}", str(value))
-    ]
+    """Command-line flags for settings: True is a flag alone; what is None or False is left out."""
+    arguments = []
+    for name, value in settings.items():
+        if value is not None and value is not False:
+            arguments.append(f"--{name.replace('_', '-')}")
+            arguments.extend([] if value is True else [str(value)])
+    return arguments
 
 
 @contextmanager

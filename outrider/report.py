@@ -145,7 +145,7 @@ def _median_tpot_ns(generations: Sequence[Generation]) -> float:
 def server_table(info: ServerInfo) -> Table:
     """What an orchestrator serves."""
     table = Table(box=None, pad_edge=False, title=f"Outrider {info.version}", title_justify="left")
-    for heading in ("", "model", "dtype", "device", "context", "vocabulary", "slots"):
+    for heading in ("", "model", "dtype", "device", "context", "vocabulary", "ends at", "slots"):
         table.add_column(heading, header_style="dim")
     table.add_row("target", *_model_cells(info.target))
     if info.draft is not None:
@@ -161,6 +161,7 @@ def _model_cells(model: ModelInfo) -> list[str]:
         model.device or "-",
         str(model.max_context_length),
         str(model.vocab_size) if has_model else "any",
+        ", ".join(map(str, model.eos_token_ids)) or "-",
         str(model.num_slots),
     ]
 

@@ -9,36 +9,59 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from outrider.chat_template import ChatTemplate
 from outrider.errors import ModelNotFound, UnsupportedModel
 from outrider.messages import TokenizerFiles
 
 CHUNK_SIZE = 1 << 20
 
+# What a tokenizer can be made of.
+_FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
 _LONGEST_REASON = 300  # characters of what transformers says
 
 
-def read_tokenizer(model: str) -> TokenizerFiles:
-    """The tokenizer of a Hugging Face id or a local folder.
+def read_tokenizer(folder: str, trust_remote_code: bool = False) -> TokenizerFiles:
+    """The tokenizer of a model's folder.
+
+    Raises what `load_tokenizer` raises, and UnsupportedModel if it is not a fast tokenizer.
+    """
+    tokenizer = load_tokenizer(folder, trust_remote_code)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        raise UnsupportedModel(f"{folder}: its tokenizer has no tokenizer.json (a fast tokenizer)")
+    special_tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return TokenizerFiles(backend.to_str(), _default_template(tokenizer), special_tokens)
+
+
+def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
+    """transformers' tokenizer of a model's folder; what tokenizer.json says is as it says.
+
+    Loaded by the class that a folder names, a tokenizer may split texts as that class does,
+    or add BOS as switches beside the file say, whatever is in the file.
 
     Raises:
         ModelNotFound: there is none, or its files cannot be read.
-        UnsupportedModel: it is not a fast tokenizer.
     """
-    from transformers import AutoTokenizer
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    if Path(model).is_absolute() and not Path(model).is_dir():
-        raise ModelNotFound(f"there is no folder {model!r}")
+    path = Path(folder)
+    if not path.is_dir():
+        raise ModelNotFound(f"there is no folder {str(folder)!r}")
+    if not any(file for pattern in _FILES for file in path.glob(pattern)):
+        raise ModelNotFound(f"{folder} has no tokenizer: no tokenizer.json")
+    file = path / "tokenizer.json"
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        if not file.is_file():
+            return AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+        as_stored = Tokenizer.from_file(str(file))
     except Exception as error:
         # Broken files come out of the parser as almost any exception.
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-        raise ModelNotFound(f"cannot load the tokenizer of {model!r}: {reason}") from error
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is None:
-        raise UnsupportedModel(f"{model}: its tokenizer has no tokenizer.json (a fast tokenizer)")
-    special_tokens = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return TokenizerFiles(backend.to_str(), _default_template(tokenizer), special_tokens)
+        raise ModelNotFound(f"cannot load the tokenizer of {str(folder)!r}: {reason}") from error
+    for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
+        setattr(tokenizer.backend_tokenizer, part, getattr(as_stored, part))
+    return tokenizer
 
 
 def _default_template(tokenizer: Any) -> str | None:
@@ -46,6 +69,31 @@ def _default_template(tokenizer: Any) -> str | None:
     if isinstance(template, dict):
         template = template.get("default")
     return template if isinstance(template, str) else None
+
+
+def turn_end_ids(files: TokenizerFiles) -> tuple[int, ...]:
+    """The token that the chat template ends an assistant's turn with; () if it is no such token."""
+    template = ChatTemplate.of(files)
+    if template is None:
+        return ()
+    tokenizer = Tokenizer.from_str(files.tokenizer_json)
+    ids = tokenizer.encode(template.end_of_turn().lstrip(), add_special_tokens=False).ids
+    return tuple(ids[:1]) if ids[:1] and ids[0] in tokenizer.get_added_tokens_decoder() else ()
+
+
+def check_vocabulary(name: str, files: TokenizerFiles, vocab_size: int) -> None:
+    """Checks that a model has embeddings of its tokenizer's tokens, but for added ones.
+
+    Raises:
+        ModelNotFound: the tokenizer is another model's.
+    """
+    vocab = Tokenizer.from_str(files.tokenizer_json).get_vocab(with_added_tokens=False)
+    num_tokens = 1 + max(vocab.values(), default=-1)
+    if num_tokens > vocab_size:
+        raise ModelNotFound(
+            f"the tokenizer of {name!r} is not that of its model: it has {num_tokens} tokens, "
+            f"and the model {vocab_size}"
+        )
 
 
 def to_bytes(files: TokenizerFiles) -> bytes:

@@ -10,11 +10,12 @@ import time
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 from transformers.generation.streamers import BaseStreamer
 from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
 from outrider.engine.device import choose_device, choose_dtype
+from outrider.tokenizer_files import load_tokenizer
 from outrider_bench.runs import Run, Task
 
 _loaded: dict[str, Any] = {}
@@ -30,7 +31,7 @@ def load(target: str, draft: str, device: str, dtype: str, threads: int) -> None
         if folder != "ngram":
             model = AutoModelForCausalLM.from_pretrained(folder, dtype=choose_dtype(dtype, where))
             _loaded[role] = model.eval().to(where)
-    _loaded["tokenizer"] = AutoTokenizer.from_pretrained(target)
+    _loaded["tokenizer"] = load_tokenizer(target)
 
 
 def encode(prompt: str) -> list[int]:

@@ -23,7 +23,6 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-from transformers import AutoTokenizer
 
 from outrider import __version__
 from outrider.distill.beginning import (
@@ -48,6 +47,7 @@ from outrider.engine.scheduler import Scheduler
 from outrider.engine.weights import load_model
 from outrider.errors import ConfigurationError
 from outrider.loading import wait_for_own_thread
+from outrider.tokenizer_files import load_tokenizer
 
 
 @dataclass(frozen=True)
@@ -204,7 +204,7 @@ def _text_shards(
     work: Path,
     progress: Progress,
 ) -> Iterator[Texts]:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
     if recipe.data is not None:
         yield from _truncated(Texts.load(recipe.data), recipe.max_length).parts(SHARD_SIZE)
     if recipe.text is not None:
@@ -251,7 +251,7 @@ def _train(
 def _export(student: Any, folder: str, vocabulary: list[int], out: Path, int8: bool) -> None:
     # In int8 it shall find the weights again that it was trained with.
     student.to("cpu", torch.float32 if int8 else torch.bfloat16).save_pretrained(out)
-    AutoTokenizer.from_pretrained(folder).save_pretrained(out)
+    load_tokenizer(folder).save_pretrained(out)
     write_draft_vocabulary(out, vocabulary)
 
 

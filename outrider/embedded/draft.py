@@ -15,7 +15,6 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoTokenizer
 
 from outrider.distill.student import freeze, keep_layers
 from outrider.embedded.cache import Progress, cache_folder, made_once, silent
@@ -23,6 +22,7 @@ from outrider.embedded.target import embedded_target
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, write_draft_vocabulary
 from outrider.engine.int8_linear import row_scales
 from outrider.engine.weights import load_model
+from outrider.tokenizer_files import load_tokenizer
 
 EMBEDDED_DRAFT = "smollm2-135m-draft"
 
@@ -61,7 +61,7 @@ def build(file: Path, target: Path, folder: Path) -> None:
     vocabulary = weights.pop(_VOCABULARY).tolist()
     model.load_state_dict(weights, strict=False)
     model.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(target).save_pretrained(folder)
+    load_tokenizer(target).save_pretrained(folder)
     write_draft_vocabulary(folder, vocabulary)
 
 

@@ -21,7 +21,8 @@ from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
 from outrider.engine.int8_linear import quantize_linears
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.memory import check_fits, sessions_that_fit
-from outrider.engine.model_config import check_windows, context_length, eos_token_ids
+from outrider.engine.model_config import check_windows, context_length
+from outrider.engine.model_folder import eos_token_ids
 from outrider.engine.network import Build, compile_network, networks_for
 from outrider.engine.pace import Pace
 from outrider.engine.packed_linear import pack_linears
@@ -50,6 +51,7 @@ class EngineOptions:
     `tensor_parallel` processes hold the model together, this one as a rank of torchrun's.
     `graphs`: short passes are replayed as CUDA graphs, where there is CUDA.
     `batch_invariant`: logits are the same in every pass, where that can be had.
+    `trust_remote_code`: code in the model's folder may run, and its pickles be read.
     """
 
     model: str
@@ -63,6 +65,7 @@ class EngineOptions:
     tensor_parallel: int = 1
     graphs: bool = True
     batch_invariant: bool = True
+    trust_remote_code: bool = False
 
 
 class Engine:
@@ -88,13 +91,14 @@ class Engine:
         self.device = choose_device(self.ranks.device if self.ranks else options.device)
         self.is_int8 = options.dtype == "int8"
         self.dtype = choose_dtype(options.dtype, self.device)
-        model = load_model(options.model, self.device, self.dtype, self.ranks)
+        trusted = options.trust_remote_code
+        model = load_model(options.model, self.device, self.dtype, self.ranks, trusted)
         draft_vocabulary = read_draft_vocabulary(options.model)
         self.has_draft_vocabulary = draft_vocabulary is not None
         self.logit_token_ids = trim_head(model, draft_vocabulary)
         self.config = model.config.get_text_config()
-        self.eos_token_ids = eos_token_ids(model, self.config)
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
+        self.eos_token_ids = eos_token_ids(options.model, self.config, self.vocab_size)
         self.max_context_length = context_length(self.config, options.max_context_length)
         self._on_gpu = is_gpu(self.device)
         can_be_invariant = options.batch_invariant and not self.is_int8 and not self.ranks

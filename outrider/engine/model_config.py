@@ -10,16 +10,6 @@ DEFAULT_MAX_CONTEXT_LENGTH = 2048
 _SHORTEST_CONTEXT_LENGTH = 2
 
 
-def eos_token_ids(model: Any, config: Any) -> tuple[int, ...]:
-    """Tokens that end a text: the generation configuration's, else the model's."""
-    generation = getattr(model, "generation_config", None)
-    eos = getattr(generation, "eos_token_id", None)
-    eos = config.eos_token_id if eos is None else eos
-    if eos is None:
-        return ()
-    return tuple(eos) if isinstance(eos, list) else (int(eos),)
-
-
 def context_length(config: Any, wanted: int | None) -> int:
     """Of a slot. Raises ConfigurationError if the model takes less, or nothing has room in it."""
     longest = getattr(config, "max_position_embeddings", None)

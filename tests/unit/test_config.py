@@ -53,6 +53,7 @@ def test_defaults(group: click.Group, seen: dict[str, Any]) -> None:
         "slots": None,
         "max_context_length": None,
         "graphs": True,
+        "trust_remote_code": False,
     }
 
 

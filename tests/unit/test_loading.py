@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
+from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
-from outrider.loading import in_own_thread
+from outrider.loading import in_own_thread, load_served_model
+from tests.system import options
+from tests.tiny_models import make_model
 
 
 async def test_what_is_loaded_comes_from_a_thread_that_has_ended() -> None:
@@ -41,3 +46,21 @@ async def test_who_is_cancelled_does_not_wait_for_it() -> None:
         await loading
     assert not has_ended.is_set()
     may_end.set()
+
+
+def test_a_text_ends_where_the_template_ends_a_turn(tmp_path: Path) -> None:
+    folder = make_model(tmp_path, "llama", eos_token_id=0)
+    engine, served = load_served_model(options(folder), lambda what: None)
+    assert engine.eos_token_ids == served.info.eos_token_ids == (0, 2)  # <|im_end|> is 2
+
+
+def test_a_broken_template_is_told_when_the_model_is_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_model(tmp_path, "llama")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = "{% nope %}"
+    tokenizer.save_pretrained(folder)
+    with caplog.at_level(logging.WARNING):
+        load_served_model(options(folder), lambda what: None)
+    assert "messages are refused: TemplateSyntaxError" in caplog.text

@@ -216,5 +216,5 @@ def wait_for_end(pidfd: int) -> bool:
 
 
 def test_settings_become_flags() -> None:
-    settings = {"model": "x", "max_context_length": 5, "threads": None}
-    assert to_arguments(settings) == ["--model", "x", "--max-context-length", "5"]
+    settings = {"model": "x", "max_context_length": 0, "threads": None, "trust": True, "no": False}
+    assert to_arguments(settings) == ["--model", "x", "--max-context-length", "0", "--trust"]

@@ -1,0 +1,120 @@
+"""What the files of a model's folder are, and which of them are not served."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from outrider.errors import ModelNotFound, UnsupportedModel
+
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def read_config(folder: str, trust_remote_code: bool = False) -> Any:
+    """transformers' configuration of the model in `folder`.
+
+    Raises:
+        ModelNotFound: there is no such folder, no model in it, or its config.json is broken.
+        UnsupportedModel: the model is quantised or pickled, an adapter, or comes with code.
+    """
+    settings = read_settings(folder)
+    _refuse_quantised(folder, settings)
+    if (Path(folder) / "adapter_config.json").is_file():
+        raise UnsupportedModel(f"{folder} has an adapter, which is not served: merge it first")
+    if not trust_remote_code:
+        _refuse_code(folder, settings)
+        _refuse_pickles(folder)
+    try:
+        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:
+        # Configurations check themselves, each in its own way.
+        raise ModelNotFound(f"cannot read {folder}/config.json: {first_line(error)}") from error
+
+
+def read_settings(folder: str, name: str = "config.json") -> dict[str, Any]:
+    """The content of a file of settings. Raises ModelNotFound."""
+    path = Path(folder)
+    if not path.is_dir():
+        raise ModelNotFound(f"there is no folder {folder!r}")
+    try:
+        settings = json.loads((path / name).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        found = ", ".join(sorted(file.name for file in path.glob("*.gguf")))
+        hint = f"; it has {found}, and a GGUF file can be named itself" if found else ""
+        raise ModelNotFound(f"{folder} holds no model: it has no {name}{hint}") from None
+    except (OSError, ValueError) as error:
+        raise ModelNotFound(f"cannot read {folder}/{name}: {error}") from error
+    if not isinstance(settings, dict):
+        raise ModelNotFound(f"cannot read {folder}/{name}: it is no JSON object")
+    return settings
+
+
+def eos_token_ids(folder: str, config: Any, vocab_size: int) -> tuple[int, ...]:
+    """Tokens that end a text: those that generation_config.json and config.json name.
+
+    Args:
+        config: whose family says it if neither does.
+
+    Raises:
+        ModelNotFound: a file cannot be read.
+    """
+    settings = read_settings(folder)
+    text = settings.get("text_config")
+    named = [settings, text if isinstance(text, dict) else {}]
+    if (Path(folder) / "generation_config.json").is_file():
+        named.insert(0, read_settings(folder, "generation_config.json"))
+    ids = [token_id for part in named for token_id in _as_list(part.get("eos_token_id"))]
+    ids = ids or _as_list(getattr(config, "eos_token_id", None))
+    return tuple(dict.fromkeys(one for one in ids if 0 <= one < vocab_size))
+
+
+def _as_list(value: Any) -> list[int]:
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [int(value)]
+
+
+def first_line(error: Exception) -> str:
+    """Of what went wrong; the name of the exception where that says nothing."""
+    return (str(error).strip() or type(error).__name__).split("\n")[0]
+
+
+def _refuse_quantised(folder: str, settings: dict[str, Any]) -> None:
+    text = settings.get("text_config")
+    for part in (settings, text if isinstance(text, dict) else {}):
+        for key in ("quantization_config", "compression_config"):
+            if part.get(key):
+                method = part[key].get("quant_method", key) if isinstance(part[key], dict) else key
+                raise UnsupportedModel(
+                    f"{folder} is quantised ({method}), which is not served: take the model "
+                    "that was quantised, or a GGUF file of it"
+                )
+
+
+def _refuse_code(folder: str, settings: dict[str, Any]) -> None:
+    """Where transformers has the family, its own code runs, and what the folder has does not."""
+    brought = settings.get("auto_map")
+    if brought and settings.get("model_type") not in CONFIG_MAPPING:
+        modules = brought.values() if isinstance(brought, dict) else ()
+        files = sorted({f"{str(one).split('--')[-1].split('.')[0]}.py" for one in modules})
+        raise UnsupportedModel(
+            f"{folder} comes with code ({', '.join(files)}), which runs only with "
+            "--trust-remote-code"
+        )
+
+
+def _refuse_pickles(folder: str) -> None:
+    path = Path(folder)
+    if any(path.glob("*.safetensors")):
+        return
+    pickles = sorted(file.name for pattern in _PICKLES for file in path.glob(pattern))
+    if pickles:
+        raise UnsupportedModel(
+            f"the weights in {folder} are pickles ({pickles[0]}), which can run code when they "
+            "are read; that is done only with --trust-remote-code"
+        )
+    raise ModelNotFound(f"{folder} has no weights: no model.safetensors")
