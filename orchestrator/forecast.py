@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 # Observations that count, roughly; older ones fade.
-_NUM_STEPS = 256
-_NUM_TEXTS = 32
+_NUM_STEPS = 1024
+_NUM_TEXTS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +28,21 @@ class Work:
 
 
 class Ratio:
-    """A sum of amounts over a sum of counts, in which older terms fade."""
+    """A sum of amounts over a sum of counts, in which older terms fade.
+
+    About `num_terms` of them count; of few about a half, since what comes first is often slow.
+    """
 
     def __init__(self, num_terms: int) -> None:
-        self._keep = 1 - 1 / num_terms
+        self._max_terms = num_terms
+        self._num_seen = 0
         self._amount = self._count = 0.0
 
     def add(self, amount: float, count: int) -> None:
-        self._amount = self._keep * self._amount + amount
-        self._count = self._keep * self._count + count
+        self._num_seen += 1
+        keep = 1 - 1 / min(self._max_terms, 1 + self._num_seen / 2)
+        self._amount = keep * self._amount + amount
+        self._count = keep * self._count + count
 
     @property
     def value(self) -> float:

@@ -19,11 +19,14 @@ from orchestrator.servicer import GenerationServicer
 from outrider.engine.model import EngineOptions
 from outrider.loading import load_served_model
 from outrider.metrics import Metrics
+from outrider.reflection import enable_reflection
 from outrider.server import interceptors
 from outrider.v1 import draft_pb2_grpc, generation_pb2, generation_pb2_grpc, target_pb2_grpc
 from outrider_bench.delay import DelayingProxy
 from target_service.servicer import TargetServicer
 from target_service.verifier import Verifier
+
+SERVICES = tuple(f"outrider.v1.{name}Service" for name in ("Generation", "Draft", "Target"))
 
 
 @dataclass
@@ -36,6 +39,8 @@ class System:
     drafter: Drafter
     verifier: Verifier
     address: str
+    draft_address: str
+    target_address: str
     servicer: GenerationServicer
     metrics: dict[str, Metrics]  # of the target, the draft and the orchestrator
 
@@ -56,6 +61,7 @@ async def serving(
     """A server on a free port; yields its address."""
     server = grpc.aio.server(interceptors=interceptors(metrics))
     register(server)
+    enable_reflection(server, SERVICES)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -162,6 +168,8 @@ async def running_system(
             drafter,
             verifier,
             address,
+            draft_address,
+            target_address,
             servicer,
             metrics,
         )

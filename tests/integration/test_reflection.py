@@ -12,7 +12,6 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from draft_service.servicer import DraftServicer
 from orchestrator.servicer import GenerationServicer
-from outrider.reflection import enable_reflection
 from outrider.v1 import draft_pb2_grpc, generation_pb2_grpc, target_pb2_grpc
 from target_service.servicer import TargetServicer
 from tests.system import serving
@@ -40,12 +39,10 @@ def service(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(params=["v1", "v1alpha"])
 async def ask(service: str, request: pytest.FixtureRequest) -> AsyncIterator[Ask]:
     """Asks the reflection of this service, in this version: `await ask(list_services="")`."""
-
-    def register(server: grpc.aio.Server) -> None:
-        SERVICES[service](server)
-        enable_reflection(server, [service])
-
-    async with serving(register) as address, grpc.aio.insecure_channel(address) as channel:
+    async with (
+        serving(SERVICES[service]) as address,
+        grpc.aio.insecure_channel(address) as channel,
+    ):
         call = channel.stream_stream(
             f"/grpc.reflection.{request.param}.ServerReflection/ServerReflectionInfo",
             request_serializer=reflection_pb2.ServerReflectionRequest.SerializeToString,

@@ -18,9 +18,16 @@ def test_tokens_take_what_tokens_took_lately() -> None:
     forecast.saw_tokens(1, 0.09, 3)
     assert forecast.seconds(work(512), 1) == pytest.approx(512 * 0.03)
     assert forecast.seconds(work(512), 1, num_done=500) == pytest.approx(12 * 0.03)
-    for _ in range(2000):
+    for _ in range(8000):
         forecast.saw_tokens(1, 0.06, 1)  # the machine has become slower
     assert forecast.seconds(work(100), 1) == pytest.approx(6.0, rel=0.01)
+
+
+def test_a_slow_start_is_soon_forgotten() -> None:
+    forecast = Forecast()
+    for seconds in [0.2] * 20 + [0.02] * 60:
+        forecast.saw_tokens(1, seconds, 1)
+    assert forecast.seconds(work(100), 1) == pytest.approx(2.0, rel=0.6)  # the mean is 6.5
 
 
 def test_what_a_full_batch_takes_is_told_apart_from_what_a_text_alone_takes() -> None:

@@ -11,6 +11,7 @@ import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import Message
 
+from benchmarks.ghz_files import loads, prompts, text_of
 from orchestrator.codec import request_from_wire
 from outrider.v1 import draft_pb2, generation_pb2, target_pb2
 
@@ -22,6 +23,7 @@ INTEGERS = {
     "total",
     "concurrency",
     "rps",
+    "skipFirst",
     "concurrency-start",
     "concurrency-step",
     "concurrency-end",
@@ -38,7 +40,7 @@ WORDS = {
     "concurrency-schedule": {"step"},
     "load-schedule": {"step"},
 }
-FLAGS = {"insecure", "async"}
+FLAGS = {"insecure", "async", "count-errors"}
 
 PORTS = {"GenerationService": 50051, "DraftService": 50052, "TargetService": 50053}
 
@@ -63,7 +65,8 @@ def messages(config: dict[str, Any]) -> list[Message]:
     descriptor = pool.FindServiceByName(service).methods_by_name[method]
     data = rendered(config["data"])
     request_class = message_factory.GetMessageClass(descriptor.input_type)
-    assert descriptor.client_streaming == isinstance(data, list)
+    # Of a stream the list is one call; otherwise each call takes one of it.
+    assert isinstance(data, list) or not descriptor.client_streaming
     return [
         json_format.ParseDict(one, request_class())
         for one in (data if isinstance(data, list) else [data])
@@ -75,6 +78,37 @@ def test_there_is_a_file_for_every_kind_of_load() -> None:
     assert {"smoke", "latency", "stream", "verify", "propose", "overload"} <= names
     assert {f"closed-loop-{c}" for c in (1, 2, 4, 8, 16, 32, 64)} <= names
     assert names == {load(path)["name"] for path in FILES}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_a_file_is_what_the_script_writes(path: Path) -> None:
+    assert path.read_text() == text_of(loads()[path.stem]), "run python -m benchmarks.ghz_files"
+
+
+def test_prompts_are_as_varied_as_those_of_the_bench() -> None:
+    for name, load in loads().items():
+        if name in ("smoke", "propose", "verify"):
+            continue
+        texts = [message["messages"][0]["content"] for message in load["data"]]
+        assert [text.removeprefix("{{.RequestNumber}}. ") for text in texts] == prompts()
+    for name in ("latency", "latency-target-alone"):
+        load = loads()[name]
+        assert load["total"] - load["skipFirst"] == len(prompts())  # each of them counts once
+
+
+def test_more_clients_than_sessions_say_how_long_they_may_wait() -> None:
+    patient = {name for name, load in loads().items() if "tags" in load}
+    assert patient == {"closed-loop-32", "closed-loop-64", "closed-loop-steps"}
+    for name in patient:
+        assert "MAX_QUEUE_SECONDS=300" in loads()[name]["tags"]["services"]
+
+
+def test_the_steps_are_over_before_the_time_is() -> None:
+    """Else ghz ends with a panic: it finds at a further step that none is left."""
+    load = loads()["closed-loop-steps"]
+    num_steps = (load["concurrency-end"] - load["concurrency-start"]) // load["concurrency-step"]
+    seconds = {key: int(load[key][:-1]) for key in ("duration", "concurrency-step-duration")}
+    assert seconds["duration"] > (num_steps + 1) * seconds["concurrency-step-duration"]
 
 
 def test_the_table_says_how_to_read_each() -> None:
@@ -105,6 +139,8 @@ def test_a_file_says_what_ghz_understands(path: Path) -> None:
             assert type(value) is int, key
         elif key in DURATIONS:
             assert re.fullmatch(r"\d+s", value), key
+        elif key == "tags":
+            assert all(isinstance(text, str) for text in value.values())
         elif key in FLAGS:
             assert value is True, key
         elif key in WORDS:
