@@ -7,11 +7,13 @@ import click
 from orchestrator.admission import DEFAULT_MAX_QUEUE_SECONDS, DEFAULT_MAX_QUEUED
 from orchestrator.pair import Pair
 from orchestrator.servicer import GenerationServicer
+from outrider.address import check_address
 from outrider.config import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
     ServerOptions,
+    checked,
     run_service,
     server_options,
 )
@@ -24,6 +26,7 @@ from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_ser
 @server_options(DEFAULT_ORCHESTRATOR_PORT)
 @click.option(
     "--target",
+    callback=checked(check_address),
     default=f"127.0.0.1:{DEFAULT_TARGET_PORT}",
     show_default=True,
     help="Address of the target service.",
@@ -32,6 +35,7 @@ from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_ser
     "--draft",
     default=f"127.0.0.1:{DEFAULT_DRAFT_PORT}",
     show_default=True,
+    callback=checked(lambda address: address if address == "none" else check_address(address)),
     help="Address of the draft service; 'none' for the target alone.",
 )
 @click.option(

@@ -16,6 +16,7 @@ import click
 from rich.console import Console, RenderableType
 
 from outrider import __version__, report
+from outrider.address import check_address, host_without_brackets
 from outrider.client import Client
 from outrider.client_request import Prompt
 from outrider.config import (
@@ -23,6 +24,7 @@ from outrider.config import (
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
     PORT,
+    checked,
     run_group,
     settings_group,
 )
@@ -67,7 +69,13 @@ _service_command("bench", "outrider_bench", "Measure the pair beside its baselin
 
 
 @cli.command()
-@click.option("--host", default="127.0.0.1", show_default=True, help="The public address.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    callback=checked(host_without_brackets),
+    help="The public address.",
+)
 @click.option(
     "--port", type=PORT, default=DEFAULT_ORCHESTRATOR_PORT, show_default=True, help="Public port."
 )
@@ -88,7 +96,8 @@ def up(host: str, port: int, draft_port: int, target_port: int, **settings: Any)
 
 @cli.command()
 @click.argument("text")
-@click.option("--address", help="An orchestrator. Without it, three processes for this call.")
+@click.option("--address", callback=checked(check_address),
+              help="An orchestrator. Without it, three processes for this call.")  # fmt: skip
 @click.option("--max-new-tokens", type=click.IntRange(min=1), help="[default: 64]")
 @click.option("--temperature", type=float, default=0.0, help="0 is greedy.")
 @click.option("--top-k", type=click.IntRange(min=0), default=0)
@@ -224,6 +233,7 @@ def _show(
     "--address",
     default=f"127.0.0.1:{DEFAULT_ORCHESTRATOR_PORT}",
     show_default=True,
+    callback=checked(check_address),
     help="An orchestrator.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -13,40 +13,36 @@ from __future__ import annotations
 
 import functools
 import sys
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from outrider.errors import ConfigurationError, OutriderError
+from outrider.address import host_without_brackets
+from outrider.config_sources import ENVIRONMENT_PREFIX, SettingsGroup, config_option
+from outrider.errors import OutriderError
 
 DEFAULT_ORCHESTRATOR_PORT = 50051
 DEFAULT_DRAFT_PORT = 50052
 DEFAULT_TARGET_PORT = 50053
 
-ENVIRONMENT_PREFIX = "OUTRIDER"
-DEFAULT_CONFIG_FILE = "outrider.toml"
-
-# Where a command finds the path of the file in its context's `meta`.
-CONFIG_FILE = "outrider.config_file"
-
-SECTIONS = (
-    "draft",
-    "target",
-    "orchestrator",
-    "up",
-    "generate",
-    "info",
-    "top",
-    "report",
-    "distill",
-    "bench",
-)
-
 PORT = click.IntRange(0, 65535)
+
+
+def checked(check: Callable[[str], str]) -> Callable[..., str | None]:
+    """The callback of an option whose value, if there is one, `check` takes."""
+
+    def callback(
+        context: click.Context, parameter: click.Parameter, value: str | None
+    ) -> str | None:
+        try:
+            return None if value is None else check(value)
+        except OutriderError as error:
+            raise click.BadParameter(error.message) from error
+
+    return callback
+
 
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -71,7 +67,11 @@ def server_options(default_port: int) -> Callable[[Callable[..., Any]], Callable
     """Adds the fields of ServerOptions to a command, which gets them as its first argument."""
     options = [
         click.option(
-            "--host", default="127.0.0.1", show_default=True, help="Address to listen on."
+            "--host",
+            callback=checked(host_without_brackets),
+            default="127.0.0.1",
+            show_default=True,
+            help="Name or IP address to listen on; 0.0.0.0 or :: for all.",
         ),
         click.option(
             "--port",
@@ -168,23 +168,10 @@ def run_options(
     return add
 
 
-def config_option() -> click.Option:
-    """`--config FILE` of a group: gives its commands the file's settings as defaults."""
-    return click.Option(
-        ["--config"],
-        type=click.Path(exists=True, dir_okay=False),
-        envvar=f"{ENVIRONMENT_PREFIX}_CONFIG",
-        is_eager=True,
-        expose_value=False,
-        callback=_apply_file,
-        help=f"TOML file with settings.  [default: {DEFAULT_CONFIG_FILE} if there is one]",
-    )
-
-
 def settings_group(**attributes: Any) -> click.Group:
     """A group whose commands take their settings from environment and file, too."""
     settings = {"auto_envvar_prefix": ENVIRONMENT_PREFIX}
-    return click.Group(
+    return SettingsGroup(
         "outrider", params=[config_option()], context_settings=settings, **attributes
     )
 
@@ -203,41 +190,3 @@ def run_group(group: click.Group, arguments: Sequence[str] | None = None) -> Non
     except OutriderError as error:
         click.echo(f"error: {error.message}", err=True)
         raise SystemExit(1) from None
-
-
-def _apply_file(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    path = Path(value or DEFAULT_CONFIG_FILE)
-    if value is not None or path.is_file():
-        context.default_map = read_file(path, context.command)
-        context.meta[CONFIG_FILE] = str(path)
-
-
-def read_file(path: Path, group: click.Command) -> dict[str, dict[str, Any]]:
-    """The settings of a TOML file by command, checked against the commands that are known.
-
-    Raises:
-        ConfigurationError: not TOML, or a section or key that means nothing.
-    """
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigurationError(f"{path}: {error}") from error
-    commands = group.commands if isinstance(group, click.Group) else {}
-    return {
-        name: _read_section(path, name, section, commands.get(name))
-        for name, section in document.items()
-    }
-
-
-def _read_section(
-    path: Path, name: str, section: Any, command: click.Command | None
-) -> dict[str, Any]:
-    if name not in SECTIONS or not isinstance(section, dict):
-        raise ConfigurationError(f"{path}: unknown section {name!r}; known: {', '.join(SECTIONS)}")
-    settings = {key.replace("-", "_"): value for key, value in section.items()}
-    known = {parameter.name for parameter in command.params} if command else set()
-    # A command without parameters here hands its arguments on to a service,
-    # which reads the same file and knows.
-    if unknown := sorted(settings.keys() - known) if known else []:
-        raise ConfigurationError(f"{path}: unknown key {unknown[0]!r} in section {name!r}")
-    return settings

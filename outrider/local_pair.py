@@ -12,7 +12,8 @@ import click
 from click.core import ParameterSource
 from rich.console import Console
 
-from outrider.config import CONFIG_FILE, run_options, trust_option
+from outrider.config import run_options, trust_option
+from outrider.config_sources import CONFIG_FILE
 from outrider.processes import ServiceProcess, running_system
 
 _EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")

@@ -18,12 +18,10 @@ from contextlib import ExitStack, contextmanager
 from queue import Queue
 from types import TracebackType
 
+from outrider.config_sources import EXIT_WITH_PARENT
 from outrider.errors import ServiceUnavailable
 
 Progress = Callable[[str], None]
-
-# Set for a service whose standard input is a pipe that its parent holds open.
-_EXIT_WITH_PARENT = "OUTRIDER_EXIT_WITH_PARENT"
 
 # Of Python's: a folder where this was started, by the name of a package of ours, is none of it.
 SAFELY = ("-P",)
@@ -34,7 +32,7 @@ _NUM_LOG_LINES = 15
 
 def exit_with_parent() -> None:
     """Ends this process when its parent is gone, if it was started by `ServiceProcess`."""
-    if os.environ.pop(_EXIT_WITH_PARENT, None):
+    if os.environ.pop(EXIT_WITH_PARENT, None):
         threading.Thread(target=_wait_for_parent, daemon=True).start()
 
 
@@ -59,7 +57,7 @@ class ServiceProcess:
             stderr=self._log,
             text=True,
             errors="replace",
-            env={**os.environ, _EXIT_WITH_PARENT: "1"},
+            env={**os.environ, EXIT_WITH_PARENT: "1"},
             # Ctrl-C is the parent's to handle: it ends its children in order.
             start_new_session=True,
         )

@@ -15,8 +15,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from outrider.address import check_address
 from outrider.client import Client
-from outrider.config import DEFAULT_ORCHESTRATOR_PORT
+from outrider.config import DEFAULT_ORCHESTRATOR_PORT, checked
 from outrider.errors import OutriderError
 from outrider.generation import ServerActivity, ServerInfo
 from outrider.messages import ModelInfo
@@ -28,6 +29,7 @@ from outrider.report import bar, stages_table, terminal
     "--address",
     default=f"127.0.0.1:{DEFAULT_ORCHESTRATOR_PORT}",
     show_default=True,
+    callback=checked(check_address),
     help="An orchestrator.",
 )
 @click.option(

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from draft_service.drafters.drafting import DEFAULT_MIN_CONFIDENCE
+from draft_service.settings import DEFAULT_MIN_CONFIDENCE
 from outrider_bench.costs import cost_table, decode_ms_per_token, fit_times
 from outrider_bench.figures import TARGET_ONLY
 from outrider_bench.loop_model import (

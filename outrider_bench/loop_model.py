@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from draft_service.drafters.drafting import DEFAULT_MIN_CONFIDENCE
 from draft_service.drafters.outcomes import likeliest_corrections
 from draft_service.drafters.replay import RUNNER_UP_CHANCES, draw_ranks
+from draft_service.settings import DEFAULT_MIN_CONFIDENCE
 from outrider.sampling import Choice
 
 _SHORTEST_PASS_MS = 1e-3  # of a draft that costs nothing

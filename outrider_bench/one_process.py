@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from draft_service.__main__ import load_drafter
 from draft_service.drafters import DrafterSession
+from draft_service.service import load_drafter
 from orchestrator.decoder import decode
 from orchestrator.experience import Experience
 from orchestrator.latency import CriticalPath

@@ -11,8 +11,8 @@ from typing import Any
 import grpc
 from prometheus_client.metrics_core import Metric
 
-from draft_service.__main__ import load_drafter
 from draft_service.drafters import Drafter
+from draft_service.service import load_drafter
 from draft_service.servicer import DraftServicer
 from orchestrator.pair import Pair
 from orchestrator.servicer import GenerationServicer

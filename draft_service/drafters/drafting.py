@@ -20,9 +20,6 @@ NUM_RUNNERS_UP = 4
 _MANY_STEPS = 8
 _FEW_STEPS = 4
 
-# A proposal ends where the chance that all of it is accepted is less.
-DEFAULT_MIN_CONFIDENCE = 0.4
-
 
 @dataclass(frozen=True, slots=True)
 class Sampler:

@@ -10,7 +10,6 @@ import click
 from rich.console import Console
 
 from outrider.config import DTYPES, run_service
-from outrider.distill.recipe import Recipe, distill
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 AT_LEAST_ONE = click.IntRange(min=1)
@@ -78,6 +77,9 @@ def _temperatures(
 @click.option("--threads", type=AT_LEAST_ONE)
 def main(**settings: Any) -> None:
     """Make a draft out of the target's own layers. Goes on where it was interrupted."""
+    # Imports torch, which takes seconds: --help and mistakes in settings do not wait for it.
+    from outrider.distill.recipe import Recipe, distill
+
     console = Console(stderr=True)
     folder = distill(Recipe(**settings), console)
     console.print(f"The draft is in {folder}: outrider up --target ... --draft {folder}")

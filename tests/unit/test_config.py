@@ -90,6 +90,10 @@ def test_the_file_can_be_named(
         ("[draft]\nslot = 1\n", "unknown key 'slot' in section 'draft'"),
         ("slots = ", "outrider.toml"),
         ("slots = 1", "unknown section 'slots'"),
+        ("[draft]\nmax-context-length = 1\nmax_context_length = 2\n", "stands twice"),
+        ("[draft]\nslots = {a = 1}\n", "'slots' in section 'draft' must be a text, a number"),
+        ("[draft]\nslots = [1]\n", "must be a text, a number"),
+        ("[draft]\nslots = 2026-01-01\n", "must be a text, a number"),
     ],
 )
 def test_what_means_nothing_in_a_file_is_an_error(
@@ -113,3 +117,97 @@ def test_a_bad_value_is_a_usage_error(
 ) -> None:
     assert run(group, "draft", "--slots", "0") == 2
     assert "--slots" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("slots = true", "'slots' in [draft] of outrider.toml: 'True' is not a valid integer"),
+        ("slots = 2.7", "'slots' in [draft] of outrider.toml: '2.7' is not"),
+        ("graphs = 5", "'graphs' in [draft] of outrider.toml: '5' is not a valid boolean"),
+        ('host = "http://here"', "'host' in [draft] of outrider.toml: 'http://here' is not a host"),
+    ],
+)
+def test_a_bad_value_in_a_file_is_named_with_its_place(
+    line: str, message: str, group: click.Group, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Path("outrider.toml").write_text(f"[draft]\n{line}\n")
+    assert run(group, "draft") == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["false", '"no"', '"0"'])
+def test_flags_in_a_file(value: str, group: click.Group, seen: dict[str, Any]) -> None:
+    Path("outrider.toml").write_text(f"[draft]\ngraphs = {value}\n")
+    assert run(group, "draft") == 0
+    assert seen["graphs"] is False
+
+
+def test_an_error_in_a_variable_names_it(
+    group: click.Group, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OUTRIDER_DRAFT_SLOTS", "two")
+    assert run(group, "draft") == 2
+    assert "OUTRIDER_DRAFT_SLOTS: 'two' is not a valid integer" in capsys.readouterr().err
+    monkeypatch.setenv("OUTRIDER_CONFIG", "nowhere.toml")
+    assert run(group, "draft") == 2
+    assert "OUTRIDER_CONFIG: File 'nowhere.toml' does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("OUTRIDER_DRAFT_SLOT", "; did you mean OUTRIDER_DRAFT_SLOTS?"),
+        ("OUTRIDER_SLOTS", ""),
+        ("OUTRIDER_CACHE_DIR", "; did you mean OUTRIDER_CACHE?"),
+        ("OUTRIDER_DRAFTER_SLOTS", "; did you mean OUTRIDER_DRAFT_SLOTS?"),
+        ("OUTRIDER_DRAFT", ""),
+        ("OUTRIDER_VERSION", ""),
+        ("OUTRIDER_DRAFT_HELP", ""),
+        ("OUTRIDER_PORT", ""),
+    ],
+)
+def test_an_unknown_variable_is_an_error(
+    name: str,
+    hint: str,
+    group: click.Group,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv(name, "1")
+    assert run(group, "draft") == 1
+    error = capsys.readouterr().err
+    assert f"error: unknown environment variable {name}" in error
+    assert hint in error
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OUTRIDER_TARGET_SLOTZ", "1"),  # the target's to refuse
+        ("OUTRIDER_CACHE", "/tmp"),
+        ("OUTRIDER_DRAFT_SLOTS", ""),
+        ("OUTRIDER_SERVICE_HOST", "10.0.0.1"),  # these are Kubernetes'
+        ("OUTRIDER_SERVICE_PORT_GRPC", "50051"),
+        ("OUTRIDER_PORT", "tcp://10.0.0.1:50051"),
+        ("OUTRIDER_DRAFT_PORT_50052_TCP_ADDR", "10.0.0.1"),
+    ],
+)
+def test_what_others_know_is_left_to_them(
+    name: str, value: str, group: click.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert run(group, "draft") == 0
+
+
+@pytest.mark.parametrize(("host", "bare"), [("::", "::"), ("[::1]", "::1"), ("0.0.0.0", "0.0.0.0")])
+def test_hosts(host: str, bare: str, group: click.Group, seen: dict[str, Any]) -> None:
+    assert run(group, "draft", "--host", host) == 0
+    assert seen["server"].host == bare
+
+
+def test_a_host_with_a_port_is_refused(
+    group: click.Group, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(group, "draft", "--host", "localhost:50051") == 2
+    assert "is not a host" in capsys.readouterr().err

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from draft_service.__main__ import load_drafter
 from draft_service.drafters.replay import (
     RUNNER_UP_CHANCES,
     ReplayDrafter,
@@ -19,6 +18,7 @@ from draft_service.drafters.replay import (
     Script,
     draw_ranks,
 )
+from draft_service.service import load_drafter
 from outrider.engine.model import Engine, EngineOptions
 from outrider.errors import ConfigurationError, InvalidRequest
 from outrider.messages import GREEDY, Preparation, Prepared

@@ -1,0 +1,127 @@
+"""The draft service as a process: settings to a loaded drafter to a server."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from draft_service.drafters import Drafter
+from draft_service.drafters.breadth import measure_step_time
+from draft_service.drafters.drafting import NUM_RUNNERS_UP
+from draft_service.drafters.model import ModelDrafter
+from draft_service.drafters.ngram import NgramDrafter
+from draft_service.drafters.replay import REPLAY, ReplayDrafter, Script
+from draft_service.servicer import DraftServicer
+from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_BRANCHES
+from outrider import __version__
+from outrider.config import ServerOptions
+from outrider.embedded import EMBEDDED_DRAFT
+from outrider.engine.activity import PassCounts
+from outrider.engine.device import choose_device
+from outrider.engine.model import EngineOptions
+from outrider.engine.model_config import DEFAULT_MAX_CONTEXT_LENGTH
+from outrider.engine.packed_linear import fbgemm_is_available
+from outrider.loading import in_own_thread, load_served_model
+from outrider.messages import ModelInfo
+from outrider.model_service import ServedModel
+from outrider.server import run, serve
+from outrider.v1.draft_pb2 import DESCRIPTOR
+from outrider.v1.draft_pb2_grpc import add_DraftServiceServicer_to_server
+
+NGRAM_SESSIONS = 256  # they cost next to nothing
+
+
+def run_draft(
+    server: ServerOptions, settings: dict[str, Any], num_branches: int, min_confidence: float
+) -> None:
+    """Serves until SIGINT or SIGTERM. Raises OutriderError.
+
+    Args:
+        settings: fields of EngineOptions.
+    """
+    options = EngineOptions(**settings)
+    run(serve_draft(server, options, num_branches, min_confidence), server, "draft")
+
+
+async def serve_draft(
+    server: ServerOptions,
+    options: EngineOptions,
+    num_branches: int = DEFAULT_NUM_BRANCHES,
+    min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+) -> None:
+    """Loads the drafter and serves it until SIGINT or SIGTERM. Raises OutriderError."""
+    servicer = DraftServicer()
+
+    async def load() -> None:
+        servicer.serve_model(
+            *await in_own_thread(lambda: load_drafter(options, num_branches, min_confidence))
+        )
+
+    async def close() -> None:
+        if servicer.drafter is not None:
+            await asyncio.to_thread(servicer.drafter.close)
+
+    name = DESCRIPTOR.services_by_name["DraftService"].full_name
+    await serve(
+        server,
+        name,
+        lambda grpc_server: add_DraftServiceServicer_to_server(servicer, grpc_server),
+        load,
+        close,
+        servicer.metrics,
+    )
+
+
+def load_drafter(
+    options: EngineOptions,
+    num_branches: int = DEFAULT_NUM_BRANCHES,
+    min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+) -> tuple[ServedModel, Drafter]:
+    """The drafter that `options.model` names; a session has a slot for each branch.
+
+    Raises OutriderError.
+    """
+    name = options.model
+    if name == "ngram":
+        return _load_ngram(options)
+    script = Path(name.removeprefix(REPLAY)) if name.startswith(REPLAY) else None
+    model = Script.read(script).model if script else name
+    if model in ("default", EMBEDDED_DRAFT):
+        options, model = _embedded(options), EMBEDDED_DRAFT
+    slots = max(1, num_branches)
+    options = dataclasses.replace(
+        options, model=model, slots_per_session=slots, is_draft=True, batch_invariant=False
+    )
+    engine, served = load_served_model(options, num_choices=1 + NUM_RUNNERS_UP)
+    model_id = name if script else served.info.model_id
+    num_sessions = engine.cache.num_slots // slots
+    info = dataclasses.replace(served.info, model_id=model_id, num_slots=num_sessions)
+    served = dataclasses.replace(served, info=info)
+    step_time = measure_step_time(engine, num_branches)
+    engine.passes = PassCounts()  # those to come are somebody's
+    if script:
+        return served, ReplayDrafter(engine, num_branches, script, step_time)
+    return served, ModelDrafter(engine, num_branches, min_confidence, step_time)
+
+
+def _load_ngram(options: EngineOptions) -> tuple[ServedModel, Drafter]:
+    num_slots = options.slots or NGRAM_SESSIONS
+    max_context_length = options.max_context_length or DEFAULT_MAX_CONTEXT_LENGTH
+    info = ModelInfo(
+        model_id=options.model,
+        max_context_length=max_context_length,
+        vocab_size=2**32 - 1,
+        num_slots=num_slots,
+        version=__version__,
+    )
+    return ServedModel(info), NgramDrafter(num_slots, max_context_length)
+
+
+def _embedded(options: EngineOptions) -> EngineOptions:
+    """On a CPU in int8, for which the embedded draft was trained, unless asked otherwise."""
+    dtype = options.dtype
+    if dtype == "auto" and choose_device(options.device).type == "cpu" and fbgemm_is_available():
+        dtype = "int8"
+    return dataclasses.replace(options, dtype=dtype)

@@ -1,0 +1,8 @@
+"""Defaults that the command line names, without what they are for."""
+
+from __future__ import annotations
+
+DEFAULT_NUM_BRANCHES = 4
+
+# A proposal ends where the chance that all of it is accepted is less.
+DEFAULT_MIN_CONFIDENCE = 0.4

@@ -1,0 +1,170 @@
+"""Where settings come from beside flags: environment variables and a TOML file.
+
+Both are checked, so that a typo is not a setting that silently does nothing, and errors name
+the variable, or the file and its key.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from outrider.errors import ConfigurationError
+
+ENVIRONMENT_PREFIX = "OUTRIDER"
+DEFAULT_CONFIG_FILE = "outrider.toml"
+
+# Set for a service whose standard input is a pipe that its parent holds open.
+EXIT_WITH_PARENT = "OUTRIDER_EXIT_WITH_PARENT"
+
+_OTHER_VARIABLES = ("OUTRIDER_CONFIG", "OUTRIDER_CACHE", EXIT_WITH_PARENT)
+
+# What Kubernetes sets in every pod for a Service whose name begins with "outrider".
+_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$")
+
+# Where a command finds the path of the file in its context's `meta`.
+CONFIG_FILE = "outrider.config_file"
+
+SECTIONS = (
+    "draft",
+    "target",
+    "orchestrator",
+    "up",
+    "generate",
+    "info",
+    "top",
+    "report",
+    "distill",
+    "bench",
+)
+
+
+class SettingsGroup(click.Group):
+    """A group whose commands take settings from the environment and a TOML file, too."""
+
+    def make_context(self, *args: Any, **extra: Any) -> click.Context:
+        with _naming_the_source():
+            return super().make_context(*args, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _naming_the_source():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _naming_the_source() -> Iterator[None]:
+    """Errors of values that were not typed say where they stand."""
+    try:
+        yield
+    except click.BadParameter as error:
+        if error.ctx is not None and error.param is not None and error.param.name is not None:
+            source = error.ctx.get_parameter_source(error.param.name)
+            if source is ParameterSource.ENVIRONMENT:
+                error.param_hint = variable_of(error.param, error.ctx)
+            elif source is ParameterSource.DEFAULT_MAP:
+                file = error.ctx.meta[CONFIG_FILE]
+                error.param_hint = f"{error.param.name!r} in [{error.ctx.command.name}] of {file}"
+        raise
+
+
+def variable_of(parameter: click.Parameter, context: click.Context) -> str:
+    """The environment variable that sets a parameter of a command."""
+    return str(parameter.envvar or f"{context.auto_envvar_prefix}_{parameter.name}".upper())
+
+
+def _known(group: click.Command) -> dict[str, set[str]]:
+    """The names of each command's settings; none for a command that hands its arguments on.
+
+    Such a one starts a service, which reads the same file and variables, and knows.
+    """
+    commands = group.commands if isinstance(group, click.Group) else {}
+    return {
+        name: {parameter.name for parameter in command.params if parameter.name is not None}
+        for name, command in commands.items()
+    }
+
+
+def check_variables(environment: Mapping[str, str], group: click.Command) -> None:
+    """Raises ConfigurationError for a variable OUTRIDER_... that means nothing."""
+    known = _known(group)
+    for name, value in environment.items():
+        if not name.startswith(f"{ENVIRONMENT_PREFIX}_") or name in _OTHER_VARIABLES:
+            continue
+        section, _, setting = name.removeprefix(f"{ENVIRONMENT_PREFIX}_").lower().partition("_")
+        if section in SECTIONS and (not known.get(section) or setting in known[section]):
+            continue
+        if _SERVICE_LINK.search(name) or value.startswith(("tcp://", "udp://")):
+            continue
+        names = [f"{ENVIRONMENT_PREFIX}_{s}_{n}".upper() for s in known for n in known[s]]
+        close = difflib.get_close_matches(name, [*names, *_OTHER_VARIABLES[:2]], n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise ConfigurationError(f"unknown environment variable {name}{hint}")
+
+
+def config_option() -> click.Option:
+    """`--config FILE` of a group: gives its commands the file's settings as defaults."""
+    return click.Option(
+        ["--config"],
+        type=click.Path(exists=True, dir_okay=False),
+        envvar=f"{ENVIRONMENT_PREFIX}_CONFIG",
+        is_eager=True,
+        expose_value=False,
+        callback=_apply_file,
+        help=f"TOML file with settings.  [default: {DEFAULT_CONFIG_FILE} if there is one]",
+    )
+
+
+def _apply_file(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    check_variables(os.environ, context.command)
+    path = Path(value or DEFAULT_CONFIG_FILE)
+    if value is not None or path.is_file():
+        context.default_map = read_file(path, context.command)
+        context.meta[CONFIG_FILE] = str(path)
+
+
+def read_file(path: Path, group: click.Command) -> dict[str, dict[str, Any]]:
+    """The settings of a TOML file by command, checked against the commands that are known.
+
+    Raises:
+        ConfigurationError: not TOML, or a section or key that means nothing.
+    """
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigurationError(f"{path}: {error}") from error
+    return {name: _read_section(path, name, section, group) for name, section in document.items()}
+
+
+def _read_section(path: Path, name: str, section: Any, group: click.Command) -> dict[str, Any]:
+    if name not in SECTIONS or not isinstance(section, dict):
+        raise ConfigurationError(f"{path}: unknown section {name!r}; known: {', '.join(SECTIONS)}")
+    known = _known(group).get(name)
+    settings: dict[str, Any] = {}
+    for key, value in section.items():
+        setting = key.replace("-", "_")
+        if known and setting not in known:
+            raise ConfigurationError(f"{path}: unknown key {key!r} in section {name!r}")
+        if setting in settings:
+            raise ConfigurationError(f"{path}: {setting!r} stands twice in section {name!r}")
+        settings[setting] = _as_typed(value, f"{path}: {key!r} in section {name!r}")
+    return settings
+
+
+def _as_typed(value: Any, what: str) -> str | list[str]:
+    """A value as it would be typed, so that 1.5 or true is no integer here either."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return str(value)
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return value
+    raise ConfigurationError(f"{what} must be a text, a number, true, false, or a list of texts")
