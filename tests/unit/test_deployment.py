@@ -78,7 +78,9 @@ def test_environment_sets_flags(
     choices = {
         "DTYPE": "bfloat16",
         "GRAPHS": "False",
+        "TRUST_REMOTE_CODE": "True",
         "MIN_CONFIDENCE": "0.3",
+        "MAX_QUEUE_SECONDS": "0.5",
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "error",
     }

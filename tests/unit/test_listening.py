@@ -47,7 +47,12 @@ async def test_calls_reach_any_host(host: str) -> None:
 @pytest.mark.parametrize("host", HOSTS)
 async def test_metrics_are_at_the_same_host(host: str, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        assert start_metrics(ServerOptions(host=host, metrics_port=0), list) is not None
+        assert (
+            start_metrics(
+                ServerOptions(host=host, metrics_port=0), "outrider.v1.DraftService", list
+            )
+            is not None
+        )
     found = re.search(r"metrics at http://(\S+)/metrics", caplog.text)
     assert found is not None
     await asyncio.to_thread(get, f"http://{dialable(found[1])}/metrics")
