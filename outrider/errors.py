@@ -29,6 +29,11 @@ class OutriderError(Exception):
         """Seconds after which a new try makes sense (`google.rpc.RetryInfo`), where known."""
 
 
+def install_hint(extra: str) -> str:
+    """How to install packages that only some need; Outrider is installed from a checkout."""
+    return f"from a checkout: pip install -c constraints.txt -e '.[{extra}]'"
+
+
 class InvalidRequest(OutriderError):
     """A field is missing or out of range."""
 

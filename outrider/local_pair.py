@@ -60,18 +60,32 @@ def local_pair(
     if settings["draft"] not in ("none", "ngram"):
         share_cores(target, draft)
     orchestrator_port, draft_port, target_port = ports
-    console = Console(stderr=True)
     with (
-        console.status("starting draft, target and orchestrator") as status,
+        _progress("starting draft, target and orchestrator") as (show, stop),
         running_system(
             {**target, "port": target_port},
             None if settings["draft"] == "none" else {**draft, "port": draft_port},
             {"host": host, "port": orchestrator_port},
-            lambda what: status.update(f"loading {what}"),
+            lambda what: show(f"loading {what}"),
         ) as system,
     ):
-        status.stop()
+        stop()
         yield system
+
+
+@contextmanager
+def _progress(begin: str) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """Ways to show what happens now, and to end that: a line of standard error that changes.
+
+    Without a terminal these are lines, one below the other.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(begin) as status:
+            yield status.update, status.stop
+    else:
+        click.echo(begin, err=True)
+        yield lambda what: click.echo(what, err=True), lambda: None
 
 
 def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:

@@ -142,6 +142,18 @@ def _median_tpot_ns(generations: Sequence[Generation]) -> float:
     return statistics.median(generation.latency.tpot_ns for generation in generations)
 
 
+def in_words(info: ServerInfo) -> str:
+    """A line for each model: what it is, in which precision, on what."""
+    draft = "none" if info.draft is None else _model_in_words(info.draft)
+    return f"target: {_model_in_words(info.target)}\ndraft: {draft}"
+
+
+def _model_in_words(model: ModelInfo) -> str:
+    threads = f"{model.num_threads} thread{'s' if model.num_threads > 1 else ''}"
+    device = threads if model.num_threads else model.device
+    return " ".join(filter(None, (model.model_id, model.dtype, device and f"({device})")))
+
+
 def server_table(info: ServerInfo) -> Table:
     """What an orchestrator serves."""
     table = Table(box=None, pad_edge=False, title=f"Outrider {info.version}", title_justify="left")

@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from outrider import __version__
-from outrider.errors import ConfigurationError
+from outrider.errors import ConfigurationError, install_hint
 from outrider.interceptors import Around, Context, Method, telling_the_end
 
 _EXPORTERS = ("otlp", "console", "none")
@@ -72,8 +72,7 @@ def configure(service_name: str) -> None:
         use(_provider(service_name, exporter))
     except ImportError as error:
         raise ConfigurationError(
-            f"OpenTelemetry is asked for, but not installed ({error}): "
-            "pip install 'outrider[telemetry]'"
+            f"OpenTelemetry is asked for, but not installed ({error}); {install_hint('telemetry')}"
         ) from error
 
 

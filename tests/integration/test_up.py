@@ -48,7 +48,14 @@ def test_up_serves_and_ends_all_three(
     number: signal.Signals, family: str, tiny_models: Callable[..., Path]
 ) -> None:
     target, draft = str(tiny_models(family)), str(tiny_models(family, seed=3))
-    with up("--target", target, "--draft", draft, "--dtype", "float32") as (process, address):
+    one_thread = ("--target-threads", "1", "--draft-threads", "1")
+    models = ("--target", target, "--draft", draft, "--dtype", "float32", *one_thread)
+    with up(*models) as (process, address):
+        assert process.stdout is not None
+        told = [process.stdout.readline().strip() for _ in range(3)]
+        assert told[0] == f"target: {target} float32 (1 thread)"
+        assert told[1] == f"draft: {draft} float32 (1 thread)"
+        assert told[2] == f'next: outrider generate --address {address} "What is a heron?"'
         with Client(address) as client:
             text = client.generate("the cat", max_new_tokens=12, ignore_eos=True)
             alone = client.generate(
@@ -101,6 +108,7 @@ def test_different_vocabularies_are_refused_by_name(
     finished = run("up", *PORTS, "--target", str(target), "--draft", str(draft))
     assert finished.returncode == 1
     assert f"the draft {draft} and the target {target} have different vocab" in finished.stderr
+    assert f"loading target: {target}: weights" in finished.stderr
     assert "Traceback" not in finished.stderr
 
 

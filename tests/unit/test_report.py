@@ -7,7 +7,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from outrider import report
-from outrider.generation import Generation, Latency, Speculation, Usage
+from outrider.generation import Generation, Latency, ServerInfo, Speculation, Usage
+from outrider.messages import ModelInfo
 
 ALONE = Generation(
     text="ab",
@@ -105,3 +106,14 @@ def test_one_slow_text_of_several_is_no_speedup() -> None:
 def test_different_tokens_are_called_so() -> None:
     other = dataclasses.replace(ALONE, token_ids=[1, 3])
     assert "DIFFERENT tokens" in shown(report.comparison([SPECULATIVE] * 2, [ALONE, other]))
+
+
+def test_models_in_words() -> None:
+    def told(draft: ModelInfo | None) -> list[str]:
+        target = ModelInfo("big", 8, 9, dtype="bfloat16", device="cuda:0")
+        return report.in_words(ServerInfo("9", target, draft, 4, True)).splitlines()
+
+    draft = ModelInfo("small", 8, 9, dtype="int8", device="cpu", num_threads=2)
+    assert told(draft) == ["target: big bfloat16 (cuda:0)", "draft: small int8 (2 threads)"]
+    assert told(ModelInfo("ngram", 8, 9))[1] == "draft: ngram"
+    assert told(None)[1] == "draft: none"
