@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 
 from benchmarks.ghz import read_report, run
 from benchmarks.ghz_files import loads
@@ -17,10 +18,13 @@ from tests.system import System, running_system
 
 README = Path(__file__).parents[2] / "README.md"
 
-pytestmark = pytest.mark.skipif(shutil.which("ghz") is None, reason="ghz is not installed")
+pytestmark = [
+    pytest.mark.asyncio(loop_scope="module"),
+    pytest.mark.skipif(shutil.which("ghz") is None, reason="ghz is not installed"),
+]
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module", scope="module")
 async def system(tiny_models: Callable[..., Path]) -> AsyncIterator[System]:
     # The sessions of the files have token ids up to 4000.
     target, draft = (tiny_models("llama", seed=seed, vocab_size=4096) for seed in (0, 1))
@@ -28,24 +32,21 @@ async def system(tiny_models: Callable[..., Path]) -> AsyncIterator[System]:
         yield system
 
 
-@pytest.mark.parametrize("name", ["smoke", "stream", "latency", "overload", "propose", "verify"])
+@pytest.mark.parametrize("name", ["smoke", "stream", "propose", "verify"])
 async def test_a_file_runs(name: str, system: System) -> None:
     addresses = {"propose": system.draft_address, "verify": system.target_address}
-    address = addresses.get(name, system.address)
-    report = await asyncio.to_thread(run, loads()[name], address, total=8, skipFirst=None)
-    assert report.statuses == {"OK": 8}, {call.error for call in report.calls}
+    report = await asyncio.to_thread(
+        run, loads()[name], addresses.get(name, system.address), total=4
+    )
+    assert report.statuses == {"OK": 4}, {call.error for call in report.calls}
     assert 0 < min(report.seconds_of("OK")) <= report.seconds
-    if name not in addresses:
-        num_tokens = system.servicer.activity.totals().num_completion_tokens
-        asked = {"smoke": 0, "stream": 32, "latency": 64, "overload": 16}[name]
-        assert num_tokens == 8 * asked or not asked
 
 
 async def test_steps_of_clients_run_to_their_end(system: System) -> None:
     """ghz panics where the time is over before the steps are."""
     system.servicer.admission.max_queue_seconds = 300  # as its tags say
     load = loads()["closed-loop-steps"]
-    short = {"duration": "1100ms", "concurrency-step-duration": "100ms"}
+    short = {"duration": "350ms", "concurrency-step-duration": "100ms", "concurrency-end": 15}
     report = await asyncio.to_thread(run, load, system.address, **short)
     assert report.statuses.keys() == {"OK"}
 

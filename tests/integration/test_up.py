@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from outrider import Client
 from tests.tiny_models import make_model, make_tokenizer
@@ -41,6 +43,15 @@ def up(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
         process.wait(30)
 
 
+def finds(address: str, symbol: str) -> bool:
+    """Whether a server knows this symbol by reflection."""
+    question = reflection_pb2.ServerReflectionRequest(file_containing_symbol=symbol)
+    with grpc.insecure_channel(address) as channel:
+        stub = reflection_pb2_grpc.ServerReflectionStub(channel)
+        [answer] = stub.ServerReflectionInfo(iter([question]))
+    return bool(answer.HasField("file_descriptor_response"))
+
+
 @pytest.mark.parametrize(
     ("number", "family"), [(signal.SIGINT, "gpt_neox"), (signal.SIGTERM, "gpt2")]
 )
@@ -62,6 +73,7 @@ def test_up_serves_and_ends_all_three(
                 "the cat", max_new_tokens=12, ignore_eos=True, num_speculative_tokens=0
             )
         assert text.token_ids == alone.token_ids
+        assert finds(address, "outrider.v1.GenerationService.Generate")
         services = children(process.pid)
         assert len(services) == 3
         process.send_signal(number)
