@@ -48,7 +48,7 @@ WORKDIR /home/outrider
 VOLUME /cache
 EXPOSE 50051 50052 50053
 
-# The orchestrator's port; draft and target have theirs in docker-compose.yml.
+# Of the one service that runs here, whichever it is.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m \
-    CMD ["python", "-m", "outrider.healthcheck", "127.0.0.1:50051"]
+    CMD ["python", "-m", "outrider.healthcheck"]
 CMD ["python", "-m", "orchestrator"]

@@ -69,6 +69,7 @@ async def serve_draft(
         name,
         lambda grpc_server: add_DraftServiceServicer_to_server(servicer, grpc_server),
         load,
+        servicer.check,
         close,
         servicer.metrics,
     )

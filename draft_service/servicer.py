@@ -39,6 +39,10 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
         self.served = model
         self.drafter = drafter
 
+    async def check(self) -> None:
+        """Raises ServiceUnavailable while the model loads, EngineFailed if its engine failed."""
+        self.available(self.drafter).check()
+
     def metrics(self) -> Iterator[Metric]:
         """For Prometheus; nothing while the model loads."""
         from outrider.model_metrics import model_metrics

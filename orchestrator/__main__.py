@@ -93,6 +93,7 @@ async def serve_generation(
         name,
         lambda grpc_server: add_GenerationServiceServicer_to_server(servicer, grpc_server),
         load,
+        servicer.check,
         close,
         servicer.metrics,
     )

@@ -14,6 +14,7 @@ from orchestrator.generation import (
     Request,
     draw_seed,
 )
+from orchestrator.link import Outage
 from orchestrator.timeline import Timeline
 from outrider.codec import checked_sampling
 from outrider.messages import SamplingParams
@@ -76,6 +77,7 @@ def result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
         speculation=_speculation_to_wire(generation),
         latency=_latency_to_wire(generation),
         trace=_trace_to_wire(generation.path.timeline),
+        draft_failure=generation.draft_failure,
     )
 
 
@@ -115,6 +117,13 @@ def _durations_to_wire(stages: Mapping[str, int]) -> list[generation_pb2.StageDu
 def _trace_to_wire(timeline: Timeline | None) -> list[generation_pb2.TraceInterval]:
     intervals = [] if timeline is None else timeline.intervals
     return [generation_pb2.TraceInterval(**dataclasses.asdict(one)) for one in intervals]
+
+
+def outage_to_wire(outage: Outage) -> generation_pb2.DraftOutage:
+    since_ms = round(1e3 * outage.since)
+    return generation_pb2.DraftOutage(
+        address=outage.address, reason=outage.reason, since_ms=since_ms
+    )
 
 
 def activity_to_wire(activity: Activity, num_queued: int) -> generation_pb2.ServerActivity:

@@ -47,6 +47,8 @@ class DraftSession:
     ) -> None:
         self.max_context_length = draft.max_context_length
         self.num_prepared_tokens = 0
+        self.given_up_for: OutriderError | None = None
+        """Why the loop went on without it, if it did."""
         self._stream = SessionStream(
             open_call,
             draft_pb2.ProposeRequest(
@@ -211,7 +213,8 @@ class DraftSession:
         if self._growth is not None and not self._growth.done():
             self._growth.set_result(None)
 
-    def close(self) -> None:
+    def close(self, reason: OutriderError | None = None) -> None:
+        self.given_up_for = self.given_up_for or reason
         if self._reader is not None:
             self._reader.cancel()
         self._stream.close()

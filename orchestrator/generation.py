@@ -116,6 +116,7 @@ class Generation:
         self.stopped = False
         self.ttft_ns = 0
         self.speculation = Speculation()
+        self.draft_failure = ""  # why the draft did not take part, or not to the end
 
     @property
     def tpot_ns(self) -> int:

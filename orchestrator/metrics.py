@@ -8,6 +8,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from orchestrator.activity import Activity
 from orchestrator.admission import Admission
+from orchestrator.pair import Pair
 from orchestrator.speculation import Speculation
 from outrider.metrics import histogram
 
@@ -32,6 +33,15 @@ def generation_metrics(activity: Activity, admission: Admission) -> Iterator[Met
     yield _counter("completion_tokens", "Tokens committed.", totals.num_completion_tokens)
     yield from _speculation_metrics(totals.speculation)
     yield from _latency_metrics(activity)
+
+
+def pair_metrics(pair: Pair | None) -> Iterator[Metric]:
+    """Whether target and draft can be used; no draft where there is to be none."""
+    target_is_up = pair is not None and pair.target_link.outage is None
+    yield _gauge("target_up", "Whether the target can be used.", int(target_is_up))
+    if pair is not None and pair.draft_link is not None:
+        is_up = pair.draft_info is not None
+        yield _gauge("draft_up", "Whether the draft can be used.", int(is_up))
 
 
 def _speculation_metrics(speculation: Speculation) -> Iterator[Metric]:

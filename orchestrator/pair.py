@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import logging
+import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from orchestrator.clients import DraftClient, TargetClient
+from orchestrator.draft_session import DraftSession
 from orchestrator.experience import Experience
-from orchestrator.partners import Drafter, Verifier
+from orchestrator.link import Link, Outage
+from orchestrator.partners import Verifier
 from orchestrator.timeline import Timeline
 from orchestrator.tokenizer import Tokenizer
 from orchestrator.vocabulary import check_compatible
-from outrider.errors import OutriderError
-from outrider.messages import ModelInfo, SamplingParams
-
-log = logging.getLogger(__name__)
+from outrider.errors import OutriderError, ServiceUnavailable, VocabularyMismatch
+from outrider.messages import ModelInfo, SamplingParams, TokenizerFiles
 
 # A service may still download its model.
 CONNECT_SECONDS = 900.0
@@ -24,45 +24,67 @@ _INFO_SECONDS = 1.0
 
 
 class Pair:
-    """A target, its tokenizer, and maybe a draft with the same vocabulary."""
+    """A target, its tokenizer, and maybe a draft of the same vocabulary, which comes and goes."""
 
     def __init__(
         self,
         target: TargetClient,
         target_info: ModelInfo,
         tokenizer: Tokenizer,
-        draft: DraftClient | None,
-        draft_info: ModelInfo | None,
+        draft: DraftClient | None = None,
     ) -> None:
-        self._target = target
-        self._draft = draft
-        self.target_info = target_info
-        self.draft_info = draft_info
         self.tokenizer = tokenizer
         self.experience = Experience(token_ns=target_info.token_ns)
+        self.target_link = Link(target, self._accept_target)
+        self.draft_link = None if draft is None else Link(draft, self._accept_draft)
+        self.target_info = target_info
+        """What the target said last, of the same vocabulary."""
+        self._target = target
+        self._draft = draft
+        self._compared: str | None = None  # the fingerprint of the draft's vocabulary
+        self._mismatch = ""  # what differs in it, if anything does
 
     @classmethod
     async def connect(cls, target_address: str, draft_address: str | None) -> Pair:
-        """Waits for both services and checks that they fit.
+        """Waits for the target, and checks that the draft fits if it is there.
 
         Raises:
-            ServiceUnavailable: one does not answer.
+            OutriderError: the target does not answer; or the draft's address is another
+                service's.
             VocabularyMismatch: their vocabularies differ.
         """
         target = TargetClient(target_address)
         target_info = await target.wait_until_loaded(CONNECT_SECONDS)
         tokenizer = Tokenizer(await target.tokenizer_files())
-        if draft_address is None:
-            return cls(target, target_info, tokenizer, None, None)
-        draft = DraftClient(draft_address)
-        draft_info = await draft.wait_until_loaded(CONNECT_SECONDS)
-        await _check_vocabularies(target_info, tokenizer, draft, draft_info)
-        return cls(target, target_info, tokenizer, draft, draft_info)
+        draft = None if draft_address is None else DraftClient(draft_address)
+        pair = cls(target, target_info, tokenizer, draft)
+        if pair.draft_link is not None:
+            with suppress(ServiceUnavailable):  # it joins when it comes
+                await pair.draft_link.look()
+            pair.draft_link.watch()
+        pair.target_link.watch()
+        return pair
+
+    @property
+    def draft_info(self) -> ModelInfo | None:
+        """What the draft said last; None while there is none that can be used."""
+        link = self.draft_link
+        return None if link is None or link.outage is not None else link.info
+
+    @property
+    def draft_outage(self) -> Outage | None:
+        """Why no draft can be used, though there should be one."""
+        return None if self.draft_link is None else self.draft_link.outage
 
     @property
     def draft_only_looks_up(self) -> bool:
         """Whether the draft has no model, and so no vocabulary."""
-        return self.draft_info is not None and not self.draft_info.vocabulary_fingerprint
+        info = None if self.draft_link is None else self.draft_link.info
+        return info is not None and not info.vocabulary_fingerprint
+
+    def check(self) -> None:
+        """Raises ServiceUnavailable if no text could be made now."""
+        self.target_link.check()
 
     @contextmanager
     def sessions(
@@ -71,13 +93,13 @@ class Pair:
         speculate: bool,
         timeout: float | None,
         timeline: Timeline | None = None,
-    ) -> Iterator[tuple[Verifier, Drafter | None]]:
+    ) -> Iterator[tuple[Verifier, DraftSession | None]]:
         """A session on each service, closed at the end whatever happens."""
         verifier = self._target.open_session(params, self.target_info, timeout, timeline)
-        drafter = None
-        if speculate and self._draft is not None and self.draft_info is not None:
+        drafter, draft_info = None, self.draft_info
+        if speculate and self._draft is not None and draft_info is not None:
             drafter = self._draft.open_session(
-                params, self.draft_info, self.target_info, timeout, timeline
+                params, draft_info, self.target_info, timeout, timeline
             )
         try:
             yield verifier, drafter
@@ -92,25 +114,42 @@ class Pair:
         Raises:
             OutriderError: the target does not answer.
         """
-        target_info = await self._target.model_info(_INFO_SECONDS)
-        if self._draft is None:
-            return target_info, None
-        try:
-            return target_info, await self._draft.model_info(_INFO_SECONDS)
-        except OutriderError:
-            return target_info, None
+        target_info = await self.target_link.look(_INFO_SECONDS)
+        if self.draft_link is not None:
+            with suppress(OutriderError):
+                await self.draft_link.look(_INFO_SECONDS)
+        return target_info, self.draft_info
 
     async def close(self) -> None:
-        await self._target.close()
-        if self._draft is not None:
-            await self._draft.close()
+        await self.target_link.close()
+        if self.draft_link is not None:
+            await self.draft_link.close()
 
+    async def _accept_target(self, info: ModelInfo) -> None:
+        """Raises VocabularyMismatch if the target serves another vocabulary than it did."""
+        if info.vocabulary_fingerprint != self.target_info.vocabulary_fingerprint:
+            raise VocabularyMismatch(
+                "the target serves another vocabulary than it did when the orchestrator started; "
+                "restart the orchestrator"
+            )
+        self.target_info = info
 
-async def _check_vocabularies(
-    target_info: ModelInfo, tokenizer: Tokenizer, draft: DraftClient, draft_info: ModelInfo
-) -> None:
-    fingerprint = draft_info.vocabulary_fingerprint
-    if fingerprint in ("", target_info.vocabulary_fingerprint):
-        return
-    draft_tokenizer = Tokenizer(await draft.tokenizer_files())
-    check_compatible(target_info, draft_info, tokenizer.vocab, draft_tokenizer.vocab)
+    async def _accept_draft(self, info: ModelInfo) -> None:
+        """Raises VocabularyMismatch. Compares once, as long as the draft says the same."""
+        assert self._draft is not None
+        fingerprint = info.vocabulary_fingerprint
+        if fingerprint != self._compared:
+            self._mismatch = ""
+            if fingerprint not in ("", self.target_info.vocabulary_fingerprint):
+                files = await self._draft.tokenizer_files()
+                self._mismatch = await asyncio.to_thread(self._find_mismatch, info, files)
+            self._compared = fingerprint
+        if self._mismatch:
+            raise VocabularyMismatch(self._mismatch)
+
+    def _find_mismatch(self, draft: ModelInfo, files: TokenizerFiles) -> str:
+        try:
+            check_compatible(self.target_info, draft, self.tokenizer.vocab, Tokenizer(files).vocab)
+        except VocabularyMismatch as error:
+            return error.message
+        return ""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from orchestrator.lookup import NOTHING, LookedUp
+from outrider.errors import OutriderError
 from outrider.messages import Preparation, Prepared, Proposal, Verdict
 
 
@@ -73,8 +74,12 @@ class Drafter(Protocol):
         """Done when more has been prepared; never, if nothing more will be."""
         ...
 
-    def close(self) -> None:
-        """Ends the session and whatever it works on. Nothing happens at a second call."""
+    def close(self, reason: OutriderError | None = None) -> None:
+        """Ends the session and whatever it works on. Nothing happens at a second call.
+
+        Args:
+            reason: why it is given up before the text is done.
+        """
         ...
 
 

@@ -12,6 +12,7 @@ from orchestrator.activity import Activity
 from orchestrator.admission import DEFAULT_MAX_QUEUE_SECONDS, DEFAULT_MAX_QUEUED, Admission
 from orchestrator.codec import (
     activity_to_wire,
+    outage_to_wire,
     piece_to_wire,
     request_from_wire,
     result_to_wire,
@@ -61,11 +62,16 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         limits = self.admission.max_queued, self.admission.max_queue_seconds
         self.admission = Admission(pair.target_info.num_slots, *limits)
 
+    async def check(self) -> None:
+        """Raises ServiceUnavailable if no text could be made now."""
+        self.pair.check()
+
     def metrics(self) -> Iterator[Metric]:
         """For Prometheus."""
-        from orchestrator.metrics import generation_metrics
+        from orchestrator.metrics import generation_metrics, pair_metrics
 
-        return generation_metrics(self.activity, self.admission)
+        yield from pair_metrics(self._pair)
+        yield from generation_metrics(self.activity, self.admission)
 
     @property
     def pair(self) -> Pair:
@@ -99,6 +105,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     ) -> generation_pb2.GetServerInfoResponse:
         pair = self.pair
         target_info, draft_info = await pair.current_info()
+        outage = pair.draft_outage
         return generation_pb2.GetServerInfoResponse(
             version=__version__,
             target=model_info_to_wire(target_info),
@@ -106,6 +113,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             default_num_branches=DEFAULT_NUM_BRANCHES,
             has_chat_template=pair.tokenizer.has_chat_template,
             activity=activity_to_wire(self.activity, self.admission.num_queued),
+            draft_outage=None if outage is None else outage_to_wire(outage),
         )
 
     def _generation(self, message: generation_pb2.GenerateRequest) -> Generation:
@@ -129,22 +137,26 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             generation.path.spend("queue")
             lengths = generation.lengths(pair.experience)
             # What the text itself says is looked up here, without messages.
-            asks_draft = not (request.looks_up and pair.draft_only_looks_up)
+            can_ask = not (request.looks_up and pair.draft_only_looks_up)
+            asks_draft = lengths.uses_draft and can_ask
+            if asks_draft and pair.draft_outage is not None:
+                generation.draft_failure = pair.draft_outage.reason
             with (
                 self.activity.running(generation),
                 _deadline_explains_errors(context),
                 pair.sessions(
                     request.sampling,
-                    lengths.uses_draft and asks_draft,
+                    asks_draft,
                     _timeout(context),
                     generation.path.timeline,
-                ) as sessions,
+                ) as (verifier, drafter),
             ):
                 steps = generation.pieces(
                     prompt,
                     pair.tokenizer,
                     pair.target_info,
-                    *sessions,
+                    verifier,
+                    drafter,
                     lengths,
                     pair.experience.distance,
                 )
@@ -153,6 +165,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                         slot.advance(generation.num_committed_tokens)
                         yield pieces
                         slot.resume()
+                if drafter is not None and drafter.given_up_for is not None:
+                    generation.draft_failure = drafter.given_up_for.message
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import grpc
 
 from outrider import telemetry
 from outrider.channel import from_rpc_error
-from outrider.errors import NoFreeSlot, OutriderError, ServiceUnavailable
+from outrider.errors import IdleTimeout, NoFreeSlot, OutriderError, ServiceUnavailable
 
 _LONGEST_RETRY_SECONDS = 0.25
 
@@ -41,13 +41,17 @@ class SessionStream:
         return await self._exchange(request)
 
     async def _begin(self, request: Any) -> Any:
-        """The first exchange; tries again for a while if the service is full."""
+        """The first exchange; tries again for a while if the service is full.
+
+        A session that had nothing to ask for so long that the service gave its slot away is
+        opened again.
+        """
         now = asyncio.get_running_loop().time
         seconds, give_up = 0.002, now() + self._patience
         while True:
             try:
                 return await self._exchange(request)
-            except NoFreeSlot:
+            except (NoFreeSlot, IdleTimeout):
                 if now() + seconds > give_up:
                     raise
                 await asyncio.sleep(seconds)

@@ -101,7 +101,7 @@ class WorkingDrafter:
         """Ends its session, too: one that is overloaded need not work for a text it has lost."""
         log.warning("going on without the draft: %s", error)
         if self.drafter is not None:
-            self.drafter.close()
+            self.drafter.close(error)
         self.drafter = None
 
     def close(self) -> None:

@@ -90,6 +90,7 @@ _CLASSES = [
     errors.ServiceUnavailable,
     errors.DeadlineExceeded,
     errors.DeadlineUnreachable,
+    errors.IdleTimeout,
     errors.Cancelled,
     errors.WrongService,
     errors.NotANumber,

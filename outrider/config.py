@@ -12,6 +12,7 @@ mean the same. A flag beats the environment, which beats the file. The file is
 from __future__ import annotations
 
 import functools
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -22,10 +23,17 @@ import click
 from outrider.address import host_without_brackets
 from outrider.config_sources import ENVIRONMENT_PREFIX, SettingsGroup, config_option
 from outrider.errors import OutriderError
+from outrider.processes import exit_at_once
 
 DEFAULT_ORCHESTRATOR_PORT = 50051
 DEFAULT_DRAFT_PORT = 50052
 DEFAULT_TARGET_PORT = 50053
+
+# Less than the 30 seconds that Kubernetes leaves a container.
+DEFAULT_DRAIN_SECONDS = 25.0
+
+# A session may be silent while its orchestrator waits for others, or while a draft is not asked.
+DEFAULT_IDLE_SECONDS = 120.0
 
 PORT = click.IntRange(0, 65535)
 
@@ -61,6 +69,8 @@ class ServerOptions:
     metrics_port: int | None = None
     log_format: str = "text"
     log_level: str = "info"
+    drain_seconds: float = DEFAULT_DRAIN_SECONDS
+    idle_seconds: float = DEFAULT_IDLE_SECONDS
 
 
 def server_options(default_port: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -88,6 +98,20 @@ def server_options(default_port: int) -> Callable[[Callable[..., Any]], Callable
         ),
         click.option(
             "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True
+        ),
+        click.option(
+            "--drain-seconds",
+            type=click.FloatRange(min=0),
+            default=DEFAULT_DRAIN_SECONDS,
+            show_default=True,
+            help="After SIGTERM, how long calls that run may go on.",
+        ),
+        click.option(
+            "--idle-seconds",
+            type=click.FloatRange(min=0, min_open=True),
+            default=DEFAULT_IDLE_SECONDS,
+            show_default=True,
+            help="A stream whose client sends and takes nothing for so long is ended.",
         ),
     ]
 
@@ -178,6 +202,8 @@ def settings_group(**attributes: Any) -> click.Group:
 
 def run_service(command: click.Command) -> None:
     """Runs a service's command as if it stood in the `outrider` command."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, exit_at_once)
     group = settings_group()
     group.add_command(command)
     run_group(group, [command.name or "", *sys.argv[1:]])

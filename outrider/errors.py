@@ -128,6 +128,13 @@ class DeadlineUnreachable(DeadlineExceeded):
     reason = "DEADLINE_UNREACHABLE"
 
 
+class IdleTimeout(OutriderError):
+    """A session's client was silent for too long, or did not take its answers."""
+
+    code = grpc.StatusCode.ABORTED
+    reason = "IDLE_TIMEOUT"
+
+
 class Cancelled(OutriderError):
     """The caller cancelled."""
 

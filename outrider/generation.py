@@ -73,6 +73,8 @@ class Generation:
     speculation: Speculation
     latency: Latency
     trace: list[Interval] = field(default_factory=list)
+    draft_failure: str = ""
+    """Why the draft did not take part, or not to the end; empty where nothing was the matter."""
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries, as `outrider generate --json` prints them; no trace."""
@@ -101,6 +103,15 @@ class ServerActivity:
 
 
 @dataclass(frozen=True, slots=True)
+class DraftOutage:
+    """A draft service that cannot be used. `since_ms`: since 1970, UTC."""
+
+    address: str
+    reason: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """What an orchestrator serves."""
 
@@ -110,3 +121,4 @@ class ServerInfo:
     default_num_branches: int
     has_chat_template: bool
     activity: ServerActivity = field(default_factory=ServerActivity)
+    draft_outage: DraftOutage | None = None

@@ -8,6 +8,7 @@ from typing import Any
 
 from outrider.codec import model_info_from_wire
 from outrider.generation import (
+    DraftOutage,
     Generation,
     Latency,
     ServerActivity,
@@ -38,6 +39,7 @@ def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation
             hidden=_durations(latency.hidden),
         ),
         trace=[_interval_from_wire(interval) for interval in message.trace],
+        draft_failure=message.draft_failure,
     )
 
 
@@ -79,6 +81,11 @@ def server_info_from_wire(message: generation_pb2.GetServerInfoResponse) -> Serv
         default_num_branches=message.default_num_branches,
         has_chat_template=message.has_chat_template,
         activity=_activity_from_wire(message.activity),
+        draft_outage=(
+            DraftOutage(**_by_name(message.draft_outage, DraftOutage))
+            if message.HasField("draft_outage")
+            else None
+        ),
     )
 
 

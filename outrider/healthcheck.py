@@ -1,4 +1,4 @@
-"""Asks a service for its health: `python -m outrider.healthcheck HOST:PORT`.
+"""Asks a service for its health: `python -m outrider.healthcheck [HOST:PORT]`.
 
 For container runtimes that know of exit statuses only. Kubernetes and load
 balancers ask `grpc.health.v1` themselves.
@@ -6,12 +6,26 @@ balancers ask `grpc.health.v1` themselves.
 
 from __future__ import annotations
 
+import os
+
 import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from outrider.address import check_address
+from outrider.config import (
+    DEFAULT_DRAFT_PORT,
+    DEFAULT_ORCHESTRATOR_PORT,
+    DEFAULT_TARGET_PORT,
+)
+from outrider.config_sources import ENVIRONMENT_PREFIX
 from outrider.errors import ConfigurationError
+
+_PORTS = {
+    "ORCHESTRATOR": DEFAULT_ORCHESTRATOR_PORT,
+    "DRAFT": DEFAULT_DRAFT_PORT,
+    "TARGET": DEFAULT_TARGET_PORT,
+}
 
 # The address is on this machine: an HTTP proxy in the environment is not for it.
 _OPTIONS = [("grpc.enable_http_proxy", 0)]
@@ -32,8 +46,22 @@ def check(address: str, timeout: float) -> str:
     return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
 
 
+def check_own(timeout: float) -> str:
+    """The health of the service in this container: of the first one that is at its port.
+
+    The ports are those that the services take from the environment, or by default.
+    """
+    status = "UNAVAILABLE"
+    for role, default in _PORTS.items():
+        port = os.environ.get(f"{ENVIRONMENT_PREFIX}_{role}_PORT") or default
+        status = check(f"127.0.0.1:{port}", timeout)
+        if status != "UNAVAILABLE":
+            break
+    return status
+
+
 @click.command("healthcheck")
-@click.argument("address")
+@click.argument("address", required=False)
 @click.option(
     "--timeout",
     type=click.FloatRange(min=0, min_open=True),
@@ -41,10 +69,13 @@ def check(address: str, timeout: float) -> str:
     show_default=True,
     help="Seconds to wait for an answer.",
 )
-def main(address: str, timeout: float) -> None:
-    """Exit with 0 if the service at ADDRESS (host:port) serves, with 1 if it does not."""
+def main(address: str | None, timeout: float) -> None:
+    """Exit with 0 if the service at ADDRESS (host:port) serves, with 1 if it does not.
+
+    Without ADDRESS, the one service of this container is asked.
+    """
     try:
-        status = check(address, timeout)
+        status = check_own(timeout) if address is None else check(address, timeout)
     except ConfigurationError as error:
         raise click.BadParameter(error.message, param_hint="ADDRESS") from error
     click.echo(status)

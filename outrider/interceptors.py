@@ -17,6 +17,8 @@ _KINDS = {
     "stream_stream": "bidi_stream",
 }
 
+_QUIET = {"GetModelInfo", "GetServerInfo", "GetTokenizer"}
+
 
 @dataclass(frozen=True, slots=True)
 class Method:
@@ -25,6 +27,11 @@ class Method:
     service: str
     name: str
     kind: str
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether monitors call it all the time, so that no call of it is worth a line."""
+        return self.name in _QUIET
 
 
 class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]

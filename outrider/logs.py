@@ -17,9 +17,6 @@ from outrider import telemetry
 from outrider.interceptors import Around, Context, Method, telling_the_end
 from outrider.request_id import REQUEST_ID_KEY, is_request_id, request_id
 
-# Calls that monitors make all the time.
-_QUIET = {"GetModelInfo", "GetServerInfo", "GetTokenizer"}
-
 # What every record has, so that the rest is what `extra` gave.
 _STANDARD = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
@@ -95,7 +92,7 @@ def _id_from(metadata: Iterable[tuple[str, Any]]) -> str | None:
 
 def _log_end(method: Method, code: grpc.StatusCode, seconds: float) -> None:
     log.log(
-        logging.DEBUG if method.name in _QUIET else logging.INFO,
+        logging.DEBUG if method.is_quiet else logging.INFO,
         "%s %s in %.3f s",
         method.name,
         code.name,

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from queue import Queue
 from types import TracebackType
+from typing import NoReturn
 
 from outrider.config_sources import EXIT_WITH_PARENT
 from outrider.errors import ServiceUnavailable
@@ -28,6 +29,15 @@ SAFELY = ("-P",)
 
 _STOP_SECONDS = 10.0
 _NUM_LOG_LINES = 15
+
+
+def exit_at_once(number: int, frame: object = None) -> NoReturn:
+    """Ends the process as one that the signal kills. A handler of signals.
+
+    It must be one: the first process of a container has no default action. Nor is anything
+    torn down in order, which threads that compute would not survive.
+    """
+    os._exit(128 + number)
 
 
 def exit_with_parent() -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
+from datetime import datetime
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from outrider.generation import Generation, ServerInfo, Speculation, TextPiece
+from outrider.generation import DraftOutage, Generation, ServerInfo, Speculation, TextPiece
 from outrider.messages import ModelInfo
 
 STYLES = {"draft": "green", "target": "bright_white bold"}
@@ -39,6 +40,8 @@ def report(generation: Generation) -> RenderableType:
         parts.append(stages_table("hidden behind it", latency.hidden, latency.wall_ns))
     parts.append(Text(_speeds(generation)))
     parts.append(Text(_speculation(generation)))
+    if generation.draft_failure:
+        parts.append(Text(f"without the draft: {generation.draft_failure}", "yellow"))
     return Group(*parts)
 
 
@@ -154,15 +157,23 @@ def _model_in_words(model: ModelInfo) -> str:
     return " ".join(filter(None, (model.model_id, model.dtype, device and f"({device})")))
 
 
-def server_table(info: ServerInfo) -> Table:
-    """What an orchestrator serves."""
+def server_table(info: ServerInfo) -> RenderableType:
+    """What an orchestrator serves, and what it cannot use."""
     table = Table(box=None, pad_edge=False, title=f"Outrider {info.version}", title_justify="left")
     for heading in ("", "model", "dtype", "device", "context", "vocabulary", "ends at", "slots"):
         table.add_column(heading, header_style="dim")
     table.add_row("target", *_model_cells(info.target))
     if info.draft is not None:
         table.add_row("draft", *_model_cells(info.draft))
-    return table
+    if info.draft_outage is None:
+        return table
+    return Group(table, outage(info.draft_outage))
+
+
+def outage(draft: DraftOutage) -> Text:
+    since = datetime.fromtimestamp(draft.since_ms / 1e3).astimezone()
+    words = f"no draft since {since:%Y-%m-%d %H:%M:%S %Z}: {draft.reason} (at {draft.address})"
+    return Text(words, "yellow")
 
 
 def _model_cells(model: ModelInfo) -> list[str]:

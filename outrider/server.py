@@ -5,26 +5,29 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import grpc
 import uvloop
 from grpc_channelz.v1 import channelz
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 
 from outrider import logs, telemetry
 from outrider.address import join_host_port
+from outrider.calls import IdleTimeouts, RunningCalls
 from outrider.channel import MAX_MESSAGE_BYTES
-from outrider.config import ServerOptions
+from outrider.config import DEFAULT_IDLE_SECONDS, ServerOptions
 from outrider.error_interceptors import ErrorInterceptor, OtherServices
-from outrider.errors import ConfigurationError
+from outrider.errors import ConfigurationError, EngineFailed
+from outrider.health import Health, Readiness
 from outrider.logs import RequestIds
-from outrider.processes import exit_with_parent
+from outrider.processes import exit_at_once, exit_with_parent
 from outrider.reflection import enable_reflection
+from outrider.shutdown import Stopped, StopSignals, drain
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -32,8 +35,6 @@ if TYPE_CHECKING:
     from outrider.metrics import Metrics
 
 log = logging.getLogger(__name__)
-
-DRAIN_SECONDS = 5.0
 
 OPTIONS = [
     # Without this, a second server binds the same port and takes half of its calls.
@@ -70,61 +71,64 @@ def start_metrics(
 
 
 def interceptors(
-    metrics: Metrics | None, service_name: str = ""
+    metrics: Metrics | None,
+    calls: RunningCalls,
+    service_name: str = "",
+    idle_seconds: float = DEFAULT_IDLE_SECONDS,
 ) -> list[grpc.aio.ServerInterceptor]:
-    """What is around every call, the outermost first. Errors become status codes innermost."""
+    """What is around every call, the outermost first; what raises is inside what maps errors."""
     optional = [metrics.interceptor] if metrics else []
     spans = [telemetry.Spans()] if telemetry.is_on() else []
-    return [OtherServices(service_name), *optional, *spans, RequestIds(), ErrorInterceptor()]
+    outer = [OtherServices(service_name), *optional, *spans, RequestIds()]
+    return [*outer, ErrorInterceptor(), calls, IdleTimeouts(idle_seconds)]
 
 
 async def serve(
     options: ServerOptions,
     service_name: str,
     register: Callable[[grpc.aio.Server], None],
-    load: Callable[[], Awaitable[None]],
+    load: Callable[[], Coroutine[Any, Any, None]],
+    check: Readiness,
     close: Callable[[], Awaitable[None]],
     collect: Callable[[], Iterable[Metric]],
 ) -> None:
     """Serves until SIGINT or SIGTERM, then drains.
 
     The port is taken first and health says NOT_SERVING until `load` returns;
-    then one line `ready host:port` goes to standard output. `collect` gives the
-    service's metrics.
+    then one line `ready host:port` goes to standard output, and health says what
+    `check` finds. `collect` gives the service's metrics.
 
     Raises:
         ConfigurationError: a port cannot be bound.
+        EngineFailed: `check` did; nothing more is closed in order.
+        Stopped: by a signal while it loaded.
     """
     metrics = start_metrics(options, service_name, collect)
-    server = grpc.aio.server(interceptors=interceptors(metrics, service_name), options=OPTIONS)
+    calls = RunningCalls()
+    around = interceptors(metrics, calls, service_name, options.idle_seconds)
+    server = grpc.aio.server(interceptors=around, options=OPTIONS)
     register(server)
-    healths = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(healths, server)
+    health_servicer = Health(service_name)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     channelz.add_channelz_servicer(server)
     enable_reflection(server, [service_name, health.SERVICE_NAME])
-    names = ["", service_name]
-    await _set_health(healths, names, health_pb2.HealthCheckResponse.NOT_SERVING)
     bound = _bind(server, options.host, options.port)
+    signals = StopSignals()
     await server.start()
+    drain_seconds = 0.0
     try:
-        await load()
-        stop = _stop_signal()
-        await _set_health(healths, names, health_pb2.HealthCheckResponse.SERVING)
+        await signals.interrupt(load())
+        health_servicer.set_serving(True)
         print(f"ready {join_host_port(options.host, bound)}", flush=True)
-        await stop.wait()
+        drain_seconds = options.drain_seconds
+        with suppress(Stopped):
+            await signals.interrupt(health_servicer.follow(check))
+    except EngineFailed:
+        drain_seconds = 0.0
+        raise
     finally:
-        await healths.enter_graceful_shutdown()
-        await server.stop(DRAIN_SECONDS)
-        await close()
-
-
-async def _set_health(
-    healths: health.aio.HealthServicer,
-    names: Sequence[str],
-    status: health_pb2.HealthCheckResponse.ServingStatus,
-) -> None:
-    for name in names:
-        await healths.set(name, status)
+        await drain(server, health_servicer, calls, drain_seconds)
+    await close()
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
@@ -147,13 +151,6 @@ def _bind_reason(host: str, port: int) -> str:
         return error.strerror or str(error)
 
 
-def _stop_signal() -> asyncio.Event:
-    stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    return stop
-
-
 def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> None:
     """Runs a service to its end. `name` is what its spans are from. Raises OutriderError."""
     exit_with_parent()
@@ -165,7 +162,11 @@ def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> N
         telemetry.configure(f"outrider-{name}")
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(main)
-    except KeyboardInterrupt:  # while it loads, on a thread that an orderly end would abort
-        os._exit(130)
+    except Stopped as stopped:
+        exit_at_once(stopped.number)
+    except EngineFailed as error:  # its thread may hang, and is not waited for
+        print(f"error: {error.message}", file=sys.stderr, flush=True)
+        os._exit(1)
     finally:
         main.close()
+        telemetry.close()

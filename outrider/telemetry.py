@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -20,7 +21,13 @@ from outrider.interceptors import Around, Context, Method, telling_the_end
 _EXPORTERS = ("otlp", "console", "none")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
-# The tracer, once there is one.
+_PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+
+# Seconds for the last spans at the end; a collector that is away would take ten.
+_LONGEST_FLUSH = 1.0
+
+# The provider and its tracer, once there are any.
+_provider: Any = None
 _tracer: Any = None
 
 # Status codes that are the server's fault, by OpenTelemetry's conventions for RPC.
@@ -58,7 +65,7 @@ def configure(service_name: str) -> None:
     """Turns spans on if OTEL_TRACES_EXPORTER or an OTLP endpoint is set.
 
     Raises:
-        ConfigurationError: an unknown exporter, or the packages are missing.
+        ConfigurationError: an unknown exporter or protocol, or the packages are missing.
     """
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or (
         "otlp" if any(os.environ.get(name) for name in _ENDPOINTS) else "none"
@@ -68,16 +75,27 @@ def configure(service_name: str) -> None:
         raise ConfigurationError(f"unknown OTEL_TRACES_EXPORTER {exporter!r}; known: {known}")
     if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return
+    if exporter == "otlp":
+        _check_protocol()
     try:
-        use(_provider(service_name, exporter))
+        use(_make_provider(service_name, exporter))
     except ImportError as error:
         raise ConfigurationError(
             f"OpenTelemetry is asked for, but not installed ({error}); {install_hint('telemetry')}"
         ) from error
 
 
-def _provider(service_name: str, exporter: str) -> Any:
-    from opentelemetry.sdk.resources import SERVICE_NAME, Resource
+def _check_protocol() -> None:
+    """The variable for traces goes before the one for all signals."""
+    for name in _PROTOCOLS:
+        if protocol := os.environ.get(name):
+            if protocol != "grpc":
+                raise ConfigurationError(f"{name} is {protocol!r}; known: grpc")
+            return
+
+
+def _make_provider(service_name: str, exporter: str) -> Any:
+    from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import (
         BatchSpanProcessor,
@@ -92,17 +110,30 @@ def _provider(service_name: str, exporter: str) -> Any:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
         to = OTLPSpanExporter()
-    # OTEL_SERVICE_NAME goes before a name that is given here.
-    name = os.environ.get("OTEL_SERVICE_NAME") or service_name
-    provider = TracerProvider(resource=Resource.create({SERVICE_NAME: name}))
+    # The environment goes before the name that is given here.
+    environment = OTELResourceDetector().detect().attributes
+    name = environment.get(SERVICE_NAME, service_name)
+    provider = TracerProvider(
+        resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False
+    )
     provider.add_span_processor(BatchSpanProcessor(to))
     return provider
 
 
 def use(provider: Any) -> None:
     """Spans go to this tracer provider from now on; None turns them off."""
-    global _tracer
+    global _provider, _tracer
+    _provider = provider
     _tracer = None if provider is None else provider.get_tracer("outrider", __version__)
+
+
+def close() -> None:
+    """Turns spans off; the last ones go out if that takes no longer than a second."""
+    if _provider is not None:
+        flush = threading.Thread(target=_provider.shutdown, daemon=True)
+        use(None)
+        flush.start()
+        flush.join(_LONGEST_FLUSH)
 
 
 def span(name: str, parent_span_id: int = 0) -> AbstractContextManager[Span]:
@@ -161,10 +192,13 @@ def outgoing_context() -> list[tuple[str, str]]:
 
 
 class Spans(Around):
-    """A span around each call, within the caller's."""
+    """A span around each call but those of monitors, within the caller's."""
 
     @contextmanager
     def around(self, method: Method, context: Context) -> Iterator[None]:
+        if method.is_quiet:
+            yield
+            return
         from opentelemetry import propagate, trace
 
         carrier = {

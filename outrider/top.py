@@ -21,7 +21,7 @@ from outrider.config import DEFAULT_ORCHESTRATOR_PORT, checked
 from outrider.errors import OutriderError
 from outrider.generation import ServerActivity, ServerInfo
 from outrider.messages import ModelInfo
-from outrider.report import bar, stages_table, terminal
+from outrider.report import bar, outage, stages_table, terminal
 
 
 @click.command("top")
@@ -109,6 +109,7 @@ def frame(before: ServerInfo, now: ServerInfo) -> RenderableType:
     elapsed_ns = activity.uptime_ns - then.uptime_ns
     parts: list[RenderableType] = [
         _title(now),
+        *([outage(now.draft_outage)] if now.draft_outage else []),
         Text(_requests(activity, now)),
         Text(_speed(then, activity, elapsed_ns)),
         Text(),

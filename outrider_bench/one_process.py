@@ -19,6 +19,7 @@ from orchestrator.mirror import Mirror
 from orchestrator.partners import Ahead, Foresight
 from orchestrator.policy import AdaptiveLength
 from outrider.engine.model import EngineOptions
+from outrider.errors import OutriderError
 from outrider.loading import load_served_model, wait_for_own_thread
 from outrider.messages import GREEDY, Preparation, Prepared, Proposal, SamplingParams, Verdict
 from outrider_bench.loop_model import Place
@@ -113,7 +114,7 @@ class LocalDrafter:
     def growth(self) -> asyncio.Future[None]:
         return asyncio.get_running_loop().create_future()
 
-    def close(self) -> None:
+    def close(self, reason: OutriderError | None = None) -> None:
         self._session.close()
 
 

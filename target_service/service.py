@@ -63,6 +63,7 @@ async def serve_target(server: ServerOptions, options: EngineOptions) -> None:
         name,
         lambda grpc_server: add_TargetServiceServicer_to_server(servicer, grpc_server),
         load,
+        servicer.check,
         close,
         servicer.metrics,
     )

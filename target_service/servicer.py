@@ -33,6 +33,10 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
         self.served = model
         self.verifier = verifier
 
+    async def check(self) -> None:
+        """Raises ServiceUnavailable while the model loads, EngineFailed if its engine failed."""
+        self.available(self.verifier).check()
+
     def metrics(self) -> Iterator[Metric]:
         """For Prometheus; nothing while the model loads."""
         from outrider.model_metrics import model_metrics

@@ -197,6 +197,10 @@ class Verifier:
     def activity(self) -> ModelActivity:
         return activity_of(self.engine, self.scheduler)
 
+    def check(self) -> None:
+        """Raises EngineFailed if it will verify nothing more. Call it once a second."""
+        self.scheduler.check()
+
     def open_session(self) -> VerifierSession:
         """Raises NoFreeSlot."""
         return VerifierSession(self.engine, self.scheduler, self.scheduler.acquire())

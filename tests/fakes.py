@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from orchestrator.distance import Distance
 from orchestrator.partners import Ahead, Foresight
 from outrider.acceptance import accept_matching
-from outrider.errors import ServiceUnavailable
+from outrider.errors import OutriderError, ServiceUnavailable
 from outrider.messages import Preparation, Prepared, Proposal, Timings, Verdict
 
 NextToken = Callable[[Sequence[int]], int]
@@ -155,7 +155,7 @@ class FakeDrafter:
             growth.set_result(None)
         return growth
 
-    def close(self) -> None:
+    def close(self, reason: OutriderError | None = None) -> None:
         self.is_closed = True
 
     def _take_call(self, preparation: Preparation) -> None:

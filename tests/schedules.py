@@ -167,7 +167,9 @@ class Schedule:
         self._time_pace = self.network.pace()
         self._seconds = 0.0
         client: Any = self
-        self._pair = Pair(client, self.services.info, client, client, self.services.info)
+        self._pair = Pair(client, self.services.info, client, client)
+        assert self._pair.draft_link is not None
+        self._pair.draft_link.note(self.services.info)
 
     @classmethod
     async def start(cls, seed: int, *args: Any, **settings: Any) -> Schedule:

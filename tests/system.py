@@ -16,6 +16,7 @@ from draft_service.service import load_drafter
 from draft_service.servicer import DraftServicer
 from orchestrator.pair import Pair
 from orchestrator.servicer import GenerationServicer
+from outrider.calls import RunningCalls
 from outrider.engine.model import EngineOptions
 from outrider.loading import load_served_model
 from outrider.metrics import Metrics
@@ -56,13 +57,15 @@ def options(model: str | Path, **settings: Any) -> EngineOptions:
 
 @asynccontextmanager
 async def serving(
-    register: Callable[[grpc.aio.Server], None], metrics: Metrics | None = None
+    register: Callable[[grpc.aio.Server], None],
+    metrics: Metrics | None = None,
+    address: str = "127.0.0.1:0",
 ) -> AsyncIterator[str]:
-    """A server on a free port; yields its address."""
-    server = grpc.aio.server(interceptors=interceptors(metrics))
+    """A server, on a free port if it may choose; yields its address."""
+    server = grpc.aio.server(interceptors=interceptors(metrics, RunningCalls()))
     register(server)
     enable_reflection(server, SERVICES)
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(address)
     await server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -100,7 +103,10 @@ async def running_target(
 
 @asynccontextmanager
 async def running_draft(
-    draft: str | Path, metrics: dict[str, Metrics] | None = None, **settings: Any
+    draft: str | Path,
+    metrics: dict[str, Metrics] | None = None,
+    address: str = "127.0.0.1:0",
+    **settings: Any,
 ) -> AsyncIterator[tuple[str, Drafter]]:
     # Random models are unsure of everything; their proposals are as long as was asked.
     model, drafter = load_drafter(options(draft, **settings), min_confidence=0.0)
@@ -110,8 +116,9 @@ async def running_draft(
         async with serving(
             lambda server: draft_pb2_grpc.add_DraftServiceServicer_to_server(servicer, server),
             watched("draft", servicer.metrics, metrics),
-        ) as address:
-            yield address, drafter
+            address,
+        ) as bound:
+            yield bound, drafter
     finally:
         drafter.close()
 

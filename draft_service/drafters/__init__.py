@@ -58,6 +58,10 @@ class Drafter(Protocol):
         """What it does at this moment, for metrics."""
         ...
 
+    def check(self) -> None:
+        """Raises EngineFailed if it will propose nothing more. Is called once a second."""
+        ...
+
     def open_session(self) -> DrafterSession:
         """Raises NoFreeSlot."""
         ...

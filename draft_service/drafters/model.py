@@ -180,6 +180,9 @@ class ModelDrafter:
     def activity(self) -> ModelActivity:
         return activity_of(self.engine, self.scheduler, max(1, self._num_branches))
 
+    def check(self) -> None:
+        self.scheduler.check()
+
     def open_session(self) -> ModelDrafterSession:
         """Raises NoFreeSlot."""
         return self.session_class(

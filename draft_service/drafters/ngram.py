@@ -66,6 +66,9 @@ class NgramDrafter:
     def activity(self) -> ModelActivity:
         return ModelActivity(self.num_slots, self.num_free_slots)
 
+    def check(self) -> None:
+        """Nothing can fail."""
+
     def open_session(self) -> NgramSession:
         """Raises NoFreeSlot."""
         if self.num_free_slots == 0:

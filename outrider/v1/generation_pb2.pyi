@@ -133,7 +133,7 @@ class LatencyReport(_message.Message):
     def __init__(self, wall_ns: _Optional[int] = ..., ttft_ns: _Optional[int] = ..., tpot_ns: _Optional[int] = ..., critical_path: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ..., hidden: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("text", "token_ids", "finish_reason", "seed", "usage", "speculation", "latency", "trace")
+    __slots__ = ("text", "token_ids", "finish_reason", "seed", "usage", "speculation", "latency", "trace", "draft_failure")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -142,6 +142,7 @@ class GenerateResponse(_message.Message):
     SPECULATION_FIELD_NUMBER: _ClassVar[int]
     LATENCY_FIELD_NUMBER: _ClassVar[int]
     TRACE_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_FAILURE_FIELD_NUMBER: _ClassVar[int]
     text: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     finish_reason: FinishReason
@@ -150,7 +151,8 @@ class GenerateResponse(_message.Message):
     speculation: SpeculationStats
     latency: LatencyReport
     trace: _containers.RepeatedCompositeFieldContainer[TraceInterval]
-    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., seed: _Optional[int] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., latency: _Optional[_Union[LatencyReport, _Mapping]] = ..., trace: _Optional[_Iterable[_Union[TraceInterval, _Mapping]]] = ...) -> None: ...
+    draft_failure: str
+    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., seed: _Optional[int] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., latency: _Optional[_Union[LatencyReport, _Mapping]] = ..., trace: _Optional[_Iterable[_Union[TraceInterval, _Mapping]]] = ..., draft_failure: _Optional[str] = ...) -> None: ...
 
 class TraceInterval(_message.Message):
     __slots__ = ("track", "lane", "name", "begin_ns", "duration_ns", "counts")
@@ -198,20 +200,32 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "target", "draft", "default_num_branches", "has_chat_template", "activity")
+    __slots__ = ("version", "target", "draft", "default_num_branches", "has_chat_template", "activity", "draft_outage")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
     DEFAULT_NUM_BRANCHES_FIELD_NUMBER: _ClassVar[int]
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_OUTAGE_FIELD_NUMBER: _ClassVar[int]
     version: str
     target: _common_pb2.GetModelInfoResponse
     draft: _common_pb2.GetModelInfoResponse
     default_num_branches: int
     has_chat_template: bool
     activity: ServerActivity
-    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., draft: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., default_num_branches: _Optional[int] = ..., has_chat_template: _Optional[bool] = ..., activity: _Optional[_Union[ServerActivity, _Mapping]] = ...) -> None: ...
+    draft_outage: DraftOutage
+    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., draft: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., default_num_branches: _Optional[int] = ..., has_chat_template: _Optional[bool] = ..., activity: _Optional[_Union[ServerActivity, _Mapping]] = ..., draft_outage: _Optional[_Union[DraftOutage, _Mapping]] = ...) -> None: ...
+
+class DraftOutage(_message.Message):
+    __slots__ = ("address", "reason", "since_ms")
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    SINCE_MS_FIELD_NUMBER: _ClassVar[int]
+    address: str
+    reason: str
+    since_ms: int
+    def __init__(self, address: _Optional[str] = ..., reason: _Optional[str] = ..., since_ms: _Optional[int] = ...) -> None: ...
 
 class ServerActivity(_message.Message):
     __slots__ = ("uptime_ns", "num_queued_requests", "num_running_requests", "num_ended_requests", "num_prompt_tokens", "num_completion_tokens", "num_steps", "num_prepared_steps", "num_lookup_steps", "draft_tokens_by_position", "accepted_tokens_by_position", "critical_path", "hidden")

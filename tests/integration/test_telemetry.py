@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -124,3 +126,65 @@ def test_an_endpoint_turns_it_on(monkeypatch: pytest.MonkeyPatch) -> None:
         assert telemetry.is_on()
     finally:
         telemetry.use(None)
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    for name in list(os.environ):
+        if name.startswith("OTEL_"):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("OTEL_TRACES_EXPORTER", "console")
+    yield monkeypatch
+    telemetry.close()
+
+
+@pytest.mark.parametrize(
+    ("variables", "name"),
+    [
+        ({}, "outrider-test"),
+        ({"OTEL_SERVICE_NAME": "named"}, "named"),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=attributed,zone=a"}, "attributed"),
+        (
+            {"OTEL_SERVICE_NAME": "named", "OTEL_RESOURCE_ATTRIBUTES": "service.name=attributed"},
+            "named",
+        ),
+    ],
+)
+def test_the_environment_names_the_service(
+    environment: pytest.MonkeyPatch, variables: dict[str, str], name: str
+) -> None:
+    for key, value in variables.items():
+        environment.setenv(key, value)
+    telemetry.configure("outrider-test")
+    attributes = telemetry._provider.resource.attributes
+    assert attributes["service.name"] == name
+    assert attributes.get("zone") == ("a" if "zone" in str(variables) else None)
+
+
+@pytest.mark.parametrize("signal", ["", "_TRACES"])
+def test_a_protocol_other_than_grpc_is_refused_by_name(
+    environment: pytest.MonkeyPatch, signal: str
+) -> None:
+    variable = f"OTEL_EXPORTER_OTLP{signal}_PROTOCOL"
+    environment.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    environment.setenv(variable, "http/protobuf")
+    with pytest.raises(ConfigurationError, match=f"{variable} is 'http/protobuf'; known: grpc"):
+        telemetry.configure("outrider-test")
+    environment.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
+    telemetry.configure("outrider-test")
+    assert telemetry.is_on()
+
+
+def test_the_end_does_not_wait_for_a_collector_that_is_away(
+    environment: pytest.MonkeyPatch,
+) -> None:
+    """One that takes the spans at some time, or never."""
+    telemetry.configure("outrider-test")
+    away = threading.Event()
+    provider = telemetry._provider
+    assert provider._atexit_handler is None  # which would wait, too
+    environment.setattr(provider, "shutdown", away.wait)
+    environment.setattr("outrider.telemetry._LONGEST_FLUSH", 0.01)
+    telemetry.close()
+    assert not telemetry.is_on()
+    away.set()

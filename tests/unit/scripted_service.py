@@ -66,6 +66,7 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
         self.activities: deque[pb.ServerActivity] = deque()
         self.began = threading.Event()  # an endless stream
         self.cancelled = threading.Event()
+        self.outage: pb.DraftOutage | None = None
 
     def Generate(self, request: pb.GenerateRequest, context: Any) -> pb.GenerateResponse:
         self._begin(request, context)
@@ -90,6 +91,8 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
         info = pb.GetServerInfoResponse(version="9", has_chat_template=self.has_chat_template)
         info.target.model_id = "the-target"
         info.target.device = "cpu"
+        if self.outage is not None:
+            info.draft_outage.CopyFrom(self.outage)
         info.activity.CopyFrom(self.activities.popleft() if self.activities else ACTIVITY)
         return info
 

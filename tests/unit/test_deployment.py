@@ -6,25 +6,21 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import click
-import grpc
 import pytest
 import yaml
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from outrider.config import settings_group
+from outrider.config import DEFAULT_DRAIN_SECONDS, settings_group
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ["target", "draft", "orchestrator"]
 SERVICE_PACKAGES = ("draft_service", "target_service", "orchestrator")
+MEMORY = {"target": "8g", "draft": "4g", "orchestrator": "4g"}
 FILES = ["docker-compose.yml", "docker-compose.gpu.yml", "docker-compose.watch.yml"]
 
 
@@ -83,6 +79,8 @@ def test_environment_sets_flags(
         "MAX_QUEUE_SECONDS": "0.5",
         "LOG_FORMAT": "json",
         "LOG_LEVEL": "error",
+        "DRAIN_SECONDS": "3.0",
+        "IDLE_SECONDS": "3.0",
     }
     for flag, value in choices.items():
         if (key := f"OUTRIDER_{name.upper()}_{flag}") in variables:
@@ -117,13 +115,25 @@ def test_health_check_asks_the_port_that_the_service_listens_on(name: str) -> No
     assert address == f"127.0.0.1:{default_port(name)}"
 
 
-def test_the_orchestrator_finds_the_pair_and_waits_for_it() -> None:
+def test_the_orchestrator_finds_the_pair_and_waits_for_the_target() -> None:
     orchestrator = service("orchestrator")
-    for name in ("target", "draft"):
+    conditions = {"target": "service_healthy", "draft": "service_started"}
+    for name, condition in conditions.items():
         address = orchestrator["environment"][f"OUTRIDER_ORCHESTRATOR_{name.upper()}"]
         assert address == f"{name}:{default_port(name)}"
-        assert orchestrator["depends_on"][name] == {"condition": "service_healthy"}
+        assert orchestrator["depends_on"][name] == {"condition": condition}
         assert service(name)["environment"][f"OUTRIDER_{name.upper()}_HOST"] == "0.0.0.0"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_may_drain_comes_back_and_has_limits(name: str) -> None:
+    definition = service(name)
+    grace = re.fullmatch(r"(\d+)s", definition["stop_grace_period"])
+    assert grace is not None
+    assert int(grace[1]) > DEFAULT_DRAIN_SECONDS + 5
+    assert definition["restart"] == "unless-stopped"
+    assert definition["mem_limit"] == f"${{{name.upper()}_MEMORY:-{MEMORY[name]}}}"
+    assert definition["pids_limit"] > 0
 
 
 def test_only_the_orchestrator_is_published() -> None:
@@ -198,43 +208,6 @@ def test_the_image_holds_every_package_and_an_unprivileged_user() -> None:
     user = re.search(r"^USER (\d+)$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert user is not None
     assert int(user[1]) != 0
-
-
-@pytest.fixture
-def health_service() -> Iterator[tuple[str, health.HealthServicer]]:
-    server = grpc.server(ThreadPoolExecutor(1))
-    servicer = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    yield f"127.0.0.1:{port}", servicer
-    server.stop(None).wait()
-
-
-def healthcheck(address: str) -> tuple[int, str]:
-    # With a proxy that isn't there, as in a container of a company's network.
-    surroundings = {**os.environ, "http_proxy": "http://127.0.0.1:9"}
-    finished = subprocess.run(
-        [sys.executable, "-m", "outrider.healthcheck", address, "--timeout", "20"],
-        capture_output=True,
-        text=True,
-        env=surroundings,
-    )
-    return finished.returncode, finished.stdout.strip()
-
-
-def test_healthcheck_tells_by_its_exit_status(
-    health_service: tuple[str, health.HealthServicer],
-) -> None:
-    address, servicer = health_service
-    servicer.set("", health_pb2.HealthCheckResponse.NOT_SERVING)
-    assert healthcheck(address) == (1, "NOT_SERVING")
-    servicer.set("", health_pb2.HealthCheckResponse.SERVING)
-    assert healthcheck(address) == (0, "SERVING")
-
-
-def test_healthcheck_of_a_service_that_is_not_there() -> None:
-    assert healthcheck("127.0.0.1:1") == (1, "UNAVAILABLE")
 
 
 @pytest.fixture

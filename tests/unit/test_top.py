@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -146,3 +147,17 @@ def test_live_until_told_to_end(end: Any, service: tuple[ScriptedService, str]) 
     assert termios.tcgetattr(side) == before
     os.close(side)
     os.close(terminal)
+
+
+@pytest.mark.parametrize("arguments", [["top", "--interval", "0.01", "--once"], ["info"]])
+def test_a_draft_that_is_missing_is_named_and_since_when(
+    service: tuple[ScriptedService, str], arguments: list[str]
+) -> None:
+    scripted, address = service
+    scripted.outage = pb.DraftOutage(
+        address="10.0.0.2:50052", reason="no answer for 5 s", since_ms=1_700_000_000_000
+    )
+    output = CliRunner().invoke(cli.cli, [*arguments, "--address", address]).stdout
+    [shown] = [line for line in output.splitlines() if line.startswith("no draft since")]
+    assert re.search(r"since 2023-11-1\d \d\d:\d\d:\d\d ", shown)
+    assert shown.endswith("no answer for 5 s (at 10.0.0.2:50052)")

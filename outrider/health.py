@@ -1,0 +1,103 @@
+"""`grpc.health.v1` for one service: what it says follows what can be served."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from outrider.errors import EngineFailed, OutriderError
+
+log = logging.getLogger(__name__)
+
+Readiness = Callable[[], Awaitable[None]]
+"""Raises OutriderError if requests cannot be served now, EngineFailed if they never will be."""
+
+# Seconds between two checks.
+CHECK_SECONDS = 1.0
+
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc,unused-ignore]
+    """One status for the server and for its service. Begins with NOT_SERVING.
+
+    Unlike the library's, its watches end when it does: a server that drains waits for all
+    calls, and a watch would be one without end.
+    """
+
+    def __init__(self, service_name: str) -> None:
+        self._names = ("", service_name)
+        self._status = _NOT_SERVING
+        self._has_ended = False
+        self._changed = asyncio.Event()
+
+    async def Check(
+        self, request: health_pb2.HealthCheckRequest, context: Context
+    ) -> health_pb2.HealthCheckResponse:
+        if request.service not in self._names:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+        return health_pb2.HealthCheckResponse(status=self._status)
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Context) -> None:
+        told = None
+        while True:
+            changed = self._changed
+            status = self._status if request.service in self._names else _UNKNOWN
+            if status != told:
+                await context.write(health_pb2.HealthCheckResponse(status=status))
+                told = status
+            elif self._has_ended:
+                return
+            else:
+                await changed.wait()
+
+    def set_serving(self, is_serving: bool) -> None:
+        """Tells all who watch, if it is news. Nothing after `end`."""
+        status = _SERVING if is_serving else _NOT_SERVING
+        if status != self._status and not self._has_ended:
+            self._status = status
+            self._tell()
+
+    def end(self) -> None:
+        """NOT_SERVING from here on; watches end once they have told it."""
+        self.set_serving(False)
+        self._has_ended = True
+        self._tell()
+
+    def _tell(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def follow(self, check: Readiness) -> None:
+        """Serving as long as `check` finds nothing; for ever.
+
+        Raises:
+            EngineFailed: `check` did.
+        """
+        reason = ""
+        while True:
+            try:
+                await check()
+            except EngineFailed:
+                self.set_serving(False)
+                raise
+            except OutriderError as error:
+                self.set_serving(False)
+                if error.message != reason:  # once, not at every look
+                    reason = error.message
+                    log.warning("not serving: %s", reason)
+            else:
+                self.set_serving(True)
+                if reason:
+                    log.warning("serving again")
+                reason = ""
+            await asyncio.sleep(CHECK_SECONDS)

@@ -1,0 +1,65 @@
+"""Streams on which the client does not move."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+import pytest
+
+from outrider.errors import IdleTimeout
+from outrider.v1 import generation_pb2 as pb
+from outrider.v1 import generation_pb2_grpc, target_pb2, target_pb2_grpc
+from tests.waiting_server import Server, quickly, reason_of, running
+
+__all__ = ["quickly"]  # a fixture
+pytestmark = pytest.mark.usefixtures("quickly")
+
+
+def verify(channel: grpc.aio.Channel) -> Any:
+    stub: Any = target_pb2_grpc.TargetServiceStub(channel)
+    return stub.Verify()
+
+
+async def test_a_silent_session_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
+    async with running(capfd, Server(idle_seconds=0.05)) as (server, channel):
+        server.go_on.set()
+        silent, moving = verify(channel), verify(channel)
+        for _ in range(3):
+            await moving.write(target_pb2.VerifyRequest())
+            await moving.read()
+            await asyncio.sleep(0.02)
+        for call in (silent, moving):
+            error = await reason_of(call.read())
+            assert isinstance(error, IdleTimeout)
+            assert error.metadata == {"seconds": "0.05"}
+
+
+async def test_a_client_that_waits_for_the_server_is_not_idle(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    async with running(capfd, Server(idle_seconds=0.02)) as (server, channel):
+        call = verify(channel)
+        await call.write(target_pb2.VerifyRequest())
+        await call.done_writing()
+        await server.entered.wait()
+        await asyncio.sleep(0.2)
+        server.go_on.set()
+        assert isinstance(await call.read(), target_pb2.VerifyResponse)
+        assert await call.read() is grpc.aio.EOF
+
+
+async def test_a_reader_that_stops_reading_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
+    async with running(capfd, Server(idle_seconds=0.1)) as (server, channel):
+        stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
+        call = stub.GenerateStream(pb.GenerateRequest(prompt="hi"))
+        async with asyncio.timeout(30):
+            await server.left.wait()
+        error = await reason_of(drained(call))  # behind what was on its way already
+    assert isinstance(error, IdleTimeout)
+
+
+async def drained(call: Any) -> None:
+    async for _ in call:
+        pass

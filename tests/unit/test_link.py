@@ -1,0 +1,159 @@
+"""A draft and a target that come, go, hang, and come back as others."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from orchestrator.link import Link
+from orchestrator.pair import Pair
+from outrider.errors import DeadlineExceeded, OutriderError, ServiceUnavailable, VocabularyMismatch
+from outrider.messages import ModelInfo, TokenizerFiles
+
+INFO = ModelInfo("a-model", max_context_length=9, vocab_size=5, vocabulary_fingerprint="same")
+AWAY = ServiceUnavailable("the draft: cannot connect to 127.0.0.1:1: Connection refused")
+
+
+class Client:
+    """Stands for a DraftClient or TargetClient that answers what the test says."""
+
+    address = "127.0.0.1:1"
+
+    def __init__(self, service: str = "the draft") -> None:
+        self.service = service
+        self.answer: ModelInfo | OutriderError = INFO
+        self.num_files = 0
+        self.is_closed = False
+
+    async def model_info(self, timeout: float) -> ModelInfo:
+        if isinstance(self.answer, OutriderError):
+            raise self.answer
+        return self.answer
+
+    async def tokenizer_files(self) -> TokenizerFiles:
+        self.num_files += 1
+        return TokenizerFiles("{}", None, {})
+
+    def open_session(self, *args: Any) -> Any:
+        return self
+
+    def close(self) -> Any:
+        self.is_closed = True
+
+
+@pytest.fixture
+def lines(caplog: pytest.LogCaptureFixture) -> Callable[[], list[str]]:
+    def warnings() -> list[str]:
+        found = [r.getMessage() for r in caplog.records if r.levelno >= logging.WARNING]
+        caplog.clear()
+        return found
+
+    return warnings
+
+
+async def accept(info: ModelInfo) -> None:
+    """Whatever it is."""
+
+
+async def test_loss_and_return_are_told_once(lines: Callable[[], list[str]]) -> None:
+    client: Any = Client()
+    link = Link(client, accept)
+    assert await link.look() == link.info == INFO
+    client.answer = AWAY
+    for _ in range(3):
+        with pytest.raises(ServiceUnavailable):
+            await link.look()
+    assert link.outage is not None
+    since = link.outage.since
+    assert link.outage.reason == AWAY.message
+    assert lines() == [
+        "the draft at 127.0.0.1:1 cannot be used: cannot connect to 127.0.0.1:1: Connection refused"
+    ]
+    client.answer = DeadlineExceeded("the draft: Deadline Exceeded")
+    with pytest.raises(ServiceUnavailable, match="no answer for 5 s"):
+        await link.look()
+    assert link.outage.since == since
+    with pytest.raises(ServiceUnavailable):
+        link.check()
+    assert len(lines()) == 1
+    client.answer = INFO
+    await link.look()
+    link.check()
+    assert link.outage is None
+    [line] = lines()
+    assert line.startswith("the draft at 127.0.0.1:1 can be used again, after")
+
+
+@pytest.fixture
+def clients(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
+    class FakeTokenizer:
+        def __init__(self, files: TokenizerFiles) -> None:
+            self.vocab = {"the": 1}
+
+    monkeypatch.setattr("orchestrator.pair.Tokenizer", FakeTokenizer)
+    target, draft = Client("the target"), Client()
+    target.vocab = {"the": 1}  # type: ignore[attr-defined]
+    return target, draft  # type: ignore[return-value]
+
+
+def pair_of(target: Any, draft: Any) -> Pair:
+    return Pair(target, INFO, target, draft)
+
+
+async def test_a_draft_joins_when_it_comes(clients: Any) -> None:
+    target, draft = clients
+    pair = pair_of(target, draft)
+    assert pair.draft_link is not None
+    draft.answer = AWAY
+    with pytest.raises(ServiceUnavailable):
+        await pair.draft_link.look()
+    with pair.sessions(Any, True, None) as (_, drafter):  # type: ignore[arg-type]
+        assert drafter is None
+    assert pair.draft_outage is not None
+    pair.check()  # the target alone serves
+    draft.answer = INFO
+    await pair.draft_link.look()
+    with pair.sessions(Any, True, None) as (_, drafter):  # type: ignore[arg-type]
+        assert drafter is draft
+    assert pair.draft_outage is None
+
+
+async def test_a_draft_that_comes_back_as_another_is_not_used(
+    clients: Any, lines: Callable[[], list[str]]
+) -> None:
+    target, draft = clients
+    pair = pair_of(target, draft)
+    assert pair.draft_link is not None
+    draft.answer = replace(INFO, vocabulary_fingerprint="other, of the same tokens")
+    await pair.draft_link.look()
+    assert pair.draft_info == draft.answer
+    target.vocab["the"], target.vocab["cat"] = 2, 1
+    draft.answer = replace(INFO, vocabulary_fingerprint="other tokens")
+    for _ in range(3):
+        with pytest.raises(VocabularyMismatch):
+            await pair.draft_link.look()
+    assert draft.num_files == 2  # they are compared once
+    assert pair.draft_info is None
+    assert len(lines()) == 1
+    draft.answer = INFO
+    await pair.draft_link.look()
+    assert pair.draft_info == INFO
+
+
+async def test_readiness_follows_the_target_and_its_vocabulary(clients: Any) -> None:
+    target, _ = clients
+    pair = pair_of(target, None)
+    for answer in (AWAY, replace(INFO, vocabulary_fingerprint="another")):
+        target.answer = answer
+        with pytest.raises(OutriderError):
+            await pair.target_link.look()
+        with pytest.raises(ServiceUnavailable):
+            pair.check()
+        target.answer = replace(INFO, eos_token_ids=(7,))  # started again with other settings
+        await pair.target_link.look()
+        pair.check()
+        assert pair.target_info.eos_token_ids == (7,)
