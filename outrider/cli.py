@@ -25,6 +25,7 @@ from outrider.config import (
     DEFAULT_TARGET_PORT,
     PORT,
     checked,
+    drain_option,
     run_group,
     settings_group,
 )
@@ -81,11 +82,15 @@ _service_command("bench", "outrider_bench", "Measure the pair beside its baselin
 )
 @click.option("--draft-port", type=PORT, default=DEFAULT_DRAFT_PORT, show_default=True)
 @click.option("--target-port", type=PORT, default=DEFAULT_TARGET_PORT, show_default=True)
+@drain_option
 @pair_options
-def up(host: str, port: int, draft_port: int, target_port: int, **settings: Any) -> None:
+def up(
+    host: str, port: int, draft_port: int, target_port: int, drain_seconds: float, **settings: Any
+) -> None:
     """Run draft, target and orchestrator on this machine until Ctrl-C."""
     try:
-        with local_pair(settings, (port, draft_port, target_port), host) as (address, processes):
+        ports = (port, draft_port, target_port)
+        with local_pair(settings, ports, host, drain_seconds) as (address, processes):
             click.echo(f"ready {address}")
             with Client(dialable(address)) as client:
                 click.echo(report.in_words(client.info()))

@@ -73,6 +73,15 @@ class ServerOptions:
     idle_seconds: float = DEFAULT_IDLE_SECONDS
 
 
+drain_option = click.option(
+    "--drain-seconds",
+    type=click.FloatRange(min=0),
+    default=DEFAULT_DRAIN_SECONDS,
+    show_default=True,
+    help="How long calls that run may go on after SIGTERM or Ctrl-C.",
+)
+
+
 def server_options(default_port: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Adds the fields of ServerOptions to a command, which gets them as its first argument."""
     options = [
@@ -99,13 +108,7 @@ def server_options(default_port: int) -> Callable[[Callable[..., Any]], Callable
         click.option(
             "--log-level", type=click.Choice(LOG_LEVELS), default="info", show_default=True
         ),
-        click.option(
-            "--drain-seconds",
-            type=click.FloatRange(min=0),
-            default=DEFAULT_DRAIN_SECONDS,
-            show_default=True,
-            help="After SIGTERM, how long calls that run may go on.",
-        ),
+        drain_option,
         click.option(
             "--idle-seconds",
             type=click.FloatRange(min=0, min_open=True),

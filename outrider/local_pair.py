@@ -50,7 +50,10 @@ def pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @contextmanager
 def local_pair(
-    settings: dict[str, Any], ports: tuple[int, int, int], host: str = "127.0.0.1"
+    settings: dict[str, Any],
+    ports: tuple[int, int, int],
+    host: str = "127.0.0.1",
+    drain_seconds: float = 0.0,
 ) -> Iterator[tuple[str, list[ServiceProcess]]]:
     """The three services as `pair_options` say; shows on standard error what loads."""
     hand_on_config_file(click.get_current_context())
@@ -67,6 +70,7 @@ def local_pair(
             None if settings["draft"] == "none" else {**draft, "port": draft_port},
             {"host": host, "port": orchestrator_port},
             lambda what: show(f"loading {what}"),
+            drain_seconds,
         ) as system,
     ):
         stop()

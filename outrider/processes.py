@@ -27,6 +27,7 @@ Progress = Callable[[str], None]
 # Of Python's: a folder where this was started, by the name of a package of ours, is none of it.
 SAFELY = ("-P",)
 
+# For what a service does after the time in which its calls may go on.
 _STOP_SECONDS = 10.0
 _NUM_LOG_LINES = 15
 
@@ -53,13 +54,18 @@ def _wait_for_parent() -> None:
 
 
 class ServiceProcess:
-    """A child process `python -m MODULE ARGUMENTS`; stop it, or use it in a `with`."""
+    """A child process `python -m MODULE ARGUMENTS`; stop it, or use it in a `with`.
 
-    def __init__(self, module: str, arguments: Sequence[str]) -> None:
+    Args:
+        drain_seconds: how long its calls may go on when it is asked to stop.
+    """
+
+    def __init__(self, module: str, arguments: Sequence[str], drain_seconds: float = 0.0) -> None:
         self.name = module
         self.address = ""  # once it is ready
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by `stop`)
         self._lines: Queue[str | None] = Queue()
+        self._stop_seconds = drain_seconds + _STOP_SECONDS
         self._process = subprocess.Popen(
             [sys.executable, *SAFELY, "-m", module, *arguments],
             stdin=subprocess.PIPE,
@@ -114,12 +120,12 @@ class ServiceProcess:
         return self._log.read().splitlines()
 
     def stop(self) -> None:
-        """Asks it to drain, and kills it if it does not end in time."""
+        """Asks it to drain, and kills it if it does not end in time, or at a second Ctrl-C."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(_STOP_SECONDS)
-            except subprocess.TimeoutExpired:
+                self._process.wait(self._stop_seconds)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
                 self._process.kill()
                 self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._log):
@@ -154,11 +160,12 @@ def running_system(
     draft: Mapping[str, object] | None,
     orchestrator: Mapping[str, object],
     progress: Progress = lambda what: None,
+    drain_seconds: float = 0.0,
 ) -> Iterator[tuple[str, list[ServiceProcess]]]:
     """Runs the services with these settings (names of flags); None: without draft.
 
     Yields the orchestrator's address and the processes, once all serve. At the end
-    none of them is left.
+    none of them is left; calls that run may go on for `drain_seconds`.
 
     Raises:
         ServiceUnavailable: one of them did not start, or ended meanwhile; says why.
@@ -167,8 +174,9 @@ def running_system(
 
         def start(module: str, settings: Mapping[str, object]) -> ServiceProcess:
             # Their logs are kept until they end, so that nobody reads a line for every call.
-            settings = {"log_level": "warning", **settings}
-            return stack.enter_context(ServiceProcess(module, to_arguments(settings)))
+            settings = {"log_level": "warning", "drain_seconds": drain_seconds, **settings}
+            arguments = to_arguments(settings)
+            return stack.enter_context(ServiceProcess(module, arguments, drain_seconds))
 
         models = {"target": start("target_service", target)}
         if draft is not None:

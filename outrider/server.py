@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import socket
@@ -170,3 +171,5 @@ def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> N
     finally:
         main.close()
         telemetry.close()
+        # What the interpreter does last is to look for garbage: seconds, where torch is loaded.
+        gc.freeze()

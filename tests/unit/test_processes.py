@@ -120,6 +120,24 @@ class TestServiceProcess:
             process.wait_until_ready()
         assert process.poll() == -signal.SIGKILL
 
+    def test_it_has_time_to_drain_until_a_second_interrupt(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        waits: list[float] = []
+
+        def interrupted(timeout: float | None = None) -> None:
+            if timeout is not None:
+                waits.append(timeout)
+                raise KeyboardInterrupt
+
+        with ServiceProcess("stubborn", [], drain_seconds=60) as process:
+            process.wait_until_ready()
+            with monkeypatch.context() as patch:
+                patch.setattr(process._process, "wait", interrupted)
+                process.stop()
+            assert process._process.wait(10) == -signal.SIGKILL
+        assert waits == [60 + 10]
+
     def test_a_killed_parent_leaves_no_child(self) -> None:
         parent = subprocess.Popen(
             [sys.executable, "-m", "parent"], stdout=subprocess.PIPE, text=True
@@ -166,7 +184,7 @@ class TestRunningSystem:
             assert address == "orchestrator:1"
             assert all(process.poll() is None for process in processes)
         assert all(process.poll() is not None for process in processes)
-        quiet = "--log-level warning"
+        quiet = "--log-level warning --drain-seconds 0.0"
         assert (services / "target_service.arguments").read_text() == f"{quiet} --model big"
         arguments = (services / "orchestrator.arguments").read_text().split()
         told = dict(zip(arguments[::2], arguments[1::2], strict=True))
@@ -175,6 +193,7 @@ class TestRunningSystem:
             "--target": "target_service:1",
             "--port": "0",
             "--log-level": "warning",
+            "--drain-seconds": "0.0",
         }
         assert set(loading) == {
             "target: target_service",
