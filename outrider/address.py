@@ -15,7 +15,10 @@ from outrider.errors import ConfigurationError
 _HOST_SCHEMES = ("dns", "ipv4", "ipv6")
 _OTHER_SCHEMES = ("unix", "unix-abstract", "vsock", "xds")
 
-_ENDPOINT = re.compile(r"(?P<host>\[[^\[\]]*\]|[^\s:/@?#\[\]]*)(?P<port>:.*)?", re.DOTALL)
+# A character of a name or an IPv4 address.
+_NAME = r"[^\s:/@?#\[\]\ud800-\udfff]"
+
+_ENDPOINT = re.compile(rf"(?P<host>\[[^\[\]]*\]|{_NAME}*)(?P<port>:.*)?", re.DOTALL)
 
 
 def check_address(address: str) -> str:
@@ -74,7 +77,7 @@ def host_without_brackets(host: str) -> str:
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if _is_ipv6(bare):
         return bare
-    if bare != host or not re.fullmatch(r"[^\s:/@?#\[\]]+", host):
+    if bare != host or not re.fullmatch(f"{_NAME}+", host):
         raise ConfigurationError(f"{host!r:.100} is not a host: write a name or an IP address")
     return host
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote
@@ -16,11 +16,11 @@ from outrider import errors
 from outrider.address import check_address
 from outrider.errors import ConfigurationError, OutriderError
 
-Metadata = Sequence[tuple[str, str | bytes]]
-"""Pairs of a key and a value, which is bytes where the key ends with "-bin"."""
+Metadata = Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]]
+"""Values by key, or pairs of them; a value is bytes where the key ends with "-bin"."""
 
-Options = Sequence[tuple[str, int | str]]
-"""gRPC's channel arguments."""
+Options = Mapping[str, int | str] | Sequence[tuple[str, int | str]]
+"""gRPC's channel arguments: values by name, or pairs of them."""
 
 # Beyond this, gRPC ends a call without a reason. A prompt of 2**20 tokens is some 5 MB.
 MAX_MESSAGE_BYTES = 32 * 2**20
@@ -54,15 +54,16 @@ def open_channel(
         ConfigurationError: the address cannot be dialled.
     """
     check_address(address)
-    chosen = list({**dict(CHANNEL_OPTIONS), **dict(options)}.items())
+    chosen = [*{**dict(CHANNEL_OPTIONS), **checked_options(options)}.items()]
     if credentials is None:
         return kind.insecure_channel(address, options=chosen)
     return kind.secure_channel(address, credentials, options=chosen)
 
 
-def check_metadata(metadata: Metadata) -> None:
-    """Raises ConfigurationError for keys and values that gRPC does not take."""
-    for key, value in metadata:
+def checked_metadata(metadata: Metadata) -> list[tuple[str, str | bytes]]:
+    """The pairs. Raises ConfigurationError for keys and values that gRPC does not take."""
+    pairs = list(metadata.items()) if isinstance(metadata, Mapping) else list(metadata)
+    for key, value in pairs:
         if not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
             raise ConfigurationError(f"{key!r:.60} is not a key of metadata: these are lower case")
         is_binary = key.endswith("-bin")
@@ -73,6 +74,18 @@ def check_metadata(metadata: Metadata) -> None:
             raise ConfigurationError(
                 f"the value of the metadata key {key!r:.60} must be printable ASCII"
             )
+    return pairs
+
+
+def checked_options(options: Options) -> dict[str, int | str]:
+    """Values by name. Raises ConfigurationError for a value that gRPC would ignore."""
+    chosen = dict(options)
+    for name, value in chosen.items():
+        if not isinstance(value, int | str):
+            raise ConfigurationError(
+                f"the value of the option {name!r:.60} must be an integer or a string"
+            )
+    return chosen
 
 
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -110,14 +123,24 @@ _CLASS_BY_CODE: dict[grpc.StatusCode, type[OutriderError]] = {
 # How gRPC says that a message is beyond the limit of its receiver.
 _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 
-# How gRPC says that nobody is there.
-_NOBODY_THERE = (
+# How gRPC says that there is no connection.
+_NO_CONNECTION = (
     re.compile(
         r"last error: \w+: (?:ipv[46]:)?(\S+): "
-        r"Failed to connect to remote host: (?:\S+\(\S+\): )?(.+)"
+        r"(?:Failed to connect to remote host: (?:\S+\(\S+\): )?)?(.+)"
     ),
     re.compile(r"address lookup failed for (\S+): ([^\]]+)"),
 )
+
+# What gRPC says of connections that something prevents, in words for who does not know TLS's.
+_PREVENTED = {
+    "Expected SETTINGS frame": "what answers is not a gRPC server",
+    "before receiving SETTINGS": "it accepts connections and does not answer",
+    "WRONG_VERSION_NUMBER": "it does not speak TLS",
+    "CERTIFICATE_VERIFY_FAILED": "its TLS certificate cannot be verified",
+    "Hostname Verification": "its TLS certificate is for another host name",
+    "Socket closed": "it closed the connection; if it speaks TLS, the client needs credentials",
+}
 
 
 def from_rpc_error(error: Any, service: str = "") -> OutriderError:
@@ -152,9 +175,10 @@ def _plainly(error: Any) -> str | None:
     details: str | None = error.details()
     if details == "Method not found!":
         return "another service is at this address"
-    for pattern in _NOBODY_THERE:
+    for pattern in _NO_CONNECTION:
         if found := pattern.search(details or ""):
-            return f"cannot connect to {unquote(found[1])}: {found[2]}"
+            words = (word for sign, word in _PREVENTED.items() if sign in found[2])
+            return f"cannot connect to {unquote(found[1])}: {next(words, found[2])}"
     return details
 
 

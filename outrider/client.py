@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from types import TracebackType
 from typing import Any, Self, Unpack
 
 import grpc
 
 from outrider.address import check_address
-from outrider.channel import Metadata, Options, check_metadata, open_channel
+from outrider.channel import Metadata, Options, checked_metadata, checked_options, open_channel
 from outrider.client_request import Parameters, Prompt, request_to_wire
 from outrider.client_stream import AsyncGenerationStream, GenerationStream, own_errors
-from outrider.errors import ClientMisuse, InvalidRequest
+from outrider.errors import ClientMisuse, ConfigurationError, InvalidRequest
 from outrider.generation import Generation, ServerInfo
 from outrider.generation_codec import generation_from_wire, server_info_from_wire
 from outrider.request_id import REQUEST_ID_KEY, is_request_id
 from outrider.v1 import generation_pb2 as pb
 from outrider.v1 import generation_pb2_grpc as pb_grpc
+
+# Beyond it, a limit is none. gRPC adds it to the time of day.
+_LONGEST_SECONDS = 10 * 365 * 86400.0
 
 
 class _Client:
@@ -31,11 +35,12 @@ class _Client:
         metadata: Metadata = (),
         options: Options = (),
     ) -> None:
-        check_metadata(metadata)
+        if not isinstance(credentials, grpc.ChannelCredentials | None):
+            raise ConfigurationError("credentials must be grpc.ChannelCredentials or None")
         self._address = check_address(address)
         self._credentials = credentials
-        self._metadata = tuple(metadata)
-        self._options = tuple(options)
+        self._metadata = checked_metadata(metadata)
+        self._options = checked_options(options)
         self._is_closed = False
 
     def _open(self, kind: Any) -> Any:
@@ -46,13 +51,13 @@ class _Client:
         if self._is_closed:
             raise ClientMisuse("the client is closed: make another one")
 
-    def _metadata_of(self, request_id: str | None) -> Metadata:
+    def _metadata_of(self, request_id: str | None) -> list[tuple[str, str | bytes]]:
         """Raises InvalidRequest."""
         if request_id is None:
             return self._metadata
         if not is_request_id(request_id):
             raise InvalidRequest("request_id must be 1 to 128 letters, digits or _.:/+=-")
-        return (*self._metadata, (REQUEST_ID_KEY, request_id))
+        return [*self._metadata, (REQUEST_ID_KEY, request_id)]
 
 
 class Client(_Client):
@@ -61,11 +66,11 @@ class Client(_Client):
     Args:
         address: HOST:PORT, [IPV6]:PORT, or a gRPC name such as dns:///HOST:PORT.
         credentials: for TLS, as of `grpc.ssl_channel_credentials`; None: no encryption.
-        metadata: pairs of a key and a value that go with every call.
+        metadata: goes with every call: values by key, or pairs of them.
         options: gRPC's channel arguments; they replace Outrider's of the same name.
 
     Raises:
-        ConfigurationError: the address or the metadata cannot be used.
+        ConfigurationError: one of these cannot be used.
     """
 
     def __init__(
@@ -178,9 +183,20 @@ class Client(_Client):
 
 
 def _time_limit(timeout: float | None) -> float | None:
-    """For calls without asyncio, where gRPC takes 0 for "no limit"."""
-    # A limit of almost nothing would not do: it is rounded up to a millisecond.
-    return -1.0 if timeout == 0 else timeout
+    """For gRPC, which takes infinity for no time at all. Raises InvalidRequest."""
+    if timeout is None:
+        return None
+    try:
+        seconds = float(timeout)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if math.isnan(seconds):
+        raise InvalidRequest("timeout must be a number of seconds, or None")
+    if seconds > _LONGEST_SECONDS:
+        return None
+    # Without asyncio, gRPC takes 0 for no limit. A limit of almost nothing would not do: it is
+    # rounded up to a millisecond.
+    return seconds or -1.0
 
 
 class AsyncClient(_Client):
@@ -224,7 +240,9 @@ class AsyncClient(_Client):
         request = request_to_wire(prompt, parameters)
         metadata = self._metadata_of(request_id)
         with own_errors():
-            response = await self._stub.Generate(request, timeout=timeout, metadata=metadata)
+            response = await self._stub.Generate(
+                request, timeout=_time_limit(timeout), metadata=metadata
+            )
         return generation_from_wire(response)
 
     def stream(
@@ -238,14 +256,14 @@ class AsyncClient(_Client):
         """`Client.stream`."""
         request = request_to_wire(prompt, parameters)
         metadata = self._metadata_of(request_id)
-        call = self._stub.GenerateStream(request, timeout=timeout, metadata=metadata)
+        call = self._stub.GenerateStream(request, timeout=_time_limit(timeout), metadata=metadata)
         return AsyncGenerationStream(call)
 
     async def info(self, timeout: float | None = 10.0) -> ServerInfo:
         """`Client.info`."""
         with own_errors():
             response = await self._stub.GetServerInfo(
-                pb.GetServerInfoRequest(), timeout=timeout, metadata=self._metadata
+                pb.GetServerInfoRequest(), timeout=_time_limit(timeout), metadata=self._metadata
             )
         return server_info_from_wire(response)
 

@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
-from outrider.errors import DOMAIN, OutriderError, WrongService
+from outrider.errors import DOMAIN, InvalidRequest, OutriderError, WrongService
 from outrider.request_id import REQUEST_ID_KEY, request_id
 
 log = logging.getLogger(__name__)
@@ -31,16 +32,35 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-
             return handler
         for kind in ("unary_unary", "unary_stream", "stream_stream"):
             if (behaviour := getattr(handler, kind)) is not None:
-                return handler._replace(**{kind: _guarded(behaviour)})
+                handler = handler._replace(**{kind: _guarded(behaviour)})
+        if not handler.request_streaming:
+            decode = _returning_errors(handler.request_deserializer)
+            handler = handler._replace(request_deserializer=decode)
         return handler
+
+
+def _returning_errors(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Before a handler runs, an error that is raised is UNKNOWN and tells of our classes."""
+
+    def returning_errors(message: bytes) -> Any:
+        try:
+            return decode(message)
+        except DecodeError as error:
+            return error
+
+    return returning_errors
 
 
 def _guarded(behaviour: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
     async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
         try:
+            if isinstance(request, DecodeError):
+                raise request
             return await behaviour(request, context)
         except OutriderError as error:
             await _abort(context, error)
+        except DecodeError as error:
+            await _abort(context, InvalidRequest(f"the request cannot be decoded: {error}"))
         except grpc.aio.AbortError:
             raise
         except Exception:

@@ -50,6 +50,7 @@ def test_what_can_be_dialled_stays_as_it_is(address: str) -> None:
         ("local host:1", "not of the form HOST:PORT"),
         ("localhost:50051\n", "a number from 1 to 65535"),
         ("user@host:1", "not of the form HOST:PORT"),
+        ("\udcff:1", "not of the form HOST:PORT"),
         ("dns:///targets.internal", "names no port"),
         ("ipv4:10.0.0.1:1,10.0.0.2", "names no port"),
         (b"localhost:1", "is a string"),

@@ -59,6 +59,17 @@ def test_undecodable_details_fall_back_to_the_code() -> None:
             "Failed to connect to remote host: getsockopt(SO_ERROR): Network is unreachable",
             "cannot connect to [::1]:1: Network is unreachable",
         ),
+        (
+            "failed to connect to all addresses; last error: UNKNOWN: ipv4:10.0.0.9:1: "
+            "Tls handshake failed (TSI_PROTOCOL_FAILURE): SSL_ERROR_SSL: error:100000f7:SSL "
+            "routines:OPENSSL_internal:WRONG_VERSION_NUMBER: Invalid certificate",
+            "cannot connect to 10.0.0.9:1: it does not speak TLS",
+        ),
+        (
+            "failed to connect to all addresses; last error: UNAVAILABLE: ipv4:10.0.0.9:80: "
+            "Failed parsing HTTP/2 (Expected SETTINGS frame as the first frame, got frame type 79)",
+            "cannot connect to 10.0.0.9:80: what answers is not a gRPC server",
+        ),
         ("Socket closed", "Socket closed"),
     ],
 )

@@ -158,6 +158,17 @@ def test_no_time_at_all_is_a_deadline(client: Client) -> None:
         list(client.stream("hi", timeout=0))
 
 
+@pytest.mark.parametrize("timeout", ["soon", float("nan"), [1]])
+def test_a_timeout_that_is_no_number_is_refused(timeout: Any, client: Client) -> None:
+    with pytest.raises(InvalidRequest, match="timeout must be a number"):
+        client.generate("hi", timeout=timeout)
+
+
+@pytest.mark.parametrize("timeout", [float("inf"), 1e300, None, 60])
+def test_a_timeout_beyond_all_times_is_none(timeout: Any, client: Client) -> None:
+    assert client.generate("hi", timeout=timeout).text == "Hello you"
+
+
 def test_a_stream_gives_pieces_then_the_result(client: Client) -> None:
     stream = client.stream("hi")
     assert list(stream) == [TextPiece("Hello", 7, "draft"), TextPiece(" you", 8, "target")]

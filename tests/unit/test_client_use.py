@@ -186,6 +186,9 @@ async def test_a_closed_async_client_says_so(endless: tuple[ScriptedService, str
         ("localhost:1", {"metadata": [("a", "\n")]}, "'a' must be printable"),
         ("localhost:1", {"metadata": [("a", b"x")]}, "'a' must be a string"),
         ("localhost:1", {"metadata": [("a-bin", "x")]}, "'a-bin' must be bytes"),
+        ("localhost:1", {"metadata": {"A": "x"}}, "these are lower case"),
+        ("localhost:1", {"options": {"grpc.x": 1.5}}, "'grpc.x' must be an integer or a string"),
+        ("localhost:1", {"credentials": "key.pem"}, "must be grpc.ChannelCredentials"),
     ],
 )
 def test_what_no_call_could_use_is_refused_when_a_client_is_made(
@@ -224,7 +227,7 @@ def told(scripted: ScriptedService) -> None:
 
 
 GIVEN: Any = {
-    "metadata": [("authorization", "Bearer x")],
+    "metadata": {"authorization": "Bearer x"},
     "options": [("grpc.primary_user_agent", "mine")],
 }
 
@@ -238,7 +241,7 @@ def test_tls_metadata_options_and_request_id(
         told(scripted)
         list(client.stream("hi", max_new_tokens=9, request_id="my-request/7"))
         told(scripted)
-    with Client(address) as plain, pytest.raises(ServiceUnavailable):
+    with Client(address) as plain, pytest.raises(ServiceUnavailable, match="needs credentials"):
         plain.info()
 
 

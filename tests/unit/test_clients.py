@@ -11,8 +11,10 @@ import pytest
 
 from orchestrator.clients import DraftClient, TargetClient
 from outrider import __version__
+from outrider.calls import RunningCalls
+from outrider.channel import from_rpc_error
 from outrider.codec import model_info_from_wire, model_info_to_wire
-from outrider.errors import ConfigurationError, WireVersionMismatch, WrongService
+from outrider.errors import ConfigurationError, InvalidRequest, WireVersionMismatch, WrongService
 from outrider.messages import WIRE_VERSION, ModelInfo
 from outrider.server import interceptors
 from outrider.v1 import common_pb2, draft_pb2_grpc, target_pb2_grpc
@@ -29,6 +31,9 @@ class Model(target_pb2_grpc.TargetServiceServicer, draft_pb2_grpc.DraftServiceSe
     async def GetModelInfo(self, request: Any, context: Any) -> common_pb2.GetModelInfoResponse:
         return self.response
 
+    async def Propose(self, requests: Any, context: Any) -> None:
+        await anext(requests)
+
 
 @asynccontextmanager
 async def serving(
@@ -36,7 +41,7 @@ async def serving(
 ) -> AsyncIterator[str]:
     response = model_info_to_wire(INFO)
     response.wire_version = wire_version
-    server = grpc.aio.server(interceptors=interceptors(None, f"outrider.v1.{name}"))
+    server = grpc.aio.server(interceptors=interceptors(None, RunningCalls(), f"outrider.v1.{name}"))
     add(Model(response), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -44,6 +49,15 @@ async def serving(
         yield f"127.0.0.1:{port}"
     finally:
         await server.stop(None)
+
+
+async def test_bytes_in_a_session_that_are_no_message_are_an_invalid_request() -> None:
+    add = draft_pb2_grpc.add_DraftServiceServicer_to_server
+    async with serving("DraftService", add) as address, grpc.aio.insecure_channel(address) as raw:
+        call = raw.stream_stream("/outrider.v1.DraftService/Propose")(iter([b"\xff\xff"]))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call.read()
+    assert isinstance(from_rpc_error(caught.value), InvalidRequest)
 
 
 def test_what_a_service_says_of_itself_comes_back() -> None:

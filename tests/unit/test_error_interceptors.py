@@ -9,6 +9,8 @@ import grpc
 import pytest
 
 from outrider import AsyncClient, errors
+from outrider.calls import RunningCalls
+from outrider.channel import from_rpc_error
 from outrider.errors import InvalidRequest, OutriderError
 from outrider.server import OPTIONS, interceptors
 from outrider.v1 import draft_pb2, draft_pb2_grpc, generation_pb2_grpc
@@ -31,7 +33,9 @@ def failing() -> Failing:
 
 @pytest.fixture
 async def address(failing: Failing) -> AsyncIterator[str]:
-    server = grpc.aio.server(interceptors=interceptors(None, SERVICE), options=OPTIONS)
+    server = grpc.aio.server(
+        interceptors=interceptors(None, RunningCalls(), SERVICE), options=OPTIONS
+    )
     generation_pb2_grpc.add_GenerationServiceServicer_to_server(failing, server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -80,6 +84,19 @@ async def test_an_unknown_method_of_this_service_and_services_of_others_are_left
         for method in (f"/{SERVICE}/Telepathy", "/other.Service/Method", "/outrider.v1", "/"):
             with pytest.raises(grpc.aio.AioRpcError, match="Method not found!"):
                 await channel.unary_unary(method)(b"")
+
+
+@pytest.mark.parametrize("message", [b"\xff\xff\xff", b"\x0a\x02\xff\xfe"])
+@pytest.mark.parametrize("method", ["Generate", "GenerateStream"])
+async def test_bytes_that_are_no_message_are_an_invalid_request(
+    method: str, message: bytes, address: str
+) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await channel.unary_stream(f"/{SERVICE}/{method}")(message).read()
+    error = from_rpc_error(caught.value)
+    assert isinstance(error, InvalidRequest)
+    assert error.message.startswith("the request cannot be decoded")
 
 
 async def test_what_no_service_takes_has_a_reason(address: str) -> None:
