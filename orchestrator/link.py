@@ -54,6 +54,8 @@ class Link:
             await self._accept(info)
         except OutriderError as error:
             self._note_outage(error.message)
+            if (explained := self.explain(error)) is not error:
+                raise explained from error
             raise
         self.note(info)
         return info
@@ -64,6 +66,16 @@ class Link:
         except DeadlineExceeded as error:
             service = self._client.service
             raise ServiceUnavailable(f"{service}: no answer for {timeout:g} s") from error
+
+    def explain(self, error: OutriderError) -> OutriderError:
+        """Where the service is that does not answer, and since when; other errors as they are."""
+        service = f"{self._client.service}: "  # begins what gRPC says, and not the service
+        if not isinstance(error, ServiceUnavailable) or not error.message.startswith(service):
+            return error
+        since = time.time() if self.outage is None else self.outage.since
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since))
+        words = error.message.removeprefix(service)
+        return ServiceUnavailable(f"{self._name} is unreachable since {at}: {words}")
 
     def check(self) -> None:
         """Raises ServiceUnavailable if the service could not be used at the last look."""

@@ -20,6 +20,7 @@ from orchestrator.codec import (
 from orchestrator.forecast import Work
 from orchestrator.generation import Generation, Piece
 from orchestrator.latency import CriticalPath
+from orchestrator.link import Link
 from orchestrator.pair import Pair
 from orchestrator.proposer import DEFAULT_NUM_BRANCHES
 from orchestrator.timeline import Timeline
@@ -143,7 +144,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                 generation.draft_failure = pair.draft_outage.reason
             with (
                 self.activity.running(generation),
-                _deadline_explains_errors(context),
+                _explained(context, pair.target_link),
                 pair.sessions(
                     request.sampling,
                     asks_draft,
@@ -170,14 +171,19 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
 
 @contextmanager
-def _deadline_explains_errors(context: Context) -> Iterator[None]:
-    """A call that fails at the caller's deadline fails because of it, whatever gRPC says."""
+def _explained(context: Context, target: Link) -> Iterator[None]:
+    """A call that fails at the caller's deadline fails because of it, whatever gRPC says.
+
+    Another that the target does not answer fails with where it is, and since when.
+    """
     try:
         yield
     except OutriderError as error:
         remaining = context.time_remaining()
         if remaining is not None and remaining <= _DEADLINE_MARGIN_SECONDS:
             raise DeadlineExceeded("the deadline passed") from error
+        if (explained := target.explain(error)) is not error:
+            raise explained from error
         raise
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 
 from outrider.metrics import Metrics
 from outrider.v1 import generation_pb2, generation_pb2_grpc
@@ -21,8 +22,8 @@ PROMPT = "the cat sat on the mat"
 
 async def test_a_draft_may_come_later_and_go(tiny_models: Callable[..., Path]) -> None:
     """It is not waited for, and what is served says that it is missing."""
-    async with AsyncExitStack() as stack:
-        target, _ = await stack.enter_async_context(running_target(tiny_models("llama")))
+    async with AsyncExitStack() as stack, AsyncExitStack() as until_lost:
+        target, _ = await until_lost.enter_async_context(running_target(tiny_models("llama")))
         with socket.create_server(("127.0.0.1", 0)) as free:
             draft = f"127.0.0.1:{free.getsockname()[1]}"
         metrics: dict[str, Metrics] = {}
@@ -67,3 +68,11 @@ async def test_a_draft_may_come_later_and_go(tiny_models: Callable[..., Path]) -
             assert joined.draft_failure == ""
         assert await outage() is not None
         assert joined.token_ids == without.token_ids == (await generate()).token_ids
+
+        await until_lost.aclose()
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await generate()
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert f"the target at {target} is unreachable since 20" in (caught.value.details() or "")
+        with pytest.raises(grpc.aio.AioRpcError, match=f"{target} is unreachable since 20"):
+            await outage()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from typing import Any
@@ -11,7 +12,13 @@ import pytest
 
 from orchestrator.link import Link
 from orchestrator.pair import Pair
-from outrider.errors import DeadlineExceeded, OutriderError, ServiceUnavailable, VocabularyMismatch
+from outrider.errors import (
+    DeadlineExceeded,
+    OutriderError,
+    QueueFull,
+    ServiceUnavailable,
+    VocabularyMismatch,
+)
 from outrider.messages import ModelInfo, TokenizerFiles
 
 INFO = ModelInfo("a-model", max_context_length=9, vocab_size=5, vocabulary_fingerprint="same")
@@ -74,7 +81,9 @@ async def test_loss_and_return_are_told_once(lines: Callable[[], list[str]]) -> 
         "the draft at 127.0.0.1:1 cannot be used: cannot connect to 127.0.0.1:1: Connection refused"
     ]
     client.answer = DeadlineExceeded("the draft: Deadline Exceeded")
-    with pytest.raises(ServiceUnavailable, match="no answer for 5 s"):
+    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since))
+    where = f"the draft at 127.0.0.1:1 is unreachable since {at}"
+    with pytest.raises(ServiceUnavailable, match=f"^{where}: no answer for 5 s$"):
         await link.look()
     assert link.outage.since == since
     with pytest.raises(ServiceUnavailable):
@@ -102,6 +111,14 @@ def clients(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Any]:
 
 def pair_of(target: Any, draft: Any) -> Pair:
     return Pair(target, INFO, target, draft)
+
+
+def test_only_what_grpc_says_is_explained() -> None:
+    client: Any = Client()
+    link = Link(client, accept)
+    assert "is unreachable since 20" in link.explain(AWAY).message
+    for error in (ServiceUnavailable("the model is still being loaded"), QueueFull("full")):
+        assert link.explain(error) is error
 
 
 async def test_a_draft_joins_when_it_comes(clients: Any) -> None:
