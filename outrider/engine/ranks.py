@@ -20,7 +20,7 @@ from transformers.distributed.configuration_utils import DistributedConfig
 
 from outrider.engine.chunk import Chunk
 from outrider.engine.device import choose_device
-from outrider.errors import ConfigurationError, ServiceUnavailable, UnsupportedModel
+from outrider.errors import ConfigurationError, ServiceUnavailable, UnsupportedModel, install_hint
 
 # Between two passes there may be no request for a long time.
 _PATIENCE = timedelta(days=365)
@@ -56,8 +56,8 @@ class Ranks:
         choose_device(self.device)
         if importlib.util.find_spec("accelerate") is None:
             raise ConfigurationError(
-                "transformers loads a model onto several GPUs with the package accelerate, "
-                "which is not installed"
+                "transformers loads a model onto several GPUs with a package more; "
+                + install_hint("tensor-parallel")
             )
 
     def loading(self, config: Any) -> dict[str, Any]:

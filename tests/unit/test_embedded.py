@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.tokenizer import Tokenizer
 from outrider import embedded
 from outrider.embedded import cache as cache_module
 from outrider.embedded import target as target_module
 from outrider.errors import ConfigurationError, ModelNotFound
+from outrider.tokenizer_files import read_tokenizer
 
 CONSTRAINTS = Path(__file__).parents[2] / "constraints.txt"
 SOURCE = Path("weights.gguf")
@@ -186,8 +188,11 @@ def test_names_of_the_embedded_model(name: str, cache: Path, conversions: list[P
 
 
 @pytest.mark.parametrize("name", ["gpt2", "HuggingFaceTB/SmolLM2-135M-Instruct", "some/default"])
-def test_other_names_are_left_alone(name: str, conversions: list[Path]) -> None:
-    assert embedded.resolve_model(name) == name
+def test_other_names_are_ids_of_a_hub(
+    name: str, conversions: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedded, "downloaded", lambda *arguments: arguments)
+    assert embedded.resolve_model(name, trust_remote_code=True) == (name, True)
     assert conversions == []
 
 
@@ -210,7 +215,25 @@ def test_the_converted_target_goes_on_as_it_should(real_target: Path) -> None:
     assert "Paris" in tokenizer.decode(output[0, inputs["input_ids"].shape[1] :])
 
 
-@pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder"])
+@pytest.mark.parametrize("name", ["./no-such-folder", "/no/such/folder", "no-such-file.gguf"])
 def test_a_folder_that_is_not_there_is_looked_for_nowhere_else(name: str) -> None:
-    with pytest.raises(ModelNotFound, match=f"no folder {name}"):
+    with pytest.raises(ModelNotFound, match=f"no folder or file {name}"):
         embedded.resolve_model(name)
+
+
+def test_a_folder_is_that_folder_and_other_files_are_refused(tmp_path: Path) -> None:
+    assert embedded.resolve_model(str(tmp_path)) == str(tmp_path)
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ModelNotFound, match="neither a folder nor a GGUF file"):
+        embedded.resolve_model(str(tmp_path / "model.safetensors"))
+
+
+def test_the_targets_tokenizer_is_the_one_that_it_was_trained_with(real_target: Path) -> None:
+    tokenizer = Tokenizer(read_tokenizer(str(real_target)))
+    for text, expected in (
+        ("Ideas:\n\n1. Go", ["Ide", "as", ":", "ĊĊ", "1", ".", "ĠGo"]),
+        ("[  12]", ["[", "ĠĠ", "1", "2", "]"]),
+    ):
+        ids = tokenizer.encode(text)
+        assert [tokenizer.backend.id_to_token(one) for one in ids] == expected
+        assert tokenizer.decode(ids) == text

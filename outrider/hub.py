@@ -1,0 +1,51 @@
+"""Models of a hub, by their ids: downloaded to the hub's own cache."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from outrider.errors import ModelNotFound
+
+# Everything that a model is served from; not what else repositories have beside it.
+_FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
+_WEIGHTS = ("model.safetensors", "model-*.safetensors")
+_TRUSTED = ("*.py", "pytorch_model*.bin")
+
+
+def downloaded(model_id: str, trust_remote_code: bool = False) -> str:
+    """The folder of a model of a hub, which is asked once whether there is a newer one.
+
+    Raises:
+        ModelNotFound: no such model, or it is not at hand and the hub cannot be reached.
+    """
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    trusted = _TRUSTED if trust_remote_code else ()
+    try:
+        return snapshot_download(
+            model_id, allow_patterns=[*_FILES, *_WEIGHTS, *trusted], ignore_patterns=["*/*"]
+        )
+    except HFValidationError:
+        raise ModelNotFound(f"there is no folder or file {model_id!r}") from None
+    except GatedRepoError:
+        reason = f"access to {model_id} has to be granted at {constants.ENDPOINT}"
+    except RepositoryNotFoundError:
+        reason = f"{constants.ENDPOINT} has no model of that name, or none for you"
+    except Exception as error:
+        # What the hub, or the network, may answer; the client says where it looked then.
+        cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
+        told = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        reason = f"{constants.ENDPOINT} cannot be asked for it: {told}"
+    raise ModelNotFound(f"there is no folder {model_id!r}, and {reason}")
+
+
+def revision_of(folder: str) -> str:
+    """The hub's commit that a downloaded folder is of; "" of others."""
+    path = Path(folder)
+    return path.name if path.parent.name == "snapshots" else ""

@@ -1,0 +1,283 @@
+"""GGUF files become the models that they were made of, or are refused by name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gguf import GGMLQuantizationType, GGUFWriter, TokenType, quants
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer as Backend
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from orchestrator.tokenizer import Tokenizer
+from outrider.embedded import resolve_model
+from outrider.engine.weights import load_model
+from outrider.errors import ModelNotFound, UnsupportedModel
+from outrider.gguf.convert import convert
+from outrider.gguf.families import FAMILIES, llama3_scaling
+from outrider.gguf.tokenizer import SPLITTINGS
+from outrider.tokenizer_files import read_tokenizer
+from tests.tiny_models import make_model, make_tokenizer
+
+TIED = {"tie_word_embeddings": True}
+SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("llama", {"rope_parameters": {"rope_type": "default", "rope_theta": 500.0}}),
+    "qwen2": ("qwen2", TIED),
+    "qwen3": ("qwen3", {}),
+    # Local and global layers, and queries that are not scaled as by default.
+    "gemma3": ("gemma3", {"num_hidden_layers": 6, "query_pre_attn_scalar": 16}),
+}
+
+
+def write_gguf(
+    file: Path,
+    model: Path,
+    architecture: str,
+    settings: Mapping[str, Any] | None = None,
+    tensors: Mapping[str, np.ndarray[Any, Any] | None] | None = None,
+    pre: str | None = "gpt-2",
+    kind: GGMLQuantizationType = GGMLQuantizationType.F32,
+) -> Path:
+    """A GGUF file of a tiny model, as llama.cpp's converter lays it out.
+
+    `settings` and `tensors` replace what it has of these names, None leaves one out.
+    """
+    config = AutoConfig.from_pretrained(model)
+    rope = config.rope_parameters
+    rope = rope.get("full_attention", rope)
+    told = {
+        "block_count": config.num_hidden_layers,
+        "context_length": config.max_position_embeddings,
+        "embedding_length": config.hidden_size,
+        "feed_forward_length": config.intermediate_size,
+        "attention.head_count": config.num_attention_heads,
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+        "attention.key_length": getattr(config, "head_dim", None) or 16,
+        "rope.freq_base": float(rope["rope_theta"]),
+    }
+    if architecture == "gemma3":
+        told["attention.sliding_window"] = config.sliding_window
+    writer = GGUFWriter(file, architecture)
+    for key, value in {
+        **{f"{architecture}.{k}": v for k, v in told.items()},
+        **(settings or {}),
+    }.items():
+        add = {float: writer.add_float32, int: writer.add_uint32, bool: writer.add_bool}
+        if value is not None:
+            add.get(type(value), writer.add_string)(key, value)
+    _write_tokenizer(writer, model, pre)
+    changed = tensors or {}
+    for name, values in {**_tensors(model, architecture, config), **changed}.items():
+        if values is not None:
+            raw = kind if values.ndim > 1 else GGMLQuantizationType.F32
+            writer.add_tensor(name, quants.quantize(values, raw), raw_dtype=raw)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+def _write_tokenizer(writer: GGUFWriter, model: Path, pre: str | None) -> None:
+    backend = Backend.from_file(str(model / "tokenizer.json"))
+    tokens = sorted(backend.get_vocab().items(), key=lambda item: item[1])
+    special = backend.get_added_tokens_decoder()
+    writer.add_tokenizer_model("gpt2")
+    if pre is not None:
+        writer.add_tokenizer_pre(pre)
+    writer.add_token_list([token for token, _ in tokens])
+    kinds = [TokenType.CONTROL if i in special else TokenType.NORMAL for _, i in tokens]
+    writer.add_token_types(kinds)
+    merges = json.loads(backend.to_str())["model"]["merges"]
+    writer.add_token_merges([" ".join(pair) for pair in merges])
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(0)
+    writer.add_eot_token_id(2)
+    writer.add_chat_template("{{ messages[0].content }}")
+
+
+def _tensors(model: Path, architecture: str, config: Any) -> dict[str, np.ndarray[Any, Any]]:
+    names = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
+    family = FAMILIES[architecture]
+    tensors = {}
+    for name, tensor in load_file(model / "model.safetensors").items():
+        place, _, suffix = name.rpartition(".")
+        if place not in names:
+            _, _, number, rest = place.split(".", 3)
+            [kind] = (k for k, v in family.layer.items() if v == rest)
+            names[place] = f"blk.{number}.{kind}"
+        values = tensor.float().numpy()
+        if architecture == "llama" and names[place].endswith(("attn_q", "attn_k")):
+            is_query = names[place].endswith("attn_q")
+            heads = config.num_attention_heads if is_query else config.num_key_value_heads
+            halves = values.reshape(heads, 2, -1, values.shape[1])  # pairs are side by side
+            values = halves.swapaxes(1, 2).reshape(values.shape)
+        if names[place].endswith("_norm"):
+            values = values + np.float32(family.norm_offset)
+        tensors[f"{names[place]}.{suffix}"] = np.ascontiguousarray(values)
+    return tensors
+
+
+def convert_to(folder: Path, file: Path) -> Path:
+    folder.mkdir()
+    convert(file, folder)
+    return folder
+
+
+@pytest.fixture
+def llama(tiny_models: Callable[..., Path]) -> Path:
+    return tiny_models("llama")
+
+
+@pytest.mark.parametrize("architecture", SOURCES)
+def test_a_file_becomes_the_model_that_it_was_made_of(architecture: str, tmp_path: Path) -> None:
+    family, settings = SOURCES[architecture]
+    model = make_model(tmp_path / "model", family, **settings)
+    for path in sorted(tmp_path.glob("model/*.safetensors")):  # norms that are not all ones
+        weights = load_file(path)
+        torch.manual_seed(0)
+        for tensor in weights.values():
+            if tensor.ndim == 1:
+                tensor += 0.5 * torch.rand_like(tensor)
+        save_file(weights, path, {"format": "pt"})
+    file = write_gguf(tmp_path / "model.gguf", model, architecture)
+    folder = convert_to(tmp_path / "converted", file)
+    ids = torch.arange(40)[None] * 7 % 300
+    expected = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)(ids).logits
+    actual = load_model(str(folder), torch.device("cpu"), torch.float32)(ids).logits
+    torch.testing.assert_close(actual, expected, rtol=1e-4, atol=1e-4)
+    assert json.loads((folder / "generation_config.json").read_text())["eos_token_id"] == [0, 2]
+    tokenizer, original = Tokenizer(read_tokenizer(str(folder))), read_tokenizer(str(model))
+    for text in ("the cat sat", "<|im_start|>x<|im_end|>", "ünïcödé 漢字  12"):
+        assert tokenizer.encode(text) == Tokenizer(original).encode(text)
+        assert tokenizer.decode(tokenizer.encode("the  cat")) == "the  cat"
+    assert tokenizer.has_chat_template
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("Q8_0", torch.float16), ("Q4_0", torch.float16), ("F16", torch.float16),
+     ("BF16", torch.bfloat16), ("F32", torch.float32)],
+)  # fmt: skip
+def test_weights_are_as_precise_as_in_the_file(
+    llama: Path, tmp_path: Path, kind: str, dtype: torch.dtype
+) -> None:
+    file = write_gguf(tmp_path / "a.gguf", llama, "llama", kind=GGMLQuantizationType[kind])
+    weights = load_file(convert_to(tmp_path / "a", file) / "model.safetensors")
+    original = load_file(llama / "model.safetensors")
+    assert {tensor.dtype for tensor in weights.values()} == {dtype}
+    for name, tensor in weights.items():
+        loss = (tensor.float() - original[name]).abs().max() / original[name].abs().max()
+        assert loss < {"Q4_0": 0.13, "Q8_0": 0.01, "BF16": 0.01}.get(kind, 0.001), name
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "tokens"),
+    [
+        ("smollm", "Ideas:\n\n1. Go", ["Ideas", ":", "ĊĊ", "1", ".", "ĠGo"]),
+        ("smollm", "[  12]", ["[", "ĠĠ", "1", "2", "]"]),
+        ("gpt-2", "[  12]\n\nx", ["[", "Ġ", "Ġ12", "]", "Ċ", "Ċ", "x"]),
+        ("llama-bpe", "it's  1234\n\nx", ["it", "'s", "Ġ", "Ġ", "123", "4", "ĊĊ", "x"]),
+        ("qwen2", "it's 12:\n\nx", ["it", "'s", "Ġ", "1", "2", ":ĊĊ", "x"]),
+        ("qwen2", "e\u0301", ["Ã©"]),  # composed, as Qwen's tokenizer does
+        ("tekken", "fooBar 12/\n", ["foo", "Bar", "Ġ", "1", "2", "/Ċ"]),
+    ],
+)
+def test_texts_are_split_as_pre_tokenizers_say(pre: str, text: str, tokens: list[str]) -> None:
+    tokenizer = Backend.from_str('{"model": {"type": "BPE", "vocab": {}, "merges": []}}')
+    SPLITTINGS[pre].apply(tokenizer)
+    normalized = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
+    pieces = [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized)]
+    assert pieces == tokens
+
+
+def test_the_rotations_of_llama_3_are_recognised(llama: Path, tmp_path: Path) -> None:
+    model = make_model(
+        tmp_path / "model", "llama",
+        rope_parameters={
+            "rope_type": "llama3", "rope_theta": 500_000.0, "factor": 32.0, "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0, "original_max_position_embeddings": 8192,
+        },
+    )  # fmt: skip
+    rotary = AutoModelForCausalLM.from_pretrained(model).model.rotary_emb
+    plain = AutoModelForCausalLM.from_pretrained(llama).model.rotary_emb
+    base = 500_000.0 ** -(torch.arange(0, 16, 2) / 16)
+    factors = (base / rotary.inv_freq).numpy().astype(np.float32)
+    assert not torch.equal(rotary.inv_freq, plain.inv_freq)
+    file = write_gguf(tmp_path / "a.gguf", model, "llama", tensors={"rope_freqs.weight": factors})
+    config = AutoConfig.from_pretrained(convert_to(tmp_path / "a", file))
+    assert config.rope_parameters == AutoConfig.from_pretrained(model).rope_parameters
+    with pytest.raises(UnsupportedModel, match=r"rope_freqs\.weight"):
+        llama3_scaling(factors * 1.1, 500_000.0, 16)
+
+
+def test_linear_rope_is_taken_over(llama: Path, tmp_path: Path) -> None:
+    settings = {"llama.rope.scaling.type": "linear", "llama.rope.scaling.factor": 4.0}
+    file = write_gguf(tmp_path / "a.gguf", llama, "llama", settings)
+    rope = AutoConfig.from_pretrained(convert_to(tmp_path / "a", file)).rope_parameters
+    assert (rope["rope_type"], rope["factor"]) == ("linear", 4.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"settings": {"llama.expert_count": 8}}, "setting llama.expert_count is not known"),
+        ({"settings": {"llama.rope.scaling.type": "longrope"}}, "scaling.type 'longrope'"),
+        ({"settings": {"llama.rope.dimension_count": 8}}, "rope.dimension_count is 8, not 16"),
+        ({"settings": {"llama.block_count": None}}, "does not say its num_hidden_layers"),
+        ({"settings": {"llama.block_count": 1}}, "layers.1.input_layernorm.weight are [64]"),
+        ({"settings": {"llama.block_count": 3}}, "layers.2.input_layernorm.weight are missing"),
+        ({"settings": {"split.count": 2}}, "one of several files"),
+        ({"tensors": {"blk.0.ffn_up.weight": None}}, "layers.0.mlp.up_proj.weight are missing"),
+        ({"tensors": {"blk.0.ffn_gate_inp.weight": np.ones((2, 2), np.float32)}}, "ffn_gate_inp"),
+        ({"pre": "viking"}, "pre-tokenizer 'viking' is not known"),
+        ({"pre": "default"}, "pre-tokenizer 'default' is not known"),
+        ({"pre": None}, "pre-tokenizer None is not known"),
+    ],
+)  # fmt: skip
+def test_what_is_not_known_is_refused_by_name(
+    llama: Path, tmp_path: Path, changes: dict[str, Any], expected: str
+) -> None:
+    file = write_gguf(tmp_path / "a.gguf", llama, "llama", **changes)
+    with pytest.raises((UnsupportedModel, ModelNotFound)) as raised:
+        convert_to(tmp_path / "a", file)
+    assert raised.value.message.startswith(f"{file}: it")
+    assert expected in raised.value.message
+
+
+def test_another_family_is_refused_by_name(tmp_path: Path) -> None:
+    make_tokenizer(tmp_path)
+    writer = GGUFWriter(tmp_path / "a.gguf", "rwkv7")
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    with pytest.raises(UnsupportedModel, match="'rwkv7' are not served, only of llama"):
+        convert_to(tmp_path / "a", tmp_path / "a.gguf")
+
+
+def test_a_file_is_converted_once(
+    llama: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTRIDER_CACHE", str(tmp_path / "cache"))
+    file = write_gguf(tmp_path / "mine.gguf", llama, "llama")
+    progress: list[str] = []
+    folder = resolve_model(str(file), progress.append)
+    assert resolve_model(str(file), progress.append) == folder
+    assert [line.split(":")[0] for line in progress] == ["mine.gguf"]
+    assert (Path(folder) / "model.safetensors").is_file()
+    file.write_bytes(file.read_bytes() + b"more")
+    assert resolve_model(str(file)) != folder
+
+
+@pytest.mark.parametrize("content", [b"", b"no GGUF file, but a long text " * 9])
+def test_a_file_that_is_no_gguf_file_is_a_clear_error(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.gguf").write_bytes(content)
+    with pytest.raises(ModelNotFound, match=r"cannot read .*a\.gguf"):
+        convert_to(tmp_path / "a", tmp_path / "a.gguf")
