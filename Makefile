@@ -1,7 +1,7 @@
 # make run PROMPT="..."   the target alone and with its draft, side by side
 # make test               lint, then all tests
 # make bench              measures the pair beside its baselines (ten minutes)
-# make load               puts load on the pair, by k6: a table and a drawing
+# make load               puts load on the pair, by k6 and ghz: a table and a drawing
 # make proto              generates outrider/v1 from protos/
 # make clean              removes what these made, the environment included
 #

@@ -21,7 +21,7 @@ _PATIENT_SERVICES = "OUTRIDER_ORCHESTRATOR_MAX_QUEUE_SECONDS=300 outrider up"
 _MANY_CLIENTS = 32
 
 # More than there can be: the time ends the run.
-_UNLIMITED = 1_000_000
+UNLIMITED = 1_000_000
 
 _WARM_UP = 4
 
@@ -37,12 +37,12 @@ def loads() -> dict[str, dict[str, Any]]:
         },
         "latency": _latency(),
         "latency-target-alone": _latency(num_speculative_tokens=0),
-        **{f"closed-loop-{clients}": _closed_loop(clients) for clients in NUM_CLIENTS},
+        **{f"closed-loop-{clients}": closed_loop(clients) for clients in NUM_CLIENTS},
         "closed-loop-steps": _closed_loop_steps(),
-        **{f"open-loop-{rate}": _open_loop(rate) for rate in CALLS_PER_SECOND},
+        **{f"open-loop-{rate}": open_loop(rate) for rate in CALLS_PER_SECOND},
         "open-loop-steps": _open_loop_steps(),
         "overload": {
-            **_open_loop(20),
+            **open_loop(20),
             "total": 1200,
             "timeout": "20s",
             "count-errors": True,
@@ -92,7 +92,8 @@ def _latency(**parameters: int) -> dict[str, Any]:
     return {**_generation(chats), "total": total, "skipFirst": _WARM_UP, "concurrency": 1}
 
 
-def _closed_loop(clients: int) -> dict[str, Any]:
+def closed_loop(clients: int) -> dict[str, Any]:
+    """So many clients, each of which calls again when it is answered."""
     load = {**_generation(_numbered(32), timeout="300s"), "total": max(8, 6 * clients)}
     load["concurrency"] = clients
     return load if clients < _MANY_CLIENTS else {**load, "tags": {"services": _PATIENT_SERVICES}}
@@ -102,7 +103,7 @@ def _closed_loop_steps() -> dict[str, Any]:
     """ghz panics if the time is over before it has found that no step is left: 100 s here."""
     return {
         **_generation(_numbered(32), timeout="300s"),
-        "total": _UNLIMITED,
+        "total": UNLIMITED,
         "duration": "110s",
         "duration-stop": "wait",
         "concurrency-schedule": "step",
@@ -114,7 +115,8 @@ def _closed_loop_steps() -> dict[str, Any]:
     }
 
 
-def _open_loop(rate: int) -> dict[str, Any]:
+def open_loop(rate: int) -> dict[str, Any]:
+    """So many calls a second, for a minute."""
     return {
         **_generation(_numbered(16)),
         "async": True,
@@ -128,7 +130,7 @@ def _open_loop_steps() -> dict[str, Any]:
     return {
         **_generation(_numbered(16)),
         "async": True,
-        "total": _UNLIMITED,
+        "total": UNLIMITED,
         "duration": "80s",
         "duration-stop": "wait",
         "concurrency": 64,

@@ -1,10 +1,12 @@
-"""Load by k6, a foreign client, with more and more virtual users: a table and a drawing.
+"""Load by k6 and ghz, foreign clients, more and more of it: a table and a drawing.
 
-    python -m benchmarks.load [--users 1,4,16] [--seconds 15] [--draft default] [--acceptance 0.8]
+    python -m benchmarks.load [--users 1,4,16] [--rates 1,2,4] [--seconds 15] [--acceptance 0.8]
 
-Each virtual user calls Generate or GenerateStream again as soon as it is answered
-(`deploy/k6/generate.js`). Throughput is tokens per second of all of them; latencies are
-of whole calls as k6 sees them; TTFT and TPOT are from the replies' latency reports.
+Closed loops: each virtual user calls again as soon as it is answered, of k6 Generate or
+GenerateStream (`deploy/k6/generate.js`), of ghz Generate. Open loops, by ghz: so many calls a
+second, answered or not. Throughput is tokens per second of all calls; latencies are of whole
+calls as the client sees them; TTFT and TPOT are from the replies' latency reports, which ghz
+does not read. Without ghz there is k6 alone.
 
 With `--acceptance`, the draft runs for its cost, and says what the target is known to say, right
 as often as that. Prompts repeat then, and are read once.
@@ -26,6 +28,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks import ghz
+from benchmarks.ghz_files import UNLIMITED, closed_loop, open_loop
 from benchmarks.recorded import replaying_draft
 from outrider.errors import install_hint
 from outrider.html_report import write_page
@@ -38,7 +42,8 @@ SCRIPT = Path(__file__).parent.parent / "deploy" / "k6" / "generate.js"
 SLOTS = 16
 
 COLUMNS = {
-    "users": "users",
+    "client": "client",
+    "load": "load",
     "tokens_per_second": "tokens/s",
     "wall_p50_ms": "p50 ms",
     "wall_p95_ms": "p95 ms",
@@ -58,6 +63,7 @@ def main() -> None:
     parser.add_argument("--acceptance", type=float, help="chosen, of a draft at this one's cost")
     parser.add_argument("--threads", type=int, default=1, help="of each service")
     parser.add_argument("--users", default="1,2,4,8,16,32", help="virtual users, step by step")
+    parser.add_argument("--rates", default="1,2,4", help="calls a second, step by step")
     parser.add_argument("--seconds", type=int, default=15, help="of each step")
     parser.add_argument("--max-new-tokens", type=int, default=32)
     parser.add_argument("--num-speculative-tokens", type=int, help="unset: the policy's choice")
@@ -68,7 +74,11 @@ def main() -> None:
     k6 = find_k6()
     with TemporaryDirectory() as folder, address_of(args, Path(folder)) as address:
         prompts = Path(folder) / "prompts.json"
-        rows = [run_step(k6, address, int(users), args, prompts) for users in args.users.split(",")]
+        rows = [run_step(k6, address, users, args, prompts) for users in numbers(args.users)]
+        if args.acceptance is None and shutil.which("ghz"):
+            loops = [closed_loop(users) for users in numbers(args.users)]
+            loops += [open_loop(rate) for rate in numbers(args.rates)]
+            rows += [run_ghz(address, loop, args) for loop in loops]
     show(rows)
     result = write_result(args.name, vars(args), figures=rows)
     plot = draw(rows, RESULTS / f"{args.name}_users.svg")
@@ -77,6 +87,10 @@ def main() -> None:
     print(f"wrote {result}, {plot} and {page}")
     if any(row["errors"] for row in rows):
         sys.exit("error: some requests failed")
+
+
+def numbers(listed: str) -> list[int]:
+    return [int(number) for number in listed.split(",")]
 
 
 def find_k6() -> str:
@@ -136,6 +150,8 @@ def row_of(users: int, summary: dict[str, Any]) -> dict[str, Any]:
     wall, ttft, tpot = (metrics.get(f"outrider_{name}", {}) for name in ("wall", "ttft", "tpot"))
     outcomes = metrics.get("outrider_errors", {"passes": 0, "fails": 0})  # a pass is an error
     return {
+        "client": "k6",
+        "load": f"{users} users",
         "users": users,
         "tokens_per_second": round(
             metrics.get("outrider_tokens", {"count": 0})["count"] / seconds, 1
@@ -148,6 +164,39 @@ def row_of(users: int, summary: dict[str, Any]) -> dict[str, Any]:
         "tpot_p50_ms": _rounded(tpot, "med"),
         "requests": outcomes["passes"] + outcomes["fails"],
         "errors": outcomes["passes"],
+    }
+
+
+def run_ghz(address: str, loop: dict[str, Any], args: argparse.Namespace) -> dict[str, Any]:
+    """A loop by ghz (see `ghz_files`), as a row of the table."""
+    fields = {"max_new_tokens": args.max_new_tokens}
+    if args.num_speculative_tokens is not None:
+        fields["num_speculative_tokens"] = args.num_speculative_tokens
+    messages = [{**message, **fields} for message in loop["data"]]
+    limits = {"total": UNLIMITED, "duration": f"{args.seconds}s", "duration-stop": "wait"}
+    report = ghz.run(loop, address, data=messages, **limits)
+    return row_of_report(loop, report, args.max_new_tokens)
+
+
+def row_of_report(loop: dict[str, Any], report: ghz.Report, num_tokens: int) -> dict[str, Any]:
+    """What ghz reports of calls of so many tokens, in our terms."""
+    answered = report.seconds_of("OK")
+    rate, users = loop.get("rps"), loop["concurrency"]
+    load = {"load": f"{users} users", "users": users}
+    if rate is not None:
+        load = {"load": f"{rate} a second", "rate": rate}
+    percentiles = {percent: ghz.percentile(answered, percent) for percent in (50, 95, 99)}
+    return {
+        "client": "ghz",
+        **load,
+        "tokens_per_second": round(len(answered) * num_tokens / report.seconds, 1),
+        **{
+            f"wall_p{percent}_ms": None if seconds is None else round(seconds * 1e3, 1)
+            for percent, seconds in percentiles.items()
+        },
+        **dict.fromkeys(("ttft_p50_ms", "ttft_p95_ms", "tpot_p50_ms")),
+        "requests": len(report.calls),
+        "errors": len(report.calls) - len(answered),
     }
 
 
@@ -165,22 +214,42 @@ def show(rows: list[dict[str, Any]]) -> None:
 
 
 def draw(rows: list[dict[str, Any]], path: Path) -> Path:
-    """Throughput and latencies over the number of users. Returns `path`."""
+    """Throughput and latencies over the load: closed loops, and open ones. Returns `path`."""
     pyplot = import_pyplot()
-    figure, (left, right) = pyplot.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    users = [row["users"] for row in rows]
-    left.plot(users, [row["tokens_per_second"] for row in rows], marker="o")
-    left.set(title="throughput", ylabel="tokens/s", ylim=(0, None))
-    for key in ("wall_p50_ms", "wall_p95_ms", "wall_p99_ms", "ttft_p50_ms", "tpot_p50_ms"):
-        right.plot(users, [row[key] for row in rows], marker="o", label=COLUMNS[key].strip(" ms"))
-    right.set(title="latency", ylabel="ms", yscale="log")
-    right.legend()
-    for axes in (left, right):
-        axes.set(xlabel="virtual users", xscale="log", xticks=users, xticklabels=users)
-        axes.minorticks_off()
-        axes.grid(alpha=0.3)
+    figure, (throughput, latency, open_loops) = pyplot.subplots(
+        1, 3, figsize=(13, 4), layout="constrained"
+    )
+    for client in ("k6", "ghz"):
+        closed = [row for row in rows if row["client"] == client and "users" in row]
+        _plot(throughput, closed, "users", {"tokens_per_second": client})
+        names = {"wall_p50_ms": "p50", "wall_p95_ms": "p95", "wall_p99_ms": "p99"}
+        _plot(latency, closed, "users", {key: f"{client} {name}" for key, name in names.items()})
+        if client == "k6":
+            _plot(latency, closed, "users", {"ttft_p50_ms": "TTFT", "tpot_p50_ms": "TPOT"})
+    throughput.set(title="closed loops: throughput", ylabel="tokens/s", ylim=(0, None))
+    latency.set(title="closed loops: latency", ylabel="ms", yscale="log")
+    opened = [row for row in rows if "rate" in row]
+    _plot(open_loops, opened, "rate", {"wall_p50_ms": "p50", "wall_p99_ms": "p99"})
+    open_loops.set(title="open loops, by ghz: latency", ylabel="ms", yscale="log")
+    for axes in (throughput, latency):
+        axes.set(xlabel="virtual users")
+    open_loops.set(xlabel="calls a second")
     figure.savefig(path, metadata={"Date": None})
     return path
+
+
+def _plot(axes: Any, rows: list[dict[str, Any]], load: str, lines: dict[str, str]) -> None:
+    """A line for each of these figures, over the load; nothing without rows."""
+    if not rows:
+        return
+    loads = [row[load] for row in rows]
+    for key, label in lines.items():
+        values = [float("nan") if row[key] is None else row[key] for row in rows]
+        axes.plot(loads, values, marker="o", label=label)
+    axes.set(xscale="log", xticks=loads, xticklabels=loads)
+    axes.minorticks_off()
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
 
 
 if __name__ == "__main__":

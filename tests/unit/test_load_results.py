@@ -1,13 +1,16 @@
-"""What `make load` makes of a run of k6."""
+"""What `make load` makes of runs of k6 and ghz."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from benchmarks.load import COLUMNS, draw, row_of, show
+from benchmarks.ghz import percentile, read_report
+from benchmarks.ghz_files import closed_loop, open_loop
+from benchmarks.load import COLUMNS, draw, row_of, row_of_report, show
 
 
 def summary(**changes: Any) -> dict[str, Any]:
@@ -26,8 +29,8 @@ def summary(**changes: Any) -> dict[str, Any]:
 
 def test_a_run_becomes_a_row(capsys: pytest.CaptureFixture[str]) -> None:
     row = row_of(4, summary())
-    assert row.keys() == COLUMNS.keys()
-    assert (row["users"], row["tokens_per_second"]) == (4, 64.0)
+    assert row.keys() >= COLUMNS.keys()
+    assert (row["load"], row["tokens_per_second"]) == ("4 users", 64.0)
     assert (row["wall_p50_ms"], row["ttft_p95_ms"], row["wall_p99_ms"]) == (4.0, 9.0, 10.0)
     assert (row["requests"], row["errors"]) == (21, 1)  # what passes as an error is one
     show([row])
@@ -44,6 +47,57 @@ def test_a_run_in_which_nothing_was_answered_has_a_row_too(
     assert "-" in capsys.readouterr().out
 
 
-def test_it_is_drawn_for_the_page(tmp_path: Path) -> None:
+# Of a run of four seconds, as ghz writes it: time stamps are of a call's end.
+REPORT = {
+    "total": 4_000_000_000,
+    "details": [
+        {
+            "timestamp": f"2026-11-30T12:00:{second:02}.123456789Z",
+            "latency": second * 1_000_000_000,
+            "status": status,
+            "error": error,
+        }
+        for second, status, error in (
+            (3, "OK", ""),
+            (1, "OK", ""),
+            (2, "OK", ""),
+            (4, "ResourceExhausted", "rpc error: code = ResourceExhausted"),
+        )
+    ],
+}
+
+
+def test_a_report_of_ghz_is_read() -> None:
+    report = read_report(json.dumps(REPORT))
+    assert report.statuses == {"OK": 3, "ResourceExhausted": 1}
+    assert report.seconds_of("OK") == pytest.approx([1, 2, 3])
+    assert report.calls[0].began == pytest.approx(report.calls[3].began)
+    assert read_report('{"total": 1, "details": null}').calls == ()
+
+
+@pytest.mark.parametrize(("percent", "seconds"), [(50, 2.0), (95, 3.0), (100, 3.0), (1, 1.0)])
+def test_percentiles_are_those_of_ghz(percent: float, seconds: float) -> None:
+    assert percentile([1.0, 2.0, 3.0], percent) == seconds
+    assert percentile([], percent) is None
+
+
+def test_a_report_of_ghz_becomes_a_row(capsys: pytest.CaptureFixture[str]) -> None:
+    report = read_report(json.dumps(REPORT))
+    closed = row_of_report(closed_loop(8), report, 32)
+    opened = row_of_report(open_loop(2), report, 16)
+    assert closed.keys() >= COLUMNS.keys()
+    assert (closed["load"], closed["tokens_per_second"]) == ("8 users", 24.0)
+    assert (opened["load"], opened["tokens_per_second"]) == ("2 a second", 12.0)
+    assert (closed["wall_p50_ms"], closed["requests"], closed["errors"]) == (2000.0, 4, 1)
+    show([closed, opened])
+    assert "2 a second" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("has_ghz", [False, True])
+def test_it_is_drawn_for_the_page(has_ghz: bool, tmp_path: Path) -> None:
     rows = [row_of(users, summary()) for users in (1, 4, 16)]
+    if has_ghz:
+        report = read_report(json.dumps(REPORT))
+        rows += [row_of_report(closed_loop(users), report, 32) for users in (1, 4, 16)]
+        rows += [row_of_report(open_loop(rate), report, 16) for rate in (1, 2)]
     assert "virtual users" in draw(rows, tmp_path / "load_users.svg").read_text()

@@ -1,0 +1,212 @@
+"""What ghz measures, on a pair as `outrider up` runs it.
+
+    python -m benchmarks.ghz_figures [--parts latency,overload,files] [--files smoke,stream]
+
+- latency: the target alone over the pair, by ghz with the files `latency-target-alone` and
+  `latency` and by the Python client with the same prompts, in turn
+- overload: three times the calls that fit, beside a closed loop of 16 with the same calls:
+  what is answered and when, and how soon the rest is refused; and a deadline that cannot be met
+- files: each file of `deploy/ghz` as it is, but for the overload
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from benchmarks.ghz import VERSION, Report, percentile, run
+from benchmarks.ghz_files import UNLIMITED, loads
+from outrider.client import Client
+from outrider.local_pair import share_cores
+from outrider.processes import ServiceProcess, running_system
+from outrider_bench.results_file import write_result
+
+NUM_SESSIONS = 16
+BOUND_SECONDS = 10.0
+OVERLOAD = 3
+
+# Fewer than the prompts of a block: what was read for one way is not spared the next.
+_FEW_SESSIONS, _BLOCK = 4, 9
+
+# Of a loop, until it is as full as it gets.
+_WARM_UP_SECONDS = 5.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--parts", default="latency,overload,files")
+    parser.add_argument("--files", help="some of them, separated by commas")
+    parser.add_argument("--target", default="default", help="as for the target service")
+    parser.add_argument("--draft", default="default", help="as for the draft service")
+    parser.add_argument("--seconds", type=int, default=60, help="of the overload")
+    parser.add_argument("--name", default="ghz", help="of the result's file")
+    args = parser.parse_args()
+    models = {"target": args.target, "draft": args.draft}
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "latency": lambda: measure_latency(models),
+        "overload": lambda: measure_overload(models, args.seconds),
+        "files": lambda: measure_files(models, args.files.split(",") if args.files else None),
+    }
+    figures = {}
+    for name in args.parts.split(","):
+        figures[name] = parts[name]()
+        print(name, json.dumps(figures[name], indent=1), flush=True)
+    print(write_result(args.name, {**vars(args), "ghz": VERSION}, figures=figures))
+
+
+@contextmanager
+def services(
+    models: dict[str, str], num_sessions: int, max_queue_seconds: float = BOUND_SECONDS
+) -> Iterator[tuple[str, list[ServiceProcess]]]:
+    """The pair with its cores as `outrider up` shares them: target, draft and orchestrator."""
+    common = {"port": 0, "slots": num_sessions, "threads": None}
+    target, draft = ({**common, "model": models[role]} for role in ("target", "draft"))
+    share_cores(target, draft)
+    with running_system(
+        target, draft, {"port": 0, "max_queue_seconds": max_queue_seconds}
+    ) as system:
+        yield system
+
+
+def measure_latency(models: dict[str, str]) -> dict[str, Any]:
+    """Blocks of prompts, each by both clients with both files, forwards and backwards in turn."""
+    files = {way: loads()[way] for way in ("latency-target-alone", "latency")}
+    ways = [(way, client) for way in files for client in ("ghz", "python")]
+    seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
+    with services(models, _FEW_SESSIONS) as (address, _), Client(address) as client:
+
+        def measure(way: str, by: str, first: int) -> list[float]:
+            messages = files[way]["data"][first : first + _BLOCK]
+            if by == "python":
+                return [timed(client, message) for message in messages]
+            changes = {"data": messages, "total": len(messages), "skipFirst": None}
+            report = run(files[way], address, **changes)
+            assert report.statuses == {"OK": len(messages)}, report.statuses
+            return report.seconds_of("OK")
+
+        for way, by in ways:  # texts of a service that has just started are slower
+            measure(way, by, 0)
+        for first in range(0, len(files["latency"]["data"]), _BLOCK):
+            for way, by in ways:
+                seconds[way, by] += measure(way, by, first)
+            ways.reverse()
+    p50 = {way: percentile(sorted(values), 50) or 0.0 for way, values in seconds.items()}
+    ratio = {by: p50["latency-target-alone", by] / p50["latency", by] for by in ("ghz", "python")}
+    return {
+        "calls_each": len(seconds["latency", "ghz"]),
+        "p50_ms": {f"{way} by {by}": milliseconds(p50[way, by]) for way, by in sorted(p50)},
+        "target_alone_over_pair": {by: round(value, 3) for by, value in ratio.items()},
+        "ghz_over_python": round(ratio["ghz"] / ratio["python"], 3),
+    }
+
+
+def timed(client: Client, message: dict[str, Any]) -> float:
+    """The seconds of a call with these fields of GenerateRequest."""
+    fields = dict(message)
+    prompt = fields.pop("messages")
+    began = time.perf_counter()
+    client.generate(prompt, **fields)
+    return time.perf_counter() - began
+
+
+def measure_overload(models: dict[str, str], seconds: int) -> dict[str, Any]:
+    load = loads()["overload"]
+    num_tokens = load["data"][0]["max_new_tokens"]
+    with services(models, NUM_SESSIONS) as (address, _):
+
+        def closed_loop() -> Report:
+            changes: dict[str, Any] = {"async": None, "rps": None, "concurrency": NUM_SESSIONS}
+            changes |= {"duration": f"{seconds // 2}s", "duration-stop": "wait"}
+            return run(load, address, total=UNLIMITED, **changes)
+
+        closed_loop()
+        before = closed_loop()
+        rate = math.ceil(OVERLOAD * answered_per_second(before, seconds // 2))
+        over = run(load, address, rps=rate, total=rate * seconds)
+        after = closed_loop()
+        late: dict[str, Any] = {"async": None, "rps": None, "concurrency": 1, "total": 7}
+        late |= {"timeout": "1500ms"}
+        long_texts = [{**message, "max_new_tokens": 512} for message in load["data"]]
+        too_late = run(load, address, **late, data=long_texts)
+    closed = [answered_per_second(report, seconds // 2) for report in (before, after)]
+    answered = answered_per_second(over, seconds)
+    refused = over.seconds_of("ResourceExhausted", "DeadlineExceeded")
+    return {
+        "calls_per_second": {"offered": rate, "answered": round(answered, 2)},
+        "closed_loop_calls_per_second": [round(value, 2) for value in closed],
+        "tokens_per_second": round(answered * num_tokens, 1),
+        "of_a_closed_loop": round(answered / statistics.mean(closed), 3),
+        "statuses": over.statuses,
+        "errors": dict(Counter(call.error for call in over.calls if call.error)),
+        "refused_after_ms": percentiles(refused),
+        "refused_after_a_wait": sum(value > 1 for value in refused),
+        "answered_after_ms": percentiles(over.seconds_of("OK")),
+        "call_in_a_full_batch_ms": percentiles(
+            sorted(before.seconds_of("OK") + after.seconds_of("OK"))
+        ),
+        "max_queue_seconds": BOUND_SECONDS,
+        "512_tokens_in_1500_ms": {
+            "statuses": too_late.statuses,
+            "refused_after_ms": percentiles(too_late.seconds_of("DeadlineExceeded")),
+        },
+    }
+
+
+def answered_per_second(report: Report, seconds: float) -> float:
+    """Of a run that began calls for so many seconds, without its beginning."""
+    began = min(call.began for call in report.calls)
+    window = began + _WARM_UP_SECONDS, began + seconds
+    ended = [call.ended for call in report.calls if call.status == "OK"]
+    return sum(window[0] <= end < window[1] for end in ended) / (window[1] - window[0])
+
+
+def measure_files(models: dict[str, str], names: list[str] | None) -> dict[str, Any]:
+    rows = {}
+    with services(models, NUM_SESSIONS, max_queue_seconds=300) as (address, processes):
+        addresses = {"verify": processes[0].address, "propose": processes[1].address}
+        for name, load in loads().items():
+            if name == "overload" or (names and name not in names):
+                continue
+            report = run(load, addresses.get(name, address))
+            rows[name] = row_of(report, by_start=name.endswith("-steps"))
+            print(name, json.dumps(rows[name]), flush=True)
+    return rows
+
+
+def row_of(report: Report, by_start: bool) -> dict[str, Any]:
+    answered = report.seconds_of("OK")
+    row: dict[str, Any] = {
+        "statuses": report.statuses,
+        "answered_per_second": round(len(answered) / report.seconds, 2),
+        **percentiles(answered),
+    }
+    if by_start:
+        began = min(call.began for call in report.calls)
+        steps: dict[int, list[float]] = {}
+        for call in report.calls:
+            steps.setdefault(int((call.began - began) // 10), []).append(call.seconds)
+        row["p50_ms_of_calls_begun_in_each_10_s"] = [
+            milliseconds(percentile(sorted(values), 50)) for _, values in sorted(steps.items())
+        ]
+    return row
+
+
+def percentiles(ordered: list[float]) -> dict[str, float | None]:
+    """Milliseconds, of seconds in order."""
+    named = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
+    return {name: milliseconds(percentile(ordered, percent)) for name, percent in named.items()}
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1e3, 1)
+
+
+if __name__ == "__main__":
+    main()
