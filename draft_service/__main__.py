@@ -7,6 +7,7 @@ import click
 from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_BRANCHES
 from outrider.config import (
     DEFAULT_DRAFT_PORT,
+    FiniteRange,
     ServerOptions,
     model_options,
     run_service,
@@ -26,7 +27,7 @@ from outrider.config import (
 )
 @click.option(
     "--min-confidence",
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     default=DEFAULT_MIN_CONFIDENCE,
     show_default=True,
     help="A proposal ends where it is less likely than this to be accepted whole; "

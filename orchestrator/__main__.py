@@ -12,6 +12,7 @@ from outrider.config import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
+    FiniteRange,
     ServerOptions,
     checked,
     run_service,
@@ -47,7 +48,7 @@ from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_ser
 )
 @click.option(
     "--max-queue-seconds",
-    type=click.FloatRange(min=0, max=86_400),
+    type=FiniteRange(min=0, max=86_400),
     default=DEFAULT_MAX_QUEUE_SECONDS,
     show_default=True,
     help="How long a request may wait for a slot; one that would wait longer is refused at once.",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from json import dumps
 from typing import Any, TextIO
 
 import click
@@ -24,6 +24,7 @@ from outrider.config import (
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
     PORT,
+    WHOLE_TEXT,
     checked,
     drain_option,
     run_group,
@@ -112,7 +113,9 @@ def up(
 @click.option("--top-p", type=float)
 @click.option("--min-p", type=float, default=0.0)
 @click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1))
-@click.option("--stop", multiple=True, help="A string that ends the text; repeatable.")
+@click.option(
+    "--stop", type=WHOLE_TEXT, multiple=True, help="A string that ends the text; repeatable."
+)
 @click.option("--num-speculative-tokens", type=click.IntRange(min=0), help="Fixed draft length.")
 @click.option("--num-branches", type=click.IntRange(min=0),
               help="Outcomes to prepare for; 0: draft and target in turn.")  # fmt: skip
@@ -124,8 +127,8 @@ def up(
 @click.option(
     "--compare", is_flag=True, help="Then again, by the target alone and with drafts, in turn."
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-@click.option("--trace", "trace_file", type=click.File("w", lazy=False, atomic=True),
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+@click.option("--trace", type=click.File("w", lazy=False, atomic=True),
               help="A file for ui.perfetto.dev: what worked when.")  # fmt: skip
 @pair_options
 def generate(
@@ -133,16 +136,16 @@ def generate(
     address: str | None,
     raw: bool,
     compare: bool,
-    as_json: bool,
-    trace_file: TextIO | None,
+    json: bool,
+    trace: TextIO | None,
     no_speculation: bool,
     **settings: Any,
 ) -> None:
     """Answer TEXT ("-" reads it from standard input) and show where the time went."""
-    if compare and as_json:
+    if compare and json:
         raise click.UsageError("--compare and --json exclude each other")
     parameters = {name: settings.pop(name) for name in _REQUEST_PARAMETERS}
-    parameters["trace"] = trace_file is not None
+    parameters["trace"] = trace is not None
     if no_speculation:
         parameters["num_speculative_tokens"] = 0
     text = sys.stdin.read() if text == "-" else text
@@ -150,14 +153,14 @@ def generate(
         raise InvalidRequest("there is no text to answer")
     with _address(address, settings) as where, Client(where) as client:
         prompt = _prompt(client, text, raw)
-        if as_json:
+        if json:
             generation = client.generate(prompt, **parameters)
-            click.echo(json.dumps(generation.to_dict()))
+            click.echo(dumps(generation.to_dict()))
         else:
             console = report.terminal()
             generation = _show(console, client, prompt, parameters)
-        if trace_file is not None:
-            write_trace(trace_file, generation.trace)
+        if trace is not None:
+            write_trace(trace, generation.trace)
         if compare:
             parameters |= {"seed": generation.seed, "trace": False}
             console.print()
@@ -244,13 +247,13 @@ def _show(
     callback=checked(check_address),
     help="An orchestrator.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def info(address: str, as_json: bool) -> None:
+@click.option("--json", is_flag=True, help="Print one JSON object.")
+def info(address: str, json: bool) -> None:
     """Show what an orchestrator serves."""
     with Client(address) as client:
         answer = client.info()
-    if as_json:
-        click.echo(json.dumps(dataclasses.asdict(answer)))
+    if json:
+        click.echo(dumps(dataclasses.asdict(answer)))
     else:
         report.terminal().print(report.server_table(answer))
 

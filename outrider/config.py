@@ -12,6 +12,7 @@ mean the same. A flag beats the environment, which beats the file. The file is
 from __future__ import annotations
 
 import functools
+import math
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -36,6 +37,28 @@ DEFAULT_DRAIN_SECONDS = 25.0
 DEFAULT_IDLE_SECONDS = 120.0
 
 PORT = click.IntRange(0, 65535)
+
+
+class FiniteRange(click.FloatRange):
+    """A range without infinity, and without what is no number: these are in any range."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is not a finite number.", param, ctx)
+        return number
+
+
+class _WholeText(click.types.StringParamType):
+    """Of an option that may be repeated: a variable holds one value, spaces included."""
+
+    def split_envvar_value(self, rv: str) -> Sequence[str]:
+        return [rv]
+
+
+WHOLE_TEXT = _WholeText()
 
 
 def checked(check: Callable[[str], str]) -> Callable[..., str | None]:
@@ -75,7 +98,7 @@ class ServerOptions:
 
 drain_option = click.option(
     "--drain-seconds",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=DEFAULT_DRAIN_SECONDS,
     show_default=True,
     help="How long calls that run may go on after SIGTERM or Ctrl-C.",
@@ -111,7 +134,7 @@ def server_options(default_port: int) -> Callable[[Callable[..., Any]], Callable
         drain_option,
         click.option(
             "--idle-seconds",
-            type=click.FloatRange(min=0, min_open=True),
+            type=FiniteRange(min=0, min_open=True),
             default=DEFAULT_IDLE_SECONDS,
             show_default=True,
             help="A stream whose client sends and takes nothing for so long is ended.",

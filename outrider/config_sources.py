@@ -81,14 +81,14 @@ def variable_of(parameter: click.Parameter, context: click.Context) -> str:
     return str(parameter.envvar or f"{context.auto_envvar_prefix}_{parameter.name}".upper())
 
 
-def _known(group: click.Command) -> dict[str, set[str]]:
-    """The names of each command's settings; none for a command that hands its arguments on.
+def _known(group: click.Command) -> dict[str, dict[str, click.Parameter]]:
+    """Each command's settings by name; none for a command that hands its arguments on.
 
     Such a one starts a service, which reads the same file and variables, and knows.
     """
     commands = group.commands if isinstance(group, click.Group) else {}
     return {
-        name: {parameter.name for parameter in command.params if parameter.name is not None}
+        name: {parameter.name: parameter for parameter in command.params if parameter.name}
         for name, command in commands.items()
     }
 
@@ -138,7 +138,7 @@ def read_file(path: Path, group: click.Command) -> dict[str, dict[str, Any]]:
         ConfigurationError: not TOML, or a section or key that means nothing.
     """
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigurationError(f"{path}: {error}") from error
     return {name: _read_section(path, name, section, group) for name, section in document.items()}
@@ -155,7 +155,9 @@ def _read_section(path: Path, name: str, section: Any, group: click.Command) -> 
             raise ConfigurationError(f"{path}: unknown key {key!r} in section {name!r}")
         if setting in settings:
             raise ConfigurationError(f"{path}: {setting!r} stands twice in section {name!r}")
-        settings[setting] = _as_typed(value, f"{path}: {key!r} in section {name!r}")
+        typed = _as_typed(value, f"{path}: {key!r} in section {name!r}")
+        is_one_of_many = known and known[setting].multiple and isinstance(typed, str)
+        settings[setting] = [typed] if is_one_of_many else typed
     return settings
 
 

@@ -17,6 +17,7 @@ from outrider.config import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
+    FiniteRange,
 )
 from outrider.config_sources import ENVIRONMENT_PREFIX
 from outrider.errors import ConfigurationError
@@ -64,7 +65,7 @@ def check_own(timeout: float) -> str:
 @click.argument("address", required=False)
 @click.option(
     "--timeout",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=3.0,
     show_default=True,
     help="Seconds to wait for an answer.",

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from outrider.address import check_address
 from outrider.client import Client
-from outrider.config import DEFAULT_ORCHESTRATOR_PORT, checked
+from outrider.config import DEFAULT_ORCHESTRATOR_PORT, FiniteRange, checked
 from outrider.errors import OutriderError
 from outrider.generation import ServerActivity, ServerInfo
 from outrider.messages import ModelInfo
@@ -34,7 +34,7 @@ from outrider.report import bar, outage, stages_table, terminal
 )
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.01),
+    type=FiniteRange(min=0.01, max=86_400),
     default=1.0,
     show_default=True,
     help="Seconds between two looks.",

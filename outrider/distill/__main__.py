@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from outrider.config import DTYPES, run_service
+from outrider.config import DTYPES, FiniteRange, run_service
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 AT_LEAST_ONE = click.IntRange(min=1)
@@ -67,7 +67,8 @@ def _temperatures(
               help="The draft proposes the most frequent tokens only, so many.")  # fmt: skip
 @click.option("--steps", type=AT_LEAST_ONE, default=2000, show_default=True)
 @click.option("--batch-size", type=AT_LEAST_ONE, default=16, show_default=True)
-@click.option("--learning-rate", type=float, default=6e-4, show_default=True)
+@click.option("--learning-rate", type=FiniteRange(min=0, min_open=True), default=6e-4,
+              show_default=True)  # fmt: skip
 @click.option("--max-length", type=click.IntRange(min=16), default=256, show_default=True,
               help="Longest text, in tokens.")  # fmt: skip
 @click.option("--checkpoint-every", type=AT_LEAST_ONE, default=50, show_default=True)

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 
+from outrider.cli import cli
 from outrider.config import (
+    WHOLE_TEXT,
+    FiniteRange,
     ServerOptions,
     model_options,
     run_group,
@@ -26,6 +30,12 @@ def group(seen: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("OUTRIDER_CONFIG", raising=False)
     group = settings_group()
+
+    @group.command("generate")
+    @click.option("--stop", type=WHOLE_TEXT, multiple=True)
+    @click.option("--seconds", type=FiniteRange(min=0), default=1.0)
+    def generate(**settings: Any) -> None:
+        seen.update(settings)
 
     @group.command("draft")
     @server_options(50052)
@@ -211,3 +221,50 @@ def test_a_host_with_a_port_is_refused(
 ) -> None:
     assert run(group, "draft", "--host", "localhost:50051") == 2
     assert "is not a host" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_what_is_no_number_is_in_no_range(
+    value: str, group: click.Group, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(group, "generate", "--seconds", value) == 2
+    assert "--seconds" in capsys.readouterr().err
+
+
+def test_a_text_in_a_variable_is_one_text(
+    group: click.Group, seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTRIDER_GENERATE_STOP", "\n\nThe end. ")
+    assert run(group, "generate") == 0
+    assert seen["stop"] == ("\n\nThe end. ",)
+
+
+@pytest.mark.parametrize(
+    ("value", "stops"), [('"one text"', ("one text",)), ('["one", "two"]', ("one", "two"))]
+)
+def test_one_or_several_texts_in_a_file(
+    value: str, stops: tuple[str, ...], group: click.Group, seen: dict[str, Any]
+) -> None:
+    Path("outrider.toml").write_text(f"[generate]\nstop = {value}\n")
+    assert run(group, "generate") == 0
+    assert seen["stop"] == stops
+
+
+def test_a_file_of_an_editor_that_marks_utf8(group: click.Group, seen: dict[str, Any]) -> None:
+    Path("outrider.toml").write_text("[draft]\nslots = 5\n", encoding="utf-8-sig")
+    assert run(group, "draft") == 0
+    assert seen["slots"] == 5
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["draft_service.__main__", "target_service.__main__", "orchestrator.__main__"],
+)
+def test_a_setting_has_its_flags_name(module: str) -> None:
+    """So that variables and files can be written by what --help says."""
+    commands = [*cli.commands.values(), importlib.import_module(module).main]
+    options = [
+        one for command in commands for one in command.params if isinstance(one, click.Option)
+    ]
+    for option in options:
+        assert f"--{str(option.name).replace('_', '-')}" in option.opts
