@@ -73,8 +73,7 @@ def main() -> None:
         parser.error("--acceptance is of a draft that is started here")
     k6 = find_k6()
     with TemporaryDirectory() as folder, address_of(args, Path(folder)) as address:
-        prompts = Path(folder) / "prompts.json"
-        rows = [run_step(k6, address, users, args, prompts) for users in numbers(args.users)]
+        rows = [run_step(k6, address, users, args, Path(folder)) for users in numbers(args.users)]
         if args.acceptance is None and shutil.which("ghz"):
             loops = [closed_loop(users) for users in numbers(args.users)]
             loops += [open_loop(rate) for rate in numbers(args.rates)]
@@ -119,16 +118,18 @@ def address_of(args: argparse.Namespace, folder: Path) -> Iterator[str]:
 
 
 def run_step(
-    k6: str, address: str, users: int, args: argparse.Namespace, prompts: Path
+    k6: str, address: str, users: int, args: argparse.Namespace, folder: Path
 ) -> dict[str, Any]:
-    """One run of k6, as a row of the table. `prompts` are for it, if there is such a file."""
+    """One run of k6, as a row of the table. Its prompts are in `folder`, if they were chosen."""
+    chosen, varied = folder / "prompts.json", folder / "chats.json"
+    varied.write_text(json.dumps(read_prompts(None)))
     with NamedTemporaryFile(suffix=".json") as file:
         settings = {
             "ADDRESS": address,
             "MAX_NEW_TOKENS": args.max_new_tokens,
             "SUMMARY": file.name,
             "NUM_SPECULATIVE_TOKENS": args.num_speculative_tokens,
-            "PROMPTS": prompts if prompts.exists() else None,
+            **({"PROMPTS": chosen} if chosen.exists() else {"CHATS": varied}),
         }
         command = [k6, "run", "--quiet", "--no-usage-report", "--address", "127.0.0.1:0"]
         command += ["--vus", str(users), "--duration", f"{args.seconds}s"]

@@ -4,8 +4,10 @@
 //   k6 run --vus 16 --duration 30s deploy/k6/generate.js
 //
 // Settings by environment (`-e NAME=VALUE`): ADDRESS, MAX_NEW_TOKENS,
-// NUM_SPECULATIVE_TOKENS (unset: the server's policy), PROMPTS (a JSON list of texts; unset:
-// no two requests are the same), SUMMARY (a file for the figures).
+// NUM_SPECULATIVE_TOKENS (unset: the server's policy), CHATS (a file with a JSON list of texts,
+// which are asked with a number in front), PROMPTS (the same, to be continued as they are; with
+// neither of them no two requests are the same, but resemble each other), SUMMARY (a file for
+// the figures).
 // Fails, with status 99, if one request does.
 
 import { Client, StatusOK, Stream } from "k6/net/grpc";
@@ -13,6 +15,7 @@ import { Counter, Rate, Trend } from "k6/metrics";
 
 const ADDRESS = __ENV.ADDRESS || "127.0.0.1:50051";
 const SERVICE = "outrider.v1.GenerationService";
+const CHATS = __ENV.CHATS ? JSON.parse(open(__ENV.CHATS)) : null;
 const PROMPTS = __ENV.PROMPTS ? JSON.parse(open(__ENV.PROMPTS)) : null;
 const SUBJECTS = ["a heron", "a bicycle", "the tides", "a sonnet", "rust", "a lighthouse"];
 
@@ -40,16 +43,22 @@ function connect() {
 }
 
 // Without PROMPTS none is spared the reading of its prompt by another that begins like it.
-function prompt() {
-  if (PROMPTS) {
-    return PROMPTS[(__VU + __ITER) % PROMPTS.length];
+function text() {
+  const index = __VU + __ITER;
+  if (CHATS) {
+    const content = `${__VU}-${__ITER}. ${CHATS[index % CHATS.length]}`;
+    return { messages: [{ role: "user", content }] };
   }
-  return `${__VU}-${__ITER}. What I know about ${SUBJECTS[__ITER % SUBJECTS.length]}:`;
+  if (PROMPTS) {
+    return { prompt: PROMPTS[index % PROMPTS.length] };
+  }
+  const subject = SUBJECTS[__ITER % SUBJECTS.length];
+  return { prompt: `${__VU}-${__ITER}. What I know about ${subject}:` };
 }
 
 function request() {
   const message = {
-    prompt: prompt(),
+    ...text(),
     max_new_tokens: Number(__ENV.MAX_NEW_TOKENS || 32),
     ignore_eos: true,
   };
