@@ -40,7 +40,6 @@ class Verification(Job):
     ) -> None:
         num_logits = len(draft_token_ids) + 1
         super().__init__(slot, start, [*token_ids, *draft_token_ids], num_logits)
-        self._first, self._committed = start, list(token_ids)
         self.length = start + len(token_ids)  # of what is committed before the verdict
         self.num_accepted = self.next_token_id = 0
         self._draft_token_ids = draft_token_ids
@@ -57,9 +56,13 @@ class Verification(Job):
     def drop_guesses(self) -> bool:
         if not self._draft_token_ids:
             return False
+        del self.token_ids[-len(self._draft_token_ids) :]
         self._draft_token_ids, self.num_logits = [], 1
-        self.token_ids = self._committed[self.start - self._first :]
         return True
+
+    @property
+    def text_length(self) -> int:
+        return self.length
 
     def _judge(self, choices: Sequence[int]) -> list[int]:
         # There are fewer where logits are no numbers.
@@ -76,6 +79,7 @@ class VerifierSession:
     def __init__(self, engine: Engine, scheduler: Scheduler, slot: int) -> None:
         self._scheduler = scheduler
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
+        self._rope = engine.rope
         self._logit_token_ids = engine.logit_token_ids
         self._slot = slot
         self._num_cached = 0  # how many tokens of the sequence the slot has read
@@ -117,9 +121,8 @@ class VerifierSession:
         tokens = self._sequence.token_ids
         # The last token is read again if it must be: its logits are what is wanted.
         start = min(self._num_cached, context_length, len(tokens) - 1)
-        job = Verification(
-            self._slot, start, tokens[start:], draft_token_ids, params, self._logit_token_ids
-        )
+        draft = self._rope.with_same_frequencies(len(tokens), draft_token_ids)
+        job = Verification(self._slot, start, tokens[start:], draft, params, self._logit_token_ids)
         if num_more_tokens:
             loop = asyncio.get_running_loop()
             job.go_on = lambda: self._go_on(job, num_more_tokens, params, loop)

@@ -12,6 +12,7 @@ import torch
 from outrider.engine.chunk import Chunk
 from outrider.engine.job import Job
 from outrider.engine.pace import Pace
+from outrider.engine.rope import NO_ROPE
 from outrider.engine.scheduler import Scheduler
 
 
@@ -36,6 +37,8 @@ class RecordingEngine:
     def choose(self, chunks: Sequence[Chunk], *args: Any) -> list[torch.Tensor]:
         """It does not."""
         return self.forward(chunks)
+
+    rope = NO_ROPE
 
     def clear_unsound(self, chunks: Sequence[Chunk], results: Sequence[Any]) -> list[bool]:
         return [True] * len(chunks)

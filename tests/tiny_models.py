@@ -53,6 +53,7 @@ _FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
         {**_LLAMA_LIKE, "head_dim": 16, "sliding_window": 16, "tie_word_embeddings": False},
     ),
     "gemma2": ("Gemma2Config", {**_LLAMA_LIKE, "head_dim": 16, "tie_word_embeddings": False}),
+    "phi3": ("Phi3Config", _LLAMA_LIKE),
     "olmo2": ("Olmo2Config", _LLAMA_LIKE),
     "phi": ("PhiConfig", {**_LLAMA_LIKE, "num_key_value_heads": 4}),
     "gpt_neox": (

@@ -22,6 +22,7 @@ from draft_service.servicer import DraftServicer
 from outrider.engine.chunk import Chunk
 from outrider.engine.pace import Pace
 from outrider.engine.recorded_sampling import Choosing
+from outrider.engine.rope import NO_ROPE
 from outrider.engine.scheduler import Scheduler
 from outrider.messages import ModelInfo, SamplingParams
 from outrider.model_service import ServedModel
@@ -123,6 +124,8 @@ class ToyEngine:
                 [row] = self._read_chunk(Chunk(chunk.slot, place, [ranks[-1][0].token_id], 1))
                 ranks.append(self._ranked(choosing, row, place + 1))
         return chosen
+
+    rope = NO_ROPE
 
     def clear_unsound(self, chunks: Sequence[Chunk], results: Sequence[Any]) -> list[bool]:
         return [True] * len(chunks)

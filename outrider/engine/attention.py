@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from outrider.engine.batch_invariance import Shapes
-from outrider.engine.chunk import Chunk
+from outrider.engine.chunk import Chunk, text_lengths
 from outrider.engine.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.pieces import Pieces, attend_pieces
@@ -66,6 +66,7 @@ class ForwardPass:
     ) -> None:
         self.cache = cache
         self.positions = positions
+        self.chunks: Sequence[Chunk] = ()
         self.pieces = pieces
         self.batches = batches
         self.slots = slots
@@ -128,15 +129,22 @@ class Pass(ForwardPass):
         )  # [num_tokens]
         if len(chunks) == 1 or not together:
             super().__init__(cache, positions, Pieces(chunks, shapes))
+            self.chunks = chunks
             return
         slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
         ends = list(accumulate(len(c.token_ids) for c in chunks))
         rows = [slice(end - len(c.token_ids), end) for c, end in zip(chunks, ends, strict=True)]
         batches = [ChunkBatch(chunks, members, rows, device) for members in batches_of(chunks)]
         super().__init__(cache, positions, batches=batches, slots=slots)
+        self.chunks = chunks
 
 
 _current: ContextVar[ForwardPass] = ContextVar("current_pass")
+
+
+def current_text_lengths() -> list[int]:
+    """Of the tokens of the pass that layers run in."""
+    return text_lengths(_current.get().chunks)
 
 
 @contextmanager

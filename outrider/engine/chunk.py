@@ -18,9 +18,17 @@ class Chunk:
     copy_from: tuple[int, int] | None = None
     """A slot and a place: tokens from there up to `start` are copied from that slot first."""
 
+    prompt_length: int = 0
+    """How long the text was that was, or is, read at once, where frequencies depend on it."""
+
     @property
     def end(self) -> int:
         return self.start + len(self.token_ids)
+
+
+def text_lengths(chunks: Sequence[Chunk]) -> list[int]:
+    """Of each of the packed tokens, the length of the text that it was read with."""
+    return [max(c.prompt_length, end) for c in chunks for end in range(c.start + 1, c.end + 1)]
 
 
 def logit_rows(chunks: Sequence[Chunk]) -> list[int]:

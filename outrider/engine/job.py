@@ -57,6 +57,7 @@ class Job:
         self.num_logits = num_logits
         self.copy_from = copy_from
         self.is_background = is_background
+        self.prompt_length = 0  # of the text that was read at once, once it is known
         self.is_dropped = False
         self.num_passes = 0
         self.read: list[int] = []  # what the last pass has read into the slot
@@ -94,7 +95,7 @@ class Job:
         return more
 
     def drop_guesses(self) -> bool:
-        """Has the tokens from `start` on read again, without those that may be wrong, if any are.
+        """Gives up tokens at the end that may be wrong; returns whether there were any.
 
         Masked or not, one that the model makes NaN of would spoil the others.
         """
@@ -114,7 +115,9 @@ class Job:
         """So many tokens as `num_next` says."""
         token_ids = self.token_ids[: self.num_next(budget)]
         num_logits = self.num_logits if len(token_ids) == len(self.token_ids) else 0
-        return Chunk(self.slot, self.start, token_ids, num_logits, self.copy_from)
+        return Chunk(
+            self.slot, self.start, token_ids, num_logits, self.copy_from, self.prompt_length
+        )
 
     @property
     def is_late(self) -> bool:
@@ -122,9 +125,19 @@ class Job:
         return self.num_missed >= PATIENCE
 
     @property
+    def text_length(self) -> int:
+        """Of the text that it reads to its end, without what may be wrong."""
+        return self.start + len(self.token_ids)
+
+    @property
     def reads_all(self) -> bool:
         """Whether it begins with the sequence's first token."""
-        return self.start == 0 and self.copy_from is None and self.num_passes == 0
+        return self.start == 0 and self.copy_from is None
+
+    def read_again(self, token_ids: Sequence[int]) -> None:
+        """Begins with the first token, given those before its own."""
+        self.token_ids[:0] = token_ids
+        self.start, self.copy_from = 0, None
 
     def num_skippable(self, num_known: int) -> int:
         """How many tokens at the beginning it need not read, of so many that a slot holds.
@@ -155,15 +168,13 @@ class Job:
         self.start = chunk.end
         self.read = list(chunk.token_ids) if is_sound else []
         self.copy_from = None
-        del self.token_ids[: len(chunk.token_ids)]
-        if self.is_dropped:
-            return
         if not is_sound:
-            self.start = chunk.start
-            if not self.drop_guesses():
+            self.start = chunk.start  # what failed does not count
+            if not self.drop_guesses() and not self.is_dropped:
                 self.done.set_exception(NotANumber())
             return
-        if self.token_ids:
+        del self.token_ids[: len(chunk.token_ids)]
+        if self.token_ids or self.is_dropped:
             return
         began = time.perf_counter_ns()
         try:
@@ -174,7 +185,7 @@ class Job:
             else:
                 raise NotANumber()
         except Exception as error:  # one session's trouble is not the others'
-            self.start = chunk.start  # what failed does not count
+            self.start = chunk.start
             self.done.set_exception(error)
             return
         self._sample_ns += time.perf_counter_ns() - began

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from outrider.engine.batch_invariance import ANY_SHAPES, Shapes
+from outrider.engine.chunk import Chunk
 
 
 class SlotCache:
@@ -105,6 +106,13 @@ class SlotCache:
             return self._all[-1, :, slot, :, begin:end]
         keys, values = self._layers[max(self._layers)]
         return torch.stack((keys[slot, :, begin:end], values[slot, :, begin:end]))
+
+    def copy_for(self, chunks: Sequence[Chunk]) -> None:
+        """Copies what chunks want copied before a pass."""
+        for chunk in chunks:
+            if chunk.copy_from is not None:
+                source, begin = chunk.copy_from
+                self.copy(source, chunk.slot, begin, chunk.start)
 
     def _zeros(self, like: Tensor, *outer: int) -> Tensor:
         _, num_kv_heads, head_dim = like.shape

@@ -15,13 +15,14 @@ from torch import Tensor, nn
 from outrider.engine.activity import PassCounts
 from outrider.engine.attention import Pass
 from outrider.engine.batch_invariance import ANY_SHAPES, shapes_for
+from outrider.engine.boundary_check import check_boundaries
 from outrider.engine.chunk import Chunk, logit_rows
 from outrider.engine.device import choose_device, choose_dtype, is_gpu
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
 from outrider.engine.int8_linear import quantize_linears
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.memory import check_fits, sessions_that_fit
-from outrider.engine.model_config import check_windows, context_length
+from outrider.engine.model_config import context_length
 from outrider.engine.model_folder import eos_token_ids
 from outrider.engine.network import Build, compile_network, networks_for
 from outrider.engine.pace import Pace
@@ -29,6 +30,7 @@ from outrider.engine.packed_linear import pack_linears
 from outrider.engine.ranks import Ranks
 from outrider.engine.recorded_sampling import Choosing
 from outrider.engine.recording_check import chooses_the_same, difference, gives_the_same
+from outrider.engine.rope import rope_of
 from outrider.engine.soundness import Result, clear_unsound
 from outrider.engine.static_choices import StaticChoices
 from outrider.engine.static_pass import kernels_for
@@ -99,7 +101,10 @@ class Engine:
         self.config = model.config.get_text_config()
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.eos_token_ids = eos_token_ids(options.model, self.config, self.vocab_size)
-        self.max_context_length = context_length(self.config, options.max_context_length)
+        self.max_context_length = context_length(
+            self.config, options.max_context_length, options.is_draft
+        )
+        self.rope = rope_of(self.config)
         self._on_gpu = is_gpu(self.device)
         can_be_invariant = options.batch_invariant and not self.is_int8 and not self.ranks
         self._shapes = shapes_for(self.device, self.dtype) if can_be_invariant else ANY_SHAPES
@@ -116,7 +121,7 @@ class Engine:
         self.cache = self._allocate(options)
         self.graphs: StaticPasses | None = None
         self.choices: StaticChoices | None = None
-        if options.graphs and self.device.type == "cuda" and self.ranks is None:
+        if options.graphs and self.device.type == "cuda" and not (self.ranks or self.rope.kind):
             self.use_graphs(CudaRecorder(self.device))
             self.use_choices()
 
@@ -139,7 +144,7 @@ class Engine:
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """Runs one pass; returns each chunk's logits, [num_logits, num_ids]."""
-        self._copy(chunks)
+        self.cache.copy_for(chunks)
         return self._forward(chunks)
 
     @torch.inference_mode()
@@ -147,7 +152,7 @@ class Engine:
         self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int = 1
     ) -> list[list[list[Choice]]] | list[Tensor]:
         """See `StaticChoices.choose`; logits, as `forward` has them, if there is no recording."""
-        self._copy(chunks)
+        self.cache.copy_for(chunks)
         began = time.perf_counter_ns()
         chosen = self.choices.choose(chunks, choosings, num_steps) if self.choices else None
         if chosen is None:
@@ -177,12 +182,6 @@ class Engine:
         duration_ns = time.perf_counter_ns() - began
         self.passes.count([len(chunk.token_ids) for chunk in chunks], duration_ns)
         return logits
-
-    def _copy(self, chunks: Sequence[Chunk]) -> None:
-        for chunk in chunks:
-            if chunk.copy_from is not None:
-                source, begin = chunk.copy_from
-                self.cache.copy(source, chunk.slot, begin, chunk.start)
 
     def _plain(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         """A pass that is not recorded."""
@@ -287,7 +286,7 @@ class Engine:
                 f"{family} gives other logits on the slot cache than in transformers "
                 f"(relative difference {found:.2g})"
             )
-        check_windows(self.config, windows, self.max_context_length, name)
+        check_boundaries(self.config, windows, self.max_context_length, name)
         return self.network
 
     def _probe(self, ids: list[int]) -> tuple[Tensor, set[int]]:

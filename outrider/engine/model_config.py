@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+from outrider.engine.rope import longest_text
 from outrider.errors import ConfigurationError, UnsupportedModel
+
+log = logging.getLogger(__name__)
 
 DEFAULT_MAX_CONTEXT_LENGTH = 2048
 _SHORTEST_CONTEXT_LENGTH = 2
 
 
-def context_length(config: Any, wanted: int | None) -> int:
-    """Of a slot. Raises ConfigurationError if the model takes less, or nothing has room in it."""
-    longest = getattr(config, "max_position_embeddings", None)
+def context_length(config: Any, wanted: int | None, is_draft: bool = False) -> int:
+    """Of a slot, in tokens.
+
+    A draft whose model takes less than what is wanted has what its model takes: behind that, the
+    target goes on alone.
+
+    Raises ConfigurationError if a target's model takes less, or nothing has room in it.
+    """
+    longest = longest_text(config)
     if wanted is None:
         return min(longest or DEFAULT_MAX_CONTEXT_LENGTH, DEFAULT_MAX_CONTEXT_LENGTH)
     if longest is not None and wanted > longest:
-        raise ConfigurationError(f"the model's context is {longest} tokens; {wanted} are too many")
+        if not is_draft:
+            raise ConfigurationError(
+                f"the model's context is {longest} tokens; {wanted} are too many"
+            )
+        log.info("the draft's context is %d tokens, less than %d", longest, wanted)
+        return longest
     if wanted < _SHORTEST_CONTEXT_LENGTH:
         raise ConfigurationError(f"a context of {wanted} has no room for a prompt and an answer")
     return wanted
@@ -31,4 +46,15 @@ def check_windows(config: Any, seen: set[int], max_context_length: int, name: st
         raise UnsupportedModel(
             f"{name}: its sliding window of {window} tokens is supported only up to "
             f"--max-context-length {window}"
+        )
+
+
+def check_chunks(config: Any, max_context_length: int, name: str) -> None:
+    """Refuses attention within chunks of a text that the context exceeds."""
+    chunk = getattr(config, "attention_chunk_size", None)
+    layer_types = getattr(config, "layer_types", None) or ["chunked_attention"]
+    if chunk and chunk < max_context_length and "chunked_attention" in layer_types:
+        raise UnsupportedModel(
+            f"{name}: its attention within chunks of {chunk} tokens is supported only up to "
+            f"--max-context-length {chunk}"
         )

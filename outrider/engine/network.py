@@ -7,9 +7,15 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from outrider.engine.attention import IMPLEMENTATION, ForwardPass, attending
+from outrider.engine.attention import (
+    IMPLEMENTATION,
+    ForwardPass,
+    attending,
+    current_text_lengths,
+)
 from outrider.engine.fused_llama import FusedLlama, can_fuse
 from outrider.engine.gpu_network import gpu_networks
+from outrider.engine.rope import rotate_by_sequence
 
 
 class TransformersNetwork(nn.Module):
@@ -18,6 +24,7 @@ class TransformersNetwork(nn.Module):
     def __init__(self, model: Any) -> None:
         super().__init__()
         model.set_attn_implementation(IMPLEMENTATION)
+        rotate_by_sequence(model, current_text_lengths)
         # Some look for padding, to warn of it, and wait for the device. Here is none.
         model.config.pad_token_id = None
         self.model = model

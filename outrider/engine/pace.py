@@ -57,7 +57,8 @@ def measure_pace(engine: Passes, replays_steps: bool = False) -> Pace:
     Args:
         replays_steps: short passes are recorded.
     """
-    turns = [(_seconds(engine, 1), _seconds(engine, _STEP_TOKENS)) for _ in range(_TURNS)]
+    num_tokens = min(_STEP_TOKENS, engine.max_context_length)  # which are at least two
+    turns = [(_seconds(engine, 1), _seconds(engine, num_tokens)) for _ in range(_TURNS)]
     shortest, step = (min(seconds) for seconds in zip(*turns, strict=True))
     chosen, limit = _BUDGETS[0], LONGEST_PASS * step
     if replays_steps and chosen <= engine.max_context_length:
@@ -66,7 +67,7 @@ def measure_pace(engine: Passes, replays_steps: bool = False) -> Pace:
         if budget > engine.max_context_length or _seconds(engine, budget) > limit:
             break
         chosen = budget
-    token_seconds = max(0.0, step - shortest) / (_STEP_TOKENS - 1)
+    token_seconds = max(0.0, step - shortest) / (num_tokens - 1)
     return Pace(chosen, max(_SHORTEST_GATHERING, shortest / _GATHERINGS), token_seconds)
 
 

@@ -22,8 +22,10 @@ from torch import Tensor
 from outrider.engine.chunk import Chunk
 from outrider.engine.job import Job, in_order
 from outrider.engine.pace import Pace
+from outrider.engine.placing import place
 from outrider.engine.priority import give_way
 from outrider.engine.recorded_sampling import Choosing
+from outrider.engine.rope import Rope
 from outrider.engine.slots import Slots
 from outrider.engine.soundness import Result
 from outrider.engine.supervisor import Supervisor
@@ -52,6 +54,9 @@ class Passes(Protocol):
     ) -> list[list[list[Choice]]] | list[Tensor]:
         """What is chosen after each chunk, or logits where the engine does not choose."""
         ...
+
+    @property
+    def rope(self) -> Rope: ...
 
     def clear_unsound(self, chunks: Sequence[Chunk], results: Sequence[Result]) -> list[bool]:
         """See `soundness.clear_unsound`."""
@@ -231,10 +236,7 @@ class Scheduler:
             budget *= _ALONE  # the last pass was this job's, too: nobody is about to come back
         budget_of_late = budget // 2
         for job in in_order(self._jobs):
-            source, num_known = job.slot, 0
-            if job.reads_all:
-                source, num_known = self._slots.longest_prefix(job.slot, job.token_ids)
-                num_known = job.num_skippable(num_known)
+            source, num_known = place(job, self._slots, self._engine.rope)
             allowed = min(budget, budget_of_late) if job.is_late else budget
             allowed = allowed if packed else max(allowed, job.num_logits)
             if job.num_next(allowed, num_known) == 0:

@@ -33,6 +33,8 @@ class Slots:
         self._in_pass: set[int] = set()
         self._waiting: deque[Future[int]] = deque()
         self._contents: list[list[int]] = [[] for _ in range(num_slots)]
+        self.frequencies = [0] * num_slots
+        """Of the rotary embedding that each has been read with, as `Rope.frequencies` has them."""
 
     @property
     def num_free(self) -> int:
@@ -76,13 +78,19 @@ class Slots:
         self._in_pass.clear()
         return self._free_released()
 
-    def longest_prefix(self, slot: int, token_ids: Sequence[int]) -> tuple[int, int]:
+    def longest_prefix(
+        self, slot: int, token_ids: Sequence[int], frequencies: int = 0
+    ) -> tuple[int, int]:
         """Which slot holds most of the beginning of `token_ids`, and how many tokens of it.
+
+        Only those count that were read with these frequencies.
 
         `slot` itself is preferred. Prefixes that are too short to be worth it count as 0.
         """
         best, longest = slot, 0
         for source in (slot, *range(len(self._contents))):
+            if self.frequencies[source] != frequencies:
+                continue
             length = common_length(self._contents[source], token_ids)
             if length > longest and (source == slot or length >= _SHORTEST_PREFIX):
                 best, longest = source, length
@@ -90,12 +98,17 @@ class Slots:
 
     def overwrite(self, slot: int, start: int, copy_from: tuple[int, int] | None) -> None:
         """A pass is about to write behind `start` tokens, after copying some."""
+        self._contents[slot] = self.held(slot, start, copy_from)
+        if copy_from is not None:
+            self.frequencies[slot] = self.frequencies[copy_from[0]]
+
+    def held(self, slot: int, start: int, copy_from: tuple[int, int] | None) -> list[int]:
+        """The first `start` tokens that a slot has read once some are copied."""
         contents = self._contents[slot]
         if copy_from is None:
-            self._contents[slot] = contents[:start]
-        else:
-            source, begin = copy_from
-            self._contents[slot] = contents[:begin] + self._contents[source][begin:start]
+            return contents[:start]
+        source, begin = copy_from
+        return contents[:begin] + self._contents[source][begin:start]
 
     def append(self, slot: int, token_ids: Sequence[int]) -> None:
         """A pass has read these tokens into the slot."""

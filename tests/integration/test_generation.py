@@ -17,7 +17,12 @@ from outrider.channel import from_rpc_error
 from outrider.errors import VocabularyMismatch
 from outrider.v1 import generation_pb2
 from tests.integration.test_protocol import all_slots_free
-from tests.system import System, running_draft, running_system, running_target
+from tests.system import (
+    System,
+    running_draft,
+    running_system,
+    running_target,
+)
 from tests.tiny_models import make_model, make_tokenizer, sentencepiece
 
 PROMPT = "the cat sat on the mat"

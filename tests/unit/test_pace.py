@@ -53,3 +53,18 @@ def test_a_wide_pass_that_is_not_recorded_is_not_held_against_its_tokens(
 def test_no_pass_is_longer_than_the_context() -> None:
     machine = Machine(lambda n: 0.0, max_context_length=100)
     assert pace.measure_pace(machine).token_budget <= 96
+
+
+def test_a_context_shorter_than_a_step_is_measured_within_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    lengths: list[int] = []
+
+    def cost_ms(num_tokens: int) -> float:
+        lengths.append(num_tokens)
+        return 10 + num_tokens
+
+    machine = Machine(cost_ms, max_context_length=2)
+    monkeypatch.setattr(pace.time, "perf_counter", lambda: machine.now_ms / 1e3)
+    assert pace.measure_pace(machine).token_seconds == pytest.approx(0.001)
+    assert max(lengths) == 2

@@ -1,0 +1,156 @@
+"""Rotary embeddings that are stretched by the length of a text.
+
+Transformers looks at the longest sequence of a pass, and at what came before it in the process.
+Here each sequence has its own frequencies, whatever shares its passes and however it is cut:
+
+- longrope (arXiv 2402.13753) has one set of factors for texts up to the original length and one for
+  longer ones. A text that grows beyond it is read again, as Phi-3 does in transformers.
+- dynamic NTK scaling raises the base with the length. A prompt is read with the base of its whole
+  length, each token behind it with that of the text up to there, as `generate` does on a model that
+  has seen no longer text.
+
+The other ways to stretch (linear, YaRN, Llama 3's) are the same for all lengths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from outrider.errors import UnsupportedModel
+
+_CHANGING = ("dynamic", "longrope")
+
+# These have factors of how much longer texts may be than those of the configuration.
+_STRETCHING = ("linear", "dynamic", "yarn")
+
+
+@dataclass(frozen=True, slots=True)
+class Rope:
+    """How the frequencies of a model depend on the length of a text."""
+
+    kind: str = ""
+    """"longrope" or "dynamic"; empty: not at all."""
+    original_length: int = 0
+    """Up to which they are the original ones."""
+
+    def frequencies(self, length: int) -> int:
+        """Which ones a text of this length is read with: those of a text of the returned length."""
+        if not self.kind or length <= self.original_length:
+            return self.original_length
+        return length if self.kind == "dynamic" else self.original_length + 1
+
+    @property
+    def reads_again(self) -> bool:
+        """Whether all of a text is to be read with the same frequencies."""
+        return self.kind == "longrope"
+
+    def with_same_frequencies(self, length: int, draft: Sequence[int]) -> Sequence[int]:
+        """The draft tokens behind `length` others that can be verified in one pass with them."""
+        if not self.reads_again or length > self.original_length:
+            return draft
+        return draft[: self.original_length - length]
+
+
+NO_ROPE = Rope()
+
+
+def rope_parameters(config: Any) -> list[dict[str, Any]]:
+    """Of all layers, or of each type of layers that has its own."""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    if any(isinstance(each, dict) for each in parameters.values()):
+        return [each for each in parameters.values() if isinstance(each, dict)]
+    return [parameters]
+
+
+def rope_of(config: Any) -> Rope:
+    """Raises UnsupportedModel if the layers change at different lengths."""
+    ropes = set()
+    for parameters in rope_parameters(config):
+        kind = parameters.get("rope_type", "")
+        if kind == "longrope":
+            ropes.add(Rope(kind, parameters["original_max_position_embeddings"]))
+        elif kind == "dynamic":
+            ropes.add(Rope(kind, config.max_position_embeddings))
+    if len(ropes) > 1:
+        raise UnsupportedModel("layers whose rotary embeddings change at different lengths")
+    return ropes.pop() if ropes else NO_ROPE
+
+
+def longest_text(config: Any) -> int | None:
+    """That a model can take, stretched as its configuration says; None: it says nothing."""
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    parameters = rope_parameters(config)
+    if longest is None or len(parameters) > 1:
+        return longest
+    [only] = parameters
+    if only.get("rope_type") not in _STRETCHING:
+        return longest
+    # Some configurations have the stretched length in `max_position_embeddings`, others do not.
+    original = only.get("original_max_position_embeddings") or longest
+    return max(longest, int(original * only.get("factor", 1.0)))
+
+
+class SequenceRotary(nn.Module):
+    """A model's rotary embedding, asked for each sequence of a pass by itself.
+
+    Args:
+        lengths: of the pass's tokens, the lengths that say their frequencies.
+    """
+
+    def __init__(self, rotary: nn.Module, rope: Rope, lengths: Any) -> None:
+        super().__init__()
+        self.rotary = rotary
+        self._rope = rope
+        self._lengths = lengths
+
+    def forward(
+        self, states: Tensor, position_ids: Tensor, layer_type: str | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, [1, num_tokens, size] each, at `position_ids` [1, num_tokens]."""
+        groups: dict[int, list[int]] = {}
+        for index, length in enumerate(self._lengths()):
+            groups.setdefault(self._rope.frequencies(length), []).append(index)
+        parts = []
+        for length, indices in groups.items():
+            rows = torch.tensor(indices, device=position_ids.device)
+            parts.append((rows, self._of(states, position_ids[:, rows], length, layer_type)))
+        order = torch.cat([rows for rows, _ in parts]).argsort()
+        cos = torch.cat([part[0] for _, part in parts], dim=1)[:, order]
+        sin = torch.cat([part[1] for _, part in parts], dim=1)[:, order]
+        return cos, sin
+
+    def _of(
+        self, states: Tensor, positions: Tensor, length: int, layer_type: str | None
+    ) -> tuple[Tensor, Tensor]:
+        """With the frequencies of a text of `length` tokens, which its last position tells."""
+        self._forget(layer_type)
+        last = positions.new_full((1, 1), length - 1)
+        arguments = {} if layer_type is None else {"layer_type": layer_type}
+        cos, sin = self.rotary(states, torch.cat((positions, last), dim=1), **arguments)
+        return cos[:, :-1], sin[:, :-1]
+
+    def _forget(self, layer_type: str | None) -> None:
+        """Dynamic scaling keeps the frequencies of the longest text so far."""
+        rotary: Any = self.rotary
+        prefix = "" if layer_type is None else f"{layer_type}_"
+        if self._rope.kind == "dynamic" and hasattr(rotary, f"{prefix}original_inv_freq"):
+            original = getattr(rotary, f"{prefix}original_inv_freq")
+            rotary.register_buffer(f"{prefix}inv_freq", original, persistent=False)
+            name = f"{prefix}max_seq_len_cached"
+            setattr(rotary, name, rotary.original_max_seq_len)
+
+
+def rotate_by_sequence(model: nn.Module, lengths: Any) -> None:
+    """Lets a model whose frequencies change take them for each token from `lengths`."""
+    rope = rope_of(model.config.get_text_config())  # type: ignore[operator, union-attr]
+    if not rope.kind:
+        return
+    for name, module in list(model.named_modules()):
+        if hasattr(module, "rope_type") and hasattr(module, "original_max_seq_len"):
+            parent = model.get_submodule(name.rpartition(".")[0])
+            setattr(parent, name.rpartition(".")[2], SequenceRotary(module, rope, lengths))
