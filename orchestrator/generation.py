@@ -70,6 +70,9 @@ class Request:
         """Raises InvalidRequest. `max_new_tokens` is what a request may ask for at most."""
         if bool(self.prompt) == bool(self.messages):
             raise InvalidRequest("either prompt or messages must be given, and not be empty")
+        for index, message in enumerate(self.messages):
+            if not message.role:
+                raise InvalidRequest(f"messages[{index}] has no role")
         if self.max_new_tokens < 1:
             raise InvalidRequest("max_new_tokens must be at least 1")
         if max_new_tokens is not None and self.max_new_tokens > max_new_tokens:

@@ -158,6 +158,7 @@ async def test_a_bare_prompt_is_a_whole_request(system: System) -> None:
             grpc.StatusCode.INVALID_ARGUMENT,
             "either",
         ),
+        ({"messages": [{"content": "hi"}]}, grpc.StatusCode.INVALID_ARGUMENT, "[0] has no role"),
         ({"prompt": "a", "max_new_tokens": 0}, grpc.StatusCode.INVALID_ARGUMENT, "max_new_tokens"),
         ({"prompt": "a", "temperature": -1}, grpc.StatusCode.INVALID_ARGUMENT, "temperature"),
         ({"prompt": "a", "temperature": float("nan")}, grpc.StatusCode.INVALID_ARGUMENT, "temp"),
