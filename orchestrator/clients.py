@@ -71,7 +71,7 @@ class ModelClient:
 
     async def wait_until_loaded(self, patience: float) -> ModelInfo:
         """Waits up to `patience` seconds for the service to serve. Raises OutriderError."""
-        give_up, reason = time.monotonic() + patience, ""
+        give_up, told = time.monotonic() + patience, set[str]()
         while True:
             try:
                 return await self.model_info(timeout=5.0)
@@ -79,9 +79,9 @@ class ModelClient:
                 words = str(error).removeprefix(f"{self.service}: ")
                 if time.monotonic() > give_up:
                     raise ServiceUnavailable(f"{self._where}: {words}") from error
-                if words != reason:  # once, not at every try
-                    reason = words
-                    log.info("waiting for %s: %s", self._where, reason)
+                if words not in told:  # once, not at every try: a name has several addresses
+                    told.add(words)
+                    log.info("waiting for %s: %s", self._where, words)
             await asyncio.sleep(0.5)
 
     async def tokenizer_files(self) -> TokenizerFiles:

@@ -45,6 +45,7 @@ class Link:
         """None while the service can be used, and before the first look."""
         self._client = client
         self._accept = accept
+        self._told: set[str] = set()  # reasons of the outage
         self._watching: asyncio.Task[None] | None = None
 
     async def look(self, timeout: float = _ANSWER_SECONDS) -> ModelInfo:
@@ -88,10 +89,12 @@ class Link:
             seconds = time.time() - self.outage.since
             log.warning("%s can be used again, after %.0f s", self._name, seconds)
         self.info, self.outage = info, None
+        self._told.clear()
 
     def _note_outage(self, reason: str) -> None:
         before = self.outage
-        if before is None or before.reason != reason:  # once, not at every look
+        if reason not in self._told:  # once, not at every look: a name has several addresses
+            self._told.add(reason)
             words = reason.removeprefix(f"{self._client.service}: ")
             log.warning("%s cannot be used: %s", self._name, words)
         since = before.since if before else time.time()

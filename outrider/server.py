@@ -149,7 +149,7 @@ def _bind_reason(host: str, port: int) -> str:
         with socket.create_server((host, port), family=family):
             return "unknown reason"
     except OSError as error:
-        return error.strerror or str(error)
+        return (error.strerror or str(error)).partition(" (while")[0]  # what Python adds
 
 
 def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> None:

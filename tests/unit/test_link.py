@@ -80,6 +80,11 @@ async def test_loss_and_return_are_told_once(lines: Callable[[], list[str]]) -> 
     assert lines() == [
         "the draft at 127.0.0.1:1 cannot be used: cannot connect to 127.0.0.1:1: Connection refused"
     ]
+    elsewhere = ServiceUnavailable(AWAY.message.replace("127.0.0.1", "[::1]"))
+    for client.answer in (elsewhere, AWAY, elsewhere):  # a name with two addresses
+        with pytest.raises(ServiceUnavailable):
+            await link.look()
+    assert len(lines()) == 1
     client.answer = DeadlineExceeded("the draft: Deadline Exceeded")
     at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since))
     where = f"the draft at 127.0.0.1:1 is unreachable since {at}"

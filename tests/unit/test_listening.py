@@ -69,7 +69,7 @@ async def test_a_busy_ipv6_port_is_named() -> None:
         port = busy.getsockname()[1]
         with pytest.raises(ConfigurationError) as caught:
             _bind(grpc.aio.server(options=[("grpc.so_reuseport", 0)]), "::1", port)
-    assert f"cannot listen on [::1]:{port}: Address already in use" in str(caught.value)
+    assert str(caught.value) == f"cannot listen on [::1]:{port}: Address already in use"
 
 
 def test_the_health_of_what_is_no_address_is_an_error() -> None:
