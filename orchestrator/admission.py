@@ -128,12 +128,12 @@ class Admission:
     @property
     def seconds_to_wait(self) -> float:
         """For a request that came now, if those before it take as long as is forecast."""
+        pace = self.forecast.pace(self.num_slots)
         ends = [0.0] * (self.num_slots - self.num_running)
-        for slot in self._running:
-            ends.append(self.forecast.seconds(slot.work, self.num_slots, slot.num_tokens))
+        ends += [pace.seconds(slot.work, slot.num_tokens) for slot in self._running]
         heapq.heapify(ends)
         for work in self._queued.values():
-            heapq.heapreplace(ends, ends[0] + self.forecast.seconds(work, self.num_slots))
+            heapq.heapreplace(ends, ends[0] + pace.seconds(work))
         return ends[0] if ends else 0.0
 
     @property

@@ -71,28 +71,51 @@ class ByLoad:
         self._ratios.pop(num_running.bit_length(), None)
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What is expected of requests while a certain number of them runs.
+
+    Args:
+        end_probability: that a text which can end by itself does so at a token.
+    """
+
+    token_seconds: float
+    prompt_token_seconds: float
+    end_probability: float
+
+    def seconds(self, work: Work, num_done: int = 0) -> float:
+        """What is left of a request that has `num_done` tokens."""
+        seconds = self._num_tokens(work, num_done) * self.token_seconds
+        if not num_done:
+            seconds += work.num_prompt_tokens * self.prompt_token_seconds
+        return seconds
+
+    def _num_tokens(self, work: Work, num_done: int) -> float:
+        """The tokens still to come, if a text is as likely to end at any of them."""
+        num_left = max(0, work.max_new_tokens - num_done)
+        if not work.may_end or not self.end_probability:
+            return num_left
+        return (1 - (1 - self.end_probability) ** num_left) / self.end_probability
+
+
 class Forecast:
-    """Durations in seconds; what has not been seen takes no time."""
+    """Learns from requests how long others will take; what has not been seen takes no time."""
 
     def __init__(self) -> None:
         self._token_seconds = ByLoad(_NUM_STEPS)
         self._prompt_token_seconds = ByLoad(_NUM_TEXTS)
         self._ends = Ratio(_NUM_TEXTS)
 
+    def pace(self, num_running: int) -> Pace:
+        return Pace(
+            self._token_seconds.value(num_running),
+            self._prompt_token_seconds.value(num_running),
+            self._ends.value,
+        )
+
     def seconds(self, work: Work, num_running: int, num_done: int = 0) -> float:
         """What is left of a request that has `num_done` tokens, where so many run with it."""
-        seconds = self._num_tokens(work, num_done) * self._token_seconds.value(num_running)
-        if not num_done:
-            seconds += work.num_prompt_tokens * self._prompt_token_seconds.value(num_running)
-        return seconds
-
-    def _num_tokens(self, work: Work, num_done: int) -> float:
-        """The tokens still to come, if a text is as likely to end at any of them."""
-        num_left = max(0, work.max_new_tokens - num_done)
-        end = self._ends.value
-        if not work.may_end or not end:
-            return num_left
-        return (1 - (1 - end) ** num_left) / end
+        return self.pace(num_running).seconds(work, num_done)
 
     def saw_prompt(self, num_running: int, seconds: float, work: Work, num_tokens: int) -> None:
         """A request read its prompt and wrote its first tokens in so many seconds."""
@@ -110,7 +133,7 @@ class Forecast:
             self._ends.add(float(ended), num_tokens)
 
     def forget(self, work: Work, num_running: int) -> None:
-        """Drops what `seconds` of this request rests on."""
+        """Drops what the guess of this request rests on."""
         self._token_seconds.forget(num_running)
         self._prompt_token_seconds.forget(num_running)
         if work.may_end:
