@@ -44,9 +44,11 @@ from outrider.engine.device import choose_device
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.recorded_sampling import Choosing
 from outrider.messages import GREEDY, SamplingParams
-from outrider_bench.__main__ import measure, read_prompts, spread
+from outrider_bench import RESULTS
 from outrider_bench.hosts import available_cores
-from outrider_bench.results_file import RESULTS, write_result
+from outrider_bench.measuring import measure
+from outrider_bench.prompts import read_prompts, spread
+from outrider_bench.results_file import write_result
 from outrider_bench.runs import Task
 from outrider_bench.sections import Plan
 from outrider_bench.stand import Models

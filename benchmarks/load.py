@@ -34,9 +34,10 @@ from benchmarks.recorded import replaying_draft
 from outrider.errors import install_hint
 from outrider.html_report import write_page
 from outrider.processes import running_system
-from outrider_bench.__main__ import read_prompts
+from outrider_bench import RESULTS
 from outrider_bench.plots import import_pyplot
-from outrider_bench.results_file import RESULTS, write_result
+from outrider_bench.prompts import read_prompts
+from outrider_bench.results_file import write_result
 
 SCRIPT = Path(__file__).parent.parent / "deploy" / "k6" / "generate.js"
 SLOTS = 16

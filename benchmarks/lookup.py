@@ -20,7 +20,7 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.prompt_lookup import longest_match
 from outrider.tokenizer_files import load_tokenizer
-from outrider_bench.__main__ import read_prompts
+from outrider_bench.prompts import read_prompts
 from outrider_bench.results_file import write_result
 
 # Matches that are longer are counted with these.

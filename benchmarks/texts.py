@@ -20,7 +20,7 @@ from typing import Any
 from outrider.client import Client
 from outrider.generation import Generation
 from outrider.processes import running_system
-from outrider_bench.__main__ import read_prompts
+from outrider_bench.prompts import read_prompts
 from outrider_bench.results_file import write_result
 
 ALONE, PAIR, NO_LOOKUP = "target alone", "pair", "draft without prompt lookup"

@@ -12,7 +12,7 @@ from typing import Any, Self
 import grpc
 
 from outrider.channel import from_rpc_error
-from outrider.errors import Cancelled
+from outrider.errors import Cancelled, ClientMisuse
 from outrider.generation import Generation, TextPiece
 from outrider.generation_codec import generation_from_wire, piece_from_wire
 from outrider.v1 import generation_pb2 as pb
@@ -99,7 +99,13 @@ class GenerationStream(_Stream, Iterator[TextPiece]):
 class AsyncGenerationStream(_Stream, AsyncIterator[TextPiece]):
     """`GenerationStream` for `async for` and `async with`."""
 
+    def __init__(self, call: Any) -> None:
+        super().__init__(call)
+        self._loop = asyncio.get_running_loop()
+
     async def __anext__(self) -> TextPiece:
+        if asyncio.get_running_loop() is not self._loop:
+            raise ClientMisuse("the stream belongs to another event loop")
         while not self._pieces:
             with own_errors():
                 message = await self._call.read()

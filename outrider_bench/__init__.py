@@ -1,1 +1,8 @@
 """`outrider bench`: the pair against its baselines, all in one run."""
+
+from pathlib import Path
+
+RESULTS = Path("benchmarks/results")
+
+# What `outrider bench` measures, in this order; see `outrider_bench.sections`.
+SECTION_NAMES = ("modes", "rtt", "lengths", "trace", "acceptance", "capacity")

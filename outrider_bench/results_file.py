@@ -16,8 +16,7 @@ import transformers
 
 from outrider import __version__
 from outrider.errors import ConfigurationError
-
-RESULTS = Path("benchmarks/results")
+from outrider_bench import RESULTS
 
 
 def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **parts: Any) -> Path:

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from outrider.messages import SamplingParams
-from outrider_bench import capacity, one_process, plain_transformers
+from outrider_bench import SECTION_NAMES, capacity, one_process, plain_transformers
 from outrider_bench.figures import TARGET_ONLY, figures
 from outrider_bench.loop_model import Place
 from outrider_bench.runs import Run, Task, Way, interleave
@@ -199,14 +199,8 @@ def sessions(stand: Stand, plan: Plan) -> dict[str, Any]:
     return capacity.measure(stand, plan.tasks, plan.sessions, plan.looks_up)
 
 
-SECTIONS = {
-    "modes": modes,
-    "rtt": round_trips,
-    "lengths": draft_lengths,
-    "trace": trace,
-    "acceptance": chosen_acceptance,
-    "capacity": sessions,
-}
+_IN_ORDER = (modes, round_trips, draft_lengths, trace, chosen_acceptance, sessions)
+SECTIONS = dict(zip(SECTION_NAMES, _IN_ORDER, strict=True))
 
 
 def run(stand: Stand, plan: Plan, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, float]]:

@@ -150,6 +150,8 @@ def test_a_stream_may_outlive_its_event_loop(
         return stream
 
     stream = asyncio.run(begin())
+    with pytest.raises(ClientMisuse, match="belongs to another event loop"):
+        asyncio.run(stream.__anext__())
     del stream
     gc.collect()
     assert [str(warning.message) for warning in recwarn] == []

@@ -51,6 +51,7 @@ WITHOUT_TORCH = [
     "outrider.messages",
     "outrider.processes",
     "outrider.report",
+    "outrider_bench.__main__",
 ]
 
 
