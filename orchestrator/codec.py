@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf.struct_pb2 import ListValue, Struct
 
 from orchestrator.activity import Activity
 from orchestrator.generation import (
@@ -52,7 +55,18 @@ def request_from_wire(
         ignore_eos=message.ignore_eos,
         num_branches=message.num_branches if message.HasField("num_branches") else None,
         prompt_lookup=message.prompt_lookup if message.HasField("prompt_lookup") else None,
+        continue_final_message=message.continue_final_message,
+        chat_template_kwargs=_plain(message.chat_template_kwargs),
     )
+
+
+def _plain(value: Any) -> Any:
+    """A value of a Struct, whose numbers are all floating, as JSON has it."""
+    if isinstance(value, Struct):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, ListValue):
+        return [_plain(each) for each in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def piece_to_wire(piece: Piece) -> generation_pb2.TextPiece:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import secrets
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from orchestrator.conversation import check_conversation
 from orchestrator.decoder import Step, decode
 from orchestrator.distance import Distance
 from orchestrator.experience import Experience
@@ -55,6 +56,8 @@ class Request:
     """None: as many as pay, up to DEFAULT_NUM_BRANCHES."""
     prompt_lookup: bool | None = None
     """Whether to look drafts up in the text. None: if the policy chooses their length."""
+    continue_final_message: bool = False
+    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def looks_up(self) -> bool:
@@ -70,9 +73,7 @@ class Request:
         """Raises InvalidRequest. `max_new_tokens` is what a request may ask for at most."""
         if bool(self.prompt) == bool(self.messages):
             raise InvalidRequest("either prompt or messages must be given, and not be empty")
-        for index, message in enumerate(self.messages):
-            if not message.role:
-                raise InvalidRequest(f"messages[{index}] has no role")
+        check_conversation(self.messages, self.continue_final_message, self.chat_template_kwargs)
         if self.max_new_tokens < 1:
             raise InvalidRequest("max_new_tokens must be at least 1")
         if max_new_tokens is not None and self.max_new_tokens > max_new_tokens:
@@ -146,9 +147,12 @@ class Generation:
         return prompt
 
     def _encode(self, tokenizer: Tokenizer) -> list[int]:
-        if self.request.messages:
-            return tokenizer.encode_messages(self.request.messages)
-        return tokenizer.encode(self.request.prompt)
+        request = self.request
+        if not request.messages:
+            return tokenizer.encode(request.prompt)
+        return tokenizer.encode_messages(
+            request.messages, request.continue_final_message, request.chat_template_kwargs
+        )
 
     async def pieces(
         self,

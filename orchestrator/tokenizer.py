@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from types import MappingProxyType
 from typing import Protocol
 
 import tokenizers
@@ -12,6 +13,8 @@ import tokenizers
 from outrider.chat_template import ChatTemplate
 from outrider.errors import InvalidRequest
 from outrider.messages import TokenizerFiles
+
+_NO_ARGUMENTS: Mapping[str, object] = MappingProxyType({})
 
 
 class Turn(Protocol):
@@ -69,8 +72,17 @@ class Tokenizer:
         ids: list[int] = encoding.ids
         return ids
 
-    def encode_messages(self, messages: Sequence[Turn]) -> list[int]:
-        """The tokens of a conversation, up to where the assistant's turn begins.
+    def encode_messages(
+        self,
+        messages: Sequence[Turn],
+        continues_last: bool = False,
+        template_arguments: Mapping[str, object] = _NO_ARGUMENTS,
+    ) -> list[int]:
+        """The tokens of a conversation, up to where the assistant's next turn begins.
+
+        Args:
+            continues_last: up to where the last message ends instead.
+            template_arguments: further variables of the chat template.
 
         Raises:
             InvalidRequest: the model has no chat template, or it refuses the conversation.
@@ -78,9 +90,11 @@ class Tokenizer:
         """
         if self._chat_template is None:
             raise InvalidRequest("the target has no chat template: use prompt instead of messages")
-        text = self._chat_template.render(
-            [{"role": turn.role, "content": turn.content} for turn in messages]
-        )
+        turns = [{"role": turn.role, "content": turn.content} for turn in messages]
+        if continues_last:
+            text = self._chat_template.render_open(turns, **template_arguments)
+        else:
+            text = self._chat_template.render(turns, True, **template_arguments)
         # The template has written the special tokens itself.
         return self._encode(text, add_special_tokens=False)
 

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import jinja2
+import jinja2.meta
 from jinja2.ext import Extension, loopcontrols
 from jinja2.nodes import CallBlock, Node
 from jinja2.parser import Parser
@@ -37,8 +38,10 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
         self._special_tokens = special_tokens
         self.fault: str | None = None
+        environment = _environment()
         try:
-            self._template = _environment().from_string(source)
+            self._template = environment.from_string(source)
+            self._variables = jinja2.meta.find_undeclared_variables(environment.parse(source))
         except Exception as error:
             self.fault = _described(error)
         else:
@@ -51,6 +54,20 @@ class ChatTemplate:
             return None
         return cls(files.chat_template, files.special_tokens)
 
+    def render_open(self, messages: Turns, **arguments: object) -> str:
+        """The prompt of a conversation, which ends where its last message ends.
+
+        Space at the end of that is left out if the template leaves it out, as in transformers.
+        Raises what `render` does.
+        """
+        *others, last = messages
+        marked = {**last, "content": last["content"] + _MARK + " "}
+        text = self.render([*others, marked], add_generation_prompt=False, **arguments)
+        before, mark, after = text.rpartition(_MARK)
+        if not mark or last["content"].strip() not in before:
+            raise InvalidRequest("the chat template leaves out the last message, or changes it")
+        return before if after.startswith(" ") else before.rstrip()
+
     def render(
         self, messages: Turns, add_generation_prompt: bool = True, **arguments: object
     ) -> str:
@@ -62,10 +79,12 @@ class ChatTemplate:
 
         Raises:
             BrokenChatTemplate: the template works for no conversation.
-            InvalidRequest: it refuses this one.
+            InvalidRequest: it refuses this one, or does not know an argument.
         """
         if self.fault is not None:
             raise BrokenChatTemplate(f"the model's chat template is broken: {self.fault}")
+        if unknown := sorted(arguments.keys() - self._variables):
+            raise InvalidRequest(f"the chat template has no variable {unknown[0]!r}")
         try:
             return self._render(messages, add_generation_prompt, **arguments)
         except Exception as error:

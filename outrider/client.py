@@ -122,6 +122,9 @@ class Client(_Client):
             prompt_lookup: drafts from the text itself; default: if num_speculative_tokens is
                 not given.
             trace: returns what each service did when; default False.
+            continue_final_message: goes on with the last message, which is the assistant's, instead
+                of beginning a new turn; default False.
+            chat_template_kwargs: variables for the chat template: `{"enable_thinking": False}`.
 
         A parameter that is None has its default.
 

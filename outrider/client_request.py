@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.struct_pb2 import Struct
 
 from outrider.errors import InvalidRequest
 from outrider.v1 import generation_pb2 as pb
@@ -28,6 +29,8 @@ class Parameters(TypedDict, total=False):
     ignore_eos: bool | None
     num_branches: int | None
     prompt_lookup: bool | None
+    continue_final_message: bool | None
+    chat_template_kwargs: Mapping[str, Any] | None
     trace: bool | None
 
 
@@ -36,6 +39,7 @@ _VALUES = {
     FieldDescriptor.TYPE_FLOAT: "a number",
     FieldDescriptor.TYPE_BOOL: "True or False",
     FieldDescriptor.TYPE_UINT32: "an integer from 0 to 2**32 - 1",
+    FieldDescriptor.TYPE_MESSAGE: "a mapping, with names, of values that JSON has",
     FieldDescriptor.TYPE_UINT64: "an integer from 0 to 2**64 - 1",
 }
 
@@ -83,11 +87,13 @@ def _set(message: Any, name: str, value: Any, where: str = "") -> None:
     """Sets a field; an error names it, which protobuf's own does not."""
     field = message.DESCRIPTOR.fields_by_name[name]
     try:
-        if field.is_repeated:
+        if isinstance(getattr(message, name), Struct):
+            getattr(message, name).update(value)
+        elif field.is_repeated:
             getattr(message, name).extend(value)
         else:
             setattr(message, name, value)
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         several = "a list of " if field.is_repeated else ""
         raise InvalidRequest(
             f"{where or name} cannot be {repr(value)[:_LONGEST_VALUE]}: "

@@ -133,12 +133,15 @@ async def test_the_text_goes_on_where_the_prompt_ends(tmp_path: Path, prepends: 
             assert "".join(pieces) == result.text
 
 
-async def test_messages_go_through_the_chat_template(system: System) -> None:
-    turn = generation_pb2.ChatMessage(role="user", content="hi")
+@pytest.mark.parametrize("continues", [False, True])
+async def test_messages_go_through_the_chat_template(system: System, continues: bool) -> None:
+    request = generation_pb2.GenerateRequest(max_new_tokens=8, continue_final_message=continues)
+    request.messages.add(role="user", content="hi")
     rendered = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    by_messages = await system.generation.Generate(
-        generation_pb2.GenerateRequest(messages=[turn], max_new_tokens=8)
-    )
+    if continues:
+        request.messages.add(role="assistant", content="the cat")
+        rendered += "the cat"
+    by_messages = await system.generation.Generate(request)
     by_prompt = await system.generate(rendered, max_new_tokens=8)
     assert by_messages.token_ids == by_prompt.token_ids
     assert by_messages.usage.prompt_tokens == by_prompt.usage.prompt_tokens

@@ -55,3 +55,35 @@ def test_arguments_reach_the_template() -> None:
 )
 def test_the_end_of_a_turn(source: str, end: str) -> None:
     assert ChatTemplate(source, {"eos_token": "</s>"}).end_of_turn() == end
+
+
+def test_an_argument_that_the_template_does_not_know_is_refused_by_name() -> None:
+    with pytest.raises(InvalidRequest, match="'enable_thinkng'"):
+        ChatTemplate("{{ messages[0].content }}{{ enable_thinking }}", {}).render(
+            [USER], enable_thinkng=False
+        )
+
+
+TRIMS = (
+    "{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}</s>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+
+
+@pytest.mark.parametrize(
+    ("source", "content", "end"),
+    [
+        (CHAT_TEMPLATE, "Sure: ", "<|im_start|>assistant\nSure: "),
+        (TRIMS, "Sure: ", "<assistant>Sure:"),
+        (TRIMS, "a </s> b", "<assistant>a </s> b"),
+    ],
+)
+def test_a_final_message_is_left_open(source: str, content: str, end: str) -> None:
+    template = ChatTemplate(source, {})
+    assert template.render_open([USER, {"role": "assistant", "content": content}]).endswith(end)
+
+
+def test_a_final_message_that_the_template_leaves_out_cannot_be_continued() -> None:
+    template = ChatTemplate("{{ messages[0].content }}", {})
+    with pytest.raises(InvalidRequest, match="leaves out the last message"):
+        template.render_open([USER, {"role": "assistant", "content": "Sure"}])

@@ -68,6 +68,21 @@ def test_messages_equal_transformers(tmp_path: Path, template: str, bos: bool) -
     assert ours.encode_messages(TALK) == expected
 
 
+@pytest.mark.parametrize("template", [CHAT_TEMPLATE, LLAMA3_LIKE, STRICT])
+@pytest.mark.parametrize("content", ["Sure", "Sure: ", " a\nb"])
+def test_a_continued_message_equals_transformers(
+    tmp_path: Path, template: str, content: str
+) -> None:
+    make_tokenizer(tmp_path, template=template)
+    ours, theirs = Tokenizer(read_tokenizer(str(tmp_path))), AutoTokenizer.from_pretrained(tmp_path)
+    turns = [*TALK, Message("assistant", content)]
+    expected = theirs.apply_chat_template(
+        [{"role": turn.role, "content": turn.content} for turn in turns],
+        continue_final_message=True,
+    )["input_ids"]
+    assert ours.encode_messages(turns, continues_last=True) == expected
+
+
 def test_a_template_can_write_the_date(files: TokenizerFiles) -> None:
     tokenizer = Tokenizer(
         replace(files, chat_template="{{ strftime_now('%Y') }}{{ messages[2].content }}")
