@@ -233,7 +233,7 @@ def _show(
         console.print(report.legend())
     stream = client.stream(prompt, **parameters)
     for piece in stream:
-        console.print(report.styled(piece), end="")
+        report.show(piece, console)
     console.print("\n")
     console.print(report.report(stream.result))
     return stream.result

@@ -26,8 +26,13 @@ def legend() -> Text:
     )
 
 
-def styled(piece: TextPiece) -> Text:
-    return Text(piece.text, STYLES[piece.source])
+def show(piece: TextPiece, console: Console) -> None:
+    """Writes a piece: to a terminal in colour, else just as it is, with tabs and the like."""
+    if console.is_terminal:
+        console.print(Text(piece.text, STYLES[piece.source]), end="")
+    else:
+        console.file.write(piece.text)
+        console.file.flush()
 
 
 def report(generation: Generation) -> RenderableType:

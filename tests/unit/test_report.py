@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from outrider import report
-from outrider.generation import Generation, Latency, ServerInfo, Speculation, Usage
+from outrider.generation import Generation, Latency, ServerInfo, Speculation, TextPiece, Usage
 from outrider.messages import ModelInfo
 
 ALONE = Generation(
@@ -36,6 +36,21 @@ def shown(renderable: RenderableType) -> str:
     output = io.StringIO()
     Console(file=output, width=200, color_system=None).print(renderable)
     return output.getvalue()
+
+
+def test_what_is_piped_is_the_text_itself() -> None:
+    pieces = ["a\tb\r\n", "\x0c[red]", "\x1b[1m \r", "\t"]
+    output = io.StringIO()
+    for piece in pieces:
+        report.show(TextPiece(piece, 1, "draft"), Console(file=output, width=4))
+    assert output.getvalue() == "".join(pieces)
+
+
+def test_a_terminal_sees_whose_a_piece_is() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, color_system="standard")
+    report.show(TextPiece("a", 1, "draft"), console)
+    assert output.getvalue() == "\x1b[32ma\x1b[0m"
 
 
 @pytest.mark.parametrize(
