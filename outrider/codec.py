@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from outrider.errors import InvalidRequest
 from outrider.messages import (
+    BatchInvariance,
     ModelInfo,
     Preparation,
     Prepared,
@@ -171,6 +172,15 @@ def model_info_to_wire(info: ModelInfo) -> common_pb2.GetModelInfoResponse:
         token_ns=info.token_ns,
         wire_version=info.wire_version,
         num_threads=info.num_threads,
+        batch_invariance=_invariance_to_wire(info.batch_invariance),
+    )
+
+
+def _invariance_to_wire(claim: BatchInvariance | None) -> common_pb2.BatchInvariance | None:
+    if claim is None:
+        return None
+    return common_pb2.BatchInvariance(
+        holds=claim.holds, max_tokens=claim.max_tokens, across_threads=claim.across_threads
     )
 
 
@@ -190,4 +200,12 @@ def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
         token_ns=message.token_ns,
         wire_version=message.wire_version,
         num_threads=message.num_threads,
+        batch_invariance=_invariance_from_wire(message),
     )
+
+
+def _invariance_from_wire(message: common_pb2.GetModelInfoResponse) -> BatchInvariance | None:
+    if not message.HasField("batch_invariance"):
+        return None
+    claim = message.batch_invariance
+    return BatchInvariance(claim.holds, claim.max_tokens, claim.across_threads)

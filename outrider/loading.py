@@ -20,6 +20,7 @@ from outrider.engine.activity import PassCounts
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.pace import measure_pace
+from outrider.engine.pass_comparison import compare_passes
 from outrider.engine.recorded_sampling import Choosing
 from outrider.hub import revision_of
 from outrider.messages import GREEDY, ModelInfo, SamplingParams
@@ -103,6 +104,10 @@ def load_served_model(
     progress(f"{name}: warm-up")
     warm_up(engine, num_choices)
     engine.pace = measure_pace(engine, replays_steps=engine.graphs is not None)
+    if (claim := engine.batch_invariance) is not None:
+        engine.batch_invariance = claim = compare_passes(engine, claim, engine.pace.widest)
+        engine.pace = dataclasses.replace(engine.pace, max_tokens=claim.max_tokens)
+        log.info("%s: bits do not depend on the pass: %s", name, claim)
     engine.passes = PassCounts()  # those to come are somebody's
     log.info(
         "%s on %s in %s: KV cache of %d slots of %d tokens, %.0f MB, fixed from here on; "
@@ -162,5 +167,6 @@ def _describe(name: str, folder: str, engine: Engine, tokenizer_json: str) -> Mo
         num_free_slots=engine.cache.num_slots,
         version=__version__,
         token_ns=round(1e9 * engine.pace.token_seconds),
+        batch_invariance=engine.batch_invariance,
         num_threads=torch.get_num_threads() if engine.device.type == "cpu" else 0,
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from outrider.config import run_options, trust_option
 from outrider.config_sources import CONFIG_FILE
+from outrider.cores import available_cores
 from outrider.processes import ServiceProcess, running_system
 
 _EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
@@ -102,25 +102,19 @@ def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:
 
 
 def share_cores(target: dict[str, Any], draft: dict[str, Any]) -> None:
-    """Gives each model cores of its own, if there are enough, and nothing else was asked for.
+    """Gives each model cores of its own, if there are enough; what was asked for stays.
 
     They work at the same time, and two pools of threads on the same cores wait for each
     other at every operation. But of two or three cores one for the draft is more than it gives:
     the target has all of them then, and the policy says when the draft may have one.
     """
-    if target["threads"] is not None or draft["threads"] is not None:
-        return
-    num_cores = _num_cores()
-    num_draft_cores = max(1, num_cores // 4)
-    draft["threads"] = num_draft_cores
-    target["threads"] = num_cores - (num_draft_cores if num_cores >= _ENOUGH_CORES else 0)
-
-
-def _num_cores() -> int:
-    """Of those that this process may use."""
-    if sys.platform != "linux":
-        return os.cpu_count() or 1
-    return len(os.sched_getaffinity(0))
+    num_cores = available_cores()
+    if draft["threads"] is None:
+        left = num_cores - (target["threads"] or 0)
+        draft["threads"] = max(1, min(left, num_cores // 4))
+    if target["threads"] is None:
+        left = num_cores - (draft["threads"] if num_cores >= _ENOUGH_CORES else 0)
+        target["threads"] = max(1, left)
 
 
 def check_not_given(settings: Iterable[str], beside: str) -> None:

@@ -119,6 +119,24 @@ class Interval:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchInvariance:
+    """Whether a token's logits are the same, bit for bit, in every pass that may compute them.
+
+    `max_tokens`: passes have been compared up to so many tokens, and none has more; 0: no limit.
+    `across_threads`: they are the same with every number of threads in use, too.
+    """
+
+    holds: bool
+    max_tokens: int = 0
+    across_threads: bool = False
+
+    def __str__(self) -> str:
+        if not self.holds:
+            return "no"
+        return f"in passes of up to {self.max_tokens} tokens" if self.max_tokens else "yes"
+
+
+@dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a draft or target service serves. Fields as in GetModelInfoResponse."""
 
@@ -136,6 +154,7 @@ class ModelInfo:
     token_ns: int = 0
     wire_version: int = WIRE_VERSION
     num_threads: int = 0
+    batch_invariance: BatchInvariance | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,14 +162,20 @@ def _model_in_words(model: ModelInfo) -> str:
     return " ".join(filter(None, (model.model_id, model.dtype, device and f"({device})")))
 
 
+_MODEL_ROWS = (
+    *("model", "dtype", "device", "threads", "context", "vocabulary", "ends at", "slots"),
+    "bits independent of the pass",
+)
+
+
 def server_table(info: ServerInfo) -> RenderableType:
     """What an orchestrator serves, and what it cannot use."""
     table = Table(box=None, pad_edge=False, title=f"Outrider {info.version}", title_justify="left")
-    for heading in ("", "model", "dtype", "device", "context", "vocabulary", "ends at", "slots"):
+    models = {"target": info.target} | ({"draft": info.draft} if info.draft else {})
+    for heading in ("", *models):
         table.add_column(heading, header_style="dim")
-    table.add_row("target", *_model_cells(info.target))
-    if info.draft is not None:
-        table.add_row("draft", *_model_cells(info.draft))
+    for name, *cells in zip(_MODEL_ROWS, *map(_model_cells, models.values()), strict=True):
+        table.add_row(name, *cells)
     if info.draft_outage is None:
         return table
     return Group(table, outage(info.draft_outage))
@@ -187,10 +193,12 @@ def _model_cells(model: ModelInfo) -> list[str]:
         escape(model.model_id),
         model.dtype or "-",
         model.device or "-",
+        str(model.num_threads or "-"),
         str(model.max_context_length),
         str(model.vocab_size) if has_model else "any",
         ", ".join(map(str, model.eos_token_ids)) or "-",
         str(model.num_slots),
+        str(model.batch_invariance or "-"),
     ]
 
 

@@ -10,7 +10,6 @@ import torch
 import transformers
 
 from outrider.embedded.target import embedded_target
-from outrider.engine.batch_invariance import ANY_SHAPES
 from tests.tiny_models import model_factory
 
 torch.set_num_threads(1)
@@ -40,4 +39,3 @@ def real_target() -> Path:
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines have the layers, and passes the form and shapes, that they have on a GPU."""
     monkeypatch.setattr("outrider.engine.model.is_gpu", lambda device: True)
-    monkeypatch.setattr("outrider.engine.model.shapes_for", lambda device, dtype: ANY_SHAPES)

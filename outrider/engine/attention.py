@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from outrider.engine.batch_invariance import Shapes
+from outrider.engine.batch_invariance import AttentionShapes
 from outrider.engine.chunk import Chunk, text_lengths
 from outrider.engine.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of
 from outrider.engine.kv_cache import SlotCache
@@ -95,7 +95,7 @@ class ForwardPass:
         keys, values = self.cache.storage(layer.number, key, value)
         groups = query.shape[1] // key.shape[1]
         if self.pieces is not None:
-            pieces = self.pieces.of(query, groups, query.shape[2], layer.window)
+            pieces = self.pieces.of(query, groups, layer.window)
             attended = attend_pieces(query, key, value, keys, values, pieces, layer.scale)
         else:
             assert self.slots is not None
@@ -121,7 +121,7 @@ class Pass(ForwardPass):
         chunks: Sequence[Chunk],
         cache: SlotCache,
         device: torch.device,
-        shapes: Shapes,
+        shapes: AttentionShapes,
         together: bool,
     ) -> None:
         positions = torch.tensor(

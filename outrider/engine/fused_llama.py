@@ -79,7 +79,7 @@ class FusedLlama(nn.Module):
         self, states: Tensor, cos: Tensor, sin: Tensor, forward_pass: ForwardPass
     ) -> Tensor:
         assert forward_pass.pieces is not None  # passes on a CPU have them
-        pieces = forward_pass.pieces.of(states, self.num_groups, self.head_dim)
+        pieces = forward_pass.pieces.of(states, self.num_groups)
         keys, values = self._storage(forward_pass.cache, states)
         output: Tensor = self._run(states, cos, sin, keys, values, pieces)
         return output

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from outrider.engine.batch_invariance import ANY_SHAPES, Shapes
+from outrider.engine.batch_invariance import ANY_SHAPES, AttentionShapes
 from outrider.engine.chunk import Chunk
 
 
@@ -27,7 +27,9 @@ class SlotCache:
         shapes: what attention may ask for, which may be more than `max_length`.
     """
 
-    def __init__(self, num_slots: int, max_length: int, shapes: Shapes = ANY_SHAPES) -> None:
+    def __init__(
+        self, num_slots: int, max_length: int, shapes: AttentionShapes = ANY_SHAPES
+    ) -> None:
         self.num_slots = num_slots
         self.max_length = max_length
         self._shapes = shapes
@@ -41,6 +43,11 @@ class SlotCache:
     def num_layers(self) -> int:
         """Layers that have written."""
         return len(self._layers)
+
+    @property
+    def head_shapes(self) -> set[tuple[int, int]]:
+        """Of the layers that have written: key-value heads, and the size of one."""
+        return {(keys.shape[1], keys.shape[3]) for keys, _ in self._layers.values()}
 
     @property
     def num_bytes(self) -> int:

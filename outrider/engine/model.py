@@ -12,10 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from outrider.cores import available_cores
 from outrider.engine.activity import PassCounts
 from outrider.engine.attention import Pass
-from outrider.engine.batch_invariance import ANY_SHAPES, shapes_for
+from outrider.engine.batch_invariance import ANY_SHAPES
 from outrider.engine.boundary_check import check_boundaries
+from outrider.engine.calibration import attention_kinds, calibrate
 from outrider.engine.chunk import Chunk, logit_rows
 from outrider.engine.device import choose_device, choose_dtype, is_gpu
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
@@ -29,14 +31,15 @@ from outrider.engine.pace import Pace
 from outrider.engine.packed_linear import pack_linears
 from outrider.engine.ranks import Ranks
 from outrider.engine.recorded_sampling import Choosing
-from outrider.engine.recording_check import chooses_the_same, difference, gives_the_same
+from outrider.engine.recording_check import checked_choices, checked_passes, difference
 from outrider.engine.rope import rope_of
 from outrider.engine.soundness import Result, clear_unsound
 from outrider.engine.static_choices import StaticChoices
-from outrider.engine.static_pass import kernels_for
 from outrider.engine.static_passes import CudaRecorder, Record, StaticPasses
+from outrider.engine.threads import thread_counts
 from outrider.engine.weights import load_model
 from outrider.errors import UnsupportedModel
+from outrider.messages import BatchInvariance
 from outrider.sampling import Choice
 
 log = logging.getLogger(__name__)
@@ -86,8 +89,7 @@ class Engine:
     """What a pass should do; measured when the model is loaded to be served."""
 
     def __init__(self, options: EngineOptions) -> None:
-        if options.threads is not None:
-            torch.set_num_threads(options.threads)
+        torch.set_num_threads(options.threads or min(torch.get_num_threads(), available_cores()))
         count = options.tensor_parallel
         self.ranks = Ranks(count, options.device) if count > 1 else None
         self.device = choose_device(self.ranks.device if self.ranks else options.device)
@@ -106,8 +108,11 @@ class Engine:
         )
         self.rope = rope_of(self.config)
         self._on_gpu = is_gpu(self.device)
-        can_be_invariant = options.batch_invariant and not self.is_int8 and not self.ranks
-        self._shapes = shapes_for(self.device, self.dtype) if can_be_invariant else ANY_SHAPES
+        self.thread_counts = thread_counts(torch.get_num_threads())
+        self.attention_shapes = ANY_SHAPES
+        self.batch_invariance: BatchInvariance | None = None
+        self._is_packed = not (self._on_gpu or self.is_int8 or self.ranks)
+        self._calibrates = options.batch_invariant and self._is_packed
         self.cache = self._probing_cache()
         self.passes = PassCounts()
         self.network = self._adopt(model, options.model)
@@ -126,7 +131,7 @@ class Engine:
             self.use_choices()
 
     def _probing_cache(self) -> SlotCache:
-        return SlotCache(1, min(_PROBE_LENGTH, self.max_context_length), self._shapes)
+        return SlotCache(1, min(_PROBE_LENGTH, self.max_context_length), self.attention_shapes)
 
     @torch.inference_mode()
     def _allocate(self, options: EngineOptions) -> SlotCache:
@@ -183,36 +188,21 @@ class Engine:
         self.passes.count([len(chunk.token_ids) for chunk in chunks], duration_ns)
         return logits
 
-    def _plain(self, chunks: Sequence[Chunk]) -> list[Tensor]:
-        """A pass that is not recorded."""
+    def _plain(self, chunks: Sequence[Chunk]) -> list[Tensor]:  # not recorded
         return self._run(chunks)[0]
 
     @torch.inference_mode()
     def use_graphs(self, record: Record) -> None:
         """Lets short passes be recorded and replayed, if what comes out is the same."""
-        kernels = kernels_for(self.device)
-        for choice in (kernels, None) if kernels else (None,):
-            static = StaticPasses(self.network, self.cache, self.device, record, choice)
-            if gives_the_same(static, self._plain, self._tolerance):
-                self.graphs = static
-                return
-            attention = "our kernels" if choice else "torch's attention"
-            log.warning("no graphs with %s: they give other logits, or none", attention)
+        model = self.network, self.cache, self.device
+        self.graphs = checked_passes(*model, record, self._plain, self._tolerance)
 
     @torch.inference_mode()
     def use_choices(self) -> None:
         """Lets tokens be chosen in recorded passes, if there are any and they are the same."""
-        if self.graphs is None:
-            return
-        kernels, ids = self.graphs.kernels, self.logit_token_ids
-        num_slots, tolerance = self.cache.num_slots, 4 * self._tolerance
-        for choice in (kernels, None) if kernels else (None,):
-            choices = StaticChoices(self.graphs, ids, choice)
-            if chooses_the_same(choices, self._plain, ids, tolerance, num_slots):
-                self.choices = choices
-                return
-            means = "our kernels" if choice else "torch's operators"
-            log.warning("no choices on the device by %s: they give other tokens, or none", means)
+        if self.graphs is not None:
+            ids, tolerance = self.logit_token_ids, 4 * self._tolerance
+            self.choices = checked_choices(self.graphs, ids, self._plain, tolerance)
 
     def follow(self) -> None:
         """Runs the passes of rank 0 until it closes. Raises ServiceUnavailable if it is gone."""
@@ -230,7 +220,7 @@ class Engine:
         return 1e-4 if self.dtype == torch.float32 else 0.05
 
     def _run(self, chunks: Sequence[Chunk]) -> tuple[list[Tensor], Pass]:
-        forward_pass = Pass(chunks, self.cache, self.device, self._shapes, self._on_gpu)
+        forward_pass = Pass(chunks, self.cache, self.device, self.attention_shapes, self._on_gpu)
         token_ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
         rows = torch.tensor(logit_rows(chunks), dtype=torch.long, device=self.device)
         logits = self.network(torch.tensor(token_ids, device=self.device), forward_pass, rows)
@@ -269,8 +259,10 @@ class Engine:
         try:
             self.network = build(model, self.max_context_length)
             # Weights are packed for CPUs; int8 would be found to be rounded.
-            if self.ranks is None and not self.is_int8 and not self._on_gpu:
-                pack_linears(self.network, self._shapes)
+            if self._is_packed:
+                pack_linears(self.network)
+                if self._calibrates:
+                    self._calibrate(ids[0])
                 compile_network(self.network)
             actual, windows = self._probe(ids)
         except Exception as error:
@@ -288,6 +280,15 @@ class Engine:
             )
         check_boundaries(self.config, windows, self.max_context_length, name)
         return self.network
+
+    def _calibrate(self, token_id: int) -> None:
+        """Calls kernels in shapes that give the same bits in every pass, if there are any."""
+        _, forward_pass = self._run([Chunk(0, 0, [token_id], 1)])  # says how layers attend
+        kinds, counts = attention_kinds(forward_pass), self.thread_counts
+        self.attention_shapes, self.batch_invariance = calibrate(
+            self.network, kinds, self.dtype, counts, self.max_context_length
+        )
+        self.cache = self._probing_cache()
 
     def _probe(self, ids: list[int]) -> tuple[Tensor, set[int]]:
         """Logits [length, vocab_size] of `ids`, with a wrong turn taken and rolled back."""

@@ -15,6 +15,9 @@ from outrider.engine.chunk import Chunk
 LONGEST_PASS = 2.5
 _STEP_TOKENS = 8
 
+# A prompt that has the engine for itself is read in chunks so many times as large.
+ALONE = 4
+
 _BUDGETS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _REPEATS = 2
 # Where steps are replayed and wide passes are not, the narrowest of these takes several steps
@@ -49,6 +52,14 @@ class Pace:
     """How long a pass waits for one more session, as long as sessions keep arriving."""
     token_seconds: float = 0.0
     """What a token more costs a pass of a few; 0 if unknown."""
+    max_tokens: int = 0
+    """No pass has more: up to so many, bits have been found not to depend on it. 0: no limit."""
+
+    @property
+    def widest(self) -> int:
+        """Tokens of the widest pass: of a prompt that has the engine for itself."""
+        most = ALONE * self.token_budget
+        return min(most, self.max_tokens) if self.max_tokens else most
 
 
 def measure_pace(engine: Passes, replays_steps: bool = False) -> Pace:

@@ -1,4 +1,4 @@
-"""Linear layers with weights laid out in advance for short passes on CPU.
+"""Linear layers for short passes on CPU: weights laid out in advance, rows in chosen numbers.
 
 A product of a few rows with a large weight costs the reading of the weight, if
 the weight lies as the kernel wants it. `torch.nn.Linear` rearranges it at each
@@ -13,13 +13,13 @@ that verification is made of. Two layouts avoid that (`benchmarks/passes.py`):
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import linear, pad
 from transformers.pytorch_utils import Conv1D
 
-from outrider.engine.batch_invariance import ANY_SHAPES, Shapes
+from outrider.engine.row_sizes import RowSizes
 
 # The builds of torch that carry FBGEMM, all of them for x86.
 FBGEMM_ENGINES = ("x86", "fbgemm", "onednn")
@@ -35,49 +35,86 @@ def linear_weight(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
     return weight.t().contiguous() if isinstance(linear, Conv1D) else weight.contiguous(), bias
 
 
-class Float16Linear(nn.Module):
-    """`input @ weight.T + bias` in float32; float16 `weight` [out_features, in_features]."""
+class RowLinear(nn.Module):
+    """`input @ weight.T + bias`, computed in numbers of rows that can be chosen.
+
+    Without a choice a product has the rows that it happens to have.
+    """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.out_features, self.in_features = weight.shape
-        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+        self.dtype = weight.dtype
+        self.has_bias = bias is not None
+        self.most_rows = 0
+        self.filled: list[int] = []
 
-    def forward(self, input: Tensor) -> Tensor:
-        if torch.jit.is_scripting():  # type: ignore[attr-defined]
-            output: Tensor = torch.ops.quantized.linear_dynamic_fp16(input, self.packed)
-        else:
-            if input.numel() == 0:
-                return input.new_empty(*input.shape[:-1], self.out_features)
-            # The overload itself: looking for it takes as long as some of these products.
-            output = torch.ops.quantized.linear_dynamic_fp16.default(input, self.packed)
-        return output
+    def use(self, rows: RowSizes) -> None:
+        """From here on products have these numbers of rows. Call it before TorchScript does."""
+        self.filled = rows.table()
+        self.most_rows = len(self.filled) - 1
 
-
-class PackedLinear(nn.Module):
-    """`input @ weight.T + bias`, with `weight` [out_features, in_features] packed."""
-
-    def __init__(self, weight: Tensor, bias: Tensor | None, shapes: Shapes = ANY_SHAPES) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
-        self.bias = bias
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
-        self.fewest_rows, self.most_rows = shapes.rows_at_once(weight.dtype)
-
-    def forward(self, input: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:  # [..., in_features]
         rows = input.reshape(-1, self.in_features)
         if rows.shape[0] == 0:
             output = rows.new_empty(0, self.out_features)
+        elif len(self.filled) == 0:
+            output = self.multiply(rows)
         elif rows.shape[0] <= self.most_rows:
-            output = self._multiply(rows)
+            output = self._multiply_filled(rows)
         else:
-            output = torch.cat([self._multiply(some) for some in rows.split(self.most_rows)])
+            output = torch.cat([self._multiply_filled(some) for some in rows.split(self.most_rows)])
         return output if input.dim() == 2 else output.unflatten(0, input.shape[:-1])
 
-    def _multiply(self, rows: Tensor) -> Tensor:
-        alone = rows.shape[0] < self.fewest_rows
-        if alone:
-            rows = torch.cat((rows, rows))
+    def _multiply_filled(self, rows: Tensor) -> Tensor:
+        num_rows = rows.shape[0]
+        num_missing = self.filled[num_rows] - num_rows
+        if num_missing == 0:
+            return self.multiply(rows)
+        return self.multiply(pad(rows, [0, 0, 0, num_missing]))[:num_rows]
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        """One product of [num_rows, in_features], num_rows above 0."""
+        raise NotImplementedError
+
+
+class PlainLinear(RowLinear):
+    """With `weight` as torch has it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self.weight = weight
+        self.bias = bias
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        return linear(rows, self.weight, self.bias)
+
+
+class Float16Linear(RowLinear):
+    """In float32, with `weight` in float16."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            output: Tensor = torch.ops.quantized.linear_dynamic_fp16(rows, self.packed)
+        else:
+            # The overload itself: looking for it takes as long as some of these products.
+            output = torch.ops.quantized.linear_dynamic_fp16.default(rows, self.packed)
+        return output
+
+
+class PackedLinear(RowLinear):
+    """With `weight` in oneDNN's layout."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self.bias = bias
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
+
+    def multiply(self, rows: Tensor) -> Tensor:
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             output: Tensor = torch.ops.mkldnn._linear_pointwise(
                 rows, self.packed, self.bias, "none", [], ""
@@ -86,13 +123,18 @@ class PackedLinear(nn.Module):
             output = torch.ops.mkldnn._linear_pointwise.default(
                 rows, self.packed, self.bias, "none", [], ""
             )
-        return output[:1] if alone else output
+        return output
 
 
-def pack_linears(module: nn.Module, shapes: Shapes = ANY_SHAPES) -> None:
-    """Replaces every linear layer below `module` where this torch and CPU can pack it."""
-    if _can_pack(next(module.parameters())):
-        replace_linears(module, partial(_packed, shapes))
+def pack_linears(module: nn.Module) -> None:
+    """Replaces every linear layer below `module` by one of those above."""
+    if next(module.parameters()).device.type == "cpu":
+        replace_linears(module, _packed)
+
+
+def row_linears(module: nn.Module) -> list[RowLinear]:
+    """The layers below `module` whose numbers of rows can be chosen."""
+    return [each for each in module.modules() if isinstance(each, RowLinear)]
 
 
 def replace_linears(module: nn.Module, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
@@ -120,17 +162,19 @@ def fits_float16(weight: Tensor) -> bool:
     return bool((rounding <= of_sums * weight.abs().amax(dim=1)).all())
 
 
-def _packed(shapes: Shapes, weight: Tensor, bias: Tensor | None) -> nn.Module:
+def _packed(weight: Tensor, bias: Tensor | None) -> RowLinear:
+    if not _can_pack(weight):
+        return PlainLinear(weight, bias)
     if weight.dtype == torch.float32 and fbgemm_is_available() and fits_float16(weight):
         return Float16Linear(weight, bias)
-    return PackedLinear(weight, bias, shapes)
+    return PackedLinear(weight, bias)
 
 
-def _can_pack(parameter: Tensor) -> bool:
-    if parameter.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+def _can_pack(weight: Tensor) -> bool:
+    if not torch.backends.mkldnn.is_available():
         return False
     if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
         return False
-    if parameter.dtype == torch.bfloat16:
+    if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return parameter.dtype == torch.float32
+    return weight.dtype == torch.float32

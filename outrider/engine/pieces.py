@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from outrider.engine.batch_invariance import Shapes
+from outrider.engine.batch_invariance import AttentionShapes
 from outrider.engine.chunk import Chunk
 from outrider.engine.chunk_batch import hidden_from
 
@@ -71,20 +71,23 @@ def attend_pieces(
 class Pieces:
     """The pieces of a pass, shared by all layers that attend alike."""
 
-    def __init__(self, chunks: Sequence[Chunk], shapes: Shapes) -> None:
+    def __init__(self, chunks: Sequence[Chunk], shapes: AttentionShapes) -> None:
         self._chunks = chunks
         self._shapes = shapes
-        self._pieces: dict[tuple[int, int, int | None], list[Piece]] = {}
+        self._pieces: dict[tuple[int, int | None], list[Piece]] = {}
 
-    def of(
-        self, like: Tensor, groups: int, head_dim: int, window: int | None = None
-    ) -> list[Piece]:
+    @property
+    def groups(self) -> set[int]:
+        """Query heads to a key-value head, of the layers that have asked."""
+        return {groups for groups, _ in self._pieces}
+
+    def of(self, like: Tensor, groups: int, window: int | None = None) -> list[Piece]:
         """For layers with so many query heads to a key-value head, and such a sliding window.
 
         Args:
             like: has the masks' type and device.
         """
-        kind = (groups, head_dim, window)
+        kind = (groups, window)
         if kind not in self._pieces:
             pieces: list[Piece] = []
             begin = 0
@@ -100,18 +103,17 @@ class Pieces:
         first: int,
         like: Tensor,
         groups: int,
-        head_dim: int,
         window: int | None,
     ) -> Iterator[Piece]:
         """Of a chunk whose tokens are those from `first` on in the pass."""
         step = self._shapes.queries_at_once(len(chunk.token_ids), groups)
         for start in range(chunk.start, chunk.end, step):
             stop = min(start + step, chunk.end)
-            num_rows = self._shapes.attending_rows(groups * (stop - start), head_dim)
+            num_rows = self._shapes.attending_rows(groups * (stop - start))
             length = self._shapes.attended_length(stop)
             sees_all = stop - start == 1 and (window is None or stop <= window)
             mask = None
-            if not sees_all or num_rows > groups or length > stop:
+            if not sees_all or self._shapes.are_chosen:
                 mask = _causal_mask(range(start, stop), length, num_rows, groups, window, like)
             begin = first + start - chunk.start
             yield Piece(chunk.slot, start, begin, begin + stop - start, length, mask)

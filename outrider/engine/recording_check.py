@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import logging
 import math
 from collections.abc import Callable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from outrider.engine.chunk import Chunk
+from outrider.engine.kv_cache import SlotCache
 from outrider.engine.recorded_sampling import Choosing
 from outrider.engine.static_choices import StaticChoices
-from outrider.engine.static_passes import StaticPasses
+from outrider.engine.static_pass import kernels_for
+from outrider.engine.static_passes import Record, StaticPasses
 from outrider.messages import GREEDY, SamplingParams
 from outrider.noise import gumbel_noise
 from outrider.sampling import Choice, filter_logits
+
+log = logging.getLogger(__name__)
 
 # Enough for attention over several parts of what a slot holds, if slots are as long.
 _LONG = 1200
@@ -33,6 +38,38 @@ def difference(actual: Tensor, expected: Tensor) -> float:
     """How much logits differ, on average, beside how much they vary."""
     expected = expected.float()
     return float((actual.float() - expected).abs().mean() / expected.std())
+
+
+def checked_passes(
+    network: nn.Module,
+    cache: SlotCache,
+    device: torch.device,
+    record: Record,
+    run: Run,
+    tolerance: float,
+) -> StaticPasses | None:
+    """Passes to record and replay, by the first of our kernels and torch's that gives the same."""
+    kernels = kernels_for(device)
+    for choice in (kernels, None) if kernels else (None,):
+        static = StaticPasses(network, cache, device, record, choice)
+        if gives_the_same(static, run, tolerance):
+            return static
+        attention = "our kernels" if choice else "torch's attention"
+        log.warning("no graphs with %s: they give other logits, or none", attention)
+    return None
+
+
+def checked_choices(
+    static: StaticPasses, token_ids: Tensor, run: Run, tolerance: float
+) -> StaticChoices | None:
+    """Choices in recorded passes, by the first of our kernels and torch's that is the same."""
+    for choice in (static.kernels, None) if static.kernels else (None,):
+        choices = StaticChoices(static, token_ids, choice)
+        if chooses_the_same(choices, run, token_ids, tolerance, static.cache.num_slots):
+            return choices
+        means = "our kernels" if choice else "torch's operators"
+        log.warning("no choices on the device by %s: they give other tokens, or none", means)
+    return None
 
 
 def gives_the_same(static: StaticPasses, run: Run, tolerance: float) -> bool:

@@ -35,9 +35,6 @@ from outrider.sampling import Choice
 
 log = logging.getLogger(__name__)
 
-# A prompt that has the engine for itself is read in chunks so many times as large.
-_ALONE = 4
-
 # Before a pass that reads a prompt, which takes several times as long as a step, it waits
 # longer for sessions that are about to come back: who misses it waits for all of it.
 _LONGEST_STEP = 16
@@ -231,9 +228,11 @@ class Scheduler:
         the budget. Copies between slots are made in this order, before anything is written.
         """
         packed: list[tuple[Job, Chunk]] = []
-        budget = self.pace.token_budget
+        budget = min(self.pace.token_budget, self.pace.widest)
         if len(self._jobs) == 1 and not self._has_answered:
-            budget *= _ALONE  # the last pass was this job's, too: nobody is about to come back
+            budget = (
+                self.pace.widest
+            )  # the last pass was this job's, too: no other is about to come
         budget_of_late = budget // 2
         for job in in_order(self._jobs):
             source, num_known = place(job, self._slots, self._engine.rope)

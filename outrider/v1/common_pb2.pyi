@@ -1,8 +1,8 @@
 from google.protobuf.internal import containers as _containers
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
-from typing import ClassVar as _ClassVar, Optional as _Optional
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -41,7 +41,7 @@ class GetModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelInfoResponse(_message.Message):
-    __slots__ = ("model_id", "revision", "dtype", "device", "max_context_length", "vocab_size", "vocabulary_fingerprint", "eos_token_ids", "num_slots", "num_free_slots", "version", "token_ns", "wire_version", "num_threads")
+    __slots__ = ("model_id", "revision", "dtype", "device", "max_context_length", "vocab_size", "vocabulary_fingerprint", "eos_token_ids", "num_slots", "num_free_slots", "version", "token_ns", "wire_version", "num_threads", "batch_invariance")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -56,6 +56,7 @@ class GetModelInfoResponse(_message.Message):
     TOKEN_NS_FIELD_NUMBER: _ClassVar[int]
     WIRE_VERSION_FIELD_NUMBER: _ClassVar[int]
     NUM_THREADS_FIELD_NUMBER: _ClassVar[int]
+    BATCH_INVARIANCE_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     revision: str
     dtype: str
@@ -70,7 +71,18 @@ class GetModelInfoResponse(_message.Message):
     token_ns: int
     wire_version: int
     num_threads: int
-    def __init__(self, model_id: _Optional[str] = ..., revision: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., max_context_length: _Optional[int] = ..., vocab_size: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., num_slots: _Optional[int] = ..., num_free_slots: _Optional[int] = ..., version: _Optional[str] = ..., token_ns: _Optional[int] = ..., wire_version: _Optional[int] = ..., num_threads: _Optional[int] = ...) -> None: ...
+    batch_invariance: BatchInvariance
+    def __init__(self, model_id: _Optional[str] = ..., revision: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., max_context_length: _Optional[int] = ..., vocab_size: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., num_slots: _Optional[int] = ..., num_free_slots: _Optional[int] = ..., version: _Optional[str] = ..., token_ns: _Optional[int] = ..., wire_version: _Optional[int] = ..., num_threads: _Optional[int] = ..., batch_invariance: _Optional[_Union[BatchInvariance, _Mapping]] = ...) -> None: ...
+
+class BatchInvariance(_message.Message):
+    __slots__ = ("holds", "max_tokens", "across_threads")
+    HOLDS_FIELD_NUMBER: _ClassVar[int]
+    MAX_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    ACROSS_THREADS_FIELD_NUMBER: _ClassVar[int]
+    holds: bool
+    max_tokens: int
+    across_threads: bool
+    def __init__(self, holds: _Optional[bool] = ..., max_tokens: _Optional[int] = ..., across_threads: _Optional[bool] = ...) -> None: ...
 
 class GetTokenizerRequest(_message.Message):
     __slots__ = ()

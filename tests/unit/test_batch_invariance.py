@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
-from outrider.engine.batch_invariance import INVARIANT_SHAPES
+from outrider.engine.batch_invariance import AttentionShapes
+from outrider.engine.calibration import find_layer
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.packed_linear import Float16Linear, PackedLinear, fbgemm_is_available
-from tests.known_kernels import needs_known_kernels
+from outrider.engine.row_sizes import RowSizes
+from outrider.engine.row_sizes import num_threads as with_threads
+from tests.claims import needs_invariant
 from tests.tiny_models import SUPPORTED_FAMILIES
 
 # Beyond 256 keys, and products of one, two and many rows.
@@ -43,6 +46,7 @@ def in_passes(engine: Engine, ids: Sequence[int], widths: Sequence[int]) -> Tens
 
 def check_same_bits(engine: Engine, ids: list[int], passes: Sequence[Sequence[int]]) -> None:
     """Passes of these widths, in turn, give what passes of one token give."""
+    needs_invariant(engine)
     expected = in_passes(engine, ids, (1,))
     for widths in passes:
         assert torch.equal(in_passes(engine, ids, widths), expected), widths
@@ -53,7 +57,6 @@ def check_same_bits(engine: Engine, ids: list[int], passes: Sequence[Sequence[in
 def test_no_bit_depends_on_the_pass(
     family: str, dtype: str, tiny_models: Callable[..., Path]
 ) -> None:
-    needs_known_kernels(dtype)
     engine = Engine(EngineOptions(str(tiny_models(family)), "cpu", dtype, slots=1))
     check_same_bits(engine, ids_of(1), WIDTHS)
 
@@ -62,7 +65,6 @@ def test_no_bit_depends_on_the_pass(
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 def test_nor_in_long_texts(family: str, dtype: str, tiny_models: Callable[..., Path]) -> None:
     """Of more keys than attention takes at a time; the first are out of mistral's window."""
-    needs_known_kernels(dtype)
     folder = tiny_models(family, max_position_embeddings=1400)
     engine = Engine(EngineOptions(str(folder), "cpu", dtype, slots=1))
     ids = ids_of(3, length=1100)
@@ -73,35 +75,36 @@ def test_nor_in_long_texts(family: str, dtype: str, tiny_models: Callable[..., P
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_nor_with_several_threads(dtype: str, num_threads: int) -> None:
     """Of products whose sums are long enough to be divided among threads."""
-    needs_known_kernels(dtype)
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        weight, rows = (
-            torch.randn(size, 4864, generator=torch.Generator().manual_seed(size)).to(
-                getattr(torch, dtype)
-            )
-            for size in (896, 300)
+    weight, rows = (
+        torch.randn(size, 4864, generator=torch.Generator().manual_seed(size)).to(
+            getattr(torch, dtype)
         )
-        linear = PackedLinear(weight, None, INVARIANT_SHAPES)
+        for size in (896, 300)
+    )
+    linear = PackedLinear(weight, None)
+    found = find_layer(linear, [num_threads])
+    assert found is not None
+    linear.use(found.rows)
+    with with_threads(num_threads):
         expected = torch.cat([linear(row) for row in rows.split(1)])
         for width in (2, 5, 16, 17, 64, 65, 300):
             assert torch.equal(linear(rows[:width]), expected[:width]), width
-    finally:
-        torch.set_num_threads(before)
 
 
 @pytest.mark.parametrize("length", [1, 63, 64, 65, 255, 256, 257, 511, 512, 513, 768, 769, 1025])
-def test_a_query_attends_to_all_that_counts_and_to_no_more_than_is_stored(length: int) -> None:
-    attended = INVARIANT_SHAPES.attended_length(length)
-    assert length <= attended < length + 256
-    assert attended == INVARIANT_SHAPES.attended_length(attended)
-    assert attended <= INVARIANT_SHAPES.attended_length(length + 1)
+@pytest.mark.parametrize("num_fine_keys", [0, 256, 512])
+def test_a_query_attends_to_all_that_counts_and_to_no_more_than_is_stored(
+    length: int, num_fine_keys: int
+) -> None:
+    shapes = AttentionShapes(RowSizes((4, 8)), num_fine_keys)
+    attended = shapes.attended_length(length)
+    assert length <= attended < length + 512
+    assert attended == shapes.attended_length(attended)
+    assert attended <= shapes.attended_length(length + 1)
 
 
 @pytest.mark.skipif(not fbgemm_is_available(), reason="no FBGEMM for this CPU")
 def test_nor_with_weights_in_float16(tiny_models: Callable[..., Path], tmp_path: Path) -> None:
-    needs_known_kernels("float32")
     folder = tiny_models("llama")
     AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16).save_pretrained(tmp_path)
     engine = Engine(EngineOptions(str(tmp_path), "cpu", "float32", slots=1))
@@ -113,8 +116,8 @@ def test_nor_with_weights_in_float16(tiny_models: Callable[..., Path], tmp_path:
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
 def test_nor_on_other_sessions(family: str, dtype: str, tiny_models: Callable[..., Path]) -> None:
     """A prompt, a verification and a step beside it, in slots that held something else before."""
-    needs_known_kernels(dtype)
     engine = Engine(EngineOptions(str(tiny_models(family)), "cpu", dtype, slots=4))
+    needs_invariant(engine)
     ids, others = ids_of(1), ids_of(2)
     expected = in_passes(engine, ids, (1,))
     for slot in range(4):
@@ -132,7 +135,6 @@ def test_nor_on_other_sessions(family: str, dtype: str, tiny_models: Callable[..
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_nor_in_the_default_target(dtype: str, real_target: Path) -> None:
     """Whose products are large enough for kernels to divide them."""
-    needs_known_kernels(dtype)
     engine = Engine(EngineOptions(str(real_target), "cpu", dtype, slots=1, max_context_length=512))
     ids = ids_of(1, engine.vocab_size, 80)
     check_same_bits(engine, ids, [(5, 2), (13, 33), (80,)])

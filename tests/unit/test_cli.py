@@ -192,15 +192,30 @@ def test_version() -> None:
 def test_models_on_one_machine_have_cores_of_their_own(
     num_cores: int, expected: tuple[int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local_pair, "_num_cores", lambda: num_cores)
+    monkeypatch.setattr(local_pair, "available_cores", lambda: num_cores)
     target: dict[str, object] = {"threads": None}
     draft: dict[str, object] = {"threads": None}
     share_cores(target, draft)
     assert (target["threads"], draft["threads"]) == expected
 
 
-def test_threads_that_were_asked_for_stay() -> None:
-    target: dict[str, object] = {"threads": 5}
-    draft: dict[str, object] = {"threads": None}
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        ((1, None), (1, 2)),
+        ((5, None), (5, 2)),
+        ((7, None), (7, 1)),
+        ((None, 3), (5, 3)),
+        ((9, 9),) * 2,
+    ],
+)
+def test_threads_that_were_asked_for_stay_and_the_others_are_filled_in(
+    asked: tuple[int | None, int | None],
+    expected: tuple[int, int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(local_pair, "available_cores", lambda: 8)
+    target: dict[str, object] = {"threads": asked[0]}
+    draft: dict[str, object] = {"threads": asked[1]}
     share_cores(target, draft)
-    assert (target["threads"], draft["threads"]) == (5, None)
+    assert (target["threads"], draft["threads"]) == expected

@@ -65,17 +65,26 @@ def test_the_cache_does_not_grow_with_use(tiny_models: Callable[..., Path]) -> N
     assert engine.cache.num_bytes == before
 
 
-@pytest.mark.parametrize(("dtype", "stored"), [("float32", 128), ("float16", 100)])
+@pytest.mark.parametrize("batch_invariant", [True, False])
 def test_what_attention_reads_beyond_the_context_is_counted(
-    dtype: str, stored: int, tiny_models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    batch_invariant: bool, tiny_models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checked: list[int] = []
     monkeypatch.setattr(
         "outrider.engine.model.check_fits", lambda num_bytes, device: checked.append(num_bytes)
     )
     engine = Engine(
-        EngineOptions(str(tiny_models("gpt2")), "cpu", dtype, slots=2, max_context_length=100)
+        EngineOptions(
+            str(tiny_models("gpt2")),
+            "cpu",
+            "float32",
+            slots=2,
+            max_context_length=100,
+            batch_invariant=batch_invariant,
+        )
     )
+    stored = engine.attention_shapes.attended_length(100)
+    assert stored > 100 if batch_invariant else stored == 100
     assert engine.cache.max_length == 100
     assert checked == [engine.cache.num_bytes] == [2 * stored * engine.cache.bytes_per_token]
 

@@ -1,0 +1,72 @@
+"""Compares whole passes, as a scheduler may form them, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from outrider.engine.chunk import Chunk
+from outrider.engine.model import Engine
+from outrider.engine.row_sizes import num_threads, same_bits
+from outrider.messages import MAX_NUM_SPECULATIVE_TOKENS, BatchInvariance
+
+# Tokens that are computed in passes of their own, and then together.
+_NUM_TOKENS = 6
+_WIDTHS = (2, 3, _NUM_TOKENS)
+
+# Limits that are tried where the widest pass gives other bits. With less, a verification would not
+# fit.
+_LIMITS = (1024, 512, 256, 128, MAX_NUM_SPECULATIVE_TOKENS + 1)
+
+
+def compare_passes(engine: Engine, claim: BatchInvariance, widest: int) -> BatchInvariance:
+    """What of `claim` holds for steps, verifications and passes of up to `widest` tokens.
+
+    Kernels have been compared one by one. What a model does besides may depend on the pass, too.
+    """
+    num_tokens = min(_NUM_TOKENS, engine.max_context_length - 1)
+    if not claim.holds or num_tokens < 2:
+        return claim
+    generator = torch.Generator().manual_seed(0)
+    ids: list[int] = torch.randint(engine.vocab_size, (widest,), generator=generator).tolist()
+    limits, outputs = [widest, *(limit for limit in _LIMITS if limit < widest)], []
+    for count in engine.thread_counts:
+        with num_threads(count):
+            steps = _in_passes_of(1, engine, ids[: num_tokens + 1])
+            for width in _WIDTHS:
+                if not same_bits(_in_passes_of(width, engine, ids[:num_tokens]), steps[:-1]):
+                    return BatchInvariance(holds=False)
+            while limits and not same_bits(_behind(limits[0], engine, ids, num_tokens), steps[-1:]):
+                del limits[0]
+            outputs.append(steps)
+    if not limits:
+        return BatchInvariance(holds=False)
+    agree = all(same_bits(outputs[0], other) for other in outputs[1:])
+    max_tokens = limits[0] if limits[0] < widest else 0
+    return BatchInvariance(True, max_tokens, claim.across_threads and agree)
+
+
+def _in_passes_of(width: int, engine: Engine, ids: Sequence[int]) -> Tensor:
+    """Logits [len(ids), vocab_size], by passes of so many tokens."""
+    logits = []
+    for start in range(0, len(ids), width):
+        tokens = ids[start : start + width]
+        logits += engine.forward([Chunk(0, start, tokens, len(tokens))])
+    return torch.cat(logits)
+
+
+def _behind(width: int, engine: Engine, ids: Sequence[int], num_tokens: int) -> Tensor:
+    """Logits [1, vocab_size] of a step whose first `num_tokens` were read in a pass of `width`."""
+    engine.forward(list(_chunks(width, engine, ids)))
+    return engine.forward([Chunk(0, num_tokens, [ids[num_tokens]], 1)])[0]
+
+
+def _chunks(width: int, engine: Engine, ids: Sequence[int]) -> Iterator[Chunk]:
+    """A pass of so many tokens, of as few sessions as that takes; fewer if not even all do."""
+    for slot in range(engine.cache.num_slots):
+        length = min(width, engine.max_context_length)
+        if length > 0:
+            yield Chunk(slot, 0, ids[:length])
+        width -= length

@@ -1,0 +1,160 @@
+"""In how many rows a kernel is called, so that every row gets the same bits.
+
+A row of a product, or a query of attention, is a sum of its own, but the order in which a
+kernel adds it up may depend on how many rows there are. Numbers of rows that are added up
+in the same order are a *class*. Which classes there are depends on the kernel, the shape,
+the precision, the number of threads and the CPU, so they are found by comparing bits.
+Calls are then made in the numbers of one class: a call for fewer rows is filled up, a call
+for more is divided. See "Defeating Nondeterminism in LLM Inference" (Thinking Machines Lab,
+2025), which does the same for kernels on GPUs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+# Rows of a step, of verifications and of passes that sessions share: a class is chosen for them.
+_TYPICAL = (1, 2, 3, 5, 6, 9, 17, 40)
+# A call reads the weights, which takes about as long as computing so many rows.
+_CALL = 8
+
+
+@dataclass(frozen=True, slots=True)
+class RowSizes:
+    """The numbers of rows to call a kernel with, ascending; if empty, any number will do."""
+
+    sizes: tuple[int, ...] = ()
+
+    def table(self) -> list[int]:
+        """[i] is in how many rows i rows are computed, for i up to the most in one call."""
+        filled: list[int] = []
+        for size in self.sizes:
+            filled += [size] * (size + 1 - len(filled))
+        return filled
+
+    def cost(self, num_rows: int) -> int:
+        """What calls for so many rows cost, in rows."""
+        most = self.sizes[-1]
+        num_full, rest = divmod(num_rows, most)
+        cost = num_full * (_CALL + most)
+        return cost + (_CALL + self.table()[rest] if rest else 0)
+
+
+ANY_ROWS = RowSizes()
+
+
+class Probe(NamedTuple):
+    """Rows [num_rows, ...], and what computes the first of them, each by itself."""
+
+    compute: Callable[[Tensor], Tensor]
+    rows: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class FoundRows:
+    """The cheapest class, and whether its bits are the same with every number of threads."""
+
+    rows: RowSizes
+    across_threads: bool
+
+
+@contextmanager
+def num_threads(count: int) -> Iterator[None]:
+    """Torch computes with so many threads inside."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def same_bits(one: Tensor, other: Tensor) -> bool:
+    """Whether two tensors of one shape and type hold the same bits; NaN equals itself."""
+    return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
+
+
+def find_rows(
+    probes: Sequence[Probe],
+    grid: Sequence[int],
+    thread_counts: Sequence[int],
+    at_least: int = 1,
+    typical: Sequence[int] = _TYPICAL,
+) -> FoundRows | None:
+    """The cheapest numbers of rows that give every row the same bits; None if there are none.
+
+    Args:
+        probes: what is to have one choice together.
+        grid: the numbers to compare, ascending.
+        thread_counts: numbers of threads that will be used. One choice serves all of them.
+        at_least: rows that one call must be able to take.
+        typical: numbers of rows that are to be cheap.
+    """
+    found = []  # by number of threads, then by probe
+    for count in thread_counts:
+        with num_threads(count):
+            found.append([_classes(probe, grid) for probe in probes])
+    joint: dict[tuple[int, ...], list[int]] = {}
+    for size in grid:
+        key = tuple(classes.of[size] for by_probe in found for classes in by_probe)
+        joint.setdefault(key, []).append(size)
+    candidates = [RowSizes(tuple(sizes)) for sizes in joint.values() if sizes[-1] >= at_least]
+    for candidate in sorted(candidates, key=lambda each: sum(map(each.cost, typical))):
+        most = candidate.sizes[-1]
+        if all(_are_independent(probe, most, count) for probe in probes for count in thread_counts):
+            outputs = [[each.output(most) for each in by_probe] for by_probe in found]
+            across_threads = all(
+                same_bits(one, other)
+                for others in outputs[1:]
+                for one, other in zip(outputs[0], others, strict=True)
+            )
+            return FoundRows(candidate, across_threads)
+    return None
+
+
+@dataclass(slots=True)
+class _Classes:
+    """`of[size]` is the number of a size's class, `outputs[number]` what its largest size gives."""
+
+    of: dict[int, int]
+    outputs: list[Tensor]
+
+    def output(self, size: int) -> Tensor:
+        return self.outputs[self.of[size]][:size]
+
+
+def _classes(probe: Probe, grid: Sequence[int]) -> _Classes:
+    """The classes among the sizes of `grid`.
+
+    Each size computes the first rows at other places and among other neighbours, so that a
+    kernel that treats the last rows of a call differently is not mistaken for one that does not.
+    """
+    classes = _Classes({}, [])
+    for size in grid:
+        order = torch.arange(size).roll(size // 2)
+        output = probe.compute(probe.rows[order])[order.argsort()]
+        for number, expected in enumerate(classes.outputs):
+            if same_bits(output[: len(expected)], expected):
+                classes.of[size], classes.outputs[number] = number, output
+                break
+        else:
+            classes.of[size] = len(classes.outputs)
+            classes.outputs.append(output)
+    return classes
+
+
+def _are_independent(probe: Probe, size: int, count: int) -> bool:
+    """Whether rows keep their bits at other places and among other neighbours."""
+    rows = probe.rows[:size]
+    order = torch.arange(size).roll(1)
+    others = rows[order]
+    others[order % 2 == 1] *= -7
+    with num_threads(count):
+        expected, output = probe.compute(rows), probe.compute(others)[order.argsort()]
+    return same_bits(expected[::2], output[::2])
