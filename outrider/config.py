@@ -23,7 +23,7 @@ import click
 
 from outrider.address import host_without_brackets
 from outrider.config_sources import ENVIRONMENT_PREFIX, SettingsGroup, config_option
-from outrider.errors import OutriderError
+from outrider.errors import ConfigurationError, OutriderError
 from outrider.processes import exit_at_once
 
 DEFAULT_ORCHESTRATOR_PORT = 50051
@@ -155,12 +155,19 @@ def server_options(default_port: int) -> Callable[[Callable[..., Any]], Callable
     return add
 
 
+def _check_named(model: str) -> str:
+    if not model.strip():
+        raise ConfigurationError("a model has a name")
+    return model
+
+
 def model_options(command: F) -> F:
     """Adds --model and what says how to run it."""
     model = click.option(
         "--model",
         default="default",
         show_default=True,
+        callback=checked(_check_named),
         help="Hugging Face id or local folder; 'default' is the embedded pair.",
     )
     graphs = click.option(

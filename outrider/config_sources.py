@@ -145,8 +145,10 @@ def read_file(path: Path, group: click.Command) -> dict[str, dict[str, Any]]:
 
 
 def _read_section(path: Path, name: str, section: Any, group: click.Command) -> dict[str, Any]:
-    if name not in SECTIONS or not isinstance(section, dict):
+    if name not in SECTIONS:
         raise ConfigurationError(f"{path}: unknown section {name!r}; known: {', '.join(SECTIONS)}")
+    if not isinstance(section, dict):
+        raise ConfigurationError(f"{path}: {name!r} is a section: [{name}]")
     known = _known(group).get(name)
     settings: dict[str, Any] = {}
     for key, value in section.items():
@@ -155,18 +157,19 @@ def _read_section(path: Path, name: str, section: Any, group: click.Command) -> 
             raise ConfigurationError(f"{path}: unknown key {key!r} in section {name!r}")
         if setting in settings:
             raise ConfigurationError(f"{path}: {setting!r} stands twice in section {name!r}")
-        typed = _as_typed(value, f"{path}: {key!r} in section {name!r}")
-        is_one_of_many = known and known[setting].multiple and isinstance(typed, str)
-        settings[setting] = [typed] if is_one_of_many else typed
+        if isinstance(value, list) and (not known or known[setting].multiple):
+            settings[setting] = [_as_typed(one, path, name, key) for one in value]
+        elif known and known[setting].multiple:
+            settings[setting] = [_as_typed(value, path, name, key)]
+        else:
+            settings[setting] = _as_typed(value, path, name, key)
     return settings
 
 
-def _as_typed(value: Any, what: str) -> str | list[str]:
+def _as_typed(value: Any, path: Path, section: str, key: str) -> str:
     """A value as it would be typed, so that 1.5 or true is no integer here either."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool | int | float):
+    if isinstance(value, str | bool | int | float):
         return str(value)
-    if isinstance(value, list) and all(isinstance(one, str) for one in value):
-        return value
-    raise ConfigurationError(f"{what} must be a text, a number, true, false, or a list of texts")
+    raise ConfigurationError(
+        f"{path}: {key!r} in section {section!r} must be a text, a number, true or false"
+    )

@@ -100,9 +100,13 @@ def test_the_file_can_be_named(
         ("[draft]\nslot = 1\n", "unknown key 'slot' in section 'draft'"),
         ("slots = ", "outrider.toml"),
         ("slots = 1", "unknown section 'slots'"),
+        ("draft = 1", "'draft' is a section: [draft]"),
         ("[draft]\nmax-context-length = 1\nmax_context_length = 2\n", "stands twice"),
         ("[draft]\nslots = {a = 1}\n", "'slots' in section 'draft' must be a text, a number"),
         ("[draft]\nslots = [1]\n", "must be a text, a number"),
+        ('[draft]\nmodel = ["a"]\n', "'model' in section 'draft' must be a text, a number"),
+        ("[generate]\nstop = [[1]]\n", "must be a text, a number"),
+        ("[[draft]]\nslots = 1\n", "'draft' is a section: [draft]"),
         ("[draft]\nslots = 2026-01-01\n", "must be a text, a number"),
     ],
 )
@@ -240,7 +244,8 @@ def test_a_text_in_a_variable_is_one_text(
 
 
 @pytest.mark.parametrize(
-    ("value", "stops"), [('"one text"', ("one text",)), ('["one", "two"]', ("one", "two"))]
+    ("value", "stops"),
+    [('"one text"', ("one text",)), ('["one", "two"]', ("one", "two")), ("[1]", ("1",))],
 )
 def test_one_or_several_texts_in_a_file(
     value: str, stops: tuple[str, ...], group: click.Group, seen: dict[str, Any]
@@ -268,3 +273,11 @@ def test_a_setting_has_its_flags_name(module: str) -> None:
     ]
     for option in options:
         assert f"--{str(option.name).replace('_', '-')}" in option.opts
+
+
+@pytest.mark.parametrize("name", ["", " "])
+def test_a_model_has_a_name(
+    name: str, group: click.Group, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(group, "draft", "--model", name) == 2
+    assert "'--model': a model has a name" in capsys.readouterr().err
