@@ -128,7 +128,8 @@ def measure_overload(models: dict[str, str], seconds: int) -> dict[str, Any]:
 
         closed_loop()
         before = closed_loop()
-        rate = math.ceil(OVERLOAD * answered_per_second(before, seconds // 2))
+        # At least one: of none, ghz would make as many calls as it can.
+        rate = max(1, math.ceil(OVERLOAD * answered_per_second(before, seconds // 2)))
         over = run(load, address, rps=rate, total=rate * seconds)
         after = closed_loop()
         late: dict[str, Any] = {"async": None, "rps": None, "concurrency": 1, "total": 7}
@@ -176,8 +177,15 @@ def measure_files(models: dict[str, str], names: list[str] | None) -> dict[str, 
                 continue
             report = run(load, addresses.get(name, address))
             rows[name] = row_of(report, by_start=name.endswith("-steps"))
-            print(name, json.dumps(rows[name]), flush=True)
+            print(markdown(name, rows[name]), flush=True)
     return rows
+
+
+def markdown(name: str, row: dict[str, Any]) -> str:
+    """A line of the table in `deploy/ghz/README.md`."""
+    statuses = ", ".join(f"{count} {status}" for status, count in row["statuses"].items())
+    cells = [f"`{name}`", statuses, row["answered_per_second"], row["p50"], row["p99"]]
+    return f"| {' | '.join(map(str, cells))} |"
 
 
 def row_of(report: Report, by_start: bool) -> dict[str, Any]:

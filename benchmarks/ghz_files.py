@@ -94,7 +94,7 @@ def _latency(**parameters: int) -> dict[str, Any]:
 
 def closed_loop(clients: int) -> dict[str, Any]:
     """So many clients, each of which calls again when it is answered."""
-    load = {**_generation(_numbered(32), timeout="300s"), "total": max(8, 6 * clients)}
+    load = {**_generation(_numbered(32), timeout="300s"), "total": max(8, 4 * clients)}
     load["concurrency"] = clients
     return load if clients < _MANY_CLIENTS else {**load, "tags": {"services": _PATIENT_SERVICES}}
 
