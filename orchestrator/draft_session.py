@@ -215,6 +215,4 @@ class DraftSession:
 
     def close(self, reason: OutriderError | None = None) -> None:
         self.given_up_for = self.given_up_for or reason
-        if self._reader is not None:
-            self._reader.cancel()
-        self._stream.close()
+        self._stream.close()  # which ends the reader, too

@@ -49,10 +49,18 @@ class Link:
         self._watching: asyncio.Task[None] | None = None
 
     async def look(self, timeout: float = _ANSWER_SECONDS) -> ModelInfo:
-        """What the service says now. Raises OutriderError if it does not answer or fit."""
+        """What the service says now. Raises OutriderError if it does not answer or fit.
+
+        One that is too slow for a shorter `timeout` than the usual one is not taken for lost.
+        """
         try:
-            info = await self._ask(timeout)
+            info = await self._client.model_info(timeout)
             await self._accept(info)
+        except DeadlineExceeded as error:
+            late = ServiceUnavailable(f"{self._client.service}: no answer for {timeout:g} s")
+            if timeout >= _ANSWER_SECONDS:
+                self._note_outage(late.message)
+            raise self.explain(late) from error
         except OutriderError as error:
             self._note_outage(error.message)
             if (explained := self.explain(error)) is not error:
@@ -60,13 +68,6 @@ class Link:
             raise
         self.note(info)
         return info
-
-    async def _ask(self, timeout: float) -> ModelInfo:
-        try:
-            return await self._client.model_info(timeout)
-        except DeadlineExceeded as error:
-            service = self._client.service
-            raise ServiceUnavailable(f"{service}: no answer for {timeout:g} s") from error
 
     def explain(self, error: OutriderError) -> OutriderError:
         """Where the service is that does not answer, and since when; other errors as they are."""

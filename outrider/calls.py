@@ -130,6 +130,14 @@ class _Requests:
     async def __anext__(self) -> Any:
         self._client.note(+1)
         try:
-            return await anext(self._requests)
+            # Not cancelled with the handler: gRPC frees what it receives with once it has
+            # received, and 110 bytes of each cancelled call would be lost for ever.
+            request = await asyncio.shield(self._next())
         finally:
             self._client.note(-1)
+        if request is None:
+            raise StopAsyncIteration
+        return request
+
+    async def _next(self) -> Any:
+        return await anext(self._requests, None)

@@ -65,7 +65,8 @@ def configure(service_name: str) -> None:
     """Turns spans on if OTEL_TRACES_EXPORTER or an OTLP endpoint is set.
 
     Raises:
-        ConfigurationError: an unknown exporter or protocol, or the packages are missing.
+        ConfigurationError: an unknown exporter or protocol, a value that OpenTelemetry does
+            not take, or the packages are missing.
     """
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or (
         "otlp" if any(os.environ.get(name) for name in _ENDPOINTS) else "none"
@@ -83,6 +84,8 @@ def configure(service_name: str) -> None:
         raise ConfigurationError(
             f"OpenTelemetry is asked for, but not installed ({error}); {install_hint('telemetry')}"
         ) from error
+    except ValueError as error:
+        raise ConfigurationError(f"an OTEL_* variable has a wrong value: {error}") from error
 
 
 def _check_protocol() -> None:
@@ -95,6 +98,7 @@ def _check_protocol() -> None:
 
 
 def _make_provider(service_name: str, exporter: str) -> Any:
+    from opentelemetry import propagate  # noqa: F401 (fails here for OTEL_PROPAGATORS, not later)
     from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import (

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -173,6 +175,22 @@ def test_a_protocol_other_than_grpc_is_refused_by_name(
     environment.setenv("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc")
     telemetry.configure("outrider-test")
     assert telemetry.is_on()
+
+
+@pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_PROPAGATORS"])
+def test_a_value_that_opentelemetry_does_not_take_is_refused_at_the_start(variable: str) -> None:
+    """In a process of its own: OpenTelemetry reads some of them when it is imported."""
+    script = "from outrider import telemetry; telemetry.configure('outrider-test')"
+    variables = {"OTEL_TRACES_EXPORTER": "otlp", variable: "nonsense"}
+    finished = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **variables},
+    )
+    last = finished.stderr.splitlines()[-1]
+    assert last.startswith("outrider.errors.ConfigurationError: an OTEL_* variable")
+    assert "nonsense" in last
 
 
 def test_the_end_does_not_wait_for_a_collector_that_is_away(

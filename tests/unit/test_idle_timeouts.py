@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
+from outrider.calls import _Requests
 from outrider.errors import IdleTimeout
 from outrider.v1 import generation_pb2 as pb
 from outrider.v1 import generation_pb2_grpc, target_pb2, target_pb2_grpc
@@ -63,3 +64,30 @@ async def test_a_reader_that_stops_reading_is_ended(capfd: pytest.CaptureFixture
 async def drained(call: Any) -> None:
     async for _ in call:
         pass
+
+
+async def test_what_a_cancelled_handler_waited_for_is_not_cancelled(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """gRPC frees a receive operation once it has ended, not if who awaits it is cancelled."""
+    endings: asyncio.Queue[str] = asyncio.Queue()
+    receive = _Requests._next
+
+    async def noted(requests: _Requests) -> Any:
+        try:
+            request = await receive(requests)
+        except BaseException as error:
+            endings.put_nowait(repr(error))
+            raise
+        endings.put_nowait("a request" if request else "the end")
+        return request
+
+    monkeypatch.setattr(_Requests, "_next", noted)
+    async with running(capfd, Server()) as (server, channel):
+        server.go_on.set()
+        call = verify(channel)
+        await call.write(target_pb2.VerifyRequest())
+        await call.read()
+        call.cancel()
+        async with asyncio.timeout(30):
+            assert [await endings.get(), await endings.get()] == ["a request", "the end"]

@@ -97,6 +97,9 @@ async def test_loss_and_return_are_told_once(lines: Callable[[], list[str]]) -> 
     client.answer = INFO
     await link.look()
     link.check()
+    client.answer = DeadlineExceeded("the draft: Deadline Exceeded")
+    with pytest.raises(ServiceUnavailable, match="no answer for 1 s"):
+        await link.look(1.0)  # who asks in a hurry does not say that it is lost
     assert link.outage is None
     [line] = lines()
     assert line.startswith("the draft at 127.0.0.1:1 can be used again, after")
