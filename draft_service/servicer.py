@@ -50,8 +50,12 @@ class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
         return model_metrics(None if self.drafter is None else self.drafter.activity())
 
     def model_info(self) -> ModelInfo:
-        num_free_slots = self.available(self.drafter).num_free_slots
-        return dataclasses.replace(super().model_info(), num_free_slots=num_free_slots)
+        drafter = self.available(self.drafter)
+        return dataclasses.replace(
+            super().model_info(),
+            num_free_slots=drafter.num_free_slots,
+            num_threads=drafter.activity().num_threads,
+        )
 
     async def Propose(
         self,

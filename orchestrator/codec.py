@@ -92,6 +92,7 @@ def result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
         latency=_latency_to_wire(generation),
         trace=_trace_to_wire(generation.path.timeline),
         draft_failure=generation.draft_failure,
+        num_target_threads=generation.num_target_threads,
     )
 
 

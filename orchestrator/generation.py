@@ -120,6 +120,7 @@ class Generation:
         self.stopped = False
         self.ttft_ns = 0
         self.speculation = Speculation()
+        self.num_target_threads = 0  # of its last pass, on a CPU
         self.draft_failure = ""  # why the draft did not take part, or not to the end
 
     @property

@@ -10,7 +10,7 @@ from orchestrator.clients import DraftClient, TargetClient
 from orchestrator.draft_session import DraftSession
 from orchestrator.experience import Experience
 from orchestrator.link import Link, Outage
-from orchestrator.partners import Verifier
+from orchestrator.target_session import TargetSession
 from orchestrator.timeline import Timeline
 from orchestrator.tokenizer import Tokenizer
 from orchestrator.vocabulary import check_compatible
@@ -93,7 +93,7 @@ class Pair:
         speculate: bool,
         timeout: float | None,
         timeline: Timeline | None = None,
-    ) -> Iterator[tuple[Verifier, DraftSession | None]]:
+    ) -> Iterator[tuple[TargetSession, DraftSession | None]]:
         """A session on each service, closed at the end whatever happens."""
         verifier = self._target.open_session(params, self.target_info, timeout, timeline)
         drafter, draft_info = None, self.draft_info

@@ -166,6 +166,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
                         slot.advance(generation.num_committed_tokens)
                         yield pieces
                         slot.resume()
+                generation.num_target_threads = verifier.num_threads
                 if drafter is not None and drafter.given_up_for is not None:
                     generation.draft_failure = drafter.given_up_for.message
 

@@ -46,6 +46,9 @@ class TargetSession:
         self._mirror = Mirror()
         self._num_more = 0  # verdicts to come without a request
 
+    num_threads = 0
+    """CPU threads of the target's last pass; 0 if unknown."""
+
     @property
     def goes_on(self) -> bool:
         return self._num_more > 0
@@ -75,6 +78,7 @@ class TargetSession:
             response = await self._receive(is_stale, foresight)
             self._num_more = num_more_tokens
         verdict = verdict_from_wire(response)
+        self.num_threads = verdict.timings.num_threads
         if self._timeline is not None:
             counts = {"accepted_tokens": verdict.num_accepted_tokens}
             self._timeline.answered(TARGET, verdict.timings, draft_token_ids, counts)

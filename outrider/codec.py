@@ -67,6 +67,7 @@ def timings_to_wire(timings: Timings) -> common_pb2.ServerTimings:
         total_ns=timings.total_ns,
         batch_tokens=timings.batch_tokens,
         batch_sessions=timings.batch_sessions,
+        num_threads=timings.num_threads,
     )
 
 
@@ -78,6 +79,7 @@ def timings_from_wire(message: common_pb2.ServerTimings) -> Timings:
         message.total_ns,
         message.batch_tokens,
         message.batch_sessions,
+        message.num_threads,
     )
 
 

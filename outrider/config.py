@@ -176,7 +176,13 @@ def model_options(command: F) -> F:
         show_default=True,
         help="On CUDA, whether short passes are replayed as graphs, which choose tokens, too.",
     )
-    return model(run_options(default="auto")(graphs(trust_option(command))))
+    adapt_threads = click.option(
+        "--adapt-threads/--no-adapt-threads",
+        default=True,
+        show_default=True,
+        help="Whether fewer CPU threads compute while other programs need the cores.",
+    )
+    return model(run_options(default="auto")(graphs(adapt_threads(trust_option(command)))))
 
 
 def trust_option(command: F) -> F:

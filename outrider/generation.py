@@ -73,6 +73,8 @@ class Generation:
     speculation: Speculation
     latency: Latency
     trace: list[Interval] = field(default_factory=list)
+    num_target_threads: int = 0
+    """CPU threads of the target's last forward pass; 0 if unknown."""
     draft_failure: str = ""
     """Why the draft did not take part, or not to the end; empty where nothing was the matter."""
 

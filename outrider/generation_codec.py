@@ -39,6 +39,7 @@ def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation
             hidden=_durations(latency.hidden),
         ),
         trace=[_interval_from_wire(interval) for interval in message.trace],
+        num_target_threads=message.num_target_threads,
         draft_failure=message.draft_failure,
     )
 

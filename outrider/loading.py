@@ -22,6 +22,7 @@ from outrider.engine.model import Engine, EngineOptions
 from outrider.engine.pace import measure_pace
 from outrider.engine.pass_comparison import compare_passes
 from outrider.engine.recorded_sampling import Choosing
+from outrider.engine.threads import measured_threads
 from outrider.hub import revision_of
 from outrider.messages import GREEDY, ModelInfo, SamplingParams
 from outrider.model_service import ServedModel
@@ -108,6 +109,7 @@ def load_served_model(
         engine.batch_invariance = claim = compare_passes(engine, claim, engine.pace.widest)
         engine.pace = dataclasses.replace(engine.pace, max_tokens=claim.max_tokens)
         log.info("%s: bits do not depend on the pass: %s", name, claim)
+    engine.threads = measured_threads(engine)
     engine.passes = PassCounts()  # those to come are somebody's
     log.info(
         "%s on %s in %s: KV cache of %d slots of %d tokens, %.0f MB, fixed from here on; "

@@ -47,6 +47,7 @@ class Timings:
     total_ns: int = 0
     batch_tokens: int = 0
     batch_sessions: int = 0
+    num_threads: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,6 +35,9 @@ def model_metrics(activity: ModelActivity | None) -> Iterator[Metric]:
         activity.num_reused_tokens,
     )
     yield GaugeMetricFamily("outrider_kv_cache_bytes", "Size of the KV cache.", activity.kv_bytes)
+    yield GaugeMetricFamily(
+        "outrider_threads", "CPU threads of a forward pass.", activity.num_threads
+    )
     passes = activity.passes
     for name, text, distribution, unit in (
         ("outrider_pass_jobs", "Jobs that shared a forward pass.", passes.jobs, 1),

@@ -67,6 +67,7 @@ class GoingOn(Job):
             0,
             now.batch_tokens,
             now.batch_sessions,
+            now.num_threads,
         )
         self._before = now
         self._tell((token_id, timings))

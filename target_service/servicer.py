@@ -44,8 +44,12 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
         return model_metrics(None if self.verifier is None else self.verifier.activity())
 
     def model_info(self) -> ModelInfo:
-        num_free_slots = self.available(self.verifier).num_free_slots
-        return dataclasses.replace(super().model_info(), num_free_slots=num_free_slots)
+        verifier = self.available(self.verifier)
+        return dataclasses.replace(
+            super().model_info(),
+            num_free_slots=verifier.num_free_slots,
+            num_threads=verifier.activity().num_threads,
+        )
 
     async def Verify(
         self,

@@ -191,7 +191,7 @@ class Verifier:
             raise ConfigurationError("a model in int8 can only be a draft")
         self.engine = engine
         self.max_waiting = max_waiting
-        self.scheduler = Scheduler(engine, engine.cache.num_slots, engine.pace)
+        self.scheduler = Scheduler(engine, engine.cache.num_slots, engine.pace, engine.threads)
 
     @property
     def num_free_slots(self) -> int:

@@ -83,6 +83,7 @@ class ToyEngine:
     max_context_length = MAX_CONTEXT_LENGTH
     logit_token_ids = torch.arange(VOCAB_SIZE)
     eos_token_ids = (EOS,)
+    threads = None
     has_draft_vocabulary = False
     is_int8 = False
     pace = PACE
@@ -148,9 +149,9 @@ class ToyEngine:
 class SteppedScheduler(Scheduler):
     """Its passes begin and end when a test says so."""
 
-    def __init__(self, engine: Any, num_slots: int, pace: Pace) -> None:
+    def __init__(self, engine: Any, num_slots: int, pace: Pace, threads: None) -> None:
         self._chunks: list[Any] = []
-        super().__init__(engine, num_slots, pace)
+        super().__init__(engine, num_slots, pace, threads)
 
     def _run(self) -> None:
         """Nothing on a thread of its own."""

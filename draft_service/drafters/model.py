@@ -171,7 +171,7 @@ class ModelDrafter:
         self._num_branches = num_branches
         self._min_confidence = min_confidence
         self._proposable = Proposable(engine.logit_token_ids)
-        self.scheduler = Scheduler(engine, engine.cache.num_slots, engine.pace)
+        self.scheduler = Scheduler(engine, engine.cache.num_slots, engine.pace, engine.threads)
 
     @property
     def num_free_slots(self) -> int:

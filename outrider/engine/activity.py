@@ -39,6 +39,7 @@ class ModelActivity:
     num_pending_jobs: int = 0
     num_reused_tokens: int = 0
     kv_bytes: int = 0
+    num_threads: int = 0
     passes: PassCounts | None = None
 
 
@@ -51,5 +52,6 @@ def activity_of(engine: Engine, scheduler: Scheduler, slots_per_session: int = 1
         num_pending_jobs=scheduler.num_jobs,
         num_reused_tokens=scheduler.num_reused_tokens,
         kv_bytes=engine.cache.num_bytes,
+        num_threads=scheduler.threads.current if engine.device.type == "cpu" else 0,
         passes=engine.passes,
     )

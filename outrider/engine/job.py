@@ -65,7 +65,7 @@ class Job:
         self.done: Future[Timings] = Future()
         self._submitted_ns = time.perf_counter_ns()
         self._queue_ns = self._forward_ns = self._sample_ns = 0
-        self._batch = (0, 0)  # tokens and sessions of the last pass
+        self._batch = (0, 0, 0)  # tokens, sessions and threads of the last pass
 
     def advance(self, logits: Tensor) -> list[int]:
         """Takes [num_logits, vocab_size]; returns the tokens to read next, or none when done."""
@@ -152,8 +152,8 @@ class Job:
         self.start = num_tokens
         self.copy_from = None if source == self.slot else (source, 0)
 
-    def begin_pass(self, now_ns: int, batch_tokens: int, batch_sessions: int) -> None:
-        self._batch = (batch_tokens, batch_sessions)
+    def begin_pass(self, now_ns: int, num_tokens: int, num_sessions: int, num_threads: int) -> None:
+        self._batch = (num_tokens, num_sessions, num_threads)
         self._queue_ns = self._queue_ns or now_ns - self._submitted_ns
         self.num_passes += 1
         self.num_missed = 0

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from outrider.cores import available_cores
 from outrider.engine.activity import PassCounts
 from outrider.engine.attention import Pass
 from outrider.engine.batch_invariance import ANY_SHAPES
@@ -36,7 +35,7 @@ from outrider.engine.rope import rope_of
 from outrider.engine.soundness import Result, clear_unsound
 from outrider.engine.static_choices import StaticChoices
 from outrider.engine.static_passes import CudaRecorder, Record, StaticPasses
-from outrider.engine.threads import thread_counts
+from outrider.engine.threads import AdaptiveThreads, use_threads
 from outrider.engine.weights import load_model
 from outrider.errors import UnsupportedModel
 from outrider.messages import BatchInvariance
@@ -56,6 +55,7 @@ class EngineOptions:
     `tensor_parallel` processes hold the model together, this one as a rank of torchrun's.
     `graphs`: short passes are replayed as CUDA graphs, where there is CUDA.
     `batch_invariant`: logits are the same in every pass, where that can be had.
+    `adapt_threads`: fewer compute while others need the cores.
     `trust_remote_code`: code in the model's folder may run, and its pickles be read.
     """
 
@@ -70,6 +70,7 @@ class EngineOptions:
     tensor_parallel: int = 1
     graphs: bool = True
     batch_invariant: bool = True
+    adapt_threads: bool = True
     trust_remote_code: bool = False
 
 
@@ -86,12 +87,13 @@ class Engine:
     """
 
     pace = Pace()
-    """What a pass should do; measured when the model is loaded to be served."""
+    """What a pass should do, and by how many threads; found when it is loaded to be served."""
+    threads: AdaptiveThreads | None = None
 
     def __init__(self, options: EngineOptions) -> None:
-        torch.set_num_threads(options.threads or min(torch.get_num_threads(), available_cores()))
-        count = options.tensor_parallel
-        self.ranks = Ranks(count, options.device) if count > 1 else None
+        self.thread_counts = use_threads(options.threads, options.adapt_threads)
+        num_ranks = options.tensor_parallel
+        self.ranks = Ranks(num_ranks, options.device) if num_ranks > 1 else None
         self.device = choose_device(self.ranks.device if self.ranks else options.device)
         self.is_int8 = options.dtype == "int8"
         self.dtype = choose_dtype(options.dtype, self.device)
@@ -108,11 +110,10 @@ class Engine:
         )
         self.rope = rope_of(self.config)
         self._on_gpu = is_gpu(self.device)
-        self.thread_counts = thread_counts(torch.get_num_threads())
         self.attention_shapes = ANY_SHAPES
-        self.batch_invariance: BatchInvariance | None = None
         self._is_packed = not (self._on_gpu or self.is_int8 or self.ranks)
-        self._calibrates = options.batch_invariant and self._is_packed
+        is_compared = self._is_packed and options.batch_invariant
+        self.batch_invariance = BatchInvariance(holds=False) if is_compared else None
         self.cache = self._probing_cache()
         self.passes = PassCounts()
         self.network = self._adopt(model, options.model)
@@ -261,7 +262,7 @@ class Engine:
             # Weights are packed for CPUs; int8 would be found to be rounded.
             if self._is_packed:
                 pack_linears(self.network)
-                if self._calibrates:
+                if self.batch_invariance is not None:
                     self._calibrate(ids[0])
                 compile_network(self.network)
             actual, windows = self._probe(ids)

@@ -15,23 +15,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from typing import Protocol
 
-from torch import Tensor
+import torch
 
 from outrider.engine.chunk import Chunk
 from outrider.engine.job import Job, in_order
 from outrider.engine.pace import Pace
+from outrider.engine.passes import Passes
 from outrider.engine.placing import place
 from outrider.engine.priority import give_way
-from outrider.engine.recorded_sampling import Choosing
-from outrider.engine.rope import Rope
 from outrider.engine.slots import Slots
 from outrider.engine.soundness import Result
 from outrider.engine.supervisor import Supervisor
+from outrider.engine.threads import AdaptiveThreads
 from outrider.errors import Cancelled, ServiceUnavailable
 from outrider.messages import Timings
-from outrider.sampling import Choice
 
 log = logging.getLogger(__name__)
 
@@ -41,34 +39,23 @@ _LONGEST_STEP = 16
 _BEFORE_PROMPTS = 5
 
 
-class Passes(Protocol):
-    """What the scheduler needs of an engine."""
-
-    def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]: ...
-
-    def choose(
-        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
-    ) -> list[list[list[Choice]]] | list[Tensor]:
-        """What is chosen after each chunk, or logits where the engine does not choose."""
-        ...
-
-    @property
-    def rope(self) -> Rope: ...
-
-    def clear_unsound(self, chunks: Sequence[Chunk], results: Sequence[Result]) -> list[bool]:
-        """See `soundness.clear_unsound`."""
-        ...
-
-
 class Scheduler:
     """Owns the engine's thread and the slots. The counts are for whoever watches."""
 
-    def __init__(self, engine: Passes, num_slots: int, pace: Pace = Pace()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        engine: Passes,
+        num_slots: int,
+        pace: Pace = Pace(),  # noqa: B008
+        threads: AdaptiveThreads | None = None,
+    ) -> None:
         self.pace = pace
+        self.threads = threads or AdaptiveThreads({torch.get_num_threads(): 0.0})
         self.num_reused_tokens = 0  # not read, since a slot had them
         self._engine = engine
         self._slots = Slots(num_slots)
         self._supervisor = Supervisor()
+        self._begun: set[int] = set()  # slots of texts that a pass has read something of
         # Sessions that had their answer in the latest pass for any, and may be about to come back.
         self._answered: set[int] = set()
         self._has_answered = True  # whether the latest pass was some job's last one
@@ -169,6 +156,7 @@ class Scheduler:
     def _run(self) -> None:
         try:
             give_way()
+            self.threads.begin()
             while packed := self._wait_for_chunks():
                 self._work(packed)
         except BaseException as error:
@@ -190,17 +178,32 @@ class Scheduler:
 
     def _wait_for_chunks(self) -> list[tuple[Job, Chunk]]:
         """The next pass's jobs and their chunks; empty when closed."""
+        while self._wait_for_jobs():
+            # Without the lock: to look how busy the machine is takes some milliseconds.
+            has_changed = self.threads.change(between_texts=not self._begun)
+            with self._changed:
+                if has_changed and not self.threads.any_time:
+                    self._slots.forget()  # with another number of threads, bits are others
+                if packed := self._pack():
+                    return packed
+        return []
+
+    def _wait_for_jobs(self) -> bool:
+        """Returns once there are jobs for the next pass; False when closed."""
         with self._changed:
             while not self._closed:
-                if not self._jobs:
+                if not any(map(self._may_run, self._jobs)):
                     self._changed.wait()
                     continue
                 self._gather()
                 # Whoever was there may have gone while it waited for others.
                 if self._jobs and not self._closed:
-                    return self._pack()
+                    return True
         self._close_with(ServiceUnavailable("the service is shutting down"))
-        return []
+        return False
+
+    def _may_run(self, job: Job) -> bool:
+        return job.slot in self._begun or not (self._begun and self.threads.holds_up)
 
     def _close_with(self, error: ServiceUnavailable) -> None:
         with self._changed:
@@ -230,11 +233,10 @@ class Scheduler:
         packed: list[tuple[Job, Chunk]] = []
         budget = min(self.pace.token_budget, self.pace.widest)
         if len(self._jobs) == 1 and not self._has_answered:
-            budget = (
-                self.pace.widest
-            )  # the last pass was this job's, too: no other is about to come
+            # The last pass was this job's, too: no other session is about to come back.
+            budget = self.pace.widest
         budget_of_late = budget // 2
-        for job in in_order(self._jobs):
+        for job in in_order([job for job in self._jobs if self._may_run(job)]):
             source, num_known = place(job, self._slots, self._engine.rope)
             allowed = min(budget, budget_of_late) if job.is_late else budget
             allowed = allowed if packed else max(allowed, job.num_logits)
@@ -250,15 +252,17 @@ class Scheduler:
             budget -= len(chunk.token_ids)
             budget_of_late -= len(chunk.token_ids) if job.is_late else 0
         self._slots.begin_pass(job.slot for job, _ in packed)
+        self._begun.update(job.slot for job, _ in packed)
         return packed
 
     def _run_pass(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> None:
         began = time.perf_counter_ns()
         num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
         for job in jobs:
-            job.begin_pass(began, num_tokens, len(chunks))
+            job.begin_pass(began, num_tokens, len(chunks), self.threads.current)
         results = self._results(jobs, chunks)
         forward_ns = time.perf_counter_ns() - began
+        self.threads.observe(num_tokens, forward_ns / 1e9)
         are_sound = self._engine.clear_unsound(chunks, results)
         for job, chunk, result, is_sound in zip(jobs, chunks, results, are_sound, strict=True):
             job.finish_pass(chunk, result, is_sound, forward_ns)
@@ -274,7 +278,7 @@ class Scheduler:
         with self._changed:
             for job, _ in packed:
                 if failed:
-                    self._slots.forget(job.slot)
+                    self._slots.forget([job.slot])
                 else:
                     self._slots.append(job.slot, job.read)
             self._jobs = [job for job in self._jobs if not job.done.done()]
@@ -292,4 +296,5 @@ class Scheduler:
                 job.done.set_exception(Cancelled("the session was closed"))
         self._jobs = [job for job in self._jobs if job.slot not in slots]
         self._answered -= slots
+        self._begun -= slots
         self._changed.notify()

@@ -114,9 +114,10 @@ class Slots:
         """A pass has read these tokens into the slot."""
         self._contents[slot].extend(token_ids)
 
-    def forget(self, slot: int) -> None:
-        """A pass failed: what the slot holds is unknown."""
-        self._contents[slot] = []
+    def forget(self, slots: Iterable[int] | None = None) -> None:
+        """What these slots hold, or all of them, is not to be used any more."""
+        for slot in range(len(self._contents)) if slots is None else slots:
+            self._contents[slot] = []
 
     def _free_released(self) -> set[int]:
         ready = self._released - self._in_pass

@@ -138,7 +138,7 @@ class LatencyReport(_message.Message):
     def __init__(self, wall_ns: _Optional[int] = ..., ttft_ns: _Optional[int] = ..., tpot_ns: _Optional[int] = ..., critical_path: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ..., hidden: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("text", "token_ids", "finish_reason", "seed", "usage", "speculation", "latency", "trace", "draft_failure")
+    __slots__ = ("text", "token_ids", "finish_reason", "seed", "usage", "speculation", "latency", "trace", "draft_failure", "num_target_threads")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -148,6 +148,7 @@ class GenerateResponse(_message.Message):
     LATENCY_FIELD_NUMBER: _ClassVar[int]
     TRACE_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FAILURE_FIELD_NUMBER: _ClassVar[int]
+    NUM_TARGET_THREADS_FIELD_NUMBER: _ClassVar[int]
     text: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     finish_reason: FinishReason
@@ -157,7 +158,8 @@ class GenerateResponse(_message.Message):
     latency: LatencyReport
     trace: _containers.RepeatedCompositeFieldContainer[TraceInterval]
     draft_failure: str
-    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., seed: _Optional[int] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., latency: _Optional[_Union[LatencyReport, _Mapping]] = ..., trace: _Optional[_Iterable[_Union[TraceInterval, _Mapping]]] = ..., draft_failure: _Optional[str] = ...) -> None: ...
+    num_target_threads: int
+    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., seed: _Optional[int] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., latency: _Optional[_Union[LatencyReport, _Mapping]] = ..., trace: _Optional[_Iterable[_Union[TraceInterval, _Mapping]]] = ..., draft_failure: _Optional[str] = ..., num_target_threads: _Optional[int] = ...) -> None: ...
 
 class TraceInterval(_message.Message):
     __slots__ = ("track", "lane", "name", "begin_ns", "duration_ns", "counts")

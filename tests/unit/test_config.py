@@ -63,6 +63,7 @@ def test_defaults(group: click.Group, seen: dict[str, Any]) -> None:
         "slots": None,
         "max_context_length": None,
         "graphs": True,
+        "adapt_threads": True,
         "trust_remote_code": False,
     }
 

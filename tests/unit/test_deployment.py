@@ -74,6 +74,7 @@ def test_environment_sets_flags(
     choices = {
         "DTYPE": "bfloat16",
         "GRAPHS": "False",
+        "ADAPT_THREADS": "False",
         "TRUST_REMOTE_CODE": "True",
         "MIN_CONFIDENCE": "0.3",
         "MAX_QUEUE_SECONDS": "0.5",
