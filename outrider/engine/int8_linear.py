@@ -60,9 +60,14 @@ def row_scales(weight: Tensor) -> Tensor:
 def quantize_linears(module: nn.Module) -> None:
     """Replaces every linear layer below `module`.
 
+    FBGEMM takes no pass that has NaN in it. A damaged embedding becomes 0: a draft may be wrong.
+
     Raises:
         ConfigurationError: this CPU or torch has no int8 layers.
     """
     if not fbgemm_is_available():
         raise ConfigurationError("int8 needs torch with FBGEMM, on an x86 CPU")
+    for each in module.modules():
+        if isinstance(each, nn.Embedding) and not each.weight.isfinite().all():
+            each.weight = nn.Parameter(each.weight.nan_to_num(0.0, 0.0, 0.0), requires_grad=False)
     replace_linears(module, Int8Linear)

@@ -32,7 +32,7 @@ from outrider.engine.ranks import Ranks
 from outrider.engine.recorded_sampling import Choosing
 from outrider.engine.recording_check import checked_choices, checked_passes, difference
 from outrider.engine.rope import rope_of
-from outrider.engine.soundness import Result, clear_unsound
+from outrider.engine.soundness import Result, check_finite, clear_unsound
 from outrider.engine.static_choices import StaticChoices
 from outrider.engine.static_passes import CudaRecorder, Record, StaticPasses
 from outrider.engine.threads import AdaptiveThreads, use_threads
@@ -242,6 +242,7 @@ class Engine:
             *others, last = networks_for(model.config, self.ranks is None, self._on_gpu)
             inputs = torch.tensor([ids], device=self.device)
             expected = model(input_ids=inputs, use_cache=False).logits[0].float()
+            check_finite(expected, self.dtype)
         except Exception as error:
             raise UnsupportedModel(f"{family} cannot run on the slot cache ({error!r})") from error
         for build in others:

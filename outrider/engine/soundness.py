@@ -25,6 +25,12 @@ Result = Tensor | list[list[Choice]]
 """What comes of a chunk: logits, or what was chosen after tokens."""
 
 
+def check_finite(logits: Tensor, dtype: torch.dtype) -> None:
+    """Raises ValueError if some are no numbers."""
+    if not logits.isfinite().all():
+        raise ValueError(f"its logits are NaN or infinite: damaged weights, or {dtype} overflows")
+
+
 def clear_unsound(
     cache: SlotCache, chunks: Sequence[Chunk], results: Sequence[Result]
 ) -> list[bool]:

@@ -15,7 +15,7 @@ from outrider.channel import from_rpc_error
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine
 from outrider.engine.pace import Pace
-from outrider.errors import NotANumber
+from outrider.errors import NotANumber, UnsupportedModel
 from outrider.messages import GREEDY, SamplingParams
 from outrider.sampling import choose_tokens, rank_tokens
 from outrider.v1.generation_pb2 import GenerateResponse
@@ -123,6 +123,22 @@ def test_choices_end_before_what_is_no_number(params: SamplingParams, bad: float
         choose_tokens(logits[2:], ids, params, 7)
     with pytest.raises(NotANumber):
         rank_tokens(logits[2:], ids, params, 7, 5)
+
+
+def test_weights_that_give_no_numbers_are_refused_by_name(tmp_path: Path) -> None:
+    folder = make_model(tmp_path, "llama")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.1.mlp.down_proj.weight"][3] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UnsupportedModel, match="NaN or infinite: damaged weights"):
+        Engine(options(folder))
+
+
+def test_a_draft_in_int8_takes_a_damaged_embedding_for_none(poisoned: Path) -> None:
+    """One pass for all: NaN would end it for other sessions, too."""
+    engine = Engine(options(poisoned, dtype="int8", slots=2))
+    chunks = [Chunk(0, 0, [BAD, *GOOD], 1), Chunk(1, 0, GOOD, 1)]
+    assert all(logits.isfinite().all() for logits in engine.forward(chunks))
 
 
 async def generate(system: System, prompt: str, **fields: Any) -> GenerateResponse:
