@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from outrider.errors import IdleTimeout, ServiceUnavailable
@@ -113,7 +113,9 @@ class _Client:
     def note(self, change: int) -> None:
         """Something begins or ends to be awaited; either gives the client its time again."""
         self._num_awaited += change
-        if not self._limit.expired():
+        with suppress(
+            RuntimeError
+        ):  # the limit has passed, or the handler has ended before a write
             self._limit.reschedule(self._now() + self._seconds if self._num_awaited else None)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import grpc
 import pytest
 
-from outrider.calls import _Requests
+from outrider.calls import _Client, _Requests
 from outrider.errors import IdleTimeout
 from outrider.v1 import generation_pb2 as pb
 from outrider.v1 import generation_pb2_grpc, target_pb2, target_pb2_grpc
@@ -21,6 +21,21 @@ pytestmark = pytest.mark.usefixtures("quickly")
 def verify(channel: grpc.aio.Channel) -> Any:
     stub: Any = target_pb2_grpc.TargetServiceStub(channel)
     return stub.Verify()
+
+
+async def test_a_write_may_outlast_its_handler() -> None:
+    """What a session prepares is written beside its handler, which the client may end."""
+    written = asyncio.Event()
+
+    class Context:
+        async def write(self, message: object) -> None:
+            await written.wait()
+
+    async with asyncio.timeout(None) as limit:
+        write = asyncio.create_task(_Client(Context(), limit, 1.0).write("prepared"))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+    written.set()
+    await write
 
 
 async def test_a_silent_session_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
