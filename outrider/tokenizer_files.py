@@ -58,7 +58,10 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
     except Exception as error:
         # Broken files come out of the parser as almost any exception.
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-        raise ModelNotFound(f"cannot load the tokenizer of {str(folder)!r}: {reason}") from error
+        lacks = "" if file.is_file() else "it has no tokenizer.json, and of its other files, "
+        raise ModelNotFound(
+            f"cannot load the tokenizer of {str(folder)!r}: {lacks}{reason}"
+        ) from error
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         setattr(tokenizer.backend_tokenizer, part, getattr(as_stored, part))
     return tokenizer
@@ -89,7 +92,7 @@ def check_vocabulary(name: str, files: TokenizerFiles, vocab_size: int) -> None:
     """
     vocab = Tokenizer.from_str(files.tokenizer_json).get_vocab(with_added_tokens=False)
     num_tokens = 1 + max(vocab.values(), default=-1)
-    if num_tokens > vocab_size:
+    if not 0 < num_tokens <= vocab_size:
         raise ModelNotFound(
             f"the tokenizer of {name!r} is not that of its model: it has {num_tokens} tokens, "
             f"and the model {vocab_size}"

@@ -12,6 +12,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from outrider.errors import ModelNotFound, UnsupportedModel
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_LFS_POINTER = b"version https://git-lfs"
+_LONGEST_REASON = 300  # characters of what transformers says
 
 
 def read_config(folder: str, trust_remote_code: bool = False) -> Any:
@@ -28,11 +30,12 @@ def read_config(folder: str, trust_remote_code: bool = False) -> Any:
     if not trust_remote_code:
         _refuse_code(folder, settings)
         _refuse_pickles(folder)
+    _refuse_pointers(folder)
     try:
         return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         # Configurations check themselves, each in its own way.
-        raise ModelNotFound(f"cannot read {folder}/config.json: {first_line(error)}") from error
+        raise ModelNotFound(f"cannot read {folder}/config.json: {told(error)}") from error
 
 
 def read_settings(folder: str, name: str = "config.json") -> dict[str, Any]:
@@ -73,14 +76,16 @@ def eos_token_ids(folder: str, config: Any, vocab_size: int) -> tuple[int, ...]:
 
 
 def _as_list(value: Any) -> list[int]:
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [int(value)]
+    ids = value if isinstance(value, list) else [] if value is None else [value]
+    return [one for one in ids if isinstance(one, int)]
 
 
-def first_line(error: Exception) -> str:
-    """Of what went wrong; the name of the exception where that says nothing."""
-    return (str(error).strip() or type(error).__name__).split("\n")[0]
+def told(error: Exception) -> str:
+    """What an exception says, in one line; with its name, where that is not meant for users."""
+    text = " ".join(str(error).split())[:_LONGEST_REASON]
+    if text and isinstance(error, OSError | ValueError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _refuse_quantised(folder: str, settings: dict[str, Any]) -> None:
@@ -105,6 +110,14 @@ def _refuse_code(folder: str, settings: dict[str, Any]) -> None:
             f"{folder} comes with code ({', '.join(files)}), which runs only with "
             "--trust-remote-code"
         )
+
+
+def _refuse_pointers(folder: str) -> None:
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        if path.is_file():
+            with path.open("rb") as file:
+                if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                    raise ModelNotFound(f"{path} is a pointer to what `git lfs pull` would fetch")
 
 
 def _refuse_pickles(folder: str) -> None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
-from outrider.engine.model_folder import first_line, read_config
+from outrider.engine.model_folder import read_config, told
 from outrider.engine.ranks import Ranks
-from outrider.errors import ModelNotFound
+from outrider.errors import ModelNotFound, UnsupportedModel
 
+_EIGHT_BITS = ("I8", "U8", "F8_E4M3", "F8_E5M2")
 _NUM_NAMED = 3  # keys of a kind in an error
 # Masks and angles that old checkpoints store, which models compute.
 _COMPUTED = re.compile(
@@ -57,8 +60,9 @@ def load_model(
             )
     except Exception as error:
         # Files that are broken come out of transformers as almost any exception.
-        raise ModelNotFound(f"cannot load the model {name!r}: {first_line(error)}") from error
+        raise ModelNotFound(f"cannot load the model {name!r}: {told(error)}") from error
     check_complete(name, loaded)
+    _refuse_integers(name)
     return model.eval().requires_grad_(False).to(device)
 
 
@@ -91,6 +95,18 @@ def check_complete(name: str, loaded: dict[str, Collection[Any]]) -> None:
         raise ModelNotFound(
             f"the weights of {name!r} do not fit its config.json; {'; '.join(faults)}"
         )
+
+
+def _refuse_integers(name: str) -> None:
+    """Weights in 8 bits are quantised, though config.json does not say so."""
+    for path in sorted(Path(name).glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                kind = file.get_slice(key).get_dtype()
+                if kind in _EIGHT_BITS and not _COMPUTED.search(key):
+                    raise UnsupportedModel(
+                        f"{name} is quantised ({key} is {kind}), which is not served"
+                    )
 
 
 def _some(keys: Collection[str]) -> str:

@@ -13,6 +13,7 @@ import torch
 from gguf import GGMLQuantizationType, GGUFWriter, TokenType, quants
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer as Backend
+from tokenizers import models, normalizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from orchestrator.tokenizer import Tokenizer
@@ -22,8 +23,9 @@ from outrider.errors import ModelNotFound, UnsupportedModel
 from outrider.gguf.convert import convert
 from outrider.gguf.families import FAMILIES, llama3_scaling
 from outrider.gguf.tokenizer import SPLITTINGS
+from outrider.gguf.tokenizer import read_tokenizer as read_gguf_tokenizer
 from outrider.tokenizer_files import read_tokenizer
-from tests.tiny_models import make_model, make_tokenizer
+from tests.tiny_models import TEXT, make_model, make_tokenizer
 
 TIED = {"tie_word_embeddings": True}
 SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -196,6 +198,46 @@ def test_texts_are_split_as_pre_tokenizers_say(pre: str, text: str, tokens: list
     normalized = tokenizer.normalizer.normalize_str(text) if tokenizer.normalizer else text
     pieces = [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(normalized)]
     assert pieces == tokens
+
+
+def test_a_sentencepiece_vocabulary_is_read_as_llama_2_has_it(llama: Path, tmp_path: Path) -> None:
+    stored = Backend(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
+    stored.normalizer = normalizers.Sequence(
+        [normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")]
+    )
+    bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
+    trainer = trainers.BpeTrainer(
+        vocab_size=400, special_tokens=["<unk>", "<s>", "</s>"], show_progress=False
+    )
+    stored.train_from_iterator(TEXT.splitlines(), trainer)
+    vocab = sorted(stored.get_vocab(), key=stored.token_to_id)
+    tokens = [*vocab[:3], *bytes_, *vocab[3:]]
+    writer = GGUFWriter(tmp_path / "a.gguf", "llama")
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list(tokens)
+    writer.add_token_scores([-float(i) for i in range(len(tokens))])
+    kinds = [TokenType.CONTROL] * 3 + [TokenType.BYTE] * 256 + [TokenType.NORMAL] * len(vocab[3:])
+    writer.add_token_types(kinds)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.close()
+    metadata = {"tokenizer.ggml.model": "llama", "general.architecture": "llama"}
+    tokenizer = read_gguf_tokenizer(tmp_path / "a.gguf", metadata).backend_tokenizer
+    for text in ("the cat sat", "  on the  mat", "a\n\n\tdog", "do not"):
+        encoding = tokenizer.encode(text)
+        expected = [one for one in stored.encode(text).tokens if one != "<unk>"]
+        bytewise = [f"<0x{ord(one):02X}>" for one in text if one in "\n\t"]
+        assert encoding.tokens[0] == "<s>"
+        assert [t for t in encoding.tokens[1:] if t not in bytes_] == expected
+        assert [t for t in encoding.tokens if t in bytes_] == bytewise
+        assert tokenizer.decode(encoding.ids) == text
+    assert tokenizer.encode("</s>a").tokens == ["<s>", "</s>", "▁a"]
+    metadata |= {"tokenizer.ggml.add_space_prefix": False, "tokenizer.ggml.add_bos_token": False}
+    bare = read_gguf_tokenizer(tmp_path / "a.gguf", metadata).backend_tokenizer
+    assert "".join(bare.encode("the cat").tokens) == "the▁cat"
+    assert bare.decode(bare.encode(" the").ids) == " the"
 
 
 def test_the_rotations_of_llama_3_are_recognised(llama: Path, tmp_path: Path) -> None:

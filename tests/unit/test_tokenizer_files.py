@@ -194,6 +194,14 @@ def test_a_tokenizer_of_another_model_is_refused(files: TokenizerFiles) -> None:
     check_vocabulary("mine", replace(files, tokenizer_json=backend.to_str()), size)
 
 
+def test_a_tokenizer_without_tokens_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    (tmp_path / "vocab.json").write_text("{}")
+    (tmp_path / "merges.txt").touch()
+    with pytest.raises(ModelNotFound, match="it has 0 tokens"):
+        check_vocabulary("mine", read_tokenizer(str(tmp_path)), 300)
+
+
 def test_a_folder_without_a_tokenizer_is_told_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ModelNotFound, match=r"has no tokenizer: no tokenizer\.json$"):

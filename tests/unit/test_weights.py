@@ -88,6 +88,11 @@ def test_keys_under_a_foreign_prefix_are_named(folder: Path) -> None:
         ({"intermediate_size": 96}, "down_proj.weight [64, 128] instead of [64, 96]"),
         ({"hidden_act": "none such"}, "none such"),
         ({"model_type": "none such"}, "none such"),
+        ({"num_attention_heads": 3}, "not a multiple of the number of attention heads"),
+        (
+            {"rope_parameters": {"rope_type": "none such", "rope_theta": 1.0}},
+            "KeyError: 'none such'",
+        ),
     ],
 )
 def test_a_config_of_another_model_is_refused(
@@ -117,6 +122,31 @@ def test_what_old_checkpoints_store_beside_weights_is_left_out(folder: Path) -> 
 def test_quantised_weights_are_refused_by_name(folder: Path, method: str) -> None:
     change_config(folder, quantization_config={"quant_method": method, "bits": 4})
     assert f"quantised ({method})" in refusal(folder)
+
+
+@pytest.mark.parametrize(("dtype", "kind"), [(torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3")])
+def test_weights_in_eight_bits_are_quantised_whatever_the_config_says(
+    folder: Path, dtype: torch.dtype, kind: str
+) -> None:
+    change_weights(folder, lambda weights: weights | {UP: weights[UP].to(dtype)})
+    assert f"quantised ({UP} is {kind})" in refusal(folder)
+
+
+def test_pointers_of_git_lfs_are_told(folder: Path) -> None:
+    (folder / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    assert "`git lfs pull`" in refusal(folder)
+
+
+def test_weights_may_be_in_several_files_and_none_of_them_missing(folder: Path) -> None:
+    model = load(folder)
+    (folder / "model.safetensors").unlink()
+    model.save_pretrained(folder, max_shard_size="50KB")
+    shards = sorted(folder.glob("model-*.safetensors"))
+    assert len(shards) > 2
+    loaded = load(folder).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
+    shards[1].unlink()
+    assert shards[1].name in refusal(folder)
 
 
 def test_pickles_are_read_only_on_request(folder: Path) -> None:
@@ -153,6 +183,7 @@ def test_of_a_known_family_the_folders_code_is_not_run(folder: Path) -> None:
         (7, None, (7,)),
         (None, None, (2,)),  # the family's
         ([3, 300], -1, (3,)),  # others are no tokens of this model
+        ([[3]], "4", (2,)),
     ],
 )
 def test_texts_end_at_what_either_file_names(
