@@ -105,9 +105,8 @@ class Engine:
         self.config = model.config.get_text_config()
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.eos_token_ids = eos_token_ids(options.model, self.config, self.vocab_size)
-        self.max_context_length = context_length(
-            self.config, options.max_context_length, options.is_draft
-        )
+        wanted = options.max_context_length
+        self.max_context_length = context_length(self.config, wanted, options.is_draft)
         self.rope = rope_of(self.config)
         self._on_gpu = is_gpu(self.device)
         self.attention_shapes = ANY_SHAPES
@@ -208,7 +207,7 @@ class Engine:
     def follow(self) -> None:
         """Runs the passes of rank 0 until it closes. Raises ServiceUnavailable if it is gone."""
         if self.ranks:
-            self.ranks.follow(self.forward)
+            self.ranks.follow(lambda chunks: self.clear_unsound(chunks, self.forward(chunks)))
 
     def close(self) -> None:
         """Ends `follow` of the other ranks. There is no pass after it."""

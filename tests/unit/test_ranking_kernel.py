@@ -83,6 +83,7 @@ def test_what_is_left_out_is_unlikely_and_a_row_without_numbers_is_no_error_of_t
         assert ranked[row, :3, 0].tolist() == (2 * order).tolist()
         assert ranked[row, 3:, 1].tolist() == [0.0, 0.0]
     assert set(ranked[1, :, 0].tolist()) <= {0.0, 2.0, 4.0}
+    assert not ranked[1, 0, 1].isfinite()  # which tells
 
 
 @pytest.mark.parametrize("works", [True, False])

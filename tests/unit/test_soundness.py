@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,12 @@ from safetensors.torch import load_file, save_file
 
 from outrider.channel import from_rpc_error
 from outrider.engine.chunk import Chunk
+from outrider.engine.job import Job
 from outrider.engine.model import Engine
 from outrider.engine.pace import Pace
 from outrider.errors import NotANumber, UnsupportedModel
 from outrider.messages import GREEDY, SamplingParams
-from outrider.sampling import choose_tokens, rank_tokens
+from outrider.sampling import Choice, choose_tokens, rank_tokens
 from outrider.v1.generation_pb2 import GenerateResponse
 from target_service.verifier import Verifier
 from tests.system import System, options, running_system
@@ -95,6 +96,43 @@ async def test_what_is_not_sound_is_no_prefix_of_another_text(engine: Engine) ->
         with pytest.raises(NotANumber):
             await verdicts(verifier, [*prompt, 5])
     verifier.close()
+
+
+def test_other_ranks_leave_nothing_either(engine: Engine) -> None:
+    class Ranks:
+        def follow(self, run_pass: Callable[[list[Chunk]], Any]) -> None:
+            run_pass([Chunk(0, 0, [*GOOD, BAD], 1)])
+
+        def announce(self, chunks: Any) -> None:
+            pass
+
+    any_ranks: Any = Ranks()
+    engine.ranks = any_ranks
+    engine.follow()
+    assert engine.cache.are_finite([(0, 0, engine.max_context_length)]) == [True]
+
+
+def test_chosen_tokens_tell_by_their_probabilities(engine: Engine) -> None:
+    """Where an engine chooses by itself, a token in a row may be one that it has no numbers for."""
+    for start, token_ids in ((0, GOOD), (6, [BAD])):  # as if BAD had been chosen after GOOD
+        engine.forward([Chunk(0, start, token_ids, 1)])
+    chosen = [[Choice(BAD, 0.5)], [Choice(0, float("nan"))]]
+    chunk = Chunk(0, 5, GOOD[5:], 1)
+    assert engine.clear_unsound([chunk], [chosen]) == [True]
+    assert engine.cache.are_finite([(0, 5, 7)]) == [True]
+    job = Chosen(0, 5, GOOD[5:], 1)
+    job.finish_pass(chunk, chosen, is_sound=True, forward_ns=0)
+    assert (job.token_ids, job.start, job.read) == ([BAD], 6, GOOD[5:])
+    job.finish_pass(Chunk(0, 6, [BAD], 1), chosen[1:], is_sound=False, forward_ns=0)
+    assert isinstance(job.done.exception(timeout=0), NotANumber)
+    assert job.read == []
+
+
+class Chosen(Job):
+    """Goes on with what was chosen."""
+
+    def take(self, choices: Sequence[Choice]) -> list[int]:
+        return [choices[0].token_id]
 
 
 def test_windows_do_not_hide_it(tmp_path: Path) -> None:
