@@ -14,6 +14,13 @@ from outrider.errors import IdleTimeout, NoFreeSlot, OutriderError, ServiceUnava
 
 _LONGEST_RETRY_SECONDS = 0.25
 
+# What gRPC says of a write that meets the end of its stream before the status has come.
+_MET_THE_END = "Internal error from Core"
+
+
+class _UnknownEnd(ServiceUnavailable):
+    """The service has ended the session, and its reason is lost."""
+
 
 class SessionStream:
     """A bidirectional stream: a response to every request, and others that nobody asked for.
@@ -44,14 +51,14 @@ class SessionStream:
         """The first exchange; tries again for a while if the service is full.
 
         A session that had nothing to ask for so long that the service gave its slot away is
-        opened again.
+        opened again, and so is one that was refused for a reason that was lost.
         """
         now = asyncio.get_running_loop().time
         seconds, give_up = 0.002, now() + self._patience
         while True:
             try:
                 return await self._exchange(request)
-            except (NoFreeSlot, IdleTimeout):
+            except (NoFreeSlot, IdleTimeout, _UnknownEnd):
                 if now() + seconds > give_up:
                     raise
                 await asyncio.sleep(seconds)
@@ -72,6 +79,8 @@ class SessionStream:
         try:
             await self._call.write(request)
         except grpc.aio.AioRpcError as error:
+            if error.details() == _MET_THE_END:
+                raise _UnknownEnd(f"{self._service}: it ended the session") from error
             raise from_rpc_error(error, self._service) from error
         except asyncio.InvalidStateError:  # the stream had ended before
             raise await self._end_of_stream() from None
