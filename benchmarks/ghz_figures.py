@@ -34,8 +34,8 @@ NUM_SESSIONS = 16
 BOUND_SECONDS = 10.0
 OVERLOAD = 3
 
-# Fewer than the prompts of a block: what was read for one way is not spared the next.
-_FEW_SESSIONS, _BLOCK = 4, 9
+# Each of four comes behind each of the others equally often.
+_ORDERS = ((0, 1, 3, 2), (1, 2, 0, 3), (2, 3, 1, 0), (3, 0, 2, 1))
 
 # Of a loop, until it is as full as it gets.
 _WARM_UP_SECONDS = 5.0
@@ -78,27 +78,31 @@ def services(
 
 
 def measure_latency(models: dict[str, str]) -> dict[str, Any]:
-    """Blocks of prompts, each by both clients with both files, forwards and backwards in turn."""
+    """Each prompt by both clients with both files, in turn: so machines that drift cancel.
+
+    It is read before, since it would be read for the first of the four only.
+    """
     files = {way: loads()[way] for way in ("latency-target-alone", "latency")}
     ways = [(way, client) for way in files for client in ("ghz", "python")]
     seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
-    with services(models, _FEW_SESSIONS) as (address, _), Client(address) as client:
+    with services(models, NUM_SESSIONS) as (address, _), Client(address) as client:
 
-        def measure(way: str, by: str, first: int) -> list[float]:
-            messages = files[way]["data"][first : first + _BLOCK]
+        def measure(way: str, by: str, index: int) -> float:
+            message = files[way]["data"][index]
             if by == "python":
-                return [timed(client, message) for message in messages]
-            changes = {"data": messages, "total": len(messages), "skipFirst": None}
+                return timed(client, message)
+            changes = {"data": [message], "total": 1, "concurrency": 1, "skipFirst": None}
             report = run(files[way], address, **changes)
-            assert report.statuses == {"OK": len(messages)}, report.statuses
-            return report.seconds_of("OK")
+            assert report.statuses == {"OK": 1}, report.statuses
+            return report.calls[0].seconds
 
-        for way, by in ways:  # texts of a service that has just started are slower
-            measure(way, by, 0)
-        for first in range(0, len(files["latency"]["data"]), _BLOCK):
-            for way, by in ways:
-                seconds[way, by] += measure(way, by, first)
-            ways.reverse()
+        for index, message in enumerate(files["latency"]["data"]):
+            if index == 0:  # the first texts of a service are slower
+                for way, by in 2 * ways:
+                    measure(way, by, index)
+            timed(client, {**message, "max_new_tokens": 1})
+            for turn in _ORDERS[index % len(_ORDERS)]:
+                seconds[ways[turn]].append(measure(*ways[turn], index))
     p50 = {way: percentile(sorted(values), 50) or 0.0 for way, values in seconds.items()}
     ratio = {by: p50["latency-target-alone", by] / p50["latency", by] for by in ("ghz", "python")}
     return {

@@ -87,7 +87,7 @@ def _generation(data: Any, method: str = "Generate", timeout: str = "60s") -> di
 
 def _latency(**parameters: int) -> dict[str, Any]:
     """After the first calls, which are left out, each prompt counts once."""
-    chats = _chats(64, **parameters)
+    chats = _chats(64, "", **parameters)
     total = _WARM_UP + len(chats)
     return {**_generation(chats), "total": total, "skipFirst": _WARM_UP, "concurrency": 1}
 
@@ -145,12 +145,12 @@ def _open_loop_steps() -> dict[str, Any]:
 
 _PROMPT = {"token_ids": [11, 12, 13, 14, "{{randomInt 100 4000}}"], "sampling": {"temperature": 0}}
 
-_PROPOSALS = [
+_PROPOSALS: list[dict[str, Any]] = [
     {**_PROMPT, "num_speculative_tokens": 4},
     {"context_length": 5, "token_ids": [31], "num_speculative_tokens": 4},
 ]
 
-_VERIFICATIONS = [
+_VERIFICATIONS: list[dict[str, Any]] = [
     {**_PROMPT, "draft_token_ids": [21, 22, 23]},
     {"context_length": 5, "token_ids": [31], "draft_token_ids": [41, 42]},
     {"context_length": 5, "token_ids": [31, 32]},
