@@ -19,6 +19,7 @@ from outrider.embedded import resolve_model
 from outrider.engine.activity import PassCounts
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
+from outrider.engine.model_folder import read_settings
 from outrider.engine.pace import measure_pace
 from outrider.engine.pass_comparison import compare_passes
 from outrider.engine.recorded_sampling import Choosing
@@ -91,6 +92,7 @@ def load_served_model(
     name = options.model
     began = time.perf_counter()
     path = resolve_model(name, progress, options.trust_remote_code)
+    read_settings(path)  # of what is no model's folder it is told that, first of all
     progress(f"{name}: tokenizer")
     files = read_tokenizer(path, options.trust_remote_code)
     template = ChatTemplate.of(files)

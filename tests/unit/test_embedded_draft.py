@@ -14,6 +14,7 @@ from outrider.distill.student import freeze, keep_layers
 from outrider.embedded.draft import FILE, build, dequantized, pack, quantized
 from outrider.engine.draft_vocabulary import read_draft_vocabulary, write_draft_vocabulary
 from outrider.engine.int8_linear import Int8Linear
+from outrider.tokenizer_files import read_tokenizer
 from tests.tiny_models import make_model
 
 VOCABULARY = [1, 3, 5, 8]
@@ -75,3 +76,5 @@ def test_the_shipped_draft_fits_the_target(real_target: Path, tmp_path: Path) ->
     vocabulary = read_draft_vocabulary(str(tmp_path / "draft"))
     assert vocabulary is not None
     assert len(vocabulary) == 16384
+    tokenizers = [read_tokenizer(str(folder)) for folder in (tmp_path / "draft", real_target)]
+    assert tokenizers[0].tokenizer_json == tokenizers[1].tokenizer_json

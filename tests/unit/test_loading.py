@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
+from outrider.errors import ModelNotFound
 from outrider.loading import in_own_thread, load_served_model
 from tests.system import options
 from tests.tiny_models import make_model
@@ -64,3 +65,9 @@ def test_a_broken_template_is_told_when_the_model_is_loaded(
     with caplog.at_level(logging.WARNING):
         load_served_model(options(folder), lambda what: None)
     assert "messages are refused: TemplateSyntaxError" in caplog.text
+
+
+def test_a_folder_without_a_model_is_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").touch()
+    with pytest.raises(ModelNotFound, match=r"no config\.json; it has model\.gguf"):
+        load_served_model(options(tmp_path), lambda what: None)
