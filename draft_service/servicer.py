@@ -130,9 +130,11 @@ class Responses:
 
     async def _write_if_open(self, response: draft_pb2.ProposeResponse) -> None:
         with suppress(grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError):
-            await self.write(response)
+            async with self._turn:
+                if not self._is_closed:
+                    await self._context.write(response)
 
     def close(self) -> None:
+        """What waits for its turn is dropped. What is being written ends with its stream: gRPC
+        would not free it if it were cancelled."""
         self._is_closed = True
-        for task in self._writing:
-            task.cancel()

@@ -113,9 +113,7 @@ class _Client:
     def note(self, change: int) -> None:
         """Something begins or ends to be awaited; either gives the client its time again."""
         self._num_awaited += change
-        with suppress(
-            RuntimeError
-        ):  # the limit has passed, or the handler has ended before a write
+        with suppress(RuntimeError):  # the limit has passed, or the handler ended before a write
             self._limit.reschedule(self._now() + self._seconds if self._num_awaited else None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -106,3 +107,30 @@ async def test_what_a_cancelled_handler_waited_for_is_not_cancelled(
         call.cancel()
         async with asyncio.timeout(30):
             assert [await endings.get(), await endings.get()] == ["a request", "the end"]
+
+
+async def test_what_is_written_behind_the_end_of_its_handler_is_no_mistake(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """As what a draft prepares is, whose session is closed meanwhile."""
+    tasks: list[asyncio.Task[None]] = []
+
+    async def verify_and_go(requests: Any, context: Any) -> None:
+        async def write_late() -> None:
+            await server.go_on.wait()
+            with suppress(grpc.aio.BaseError, asyncio.InvalidStateError):
+                await context.write(target_pb2.VerifyResponse())
+
+        tasks.append(asyncio.create_task(write_late()))
+        async for _ in requests:
+            pass
+
+    server = Server()
+    server.Verify = verify_and_go  # type: ignore[method-assign]
+    async with running(capfd, server) as (_, channel):
+        call = verify(channel)
+        await call.done_writing()
+        assert await call.read() is grpc.aio.EOF
+        server.go_on.set()
+        await asyncio.wait(tasks)
+        assert tasks[0].exception() is None
