@@ -100,14 +100,14 @@ async def test_a_wait_that_would_be_too_long_is_refused_with_the_time_to_come_ba
 
 
 async def test_lengths_and_times_are_learned_from_requests(system: System) -> None:
-    for _ in range(3):
-        await system.generate("the cat", max_new_tokens=400, ignore_eos=True)
+    whole = await system.generate("the cat", max_new_tokens=40, ignore_eos=True)
     forecast = system.servicer.admission.forecast
-    assert 0 < forecast.seconds(Work(4, 100), 1) < 60
-    texts = [await system.generate(prompt, max_new_tokens=400) for prompt in ("hi", "a", "the")]
-    assert min(text.usage.completion_tokens for text in texts) < 400
-    ends = forecast.seconds(Work(4, 400, may_end=True), 1)
-    assert 0 < ends < 0.9 * forecast.seconds(Work(4, 400), 1)
+    assert 0 < forecast.seconds(Work(4, 40), 1) < 60
+    stop = whole.text[4:8]
+    text = await system.generate("the cat", max_new_tokens=40, ignore_eos=True, stop=[stop])
+    assert text.usage.completion_tokens < 30
+    stopped = forecast.seconds(Work(4, 40, may_end=True), 1)
+    assert 0 < stopped < 0.9 * forecast.seconds(Work(4, 40), 1)
 
 
 async def test_a_prompt_that_is_too_long_by_its_bytes_is_not_split(system: System) -> None:
