@@ -168,7 +168,7 @@ def model_options(command: F) -> F:
         default="default",
         show_default=True,
         callback=checked(_check_named),
-        help="Hugging Face id or local folder; 'default' is the embedded pair.",
+        help="Hugging Face id, local folder or GGUF file; 'default' is the embedded pair.",
     )
     graphs = click.option(
         "--graphs/--no-graphs",
