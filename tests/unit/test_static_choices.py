@@ -201,7 +201,7 @@ def test_slots_are_copied_once(setting: Setting) -> None:
     for slot, row in enumerate(found):
         source = IDS[30 * (slot + 1) : 30 * (slot + 1) + 20]
         [expected] = setting.plain.forward([Chunk(0, 0, [*source, *IDS[:17]], 1)])
-        torch.testing.assert_close(row, expected, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(row, expected, atol=1e-4, rtol=1e-4)
 
 
 def test_a_row_without_numbers_is_no_error_of_the_others() -> None:

@@ -1,0 +1,200 @@
+"""What a token takes beside another program that computes on every core, and within a CPU quota.
+
+    python -m benchmarks.busy [--max-new-tokens 48] [--fixed-texts 1] [--no-quota]
+
+The pair as `outrider up` starts it, with threads that adapt and with as many always (`fixed`):
+on a quiet machine in turn, then beside a program that multiplies matrices with a thread on each
+core, at niceness 0, 5 and 10. Medians of five texts after the first. Fixed threads are slow there:
+they get `--fixed-texts` texts after the first, of 8 tokens. All the while each service is asked
+for its health, twenty times a second. Then the pair in a control group with the quota of one
+core, with the threads that it takes by itself, beside `--threads 1` (needs permission to make
+control groups).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from outrider.client import Client
+from outrider.cores import available_cores
+from outrider.local_pair import share_cores
+from outrider.processes import running_system
+from outrider_bench.prompts import read_prompts
+from outrider_bench.results_file import write_result
+
+NUM_TEXTS = 5
+NICENESSES = (0, 5, 10)
+PROGRAM = """
+import os, sys, torch
+os.nice(int(sys.argv[1]))
+matrix = torch.randn(1000, 1000)
+while os.getppid() == int(sys.argv[2]):
+    matrix @ matrix
+"""
+CGROUP = Path("/sys/fs/cgroup")
+
+
+class System:
+    """The pair and its orchestrator, as `up` starts them."""
+
+    def __init__(self, stack: ExitStack, **target: Any) -> None:
+        models: list[dict[str, Any]] = [{"threads": None}, {"threads": None}]
+        share_cores(*models)
+        common = {"port": 0, "slots": 2}
+        address, self.processes = stack.enter_context(
+            running_system(
+                {**models[0], **common, **target},
+                {**models[1], **common, "model": "default", **target},
+                {"port": 0},
+            )
+        )
+        self.client = stack.enter_context(Client(address))
+
+    def text(self, prompt: str, num_tokens: int) -> tuple[float, int]:
+        """Milliseconds of a token after the first, and the target's threads."""
+        answer = self.client.generate(
+            [{"role": "user", "content": prompt}], max_new_tokens=num_tokens, ignore_eos=True
+        )
+        return answer.latency.tpot_ns / 1e6, answer.num_target_threads
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--max-new-tokens", type=int, default=48)
+    parser.add_argument("--fixed-texts", type=int, default=1)
+    parser.add_argument("--no-quota", action="store_true")
+    args = parser.parse_args()
+    prompts = read_prompts(None)[: NUM_TEXTS + 1]
+    figures = busy_machine(prompts, args.max_new_tokens, args.fixed_texts)
+    if not args.no_quota:
+        figures["quota_of_one_core"] = quota(prompts, args.max_new_tokens)
+    print(write_result("busy", vars(args), **figures))
+
+
+def busy_machine(prompts: list[str], num_tokens: int, num_fixed: int) -> dict[str, Any]:
+    with ExitStack() as stack:
+        adaptive = System(stack)
+        fixed = System(stack, no_adapt_threads=True)
+        quiet = in_turn([adaptive, fixed], prompts, num_tokens)
+        figures: dict[str, Any] = {
+            "quiet": {"adaptive_ms": quiet[0], "fixed_ms": quiet[1]},
+            "cost_of_following": round(quiet[0] / quiet[1] - 1, 4),
+            "beside": {},
+        }
+        print(figures)
+        for niceness in NICENESSES:
+            adaptive.text(prompts[0], num_tokens)  # quiet again
+            with program(niceness), asked_for_health(adaptive) as waits:
+                found = [adaptive.text(prompt, num_tokens) for prompt in prompts]
+            with program(niceness):
+                times = [fixed.text(prompt, 8)[0] for prompt in prompts[: num_fixed + 1]]
+            ms = statistics.median(took for took, _ in found[1:])
+            row = {
+                "adaptive_ms": round(ms, 1),
+                "adaptive_to_quiet": round(ms / quiet[1], 2),
+                "first_text_ms": round(found[0][0], 1),
+                "threads": [count for _, count in found],
+                "fixed_to_quiet": round(statistics.median(times[1:]) / quiet[1], 2),
+                "health_ms": {"longest": max(waits), "p99": statistics.quantiles(waits, n=100)[-1]},
+            }
+            figures["beside"][f"niceness {niceness}"] = row
+            print(niceness, row)
+    return figures
+
+
+def in_turn(systems: list[System], prompts: list[str], num_tokens: int) -> list[float]:
+    """Medians of milliseconds a token, prompt by prompt in turn."""
+    times = [[system.text(p, num_tokens)[0] for system in systems] for p in prompts]
+    return [statistics.median(took) for took in zip(*times[1:], strict=True)]
+
+
+@contextmanager
+def program(niceness: int) -> Iterator[None]:
+    """Another program computes on all cores meanwhile."""
+    arguments = [sys.executable, "-c", PROGRAM, str(niceness), str(os.getpid())]
+    # Without what was said to this process of threads.
+    environment = {name: v for name, v in os.environ.items() if name != "OMP_NUM_THREADS"}
+    with subprocess.Popen(arguments, env=environment, start_new_session=True) as process:
+        try:
+            time.sleep(5)  # until it computes
+            yield
+        finally:
+            process.kill()
+
+
+@contextmanager
+def asked_for_health(system: System) -> Iterator[list[float]]:
+    """Milliseconds that answers on health took, of all services, twenty times a second."""
+    waits: list[float] = []
+    is_over = threading.Event()
+
+    def ask(address: str) -> None:
+        with grpc.insecure_channel(address) as channel:
+            stub = health_pb2_grpc.HealthStub(channel)
+            while not is_over.wait(0.05):
+                began = time.perf_counter()
+                stub.Check(health_pb2.HealthCheckRequest())
+                waits.append(round(1e3 * (time.perf_counter() - began), 1))
+
+    threads = [
+        threading.Thread(target=ask, args=(process.address,)) for process in system.processes
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield waits
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
+def quota(prompts: list[str], num_tokens: int) -> dict[str, Any]:
+    """With a quota of one core: threads by default, beside `--threads 1`."""
+    num_cores = available_cores()
+    with one_core(), ExitStack() as stack:
+        by_default = System(stack)
+        one = System(stack, threads=1)
+        default_ms, one_ms = in_turn([by_default, one], prompts, num_tokens)
+    figures = {"cores": num_cores, "default_ms": default_ms, "one_thread_ms": one_ms}
+    figures["default_to_one_thread"] = round(default_ms / one_ms, 3)
+    print(figures)
+    return figures
+
+
+@contextmanager
+def one_core() -> Iterator[None]:
+    """This process and its children have the quota of one core; version 1 or 2."""
+    is_second = (CGROUP / "cgroup.controllers").exists()
+    parent = CGROUP if is_second else CGROUP / "cpu"
+    group = parent / f"outrider-{os.getpid()}"
+    group.mkdir()
+    try:
+        if is_second:
+            (parent / "cgroup.subtree_control").write_text("+cpu")
+            (group / "cpu.max").write_text("100000 100000")
+        else:
+            (group / "cpu.cfs_period_us").write_text("100000")
+            (group / "cpu.cfs_quota_us").write_text("100000")
+        (group / "cgroup.procs").write_text(str(os.getpid()))
+        yield
+    finally:
+        (parent / "cgroup.procs").write_text(str(os.getpid()))
+        group.rmdir()
+
+
+if __name__ == "__main__":
+    main()
