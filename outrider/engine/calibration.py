@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
+from outrider.engine.activations import split_activations
 from outrider.engine.attention import ForwardPass
 from outrider.engine.batch_invariance import (
     ANY_SHAPES,
@@ -90,10 +91,9 @@ def calibrate(
     thread_counts: Sequence[int],
     max_length: int,
 ) -> tuple[AttentionShapes, BatchInvariance]:
-    """Chooses the rows of all products of `network`, and the shapes of attention.
+    """Chooses the rows of all products and activations of `network`, and attention's shapes.
 
-    Nothing is changed, and any shapes are returned, if a kernel has none in which rows keep
-    their bits.
+    Any shapes are returned, and no rows are chosen, if a kernel has none that keep their bits.
 
     Args:
         kinds: how its layers attend.
@@ -101,6 +101,7 @@ def calibrate(
         max_length: the most keys.
     """
     began = time.perf_counter()
+    split_activations(network)
     chosen = []
     attention = find_attention(tuple(kinds), dtype, tuple(thread_counts), max_length)
     across_threads = attention is not None and attention.across_threads

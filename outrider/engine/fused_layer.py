@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, rms_norm, silu
+from torch.nn.functional import layer_norm, rms_norm
 
+from outrider.engine.activations import silu_by_rows
 from outrider.engine.packed_linear import linear_weight
 from outrider.engine.pieces import Piece, attend_pieces
 
@@ -64,7 +65,7 @@ class FusedLayer(nn.Module):
         """What follows attention [num_tokens, num_heads * head_dim]."""
         states = states + self.o(attention)
         gate, up = self.gate_up(self.mlp_norm(states)).chunk(2, dim=-1)
-        output: Tensor = states + self.down(silu(gate).mul_(up))
+        output: Tensor = states + self.down(silu_by_rows(gate).mul_(up))
         return output
 
 

@@ -138,9 +138,8 @@ class Engine:
         """The cache that is served, all of its memory taken. Raises ConfigurationError."""
         per_session = options.slots_per_session
         session_bytes = per_session * self.cache.slot_bytes(self.max_context_length)
-        num_sessions = options.slots or sessions_that_fit(
-            session_bytes, self.device, options.is_draft
-        )
+        fits = sessions_that_fit(session_bytes, self.device, options.is_draft)
+        num_sessions = options.slots or fits
         if self.ranks:
             num_sessions = self.ranks.least(num_sessions)
         check_fits(num_sessions * session_bytes, self.device)
@@ -188,7 +187,7 @@ class Engine:
         self.passes.count([len(chunk.token_ids) for chunk in chunks], duration_ns)
         return logits
 
-    def _plain(self, chunks: Sequence[Chunk]) -> list[Tensor]:  # not recorded
+    def _plain(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         return self._run(chunks)[0]
 
     @torch.inference_mode()
