@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
-from outrider.engine.activations import split_activations
+from outrider.engine.activations import use_one_thread
 from outrider.engine.attention import ForwardPass
 from outrider.engine.batch_invariance import (
     ANY_SHAPES,
@@ -101,7 +101,7 @@ def calibrate(
         max_length: the most keys.
     """
     began = time.perf_counter()
-    split_activations(network)
+    use_one_thread(network)
     chosen = []
     attention = find_attention(tuple(kinds), dtype, tuple(thread_counts), max_length)
     across_threads = attention is not None and attention.across_threads

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 
-from outrider.engine.activations import RowsAtATime, silu_by_rows, split_activations
+from outrider.engine.activations import OneThread, silu_by_rows, use_one_thread
 from outrider.engine.row_sizes import num_threads, same_bits
 
 WIDTH = 1536
@@ -19,7 +19,7 @@ ROWS = torch.randn(256, WIDTH, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("count", [1, 3, 5])
 @pytest.mark.parametrize("name", ["silu", "gelu", "gelu_new", "gelu_pytorch_tanh", "relu"])
 def test_rows_keep_their_bits(name: str, count: int) -> None:
-    activation = RowsAtATime(ACT2FN[name])
+    activation = OneThread(ACT2FN[name])
     with num_threads(count):
         for num_rows in (2, 22, 100, 256):
             together = activation(ROWS[None, :num_rows])[0]
@@ -39,10 +39,10 @@ def test_silu_is_silu(num_rows: int) -> None:
 
 def test_activations_of_a_model_are_replaced_once() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Sequential(ACT2FN["gelu_new"], nn.SiLU()))
-    split_activations(model)
-    split_activations(model)
+    use_one_thread(model)
+    use_one_thread(model)
     kinds = [type(module) for module in model.modules()]
-    assert kinds.count(RowsAtATime) == 2
+    assert kinds.count(OneThread) == 2
     torch.testing.assert_close(
         model(torch.ones(3, 4)), nn.SiLU()(ACT2FN["gelu_new"](model[0](torch.ones(3, 4))))
     )
