@@ -44,7 +44,7 @@ run: $(INSTALLED)
 	@$(BIN)/outrider generate --compare -- "$$PROMPT"
 
 test: lint $(KERNELS)
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n auto --dist worksteal
 
 $(KERNELS): $(INSTALLED)
 	@echo 'Installing what computes the GPU kernels in tests (Triton, where there is one)'
