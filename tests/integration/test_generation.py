@@ -150,6 +150,7 @@ async def test_messages_go_through_the_chat_template(system: System, continues: 
 async def test_a_bare_prompt_is_a_whole_request(system: System) -> None:
     response = await system.generate("hi")
     assert 0 < response.usage.completion_tokens <= 64
+    assert response.num_target_threads == 1
 
 
 @pytest.mark.parametrize(
