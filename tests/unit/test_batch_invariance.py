@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from outrider.engine.batch_invariance import AttentionShapes
 from outrider.engine.calibration import find_layer
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
-from outrider.engine.packed_linear import Float16Linear, PackedLinear, fbgemm_is_available
+from outrider.engine.packed_linear import (
+    Float16Linear,
+    fbgemm_is_available,
+    pack_linears,
+    row_linears,
+)
 from outrider.engine.row_sizes import RowSizes
 from outrider.engine.row_sizes import num_threads as with_threads
 from tests.claims import needs_invariant
@@ -81,7 +86,11 @@ def test_nor_with_several_threads(dtype: str, num_threads: int) -> None:
         )
         for size in (896, 300)
     )
-    linear = PackedLinear(weight, None)
+    parent = nn.Module()
+    parent.linear = nn.Linear(4864, 896, bias=False, dtype=weight.dtype)
+    parent.linear.load_state_dict({"weight": weight})
+    pack_linears(parent)  # as this CPU can
+    [linear] = row_linears(parent)
     found = find_layer(linear, [num_threads])
     assert found is not None
     linear.use(found.rows)
