@@ -65,7 +65,7 @@ _REPEATS = 20
 # What passes are made of: functions of these names that say another thing than they would.
 _WAYS: dict[str, dict[str, Any]] = {
     "graphs": {},
-    "graphs_without_our_kernels": {"outrider.engine.model.kernels_for": None},
+    "graphs_without_our_kernels": {"outrider.engine.recording_check.kernels_for": None},
     "graphs_without_our_layers": {"outrider.engine.network.gpu_networks": []},
     "eager": {},
 }

@@ -117,6 +117,8 @@ async def test_generate_json_is_one_object_with_these_keys(system: System) -> No
         "usage",
         "speculation",
         "latency",
+        "num_target_threads",
+        "draft_failure",
     ]
     assert document["finish_reason"] == "length"
     assert document["usage"]["completion_tokens"] == len(document["token_ids"]) == 9

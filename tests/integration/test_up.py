@@ -77,7 +77,7 @@ def test_up_serves_and_ends_all_three(
         services = children(process.pid)
         assert len(services) == 3
         process.send_signal(number)
-        assert process.wait(30) == 0
+        assert process.wait(60) == 0  # longer than it may drain
         assert not any(Path(f"/proc/{pid}").exists() for pid in services)
 
 

@@ -72,6 +72,7 @@ def test_a_generation_as_a_dictionary(client: Client) -> None:
             "critical_path": {"verify": 70, "draft": 30},
             "hidden": {"detokenize": 4},
         },
+        "num_target_threads": 0,
         "draft_failure": "",
     }
     assert list(document["latency"]["critical_path"]) == ["verify", "draft"]

@@ -15,8 +15,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from outrider.engine import model as engine_model
-from outrider.engine import static_pass
+from outrider.engine import recording_check, static_pass
 from outrider.engine.attention import AttentionLayer, ForwardPass
 from outrider.engine.chunk import Chunk
 from outrider.engine.kv_cache import SlotCache
@@ -130,7 +129,7 @@ def test_they_compile_for_gpus() -> None:
 
 @pytest.fixture
 def with_kernels(as_on_a_gpu: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_model, "kernels_for", lambda device: kernels)
+    monkeypatch.setattr(recording_check, "kernels_for", lambda device: kernels)
     monkeypatch.setattr(static_pass, "SHORTEST_LENGTH", 32)
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from outrider.engine import model as engine_model
-from outrider.engine import static_pass
+from outrider.engine import recording_check, static_pass
 from outrider.engine.chunk import Chunk
 from outrider.engine.recorded_sampling import (
     Choosing,
@@ -104,7 +104,7 @@ def test_engines_choose_by_them_or_else_by_torch(
     original = kernels.rank
     monkeypatch.setattr(kernels, "rank", rank)
     monkeypatch.setattr(engine_model, "is_gpu", lambda device: True)
-    monkeypatch.setattr(engine_model, "kernels_for", lambda device: kernels)
+    monkeypatch.setattr(recording_check, "kernels_for", lambda device: kernels)
     monkeypatch.setattr(static_pass, "SHORTEST_LENGTH", 32)
     engine = engine_of(folder, DEVICE)
     engine.use_graphs(Again)
