@@ -146,7 +146,7 @@ class AdaptiveThreads:
 
     def observe(self, num_tokens: int, seconds: float) -> None:
         """A pass of so many tokens took so long."""
-        if self.most == 1 or num_tokens > _LONGEST_STEP:
+        if len(self._step_seconds) == 1 or num_tokens > _LONGEST_STEP:
             return
         expected = self._step_seconds[self.current] + self._token_seconds * (num_tokens - 1)
         # Measured while others computed, the first may have been too long.

@@ -99,6 +99,18 @@ def test_passes_that_are_long_for_other_reasons_change_nothing(machine: Machine)
     assert machine.num_looks < 25
 
 
+@pytest.mark.parametrize("num_threads", [1, 4])
+def test_threads_that_do_not_adapt_stay(num_threads: int) -> None:
+    """As on a GPU, or where a fixed number was asked for: nothing was measured."""
+    torch.set_num_threads(num_threads)
+    scheduler = Scheduler(RecordingEngine(), 1)
+    try:
+        timings = scheduler.submit(Steps(scheduler.acquire(), 1, 9)).result(timeout=10)
+        assert timings.num_threads == num_threads
+    finally:
+        scheduler.close()
+
+
 def test_prompts_are_not_compared(machine: Machine) -> None:
     chosen = machine.threads()
     for _ in range(10):
