@@ -63,11 +63,10 @@ class System:
         )
         self.client = stack.enter_context(Client(address))
 
-    def text(self, prompt: str, num_tokens: int) -> tuple[float, int]:
+    def text(self, prompt: str, num_tokens: int, **fields: Any) -> tuple[float, int]:
         """Milliseconds of a token after the first, and the target's threads."""
-        answer = self.client.generate(
-            [{"role": "user", "content": prompt}], max_new_tokens=num_tokens, ignore_eos=True
-        )
+        message = [{"role": "user", "content": prompt}]
+        answer = self.client.generate(message, max_new_tokens=num_tokens, ignore_eos=True, **fields)
         return answer.latency.tpot_ns / 1e6, answer.num_target_threads
 
 
@@ -89,9 +88,12 @@ def busy_machine(prompts: list[str], num_tokens: int, num_fixed: int) -> dict[st
         adaptive = System(stack)
         fixed = System(stack, no_adapt_threads=True)
         quiet = in_turn([adaptive, fixed], prompts, num_tokens)
+        # Without the draft, whose policy goes its own way in each of the two.
+        alone = in_turn([adaptive, fixed], 2 * prompts, num_tokens, num_speculative_tokens=0)
         figures: dict[str, Any] = {
             "quiet": {"adaptive_ms": quiet[0], "fixed_ms": quiet[1]},
-            "cost_of_following": round(quiet[0] / quiet[1] - 1, 4),
+            "quiet_target_alone": {"adaptive_ms": alone[0], "fixed_ms": alone[1]},
+            "cost_of_adapting": round(alone[0] / alone[1] - 1, 4),
             "beside": {},
         }
         print(figures)
@@ -108,17 +110,30 @@ def busy_machine(prompts: list[str], num_tokens: int, num_fixed: int) -> dict[st
                 "first_text_ms": round(found[0][0], 1),
                 "threads": [count for _, count in found],
                 "fixed_to_quiet": round(statistics.median(times[1:]) / quiet[1], 2),
-                "health_ms": {"longest": max(waits), "p99": statistics.quantiles(waits, n=100)[-1]},
+                "health_ms": {
+                    "longest": max(waits),
+                    "p99": round(statistics.quantiles(waits, n=100)[-1], 1),
+                },
             }
             figures["beside"][f"niceness {niceness}"] = row
             print(niceness, row)
     return figures
 
 
-def in_turn(systems: list[System], prompts: list[str], num_tokens: int) -> list[float]:
-    """Medians of milliseconds a token, prompt by prompt in turn."""
-    times = [[system.text(p, num_tokens)[0] for system in systems] for p in prompts]
-    return [statistics.median(took) for took in zip(*times[1:], strict=True)]
+def in_turn(
+    systems: list[System], prompts: list[str], num_tokens: int, **fields: Any
+) -> list[float]:
+    """Medians of milliseconds a token, prompt by prompt; each system is the first in turn."""
+    times: list[list[float]] = [[] for _ in systems]
+    for number, prompt in enumerate(prompts):
+        for place in range(len(systems)):
+            at = (number + place) % len(systems)
+            times[at].append(systems[at].text(prompt, num_tokens, **fields)[0])
+    return [round(statistics.median(took[1:]), 2) for took in times]
+
+
+def percentile_99(numbers: list[float]) -> float:
+    return round(statistics.quantiles(numbers, n=100)[-1], 1)
 
 
 @contextmanager

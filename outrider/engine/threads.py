@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
@@ -25,10 +24,12 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A pass is slow if it takes so many times as long as one on a quiet machine, and threads are looked
-# into if most of the last ones were. Long passes are not compared: too much else decides.
+# Passes may take so many times as long as on a quiet machine. What they take beyond that adds up,
+# less what they stay below (a CUSUM, Page 1954), and at so many seconds threads are looked into. A
+# draft on the same cores, which works now and then, costs less. Long passes are not compared: too
+# much else decides.
 _SLOW = 2.0
-_NUM_LAST, _NUM_SLOW = 4, 3
+_LOST_SECONDS = 0.25
 _LONGEST_STEP = 16
 
 # How often, in seconds, a busy machine is looked at: more and more seldom while
@@ -126,7 +127,7 @@ class AdaptiveThreads:
         self._token_seconds = token_seconds
         self._is_busy = is_busy
         self._clock = clock
-        self._are_slow: deque[bool] = deque(maxlen=_NUM_LAST)
+        self._lost_seconds = 0.0
         self._pause = _SHORTEST_PAUSE
         self._next_look = 0.0
         self._num_quiet = 0
@@ -151,7 +152,7 @@ class AdaptiveThreads:
         expected = self._step_seconds[self.current] + self._token_seconds * (num_tokens - 1)
         # Measured while others computed, the first may have been too long.
         self._step_seconds[self.current] *= min(1.0, seconds / expected)
-        self._are_slow.append(seconds > _SLOW * expected)
+        self._lost_seconds = max(0.0, self._lost_seconds + seconds - _SLOW * expected)
 
     def change(self, between_texts: bool) -> bool:
         """Uses another number if that is due and allowed; whether it did.
@@ -169,13 +170,14 @@ class AdaptiveThreads:
         if not is_less:
             self._raised_at = self._clock()
         self.current = self._wanted
-        self._are_slow.clear()
+        self._lost_seconds = 0.0
         torch.set_num_threads(self.current)
         return True
 
     def _look(self) -> None:
         """Finds out whether another number is due."""
-        if self.current > 1 and sum(self._are_slow) >= _NUM_SLOW:
+        if self.current > 1 and self._lost_seconds >= _LOST_SECONDS:
+            self._lost_seconds = 0.0
             if self._is_busy(self.current):
                 has_failed = self._clock() - self._raised_at < _LONGEST_PAUSE
                 self._pause = self._longer_pause if has_failed else _SHORTEST_PAUSE
