@@ -41,7 +41,7 @@ _NUM_QUIET = 2
 # seconds new texts wait until none of these runs.
 DRAIN_SECONDS = 5.0
 
-# An operation of two threads takes some 20 us. One that takes longer than this has waited.
+# A parallel operation takes some 20 us. One that takes longer than this has waited.
 _WAITED_SECONDS = 0.0005
 _LOOK_SECONDS = 0.01
 _BUSY_SHARE = 0.25
@@ -56,15 +56,16 @@ def thread_counts(most: int) -> tuple[int, ...]:
 
 def is_busy(count: int) -> bool:
     """Whether so many threads of this process have to wait for cores now. Takes some 10 ms."""
-    tensor = torch.zeros(count * _GRAIN)
-    tensor.add_(1)  # wakes the threads
-    began = before = time.perf_counter()
     waited = 0.0
-    while before - began < _LOOK_SECONDS:
-        tensor.add_(1)
-        now = time.perf_counter()
-        waited += now - before if now - before > _WAITED_SECONDS else 0.0
-        before = now
+    with num_threads(count):
+        tensor = torch.zeros(count * _GRAIN)
+        tensor.add_(1)  # wakes the threads
+        began = before = time.perf_counter()
+        while before - began < _LOOK_SECONDS:
+            tensor.add_(1)
+            now = time.perf_counter()
+            waited += now - before if now - before > _WAITED_SECONDS else 0.0
+            before = now
     return waited > _BUSY_SHARE * (before - began)
 
 

@@ -200,6 +200,24 @@ def test_what_was_read_with_another_number_is_read_again(machine: Machine) -> No
         scheduler.close()
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_look_is_by_the_threads_that_are_asked_about(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: set[int] = set()
+    zeros = torch.zeros
+
+    def noting(*sizes: int) -> torch.Tensor:
+        used.add(torch.get_num_threads())
+        return zeros(*sizes)
+
+    torch.set_num_threads(1)
+    monkeypatch.setattr(torch, "zeros", noting)
+    threads.is_busy(count)
+    assert used == {count}
+    assert torch.get_num_threads() == 1
+
+
 def test_a_machine_that_is_busy_at_the_start_gets_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "is_busy", lambda count: count > 2)
     assert use_threads(4, adapt=True) == (4, 2, 1)
