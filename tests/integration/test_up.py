@@ -19,7 +19,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from outrider import Client
 from tests.tiny_models import make_model, make_tokenizer
 
-OUTRIDER = [sys.executable, "-c", "from outrider.cli import main; main()"]
+# Heeds SIGINT, as in a terminal: pytest's workers ignore it, and who they start inherits that.
+PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from outrider.cli import main
+main()
+"""
+OUTRIDER = [sys.executable, "-c", PROGRAM]
 PORTS = ["--port", "0", "--draft-port", "0", "--target-port", "0"]
 
 
@@ -77,7 +84,7 @@ def test_up_serves_and_ends_all_three(
         services = children(process.pid)
         assert len(services) == 3
         process.send_signal(number)
-        assert process.wait(60) == 0  # longer than it may drain
+        assert process.wait(30) == 0
         assert not any(Path(f"/proc/{pid}").exists() for pid in services)
 
 
