@@ -28,13 +28,13 @@ log = logging.getLogger(__name__)
 # less what they stay below (a CUSUM, Page 1954), and at so many seconds threads are looked into. A
 # draft on the same cores, which works now and then, costs less. Long passes are not compared: too
 # much else decides.
-_SLOW = 2.0
-_LOST_SECONDS = 0.25
+_SLOW = 3.0
+_LOST_SECONDS = 0.5
 _LONGEST_STEP = 16
 
 # How often, in seconds, a busy machine is looked at: more and more seldom while
 # each return to more threads fails within the longest of them.
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.5, 16.0
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _NUM_QUIET = 2
 
 # Texts that run keep their number of threads where it would change their bits. After so many
