@@ -96,7 +96,7 @@ def test_passes_that_are_long_for_other_reasons_change_nothing(machine: Machine)
         machine.now += 0.1
         chosen.observe(1, 0.1)
     assert chosen.current == 4
-    assert machine.num_looks < 25
+    assert machine.num_looks < 40
 
 
 @pytest.mark.parametrize("num_threads", [1, 4])
@@ -139,7 +139,7 @@ def test_cores_that_come_and_go_are_tried_more_and_more_seldom(machine: Machine)
         before = chosen.current
         machine.run(chosen, 1)
         changes += chosen.current != before
-    assert changes < 60
+    assert changes < 120
 
 
 def test_texts_keep_their_number_where_it_changes_their_bits(machine: Machine) -> None:
