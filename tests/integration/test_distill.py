@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,10 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors.torch import load_file
 
+from outrider.distill.__main__ import main
 from outrider.distill.beginning import RECORD
 from outrider.distill.texts import Texts
+from outrider.errors import ConfigurationError
 from tests.system import running_system
 
 SETTINGS = {
@@ -38,23 +42,23 @@ def questions(tmp_path: Path) -> Path:
     return path
 
 
-def command(target: Path, out: Path, **changes: str) -> list[str]:
-    flags = {**SETTINGS, **{f"--{name.replace('_', '-')}": v for name, v in changes.items()}}
-    parts = [part for flag in flags.items() for part in flag]
-    return [
-        *(sys.executable, "-m", "outrider.distill"),
-        *("--target", str(target), "--out", str(out)),
-        *parts,
-    ]
+def flags(target: Path, out: Path, **changes: str) -> list[str]:
+    given = {**SETTINGS, **{f"--{name.replace('_', '-')}": v for name, v in changes.items()}}
+    parts = [part for flag in given.items() for part in flag]
+    return ["--target", str(target), "--out", str(out), *parts]
 
 
-def run(parts: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(parts, capture_output=True, text=True, timeout=120)
+def distill(target: Path, out: Path, *more: str, **changes: str) -> None:
+    """Runs the command in this process, which has torch already."""
+    finished = CliRunner().invoke(main, [*flags(target, out, **changes), *more])
+    if finished.exception is not None:
+        raise finished.exception
 
 
 def interrupted_after_first_checkpoint(parts: list[str], out: Path) -> None:
     """Kills a run as soon as it has written a checkpoint."""
-    process = subprocess.Popen(parts, stderr=subprocess.DEVNULL)
+    command = [sys.executable, "-m", "outrider.distill", *parts]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     while not (out / "work" / "checkpoint.pt").exists():
         assert process.poll() is None
         time.sleep(0.002)
@@ -66,20 +70,16 @@ async def test_a_killed_run_goes_on_to_the_same_draft_which_serves(
     tmp_path: Path, questions: Path, tiny_models: Callable[..., Path]
 ) -> None:
     target, whole, resumed = tiny_models("llama"), tmp_path / "whole", tmp_path / "resumed"
-    assert run(command(target, whole, prompts=str(questions))).returncode == 0
-    parts = command(target, resumed, prompts=str(questions))
-    interrupted_after_first_checkpoint(parts, resumed)
-    finished = run(parts)
-    assert finished.returncode == 0, finished.stderr
+    distill(target, whole, prompts=str(questions))
+    interrupted_after_first_checkpoint(flags(target, resumed, prompts=str(questions)), resumed)
+    distill(target, resumed, prompts=str(questions))
     record = json.loads((resumed / "distillation.json").read_text())
     assert record["losses"][-1] < 0.9 * record["losses"][0]
     assert record["held_out_agreement"][-1][0] == 40
     for name, weights in load_file(whole / "model.safetensors").items():
         assert torch.equal(weights, load_file(resumed / "model.safetensors")[name]), name
-    refused = run(command(target, resumed, prompts=str(questions), steps="41"))
-    assert refused.returncode == 1
-    assert "other settings (steps)" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    with pytest.raises(ConfigurationError, match=r"other settings \(steps\)"):
+        distill(target, resumed, prompts=str(questions), steps="41")
     async with running_system(target, resumed, max_context_length=128) as system:
         alone = await system.generate("the cat", num_speculative_tokens=0, ignore_eos=True)
         text = await system.generate("the cat", num_speculative_tokens=4, ignore_eos=True)
@@ -94,17 +94,14 @@ def test_texts_may_be_self_written_or_come_from_files(
     data = Texts.of([[5, 6, 7, 8], [9, 10, 11]], [1, 1])
     data.save(tmp_path / "data.npz")
     out = tmp_path / "draft"
-    finished = run(
-        command(
-            tiny_models("gpt2"),
-            out,
-            text=str(tmp_path / "text.txt"),
-            data=str(tmp_path / "data.npz"),
-            num_texts="20",
-            steps="2",
-        )
+    distill(
+        tiny_models("gpt2"),
+        out,
+        text=str(tmp_path / "text.txt"),
+        data=str(tmp_path / "data.npz"),
+        num_texts="20",
+        steps="2",
     )
-    assert finished.returncode == 0, finished.stderr
     written = Texts.load(out / "work" / "texts-00000.npz")
     record = json.loads((out / "distillation.json").read_text())
     assert record["num_texts"] > len(written) + len(data)
@@ -115,13 +112,7 @@ async def test_training_for_int8_leaves_leading_layers_the_targets_own(
     tmp_path: Path, questions: Path, tiny_models: Callable[..., Path]
 ) -> None:
     target, out = tiny_models("llama"), tmp_path / "draft"
-    finished = run(
-        [
-            *command(target, out, prompts=str(questions), layers="0-1", trained_layers="1"),
-            "--int8",
-        ]
-    )
-    assert finished.returncode == 0, finished.stderr
+    distill(target, out, "--int8", prompts=str(questions), layers="0-1", trained_layers="1")
     record = json.loads((out / "distillation.json").read_text())
     assert record["layers"] == [0, 1]
     assert record["losses"][-1] < record["losses"][0]
@@ -140,10 +131,9 @@ def test_a_draft_made_before_is_trained_further(
     tmp_path: Path, questions: Path, tiny_models: Callable[..., Path]
 ) -> None:
     target, first, second = tiny_models("llama"), tmp_path / "first", tmp_path / "second"
-    assert run(command(target, first, prompts=str(questions), layers="1")).returncode == 0
+    distill(target, first, prompts=str(questions), layers="1")
     further = {"prompts": str(questions), "start_from": str(first)}
-    finished = run(command(target, second, **further))
-    assert finished.returncode == 0, finished.stderr
+    distill(target, second, **further)
     before, after = (json.loads((out / RECORD).read_text()) for out in (first, second))
     assert after["layers"] == [1]
     assert after["losses"][0] < 0.9 * before["losses"][0]
@@ -151,9 +141,7 @@ def test_a_draft_made_before_is_trained_further(
         ({"layers": "0"}, "has the layers [1], and no others"),
         ({"start_from": str(target)}, "it has no distillation.json"),
     ):
-        refused = run(command(target, tmp_path / "third", **{**further, **changes}))
-        assert refused.returncode == 1
-        assert message in refused.stderr.replace("\n", " ")
-        assert "Traceback" not in refused.stderr
-    refused = run(command(tiny_models("gpt2"), tmp_path / "third", **further))
-    assert "the draft of another target" in refused.stderr.replace("\n", " ")
+        with pytest.raises(ConfigurationError, match=re.escape(message)):
+            distill(target, tmp_path / "third", **{**further, **changes})
+    with pytest.raises(ConfigurationError, match="the draft of another target"):
+        distill(tiny_models("gpt2"), tmp_path / "third", **further)

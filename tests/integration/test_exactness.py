@@ -58,7 +58,7 @@ async def test_text_is_the_targets_own(
         needs_invariant(system.verifier.engine)
         expected = await token_ids(system, 0, **sampling)
         assert len(set(expected)) > 5  # a text that repeats one token proves nothing
-        for k in range(1, 9):
+        for k in (1, 2, 4, 7):
             for num_branches, prompt_lookup in ((0, False), (1, False), (4, False), (4, True)):
                 fields = {"num_branches": num_branches, "prompt_lookup": prompt_lookup, **sampling}
                 assert await token_ids(system, k, **fields) == expected, (k, fields)

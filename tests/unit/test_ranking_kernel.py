@@ -90,7 +90,7 @@ def test_what_is_left_out_is_unlikely_and_a_row_without_numbers_is_no_error_of_t
 def test_engines_choose_by_them_or_else_by_torch(
     works: bool, tiny_models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder = tiny_models("gpt_neox")
+    folder = tiny_models("gpt_neox", num_hidden_layers=1, num_attention_heads=1)
     plain = engine_of(folder)
     calls = []
 

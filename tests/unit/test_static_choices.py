@@ -114,7 +114,7 @@ def tokens_of(chosen: Any) -> Any:
 def test_a_draft_of_several_steps(
     params: list[SamplingParams], record: Record, tiny_models: Callable[..., Path]
 ) -> None:
-    setting = Setting(tiny_models("llama"), record)
+    setting = Setting(tiny_models("llama", num_hidden_layers=1), record)
     choosings = [Choosing(each, num_ids=200, width=5) for each in params]
     for num_steps in (3, 1, 4):  # the later ones find recordings
         chunks = [
