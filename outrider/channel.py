@@ -90,27 +90,8 @@ def checked_options(options: Options) -> dict[str, int | str]:
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
-_CLASSES = [
-    errors.InvalidRequest,
-    errors.InvalidToken,
-    errors.ContextMismatch,
-    errors.ContextTooLong,
-    errors.VocabularyMismatch,
-    errors.WireVersionMismatch,
-    errors.MessageTooLarge,
-    errors.NoFreeSlot,
-    errors.QueueFull,
-    errors.ServiceUnavailable,
-    errors.DeadlineExceeded,
-    errors.DeadlineUnreachable,
-    errors.IdleTimeout,
-    errors.Cancelled,
-    errors.WrongService,
-    errors.NotANumber,
-    errors.ModelNotFound,
-    errors.UnsupportedModel,
-    errors.ConfigurationError,
-]
+CLASS_BY_REASON = {kind.reason: kind for kind in reversed([*errors.kinds_of(OutriderError)])}
+"""The classes of errors that services name. One whose reason is its parent's comes as that."""
 
 # Codes that gRPC itself sets, where they mean one class only.
 _CLASS_BY_CODE: dict[grpc.StatusCode, type[OutriderError]] = {
@@ -152,9 +133,8 @@ def from_rpc_error(error: Any, service: str = "") -> OutriderError:
     message = _plainly(error) or error.code().name
     if service and not info.reason:
         message = f"{service}: {message}"
-    for known_class in _CLASSES:
-        if info.reason == known_class.reason:
-            return known_class(message, retry_after=retry_after, **info.metadata)
+    if (known_class := CLASS_BY_REASON.get(info.reason)) is not None:
+        return known_class(message, retry_after=retry_after, **info.metadata)
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and (
         found := _TOO_LARGE.search(error.details() or "")
     ):

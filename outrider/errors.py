@@ -8,6 +8,7 @@ group by text.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import grpc
@@ -27,6 +28,13 @@ class OutriderError(Exception):
         self.metadata = metadata
         self.retry_after = retry_after
         """Seconds after which a new try makes sense (`google.rpc.RetryInfo`), where known."""
+
+
+def kinds_of(error: type[OutriderError]) -> Iterator[type[OutriderError]]:
+    """All classes below `error`, each before those below it."""
+    for kind in error.__subclasses__():
+        yield kind
+        yield from kinds_of(kind)
 
 
 def install_hint(extra: str) -> str:

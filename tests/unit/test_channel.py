@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from outrider import errors
-from outrider.channel import from_rpc_error
+from outrider.channel import CLASS_BY_REASON, from_rpc_error
 from outrider.errors import OutriderError
 
 
@@ -17,6 +17,12 @@ def rpc_error(code: grpc.StatusCode, *trailing: tuple[str, bytes]) -> grpc.aio.A
 def test_without_a_reason_the_code_decides() -> None:
     error = from_rpc_error(rpc_error(grpc.StatusCode.UNAVAILABLE))
     assert type(error) is errors.ServiceUnavailable
+
+
+def test_every_reason_has_a_class_and_the_first_one_keeps_it() -> None:
+    assert CLASS_BY_REASON["BROKEN_CHAT_TEMPLATE"] is errors.BrokenChatTemplate
+    assert CLASS_BY_REASON["SERVICE_UNAVAILABLE"] is errors.ServiceUnavailable  # EngineFailed's too
+    assert OutriderError not in CLASS_BY_REASON.values()
 
 
 def test_a_code_that_can_mean_several_things_keeps_its_code_alone() -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from outrider import AsyncClient, Client, errors
+from outrider import AsyncClient, Client
+from outrider.channel import CLASS_BY_REASON
 from outrider.client_request import Parameters
 from outrider.errors import Cancelled, DeadlineExceeded, InvalidRequest, OutriderError
 from outrider.generation import TextPiece
@@ -240,24 +241,7 @@ async def test_a_cancelled_task_is_a_cancelled_task(
     assert await asyncio.to_thread(scripted.cancelled.wait, 10)
 
 
-ERRORS = [
-    errors.InvalidRequest,
-    errors.InvalidToken,
-    errors.ContextMismatch,
-    errors.ContextTooLong,
-    errors.VocabularyMismatch,
-    errors.WireVersionMismatch,
-    errors.WrongService,
-    errors.NoFreeSlot,
-    errors.ServiceUnavailable,
-    errors.ModelNotFound,
-    errors.UnsupportedModel,
-    errors.ConfigurationError,
-    errors.OutriderError,
-]
-
-
-@pytest.mark.parametrize("kind", ERRORS)
+@pytest.mark.parametrize("kind", [OutriderError, *CLASS_BY_REASON.values()])
 async def test_an_error_comes_back_as_its_class(
     kind: type[OutriderError], address: str, client: Client, scripted: ScriptedService
 ) -> None:
