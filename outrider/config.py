@@ -15,7 +15,7 @@ import functools
 import math
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar
 
@@ -240,9 +240,18 @@ def settings_group(**attributes: Any) -> click.Group:
 
 
 def run_service(command: click.Command) -> None:
-    """Runs a service's command as if it stood in the `outrider` command."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, exit_at_once)
+    """`run_command` for a service, which a signal ends at once until it has a server to drain."""
+    _run(command, dict.fromkeys((signal.SIGINT, signal.SIGTERM), exit_at_once))
+
+
+def run_command(command: click.Command) -> None:
+    """Runs a command as if it stood in `outrider`; SIGTERM interrupts it as Ctrl-C does."""
+    _run(command, {signal.SIGTERM: signal.default_int_handler})
+
+
+def _run(command: click.Command, handlers: Mapping[signal.Signals, Callable[..., Any]]) -> None:
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
     group = settings_group()
     group.add_command(command)
     run_group(group, [command.name or "", *sys.argv[1:]])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from outrider.config import DTYPES, run_service
+from outrider.config import DTYPES, run_command
 from outrider_bench import RESULTS, SECTION_NAMES
 
 _WIDTH = 140  # of tables that go into a file
@@ -96,5 +95,4 @@ def main(
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    run_service(main)
+    run_command(main)

@@ -220,3 +220,33 @@ def test_a_signal_is_handled_before_there_is_a_loop(number: signal.Signals) -> N
         child.send_signal(number)
         _, errors = child.communicate(timeout=60)
     assert (child.returncode, errors) == (128 + number, "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_command_that_is_no_service_in_order(number: signal.Signals) -> None:
+    """As the benchmark's, which has processes to end and a folder to remove."""
+    script = """
+import signal
+import threading
+import click
+from outrider.config import run_command
+
+@click.command("bench")
+def command():
+    try:
+        print("waiting", flush=True)
+        threading.Event().wait()
+    finally:
+        print("in order", flush=True)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # maybe ignored by our own parent
+run_command(command)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == "waiting\n"
+        child.send_signal(number)
+        output, _ = child.communicate(timeout=60)
+    assert (child.returncode, output) == (1, "in order\n")
