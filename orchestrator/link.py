@@ -66,6 +66,10 @@ class Link:
             if (explained := self.explain(error)) is not error:
                 raise explained from error
             raise
+        except Exception as error:  # of what a service of another release sends, say
+            words = f"what it sent is not understood: {type(error).__name__}: {error}"
+            self._note_outage(f"{self._client.service}: {words}", error)
+            raise ServiceUnavailable(f"{self._name}: {words}") from error
         self.note(info)
         return info
 
@@ -92,12 +96,12 @@ class Link:
         self.info, self.outage = info, None
         self._told.clear()
 
-    def _note_outage(self, reason: str) -> None:
+    def _note_outage(self, reason: str, unexpected: Exception | None = None) -> None:
         before = self.outage
         if reason not in self._told:  # once, not at every look: a name has several addresses
             self._told.add(reason)
             words = reason.removeprefix(f"{self._client.service}: ")
-            log.warning("%s cannot be used: %s", self._name, words)
+            log.warning("%s cannot be used: %s", self._name, words, exc_info=unexpected)
         since = before.since if before else time.time()
         self.outage = Outage(self._client.address, reason, since)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 
 from orchestrator.clients import DraftClient, TargetClient
 from orchestrator.draft_session import DraftSession
@@ -14,7 +14,12 @@ from orchestrator.target_session import TargetSession
 from orchestrator.timeline import Timeline
 from orchestrator.tokenizer import Tokenizer
 from orchestrator.vocabulary import check_compatible
-from outrider.errors import OutriderError, ServiceUnavailable, VocabularyMismatch
+from outrider.errors import (
+    OutriderError,
+    ServiceUnavailable,
+    UnsupportedModel,
+    VocabularyMismatch,
+)
 from outrider.messages import ModelInfo, SamplingParams, TokenizerFiles
 
 # A service may still download its model.
@@ -49,20 +54,26 @@ class Pair:
         """Waits for the target, and checks that the draft fits if it is there.
 
         Raises:
-            OutriderError: the target does not answer; or the draft's address is another
-                service's.
+            OutriderError: the target does not answer, or its tokenizer cannot be read; or the
+                draft's address is another service's.
             VocabularyMismatch: their vocabularies differ.
         """
-        target = TargetClient(target_address)
-        target_info = await target.wait_until_loaded(CONNECT_SECONDS)
-        tokenizer = Tokenizer(await target.tokenizer_files())
-        draft = None if draft_address is None else DraftClient(draft_address)
-        pair = cls(target, target_info, tokenizer, draft)
-        if pair.draft_link is not None:
-            with suppress(ServiceUnavailable):  # it joins when it comes
-                await pair.draft_link.look()
-            pair.draft_link.watch()
-        pair.target_link.watch()
+        async with AsyncExitStack() as opened:
+            target = TargetClient(target_address)
+            opened.push_async_callback(target.close)
+            target_info = await target.wait_until_loaded(CONNECT_SECONDS)
+            tokenizer = Tokenizer(await target.tokenizer_files())
+            draft = None
+            if draft_address is not None:
+                draft = DraftClient(draft_address)
+                opened.push_async_callback(draft.close)
+            pair = cls(target, target_info, tokenizer, draft)
+            if pair.draft_link is not None:
+                with suppress(ServiceUnavailable):  # it joins when it comes
+                    await pair.draft_link.look()
+                pair.draft_link.watch()
+            pair.target_link.watch()
+            opened.pop_all()  # `close` closes them
         return pair
 
     @property
@@ -150,6 +161,6 @@ class Pair:
     def _find_mismatch(self, draft: ModelInfo, files: TokenizerFiles) -> str:
         try:
             check_compatible(self.target_info, draft, self.tokenizer.vocab, Tokenizer(files).vocab)
-        except VocabularyMismatch as error:
+        except (UnsupportedModel, VocabularyMismatch) as error:
             return error.message
         return ""

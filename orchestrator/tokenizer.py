@@ -11,7 +11,7 @@ from typing import Protocol
 import tokenizers
 
 from outrider.chat_template import ChatTemplate
-from outrider.errors import InvalidRequest
+from outrider.errors import InvalidRequest, UnsupportedModel
 from outrider.messages import TokenizerFiles
 
 _NO_ARGUMENTS: Mapping[str, object] = MappingProxyType({})
@@ -28,10 +28,19 @@ class Turn(Protocol):
 
 
 class Tokenizer:
-    """A tokenizer and a chat template, as a target service sent them."""
+    """A tokenizer and a chat template, as a service sent them.
+
+    Raises:
+        UnsupportedModel: the installed tokenizers is another than the service's, and cannot read it.
+    """
 
     def __init__(self, files: TokenizerFiles) -> None:
-        self.backend = tokenizers.Tokenizer.from_str(files.tokenizer_json)
+        try:
+            self.backend = tokenizers.Tokenizer.from_str(files.tokenizer_json)
+        except Exception as error:  # the library has no class for it
+            raise UnsupportedModel(
+                f"tokenizers {tokenizers.__version__} cannot read the tokenizer: {error}"
+            ) from error
         # What a file may carry along from training is not for prompts.
         self.backend.no_padding()
         self.backend.no_truncation()

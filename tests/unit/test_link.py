@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -18,6 +19,7 @@ from outrider.errors import (
     QueueFull,
     ServiceUnavailable,
     VocabularyMismatch,
+    WrongService,
 )
 from outrider.messages import ModelInfo, TokenizerFiles
 
@@ -48,8 +50,12 @@ class Client:
     def open_session(self, *args: Any) -> Any:
         return self
 
-    def close(self) -> Any:
+    def close(self) -> asyncio.Future[None]:
+        """Of a session, too, which nobody awaits."""
         self.is_closed = True
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        ended.set_result(None)
+        return ended
 
 
 @pytest.fixture
@@ -182,3 +188,47 @@ async def test_readiness_follows_the_target_and_its_vocabulary(clients: Any) -> 
         await pair.target_link.look()
         pair.check()
         assert pair.target_info.eos_token_ids == (7,)
+
+
+async def test_what_is_not_understood_is_an_outage_until_it_is(
+    monkeypatch: pytest.MonkeyPatch, lines: Callable[[], list[str]]
+) -> None:
+    """Its watcher goes on, whatever is raised."""
+    monkeypatch.setattr("orchestrator.link._LOOK_SECONDS", 0.0)
+    failures, accepted = [ValueError("no such type")] * 2, asyncio.Event()
+
+    async def accept(info: ModelInfo) -> None:
+        if failures:
+            raise failures.pop()
+        accepted.set()
+
+    client: Any = Client()
+    link = Link(client, accept)
+    with pytest.raises(ServiceUnavailable, match="the draft at .*: ValueError: no such type"):
+        await link.look()
+    assert link.outage is not None
+    link.watch()
+    async with asyncio.timeout(30):
+        await accepted.wait()
+    assert not failures
+    assert (link.outage, link.info) == (None, INFO)
+    told, again = lines()
+    assert "what it sent is not understood: ValueError: no such type" in told
+    assert "can be used again" in again
+    await link.close()
+
+
+@pytest.mark.parametrize("which", ["the target", "the draft"])
+async def test_a_pair_that_does_not_come_about_leaves_no_channel(
+    which: str, clients: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, draft = clients
+    monkeypatch.setattr("orchestrator.pair.TargetClient", lambda address: target)
+    monkeypatch.setattr("orchestrator.pair.DraftClient", lambda address: draft)
+    monkeypatch.setattr(Client, "wait_until_loaded", Client.model_info, raising=False)
+    [faulty] = [client for client in clients if client.service == which]
+    faulty.answer = WrongService("another one")
+    with pytest.raises(WrongService):
+        await Pair.connect("target:1", "draft:1")
+    assert target.is_closed
+    assert draft.is_closed == (which == "the draft")  # which was not even made before

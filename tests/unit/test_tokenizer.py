@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 
 from orchestrator.generation import Message
 from orchestrator.tokenizer import Tokenizer
-from outrider.errors import BrokenChatTemplate, InvalidRequest
+from outrider.errors import BrokenChatTemplate, InvalidRequest, UnsupportedModel
 from outrider.messages import TokenizerFiles
 from outrider.tokenizer_files import read_tokenizer
 from tests.tiny_models import CHAT_TEMPLATE, make_tokenizer
@@ -142,3 +142,10 @@ def test_special_and_unknown_ids_have_no_text(files: TokenizerFiles) -> None:
         assert not tokenizer.has_text(token_id)
         assert tokenizer.decode([token_id]) == ""
     assert all(tokenizer.has_text(token_id) for token_id in range(3, beyond))
+
+
+def test_a_tokenizer_of_another_release_is_refused_in_words(files: TokenizerFiles) -> None:
+    document = json.loads(files.tokenizer_json)
+    document["model"]["type"] = "Later"
+    with pytest.raises(UnsupportedModel, match=r"tokenizers \S+ cannot read the tokenizer: "):
+        Tokenizer(replace(files, tokenizer_json=json.dumps(document)))
