@@ -31,7 +31,7 @@ class Tokenizer:
     """A tokenizer and a chat template, as a service sent them.
 
     Raises:
-        UnsupportedModel: the installed tokenizers is another than the service's, and cannot read it.
+        UnsupportedModel: the service has another release of tokenizers, and ours cannot read it.
     """
 
     def __init__(self, files: TokenizerFiles) -> None:

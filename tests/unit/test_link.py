@@ -204,7 +204,7 @@ async def test_what_is_not_understood_is_an_outage_until_it_is(
 
     client: Any = Client()
     link = Link(client, accept)
-    with pytest.raises(ServiceUnavailable, match="the draft at .*: ValueError: no such type"):
+    with pytest.raises(ServiceUnavailable, match=r"the draft at .*: ValueError: no such type"):
         await link.look()
     assert link.outage is not None
     link.watch()
