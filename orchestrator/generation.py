@@ -136,7 +136,8 @@ class Generation:
         texts = self.request.texts
         # What cannot fit is refused before it is split.
         _check_fits(max(map(tokenizer.fewest_tokens, texts)), target, at_least=True)
-        if sum(map(len, texts)) < _LONG_TEXT:
+        # A template's arguments may be of any size, and be written any number of times.
+        if sum(map(len, texts)) < _LONG_TEXT and not self.request.chat_template_kwargs:
             prompt = self._encode(tokenizer)
         else:
             prompt = await asyncio.to_thread(self._encode, tokenizer)

@@ -5,16 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from types import MappingProxyType
 from typing import Protocol
 
 import tokenizers
 
-from outrider.chat_template import ChatTemplate
+from outrider.chat_template import NO_ARGUMENTS, ChatTemplate
 from outrider.errors import InvalidRequest, UnsupportedModel
 from outrider.messages import TokenizerFiles
-
-_NO_ARGUMENTS: Mapping[str, object] = MappingProxyType({})
 
 
 class Turn(Protocol):
@@ -85,7 +82,7 @@ class Tokenizer:
         self,
         messages: Sequence[Turn],
         continues_last: bool = False,
-        template_arguments: Mapping[str, object] = _NO_ARGUMENTS,
+        template_arguments: Mapping[str, object] = NO_ARGUMENTS,
     ) -> list[int]:
         """The tokens of a conversation, up to where the assistant's next turn begins.
 
@@ -101,9 +98,9 @@ class Tokenizer:
             raise InvalidRequest("the target has no chat template: use prompt instead of messages")
         turns = [{"role": turn.role, "content": turn.content} for turn in messages]
         if continues_last:
-            text = self._chat_template.render_open(turns, **template_arguments)
+            text = self._chat_template.render_open(turns, template_arguments)
         else:
-            text = self._chat_template.render(turns, True, **template_arguments)
+            text = self._chat_template.render(turns, template_arguments)
         # The template has written the special tokens itself.
         return self._encode(text, add_special_tokens=False)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from types import MappingProxyType
 from typing import Any
 
 import jinja2
@@ -18,6 +19,8 @@ from outrider.errors import BrokenChatTemplate, InvalidRequest
 from outrider.messages import TokenizerFiles
 
 Turns = Sequence[Mapping[str, Any]]
+
+NO_ARGUMENTS: Mapping[str, object] = MappingProxyType({})
 
 _MARK = "Xyzzy42"  # a text that no template writes by itself
 _USER, _ASSISTANT = {"role": "user", "content": _MARK}, {"role": "assistant", "content": _MARK}
@@ -54,7 +57,7 @@ class ChatTemplate:
             return None
         return cls(files.chat_template, files.special_tokens)
 
-    def render_open(self, messages: Turns, **arguments: object) -> str:
+    def render_open(self, messages: Turns, arguments: Mapping[str, object] = NO_ARGUMENTS) -> str:
         """The prompt of a conversation, which ends where its last message ends.
 
         Space at the end of that is left out if the template leaves it out, as in transformers.
@@ -62,20 +65,23 @@ class ChatTemplate:
         """
         *others, last = messages
         marked = {**last, "content": last["content"] + _MARK + " "}
-        text = self.render([*others, marked], add_generation_prompt=False, **arguments)
+        text = self.render([*others, marked], arguments, add_generation_prompt=False)
         before, mark, after = text.rpartition(_MARK)
         if not mark or last["content"].strip() not in before:
             raise InvalidRequest("the chat template leaves out the last message, or changes it")
         return before if after.startswith(" ") else before.rstrip()
 
     def render(
-        self, messages: Turns, add_generation_prompt: bool = True, **arguments: object
+        self,
+        messages: Turns,
+        arguments: Mapping[str, object] = NO_ARGUMENTS,
+        add_generation_prompt: bool = True,
     ) -> str:
         """The prompt of a conversation, which ends where the assistant's next turn begins.
 
         Args:
-            add_generation_prompt: whether that turn is opened.
             arguments: further variables of the template.
+            add_generation_prompt: whether that turn is opened.
 
         Raises:
             BrokenChatTemplate: the template works for no conversation.
@@ -86,7 +92,7 @@ class ChatTemplate:
         if unknown := sorted(arguments.keys() - self._variables):
             raise InvalidRequest(f"the chat template has no variable {unknown[0]!r}")
         try:
-            return self._render(messages, add_generation_prompt, **arguments)
+            return self._render(messages, arguments, add_generation_prompt)
         except Exception as error:
             # A template is a program that came with the model: it may fail in any way.
             raise InvalidRequest(f"the chat template refuses the messages: {error}") from error
@@ -101,23 +107,29 @@ class ChatTemplate:
             return ""
         return text.rpartition(_MARK)[2]
 
-    def _render(self, messages: Turns, add_generation_prompt: bool, **arguments: object) -> str:
-        variables: dict[str, object] = {
-            # Some templates compare these with none instead of asking whether they are defined.
-            "tools": None,
-            "documents": None,
-            **self._special_tokens,
-            **arguments,
-        }
+    def _render(
+        self,
+        messages: Turns,
+        arguments: Mapping[str, object] = NO_ARGUMENTS,
+        add_generation_prompt: bool = True,
+    ) -> str:
         return self._template.render(
-            messages=messages, add_generation_prompt=add_generation_prompt, **variables
+            {
+                # Some templates compare these with none instead of asking whether they are defined.
+                "tools": None,
+                "documents": None,
+                **self._special_tokens,
+                **arguments,
+                "messages": messages,
+                "add_generation_prompt": add_generation_prompt,
+            }
         )
 
     def _find_fault(self) -> str | None:
         faults = []
         for messages in _TRIALS:
             try:
-                text = self._render(messages, add_generation_prompt=True)
+                text = self._render(messages)
             except _Refusal:
                 return None  # it works, and asks for something else
             except Exception as error:

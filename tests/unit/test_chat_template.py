@@ -41,7 +41,7 @@ def test_a_template_that_refuses_is_not_broken(source: str) -> None:
 
 def test_arguments_reach_the_template() -> None:
     template = ChatTemplate("{{ messages[0].content }}{{ enable_thinking }}", {})
-    assert template.render([USER], enable_thinking=False) == "hiFalse"
+    assert template.render([USER], {"enable_thinking": False}) == "hiFalse"
 
 
 @pytest.mark.parametrize(
@@ -57,10 +57,18 @@ def test_the_end_of_a_turn(source: str, end: str) -> None:
     assert ChatTemplate(source, {"eos_token": "</s>"}).end_of_turn() == end
 
 
+def test_an_argument_may_have_any_name() -> None:
+    with pytest.raises(InvalidRequest, match="no variable 'self'"):
+        ChatTemplate("{{ messages[0].content }}", {}).render([USER], {"self": 1})
+    template = ChatTemplate("{{ messages[0].content }}{{ arguments }}", {})
+    assert template.render([USER], {"arguments": 1}) == "hi1"
+    assert template.render_open([USER], {"arguments": 1}) == "hi"
+
+
 def test_an_argument_that_the_template_does_not_know_is_refused_by_name() -> None:
     with pytest.raises(InvalidRequest, match="'enable_thinkng'"):
         ChatTemplate("{{ messages[0].content }}{{ enable_thinking }}", {}).render(
-            [USER], enable_thinkng=False
+            [USER], {"enable_thinkng": False}
         )
 
 

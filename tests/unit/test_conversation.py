@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import pytest
 from google.protobuf.struct_pb2 import Struct
 
 from orchestrator.codec import request_from_wire
+from orchestrator.generation import Generation, Message, Request
+from orchestrator.latency import CriticalPath
 from outrider.client_request import request_to_wire
 from outrider.errors import InvalidRequest
+from outrider.messages import ModelInfo
 from outrider.v1.generation_pb2 import GenerateRequest
 
 USER = {"role": "user", "content": "hi"}
@@ -61,3 +65,27 @@ def test_numbers_that_are_none_are_no_internal_error() -> None:
 def test_a_client_names_the_field_of_a_wrong_value(value: Any) -> None:
     with pytest.raises(InvalidRequest, match="chat_template_kwargs cannot be"):
         request_to_wire([USER], {"chat_template_kwargs": value})
+
+
+@pytest.mark.parametrize(
+    ("request_", "on_loop"),
+    [
+        (Request(messages=(Message("user", "hi"),)), True),
+        (Request(messages=(Message("user", "hi " * 8192),)), False),
+        (Request(messages=(Message("user", "hi"),), chat_template_kwargs={"tools": []}), False),
+    ],
+)
+async def test_what_may_take_long_holds_up_no_other_request(
+    request_: Request, on_loop: bool
+) -> None:
+    class Tokenizer:
+        def fewest_tokens(self, text: str) -> int:
+            return 0
+
+        def encode_messages(self, *arguments: Any) -> list[int]:
+            assert (threading.current_thread() is threading.main_thread()) == on_loop
+            return [1]
+
+    tokenizer: Any = Tokenizer()
+    target = ModelInfo("a-target", max_context_length=9, vocab_size=5)
+    assert await Generation(request_, CriticalPath(None)).encode(tokenizer, target) == [1]
