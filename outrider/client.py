@@ -216,20 +216,25 @@ class AsyncClient(_Client):
     def _stub(self) -> Any:
         """Raises ClientMisuse: closed, or not in the client's event loop."""
         self._check_open()
+        loop = self._running_loop()
+        if self._loop is not loop:
+            self._loop, self._channel = loop, self._open(grpc.aio)
+            self._calls = pb_grpc.GenerationServiceStub(self._channel)
+        return self._calls
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """Raises ClientMisuse: there is none, or the client is another one's."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
             raise ClientMisuse(
                 "an AsyncClient is used in a running event loop; Client is for code without one"
             ) from None
-        if self._loop is not loop:
-            if self._loop is not None and not self._loop.is_closed():
-                raise ClientMisuse(
-                    "the client is in use in another event loop: make one client for each"
-                )
-            self._loop, self._channel = loop, self._open(grpc.aio)
-            self._calls = pb_grpc.GenerationServiceStub(self._channel)
-        return self._calls
+        if self._loop not in (None, loop) and not self._loop.is_closed():
+            raise ClientMisuse(
+                "the client is in use in another event loop: make one client for each"
+            )
+        return loop
 
     async def generate(
         self,
@@ -271,9 +276,10 @@ class AsyncClient(_Client):
         return server_info_from_wire(response)
 
     async def close(self) -> None:
-        """Ends all calls that are under way."""
+        """Ends all calls that are under way. Raises ClientMisuse in another event loop."""
+        loop = self._running_loop()
         self._is_closed = True
-        if self._channel is not None and self._loop is asyncio.get_running_loop():
+        if self._loop is loop:
             await self._channel.close()
 
     async def __aenter__(self) -> Self:

@@ -129,8 +129,11 @@ async def test_an_async_client_is_not_for_two_event_loops(
     def elsewhere() -> None:
         with pytest.raises(ClientMisuse, match="another event loop: make one client for each"):
             asyncio.run(client.info())
+        with pytest.raises(ClientMisuse, match="another event loop"):
+            asyncio.run(client.close())
 
     await asyncio.to_thread(elsewhere)
+    await client.info()
     await client.close()
 
 
