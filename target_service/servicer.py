@@ -6,6 +6,7 @@ import asyncio
 import dataclasses
 import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import grpc
@@ -65,7 +66,7 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
                 arrived_ns = time.perf_counter_ns()
                 if more is not None:
                     session.stop()
-                    await more
+                    await asyncio.shield(more)
                     more = None
                 if request.assumes_verdict and session.is_stale(
                     request.context_length, request.token_ids
@@ -88,10 +89,8 @@ class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
                 if request.num_more_tokens:
                     more = asyncio.create_task(_write_more(context, session.more()))
             if more is not None:
-                await more  # whoever has nothing more to ask waits for what it asked for
+                await asyncio.shield(more)  # all that was asked for
         finally:
-            if more is not None:
-                more.cancel()
             session.close()
 
     def _check_vocabulary(self, fingerprint: str) -> None:
@@ -121,11 +120,16 @@ async def _next_request(
 
 
 async def _write_more(context: Context, verdicts: AsyncIterator[Verdict]) -> None:
-    """Answers without a request, each from where the answer before was given."""
+    """Answers without a request, each from where the answer before was given.
+
+    It is not cancelled, but ends with the verdicts or with the stream: gRPC would not free what
+    is being written.
+    """
     began_ns = time.perf_counter_ns()
-    async for verdict in verdicts:
-        await _write(context, verdict, began_ns)
-        began_ns = time.perf_counter_ns()
+    with suppress(grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError):
+        async for verdict in verdicts:
+            await _write(context, verdict, began_ns)
+            began_ns = time.perf_counter_ns()
 
 
 async def _write(context: Context, verdict: Verdict, began_ns: int) -> None:

@@ -170,6 +170,9 @@ class VerifierSession:
             self._going_on = None
 
     def close(self) -> None:
+        """Ends `more`, too."""
+        if self._going_on is not None:
+            self._going_on.stop()
         self._scheduler.release(self._slot)
 
 

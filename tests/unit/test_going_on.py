@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +16,10 @@ from orchestrator.latency import CriticalPath
 from orchestrator.lengths import FixedLength
 from outrider.engine.chunk import Chunk
 from outrider.errors import ContextTooLong
-from outrider.messages import GREEDY, SamplingParams, Verdict
+from outrider.messages import GREEDY, ModelInfo, SamplingParams, Verdict
+from outrider.model_service import ServedModel
+from outrider.v1 import target_pb2
+from target_service.servicer import TargetServicer
 from target_service.verifier import Verifier, VerifierSession
 from tests.fakes import FakeDrafter, FakeVerifier, Far
 from tests.toy_pair import MAX_CONTEXT_LENGTH, ToyEngine, ToyModel
@@ -109,6 +113,34 @@ async def test_a_pass_that_fails_is_heard_of(engine: Engine, verifier: Verifier)
     await session.verify(0, PROMPT, [], GREEDY, num_more_tokens=5)
     with pytest.raises(RuntimeError, match="out of memory"):
         await all_of(session)
+
+
+async def test_what_is_being_written_is_not_cancelled_with_its_call(verifier: Verifier) -> None:
+    """gRPC frees a write once it has ended, not if who awaits it is cancelled."""
+    writing, go_on, written = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class Context:
+        async def write(self, response: target_pb2.VerifyResponse) -> None:
+            if response.is_more:
+                writing.set()
+                await go_on.wait()
+                written.set()
+
+    async def requests() -> AsyncIterator[target_pb2.VerifyRequest]:
+        yield target_pb2.VerifyRequest(token_ids=PROMPT, num_more_tokens=4)
+        await asyncio.Event().wait()
+
+    servicer, context, num_slots = TargetServicer(), Context(), verifier.num_free_slots
+    servicer.serve_model(ServedModel(ModelInfo("a-target", 99, 12)), verifier)
+    call = asyncio.create_task(servicer.Verify(requests(), context))  # type: ignore[arg-type]
+    async with asyncio.timeout(30):
+        await writing.wait()
+        call.cancel()
+        await asyncio.wait([call])
+        go_on.set()
+        await written.wait()
+        while verifier.num_free_slots < num_slots:  # until the pass that it is in has ended
+            await asyncio.sleep(0.001)
 
 
 async def test_what_does_not_fit_is_refused_before_it_begins(verifier: Verifier) -> None:
