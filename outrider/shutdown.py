@@ -61,16 +61,22 @@ async def drain(
 
     Calls of other services than ours, as of reflection, are not waited for.
     """
+    now = asyncio.get_running_loop().time
+    give_up = now() + seconds
     health.end()
     # From here on clients are told to go elsewhere.
     stopping = asyncio.create_task(server.stop(seconds + 2 * _FLUSH_SECONDS))
     if calls.num_running:
         log.info("draining: %d calls may go on for %g s", calls.num_running, seconds)
-    if not await calls.wait_until_none(seconds):
-        log.warning("cut off %d calls after %g s", calls.num_running, seconds)
-        calls.cut_off()
-        await calls.wait_until_none(_FLUSH_SECONDS)
-    with suppress(TimeoutError):
-        await asyncio.wait_for(asyncio.shield(stopping), _FLUSH_SECONDS)
+    while True:
+        if not await calls.wait_until_none(max(0.0, give_up - now())):
+            log.warning("cut off %d calls after %g s", calls.num_running, seconds)
+            calls.cut_off()
+            await calls.wait_until_none(_FLUSH_SECONDS)
+        with suppress(TimeoutError):
+            await asyncio.wait_for(asyncio.shield(stopping), _FLUSH_SECONDS)
+        # One whose request was still on its way may have begun meanwhile.
+        if stopping.done() or not calls.num_running:
+            break
     await server.stop(None)
     await stopping

@@ -14,8 +14,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
+from outrider.calls import RunningCalls
 from outrider.errors import EngineFailed, ServiceUnavailable
-from outrider.shutdown import Stopped
+from outrider.health import Health
+from outrider.interceptors import Method
+from outrider.shutdown import Stopped, drain
 from outrider.v1 import generation_pb2 as pb
 from outrider.v1 import generation_pb2_grpc
 from tests.waiting_server import NAME, Server, quickly, reason_of, running
@@ -116,6 +119,41 @@ async def test_a_call_that_is_cut_off_says_why(capfd: pytest.CaptureFixture[str]
         error = await reason_of(call)
     assert isinstance(error, ServiceUnavailable)
     assert error.message == "the service was shut down before the call was done"
+
+
+async def test_a_call_whose_request_arrives_late_is_not_cut_off() -> None:
+    """A call counts from where its handler begins, and gRPC has taken it before."""
+    calls, order = RunningCalls(), list[str]()
+    began, go_on, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    class GrpcServer:
+        async def stop(self, grace: float | None) -> None:
+            await began.wait()
+            if grace is None:
+                order.append("stops")
+                ended.set()
+            await ended.wait()
+
+    async def arrive() -> None:
+        with calls.around(Method("", "", ""), object()):  # type: ignore[arg-type]
+            began.set()
+            await go_on.wait()
+            order.append("answers")
+
+    async def wait_until_none(seconds: float) -> bool:
+        order.append("waits")
+        if calls.num_running:
+            go_on.set()
+        return await RunningCalls.wait_until_none(calls, seconds)
+
+    calls.wait_until_none = wait_until_none  # type: ignore[method-assign]
+    server: Any = GrpcServer()
+    draining = asyncio.create_task(drain(server, Health(NAME), calls, 3600))
+    while "waits" not in order:
+        await asyncio.sleep(0)
+    async with asyncio.timeout(30):
+        await asyncio.gather(draining, arrive())
+    assert order == ["waits", "waits", "answers", "stops"]
 
 
 async def test_a_second_signal_ends_it_at_once(
