@@ -148,11 +148,8 @@ async def test_a_call_whose_request_arrives_late_is_not_cut_off() -> None:
 
     calls.wait_until_none = wait_until_none  # type: ignore[method-assign]
     server: Any = GrpcServer()
-    draining = asyncio.create_task(drain(server, Health(NAME), calls, 3600))
-    while "waits" not in order:
-        await asyncio.sleep(0)
     async with asyncio.timeout(30):
-        await asyncio.gather(draining, arrive())
+        await asyncio.gather(drain(server, Health(NAME), calls, 3600), arrive())
     assert order == ["waits", "waits", "answers", "stops"]
 
 
