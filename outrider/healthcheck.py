@@ -12,7 +12,7 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from outrider.address import check_address
+from outrider.channel import open_channel
 from outrider.config import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
@@ -28,17 +28,13 @@ _PORTS = {
     "TARGET": DEFAULT_TARGET_PORT,
 }
 
-# The address is on this machine: an HTTP proxy in the environment is not for it.
-_OPTIONS = [("grpc.enable_http_proxy", 0)]
-
 
 def check(address: str, timeout: float) -> str:
     """The health of the service at `address` by name ("SERVING", ...), or why there is none.
 
     `timeout` is in seconds. Raises ConfigurationError for what is no address.
     """
-    check_address(address)
-    with grpc.insecure_channel(address, options=_OPTIONS) as channel:
+    with open_channel(grpc, address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
         try:
             response = stub.Check(health_pb2.HealthCheckRequest(), timeout=timeout)
@@ -50,15 +46,25 @@ def check(address: str, timeout: float) -> str:
 def check_own(timeout: float) -> str:
     """The health of the service in this container: of the first one that is at its port.
 
-    The ports are those that the services take from the environment, or by default.
+    The ports are those that the services take from the environment, or by default. Raises
+    ConfigurationError for what is no port.
     """
     status = "UNAVAILABLE"
     for role, default in _PORTS.items():
-        port = os.environ.get(f"{ENVIRONMENT_PREFIX}_{role}_PORT") or default
-        status = check(f"127.0.0.1:{port}", timeout)
+        status = check(f"127.0.0.1:{_port(role, default)}", timeout)
         if status != "UNAVAILABLE":
             break
     return status
+
+
+def _port(role: str, default: int) -> int:
+    name = f"{ENVIRONMENT_PREFIX}_{role}_PORT"
+    value = os.environ.get(name)
+    if not value:
+        return default
+    if not value.isdecimal() or not 1 <= int(value) <= 65535:
+        raise ConfigurationError(f"{name}: {value!r:.60} is not a port from 1 to 65535")
+    return int(value)
 
 
 @click.command("healthcheck")
@@ -78,7 +84,8 @@ def main(address: str | None, timeout: float) -> None:
     try:
         status = check_own(timeout) if address is None else check(address, timeout)
     except ConfigurationError as error:
-        raise click.BadParameter(error.message, param_hint="ADDRESS") from error
+        hint = None if address is None else "ADDRESS"
+        raise click.BadParameter(error.message, param_hint=hint) from error
     click.echo(status)
     raise SystemExit(0 if status == "SERVING" else 1)
 

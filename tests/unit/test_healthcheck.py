@@ -13,7 +13,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from click.testing import CliRunner
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from outrider.healthcheck import main
 
 ROOT = Path(__file__).parents[2]
 SERVICES = ["target", "draft", "orchestrator"]
@@ -66,3 +69,21 @@ def test_the_images_check_finds_the_service_in_any_role(
 
 def test_healthcheck_of_a_service_that_is_not_there() -> None:
     assert healthcheck("127.0.0.1:1") == (1, "UNAVAILABLE")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Invalid value: OUTRIDER_TARGET_PORT: 'fifty' is not a port from 1 to 65535"),
+        (["localhost"], "Invalid value for ADDRESS: address 'localhost' names no port"),
+    ],
+)
+def test_what_cannot_be_asked_is_named(
+    arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUTRIDER_ORCHESTRATOR_PORT", "1")
+    monkeypatch.setenv("OUTRIDER_DRAFT_PORT", "1")
+    monkeypatch.setenv("OUTRIDER_TARGET_PORT", "fifty")
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == 2
+    assert message in result.output
