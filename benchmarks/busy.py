@@ -6,7 +6,8 @@ The pair as `outrider up` starts it, with threads that adapt and with as many al
 on a quiet machine in turn, then beside a program that multiplies matrices with a thread on each
 core, at niceness 0, 5 and 10. Medians of five texts after the first. Fixed threads are slow there:
 they get `--fixed-texts` texts after the first, of 8 tokens. All the while each service is asked
-for its health, twenty times a second. Then the pair in a control group with the quota of one
+for its health, twenty times a second, and so is a server that does nothing else (`bare`): what
+the machine itself keeps a process waiting. Then the pair in a control group with the quota of one
 core, with the threads that it takes by itself, beside `--threads 1` (needs permission to make
 control groups).
 """
@@ -21,6 +22,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,20 +46,34 @@ matrix = torch.randn(1000, 1000)
 while os.getppid() == int(sys.argv[2]):
     matrix @ matrix
 """
+BARE = """
+import asyncio, sys
+from grpc import aio
+from grpc_health.v1 import health, health_pb2_grpc
+
+async def main():
+    server = aio.server()
+    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+    print(f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}", flush=True)
+    await server.start()
+    await asyncio.to_thread(sys.stdin.read)
+
+asyncio.run(main())
+"""
 CGROUP = Path("/sys/fs/cgroup")
 
 
 class System:
     """The pair and its orchestrator, as `up` starts them."""
 
-    def __init__(self, stack: ExitStack, **target: Any) -> None:
+    def __init__(self, stack: ExitStack, **settings: Any) -> None:
         models: list[dict[str, Any]] = [{"threads": None}, {"threads": None}]
         share_cores(*models)
         common = {"port": 0, "slots": 2}
         address, self.processes = stack.enter_context(
             running_system(
-                {**models[0], **common, **target},
-                {**models[1], **common, "model": "default", **target},
+                {**models[0], **common, **settings},
+                {**models[1], **common, "model": "default", **settings},
                 {"port": 0},
             )
         )
@@ -111,8 +127,8 @@ def busy_machine(prompts: list[str], num_tokens: int, num_fixed: int) -> dict[st
                 "threads": [count for _, count in found],
                 "fixed_to_quiet": round(statistics.median(times[1:]) / quiet[1], 2),
                 "health_ms": {
-                    "longest": max(waits),
-                    "p99": round(statistics.quantiles(waits, n=100)[-1], 1),
+                    name: {"longest": max(took), "p99": percentile_99(took)}
+                    for name, took in waits.items()
                 },
             }
             figures["beside"][f"niceness {niceness}"] = row
@@ -151,30 +167,44 @@ def program(niceness: int) -> Iterator[None]:
 
 
 @contextmanager
-def asked_for_health(system: System) -> Iterator[list[float]]:
-    """Milliseconds that answers on health took, of all services, twenty times a second."""
-    waits: list[float] = []
-    is_over = threading.Event()
+def bare_server() -> Iterator[str]:
+    """The address of a process that answers on health and does nothing else."""
+    arguments = [sys.executable, "-c", BARE]
+    with subprocess.Popen(
+        arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        assert process.stdout is not None
+        yield process.stdout.readline().strip()
 
-    def ask(address: str) -> None:
+
+@contextmanager
+def asked_for_health(system: System) -> Iterator[dict[str, list[float]]]:
+    """Milliseconds that answers on health took, by service."""
+    is_over = threading.Event()
+    request = health_pb2.HealthCheckRequest()
+
+    def ask(address: str, waits: list[float]) -> None:
         with grpc.insecure_channel(address) as channel:
-            stub = health_pb2_grpc.HealthStub(channel)
+            check = health_pb2_grpc.HealthStub(channel).Check
+            check(request, timeout=60, wait_for_ready=True)
             while not is_over.wait(0.05):
                 began = time.perf_counter()
-                stub.Check(health_pb2.HealthCheckRequest())
+                answer = check(request, timeout=10)
                 waits.append(round(1e3 * (time.perf_counter() - began), 1))
+                if answer.status != health_pb2.HealthCheckResponse.SERVING:
+                    raise RuntimeError(f"{address} does not serve")
 
-    threads = [
-        threading.Thread(target=ask, args=(process.address,)) for process in system.processes
-    ]
-    for thread in threads:
-        thread.start()
-    try:
-        yield waits
-    finally:
-        is_over.set()
-        for thread in threads:
-            thread.join()
+    with bare_server() as bare, ThreadPoolExecutor() as executor:
+        addresses = {process.name: process.address for process in system.processes}
+        addresses["bare"] = bare
+        waits: dict[str, list[float]] = {name: [] for name in addresses}
+        asking = [executor.submit(ask, addresses[name], waits[name]) for name in addresses]
+        try:
+            yield waits
+        finally:
+            is_over.set()
+        for future in asking:
+            future.result()
 
 
 def quota(prompts: list[str], num_tokens: int) -> dict[str, Any]:

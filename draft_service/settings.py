@@ -1,4 +1,4 @@
-"""Defaults that the command line names, without what they are for."""
+"""Defaults of the command line, kept apart from the code that uses them, which imports torch."""
 
 from __future__ import annotations
 

@@ -11,8 +11,6 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
-import torch
-
 from outrider import __version__
 from outrider.chat_template import ChatTemplate
 from outrider.embedded import resolve_model
@@ -23,7 +21,7 @@ from outrider.engine.model_folder import read_settings
 from outrider.engine.pace import measure_pace
 from outrider.engine.pass_comparison import compare_passes
 from outrider.engine.recorded_sampling import Choosing
-from outrider.engine.threads import measured_threads
+from outrider.engine.threads import measured_threads, use_quiet
 from outrider.hub import revision_of
 from outrider.messages import GREEDY, ModelInfo, SamplingParams
 from outrider.model_service import ServedModel
@@ -106,6 +104,8 @@ def load_served_model(
     check_vocabulary(name, files, engine.vocab_size)
     progress(f"{name}: warm-up")
     warm_up(engine, num_choices)
+    if len(engine.thread_counts) > 1:
+        use_quiet(engine.thread_counts)  # what was loaded beside it may be there now
     engine.pace = measure_pace(engine, replays_steps=engine.graphs is not None)
     if (claim := engine.batch_invariance) is not None:
         engine.batch_invariance = claim = compare_passes(engine, claim, engine.pace.widest)
@@ -172,5 +172,5 @@ def _describe(name: str, folder: str, engine: Engine, tokenizer_json: str) -> Mo
         version=__version__,
         token_ns=round(1e9 * engine.pace.token_seconds),
         batch_invariance=engine.batch_invariance,
-        num_threads=torch.get_num_threads() if engine.device.type == "cpu" else 0,
+        num_threads=engine.threads.current if engine.threads else 0,
     )

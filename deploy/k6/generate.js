@@ -42,7 +42,7 @@ function connect() {
   }
 }
 
-// Without PROMPTS none is spared the reading of its prompt by another that begins like it.
+// Only with PROMPTS may a prompt be spared its reading, by another that begins like it.
 function text() {
   const index = __VU + __ITER;
   if (CHATS) {

@@ -52,6 +52,6 @@ def activity_of(engine: Engine, scheduler: Scheduler, slots_per_session: int = 1
         num_pending_jobs=scheduler.num_jobs,
         num_reused_tokens=scheduler.num_reused_tokens,
         kv_bytes=engine.cache.num_bytes,
-        num_threads=scheduler.threads.current if engine.device.type == "cpu" else 0,
+        num_threads=scheduler.threads.current,
         passes=engine.passes,
     )

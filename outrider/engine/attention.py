@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from outrider.engine.batch_invariance import AttentionShapes
+from outrider.engine.attention_shapes import AttentionShapes
 from outrider.engine.chunk import Chunk, text_lengths
 from outrider.engine.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of
 from outrider.engine.kv_cache import SlotCache

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
@@ -18,7 +19,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM
 
 from outrider.engine.attention import Pass
-from outrider.engine.batch_invariance import ANY_SHAPES
+from outrider.engine.attention_shapes import ANY_SHAPES
 from outrider.engine.chunk import Chunk, logit_rows
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.model_config import check_chunks, check_windows
@@ -50,7 +51,13 @@ _SIZES = {
 }
 
 
-def check_boundaries(config: Any, windows: set[int], max_context_length: int, name: str) -> None:
+def check_boundaries(
+    config: Any,
+    windows: set[int],
+    max_context_length: int,
+    name: str,
+    trust_remote_code: bool = False,
+) -> None:
     """Compares a small model on the slot cache, if texts reach a boundary of `config`.
 
     Args:
@@ -67,7 +74,10 @@ def check_boundaries(config: Any, windows: set[int], max_context_length: int, na
         with torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(0)
             model = AutoModelForCausalLM.from_config(
-                small, dtype=torch.float32, attn_implementation="eager"
+                small,
+                dtype=torch.float32,
+                attn_implementation="eager",
+                trust_remote_code=trust_remote_code,
             ).eval()
             expected = [_by_transformers(model, *each) for each in (_SHORT, _LONG)]
             *_, build = networks_for(small, is_whole=True, on_gpu=False)
@@ -76,13 +86,17 @@ def check_boundaries(config: Any, windows: set[int], max_context_length: int, na
         raise UnsupportedModel(
             f"{name}: a small {config.model_type!r} with short windows cannot run ({error!r})"
         ) from error
-    found = max(map(difference, actual, expected))
+    found = max(map(difference, actual, expected), key=_nan_last)
     if not found < _TOLERANCE:
         raise UnsupportedModel(
             f"{name}: behind its sliding window, or the original length of its rotary embedding, "
             f"{config.model_type!r} gives other logits on the slot cache than in transformers "
             f"(relative difference {found:.2g})"
         )
+
+
+def _nan_last(number: float) -> tuple[bool, float]:
+    return math.isnan(number), number
 
 
 def _has_boundary(config: Any, max_context_length: int) -> bool:

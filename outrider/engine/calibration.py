@@ -21,7 +21,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from outrider.engine.activations import use_one_thread
 from outrider.engine.attention import ForwardPass
-from outrider.engine.batch_invariance import (
+from outrider.engine.attention_shapes import (
     ANY_SHAPES,
     KEY_BLOCK,
     KEY_STEP,
@@ -51,7 +51,7 @@ _TYPICAL_QUERIES = (1, 3, 5, 9, 40)
 
 _NUM_FINE_KEYS = (KEY_BLOCK, 384, 256, 128, KEY_STEP, 0)
 # Numbers of visible keys on both sides of those that steps and blocks end at.
-_VISIBLE_KEYS = (1, 64, 66, 190, 256, 258, 384, 390, 512, 514, 770, 1000)
+_VISIBLE_KEYS = (1, 64, 66, 190, 256, 258, 384, 390, 512, 514, 770, 1000, 4000)
 
 
 class AttentionKind(NamedTuple):
@@ -93,7 +93,8 @@ def calibrate(
 ) -> tuple[AttentionShapes, BatchInvariance]:
     """Chooses the rows of all products and activations of `network`, and attention's shapes.
 
-    Any shapes are returned, and no rows are chosen, if a kernel has none that keep their bits.
+    If a kernel has none that keep their bits, any shapes are returned and `network` stays as it
+    is.
 
     Args:
         kinds: how its layers attend.
@@ -101,7 +102,6 @@ def calibrate(
         max_length: the most keys.
     """
     began = time.perf_counter()
-    use_one_thread(network)
     chosen = []
     attention = find_attention(tuple(kinds), dtype, tuple(thread_counts), max_length)
     across_threads = attention is not None and attention.across_threads
@@ -117,6 +117,7 @@ def calibrate(
     log.info("kernels were compared in %.1f s", time.perf_counter() - began)
     if attention is None:
         return ANY_SHAPES, BatchInvariance(holds=False)
+    use_one_thread(network)
     for layer, rows in chosen:
         layer.use(rows)
     return attention.shapes, BatchInvariance(True, across_threads=across_threads)
@@ -210,7 +211,7 @@ class _Attention:
     ) -> None:
         generator = torch.Generator().manual_seed(0)
         _, num_heads, size = kind
-        longest = _VISIBLE_KEYS[-1] + KEY_BLOCK
+        longest = -(-(_VISIBLE_KEYS[-1] + num_rows) // KEY_BLOCK) * KEY_BLOCK
         queries = _doubled(torch.randn(num_rows, num_heads, size, generator=generator))
         keys, values = torch.randn(2, 1, num_heads, longest, size, generator=generator)
         keys[..., size // 2 : size // 2 * 2] = -keys[..., : size // 2]

@@ -19,7 +19,8 @@ class Chunk:
     """A slot and a place: tokens from there up to `start` are copied from that slot first."""
 
     prompt_length: int = 0
-    """How long the text was that was, or is, read at once, where frequencies depend on it."""
+    """Of the prompt that this chunk is part of, or follows. Decides the rotary frequencies, where
+    they depend on the length of the text."""
 
     @property
     def end(self) -> int:

@@ -21,15 +21,13 @@ from outrider.engine.attention import ForwardPass
 from outrider.engine.fused_layer import FusedLayer, RmsNorm
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.pieces import Piece
+from outrider.engine.rope import rope_of
 from outrider.engine.rotation import rotation_of
 
 log = logging.getLogger(__name__)
 
 # Families whose layers are Llama's, the biases of some projections aside.
 FAMILIES = ("llama", "qwen2")
-
-# Ways to stretch the rotation that depend on the length of the text.
-CHANGING_ROTATIONS = ("dynamic", "longrope")
 
 
 class FusedLlama(nn.Module):
@@ -117,7 +115,6 @@ def can_fuse(config: Any) -> bool:
     """Whether `FusedLlama` computes what a model of this configuration does."""
     if config.model_type not in FAMILIES or getattr(config, "use_sliding_window", False):
         return False
-    rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
-    if config.hidden_act != "silu" or rotation in CHANGING_ROTATIONS:
+    if config.hidden_act != "silu" or rope_of(config).kind:
         return False
     return not getattr(config, "mlp_bias", False)

@@ -17,8 +17,9 @@ from torch.nn.functional import layer_norm, linear, silu
 
 from outrider.engine.attention import AttentionLayer, ForwardPass
 from outrider.engine.fused_layer import RmsNorm, joined
-from outrider.engine.fused_llama import CHANGING_ROTATIONS, can_fuse
+from outrider.engine.fused_llama import can_fuse
 from outrider.engine.packed_linear import linear_weight
+from outrider.engine.rope import rope_of
 from outrider.engine.rotation import Rotation, rotation_of
 
 # Rows of a weight that are there for one column of ones: kernels want rows that begin at multiples.
@@ -148,8 +149,7 @@ def _of_neox(model: Any, max_length: int) -> GpuNetwork:
 
 def _is_parallel_neox(config: Any) -> bool:
     """Whether `NeoxLayer` computes what the layers of a model of this configuration do."""
-    rotation = (getattr(config, "rope_parameters", None) or {}).get("rope_type")
-    if config.model_type != "gpt_neox" or rotation in CHANGING_ROTATIONS:
+    if config.model_type != "gpt_neox" or rope_of(config).kind:
         return False
     return bool(config.use_parallel_residual and config.hidden_act == "gelu")
 

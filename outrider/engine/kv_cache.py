@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from outrider.engine.batch_invariance import ANY_SHAPES, AttentionShapes
+from outrider.engine.attention_shapes import ANY_SHAPES, AttentionShapes
 from outrider.engine.chunk import Chunk
 
 
@@ -96,7 +96,7 @@ class SlotCache:
 
     def are_finite(self, ranges: Sequence[tuple[int, int, int]]) -> list[bool]:
         """Whether all is finite that the last layer has of each range: a slot, begin and end."""
-        # One number of each, which is none if any of its terms is none.
+        # A sum is NaN or infinite if any of its terms is.
         sums = [self._latest(*each).sum(dtype=torch.float32) for each in ranges]
         finite: list[bool] = torch.stack(sums).isfinite().tolist()
         return finite

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from outrider.engine.activity import PassCounts
 from outrider.engine.attention import Pass
-from outrider.engine.batch_invariance import ANY_SHAPES
+from outrider.engine.attention_shapes import ANY_SHAPES
 from outrider.engine.boundary_check import check_boundaries
 from outrider.engine.calibration import attention_kinds, calibrate
 from outrider.engine.chunk import Chunk, logit_rows
@@ -55,7 +55,7 @@ class EngineOptions:
     `tensor_parallel` processes hold the model together, this one as a rank of torchrun's.
     `graphs`: short passes are replayed as CUDA graphs, where there is CUDA.
     `batch_invariant`: logits are the same in every pass, where that can be had.
-    `adapt_threads`: fewer compute while others need the cores.
+    `adapt_threads`: fewer may compute while others need the cores; `load_served_model` sees to it.
     `trust_remote_code`: code in the model's folder may run, and its pickles be read.
     """
 
@@ -70,7 +70,7 @@ class EngineOptions:
     tensor_parallel: int = 1
     graphs: bool = True
     batch_invariant: bool = True
-    adapt_threads: bool = True
+    adapt_threads: bool = False
     trust_remote_code: bool = False
 
 
@@ -91,13 +91,14 @@ class Engine:
     threads: AdaptiveThreads | None = None
 
     def __init__(self, options: EngineOptions) -> None:
-        self.thread_counts = use_threads(options.threads, options.adapt_threads)
         num_ranks = options.tensor_parallel
         self.ranks = Ranks(num_ranks, options.device) if num_ranks > 1 else None
         self.device = choose_device(self.ranks.device if self.ranks else options.device)
+        may_adapt = options.adapt_threads and self.device.type == "cpu"
+        self.thread_counts = use_threads(options.threads, may_adapt)
         self.is_int8 = options.dtype == "int8"
         self.dtype = choose_dtype(options.dtype, self.device)
-        trusted = options.trust_remote_code
+        self._trusts_code = trusted = options.trust_remote_code
         model = load_model(options.model, self.device, self.dtype, self.ranks, trusted)
         draft_vocabulary = read_draft_vocabulary(options.model)
         self.has_draft_vocabulary = draft_vocabulary is not None
@@ -110,8 +111,8 @@ class Engine:
         self.rope = rope_of(self.config)
         self._on_gpu = is_gpu(self.device)
         self.attention_shapes = ANY_SHAPES
-        self._is_packed = not (self._on_gpu or self.is_int8 or self.ranks)
-        is_compared = self._is_packed and options.batch_invariant
+        self._is_plain_cpu = not (self._on_gpu or self.is_int8 or self.ranks)
+        is_compared = self._is_plain_cpu and options.batch_invariant
         self.batch_invariance = BatchInvariance(holds=False) if is_compared else None
         self.cache = self._probing_cache()
         self.passes = PassCounts()
@@ -259,7 +260,7 @@ class Engine:
         try:
             self.network = build(model, self.max_context_length)
             # Weights are packed for CPUs; int8 would be found to be rounded.
-            if self._is_packed:
+            if self._is_plain_cpu:
                 pack_linears(self.network)
                 if self.batch_invariance is not None:
                     self._calibrate(ids[0])
@@ -278,7 +279,8 @@ class Engine:
                 f"{family} gives other logits on the slot cache than in transformers "
                 f"(relative difference {found:.2g})"
             )
-        check_boundaries(self.config, windows, self.max_context_length, name)
+        reach, trusted = self.max_context_length, self._trusts_code
+        check_boundaries(self.config, windows, reach, name, trusted)
         return self.network
 
     def _calibrate(self, token_id: int) -> None:

@@ -46,8 +46,8 @@ class RowLinear(nn.Module):
         self.out_features, self.in_features = weight.shape
         self.dtype = weight.dtype
         self.has_bias = bias is not None
-        self.most_rows = 0
-        self.filled: list[int] = []
+        self.most_rows = 0  # any number
+        self.filled = [0]  # by number of rows; TorchScript wants to see what is in a list
 
     def use(self, rows: RowSizes) -> None:
         """From here on products have these numbers of rows. Call it before TorchScript does."""
@@ -58,7 +58,7 @@ class RowLinear(nn.Module):
         rows = input.reshape(-1, self.in_features)
         if rows.shape[0] == 0:
             output = rows.new_empty(0, self.out_features)
-        elif len(self.filled) == 0:
+        elif self.most_rows == 0:
             output = self.multiply(rows)
         elif rows.shape[0] <= self.most_rows:
             output = self._multiply_filled(rows)

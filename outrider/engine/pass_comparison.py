@@ -34,11 +34,11 @@ def compare_passes(engine: Engine, claim: BatchInvariance, widest: int) -> Batch
     limits, outputs = [widest, *(limit for limit in _LIMITS if limit < widest)], []
     for count in engine.thread_counts:
         with num_threads(count):
-            steps = _in_passes_of(1, engine, ids[: num_tokens + 1])
+            steps = _in_passes_of(1, engine, ids[: num_tokens + 1])  # the last behind all others
             for width in _WIDTHS:
                 if not same_bits(_in_passes_of(width, engine, ids[:num_tokens]), steps[:-1]):
                     return BatchInvariance(holds=False)
-            while limits and not same_bits(_behind(limits[0], engine, ids, num_tokens), steps[-1:]):
+            while limits and not _keeps_bits(limits[0], engine, ids, steps[-1:]):
                 del limits[0]
             outputs.append(steps)
     if not limits:
@@ -57,15 +57,33 @@ def _in_passes_of(width: int, engine: Engine, ids: Sequence[int]) -> Tensor:
     return torch.cat(logits)
 
 
-def _behind(width: int, engine: Engine, ids: Sequence[int], num_tokens: int) -> Tensor:
-    """Logits [1, vocab_size] of a step whose first `num_tokens` were read in a pass of `width`."""
-    engine.forward(list(_chunks(width, engine, ids)))
-    return engine.forward([Chunk(0, num_tokens, [ids[num_tokens]], 1)])[0]
+def _keeps_bits(width: int, engine: Engine, ids: Sequence[int], step: Tensor) -> bool:
+    """Whether a step has these logits [1, vocab_size] behind tokens of a pass of `width`.
+
+    They are its first rows in one session, and its last ones in another.
+    """
+    num_tokens = min(_NUM_TOKENS, engine.max_context_length - 1)
+    *slots, last = range(engine.cache.num_slots)
+    if not slots:
+        sessions, chunks = [last], list(_chunks([last], width, engine, ids))
+    else:
+        # Behind an odd number of rows, where no vector begins.
+        num_others = (width - num_tokens - 1) // 2 * 2 + 1
+        chunks = list(_chunks(slots, num_others, engine, ids))
+        chunks.append(Chunk(last, 0, ids[:num_tokens]))
+        sessions = [chunks[0].slot, last]
+    engine.forward(chunks)
+    return all(
+        same_bits(engine.forward([Chunk(slot, num_tokens, [ids[num_tokens]], 1)])[0], step)
+        for slot in sessions
+    )
 
 
-def _chunks(width: int, engine: Engine, ids: Sequence[int]) -> Iterator[Chunk]:
-    """A pass of so many tokens, of as few sessions as that takes; fewer if not even all do."""
-    for slot in range(engine.cache.num_slots):
+def _chunks(
+    slots: Sequence[int], width: int, engine: Engine, ids: Sequence[int]
+) -> Iterator[Chunk]:
+    """So many tokens, in as few sessions as that takes; fewer if not even all of them do."""
+    for slot in slots:
         length = min(width, engine.max_context_length)
         if length > 0:
             yield Chunk(slot, 0, ids[:length])

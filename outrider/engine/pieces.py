@@ -1,7 +1,7 @@
 """Attention chunk by chunk, each to its own slot.
 
 Chunks attend in pieces of a few queries, which see no more of the slot than they need to,
-and in shapes that give each query the same bits in every pass (`batch_invariance.py`).
+and in shapes that give each query the same bits in every pass (`attention_shapes.py`).
 """
 # Without postponed annotations: TorchScript reads those of `Piece`.
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from outrider.engine.batch_invariance import AttentionShapes
+from outrider.engine.attention_shapes import AttentionShapes
 from outrider.engine.chunk import Chunk
 from outrider.engine.chunk_batch import hidden_from
 

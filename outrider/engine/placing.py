@@ -21,5 +21,7 @@ def place(job: Job, slots: Slots, rope: Rope) -> tuple[int, int]:
         return job.slot, 0
     job.prompt_length = job.text_length
     source, num_known = slots.longest_prefix(job.slot, job.token_ids, frequencies)
-    slots.frequencies[job.slot] = frequencies
+    if slots.frequencies[job.slot] != frequencies:
+        slots.forget([job.slot])  # also if this pass has no room for the job
+        slots.frequencies[job.slot] = frequencies
     return source, job.num_skippable(num_known)

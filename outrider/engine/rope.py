@@ -23,8 +23,6 @@ from torch import Tensor, nn
 
 from outrider.errors import UnsupportedModel
 
-_CHANGING = ("dynamic", "longrope")
-
 # These have factors of how much longer texts may be than those of the configuration.
 _STRETCHING = ("linear", "dynamic", "yarn")
 
@@ -39,7 +37,7 @@ class Rope:
     """Up to which they are the original ones."""
 
     def frequencies(self, length: int) -> int:
-        """Which ones a text of this length is read with: those of a text of the returned length."""
+        """The text length whose frequencies a text of `length` tokens is read with."""
         if not self.kind or length <= self.original_length:
             return self.original_length
         return length if self.kind == "dynamic" else self.original_length + 1

@@ -143,7 +143,7 @@ class Scheduler:
 
     def check(self) -> None:
         """Raises EngineFailed if no pass will run any more. Call it once a second."""
-        self._supervisor.look(is_busy=bool(self._jobs))
+        self._supervisor.look(is_busy=any(map(self._may_run, list(self._jobs))))
 
     def close(self) -> None:
         """Ends the thread after the pass that runs; pending jobs fail."""

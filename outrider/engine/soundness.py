@@ -4,9 +4,9 @@ A damaged weight, or a sum that overflows, makes NaN of a token's states, and of
 it, even where it is masked: keys and values that are masked are multiplied like others, and
 0 * NaN is NaN. So a slot that was left with one would spoil every text after it.
 
-The last layer's keys and values tell, since what is no number stays so from layer to layer. Where
-the logits after all of a chunk's tokens are wanted, one of each, or what was chosen by them, tells
-as well. To look takes some microseconds.
+A chunk whose every token has logits is checked by one logit of each token, or by the probability
+of what was chosen; others by the last layer's keys and values, since NaN stays NaN from layer to
+layer. A check takes some microseconds.
 """
 
 from __future__ import annotations

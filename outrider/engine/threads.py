@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# Passes may take so many times as long as on a quiet machine. What they take beyond that adds up,
-# less what they stay below (a CUSUM, Page 1954), and at so many seconds threads are looked into. A
+# A pass may take three times as long as on a quiet machine. Excess over that is summed, and what
+# passes stay below it is subtracted (CUSUM, Page 1954). At half a second the cores are looked at. A
 # draft on the same cores, which works now and then, costs less. Long passes are not compared: too
 # much else decides.
 _SLOW = 3.0
@@ -36,6 +36,8 @@ _LONGEST_STEP = 16
 # each return to more threads fails within the longest of them.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _NUM_QUIET = 2
+# After a look that found it busy. A look takes a hundredth of this.
+_BUSY_PAUSE = 1.0
 
 # Texts that run keep their number of threads where it would change their bits. After so many
 # seconds new texts wait until none of these runs.
@@ -80,16 +82,23 @@ def use_threads(most: int | None, adapt: bool) -> tuple[int, ...]:
     """
     most = most or min(torch.get_num_threads(), available_cores())
     counts = thread_counts(most) if adapt else (most,)
-    quiet = (count for count in counts[:-1] if not is_busy(count))
-    torch.set_num_threads(next(quiet, counts[-1]))
+    use_quiet(counts)
     return counts
 
 
-def measured_threads(engine: Engine) -> AdaptiveThreads | None:
-    """Chooses among the numbers of threads of a loaded engine; None where there is no choice."""
+def use_quiet(counts: Sequence[int]) -> None:
+    """Computes with the first of these numbers of threads that need not wait for cores now."""
+    quiet = (count for count in counts[:-1] if not is_busy(count))
+    torch.set_num_threads(next(quiet, counts[-1]))
+
+
+def measured_threads(engine: Engine) -> AdaptiveThreads:
+    """Chooses among the numbers of threads of a loaded engine, if there are several."""
     counts, current = engine.thread_counts, torch.get_num_threads()
-    if len(counts) == 1 or engine.device.type != "cpu":
-        return None
+    if engine.device.type != "cpu":
+        return AdaptiveThreads({0: 0.0})
+    if len(counts) == 1:
+        return AdaptiveThreads({current: 0.0})
     seconds: dict[int, float] = {}
     for count in reversed(counts):
         if count <= current:  # with more, the machine is busy
@@ -106,6 +115,7 @@ class AdaptiveThreads:
 
     Args:
         step_seconds: by number of threads, what a pass of one token takes on a quiet machine.
+            0 threads: the device is no CPU.
         token_seconds: what a token more costs.
         any_time: whether the number may change while texts run, which it may if they keep
             their bits.
@@ -144,15 +154,17 @@ class AdaptiveThreads:
 
     def begin(self) -> None:
         """To be called on the engine's thread, where the number counts."""
-        torch.set_num_threads(self.current)
+        if self.current:
+            torch.set_num_threads(self.current)
 
     def observe(self, num_tokens: int, seconds: float) -> None:
         """A pass of so many tokens took so long."""
         if len(self._step_seconds) == 1 or num_tokens > _LONGEST_STEP:
             return
-        expected = self._step_seconds[self.current] + self._token_seconds * (num_tokens - 1)
-        # Measured while others computed, the first may have been too long.
-        self._step_seconds[self.current] *= min(1.0, seconds / expected)
+        step = self._step_seconds[self.current]
+        if num_tokens == 1 and seconds < step:  # which was measured while others computed
+            self._step_seconds[self.current] = step = seconds
+        expected = step + self._token_seconds * (num_tokens - 1)
         self._lost_seconds = max(0.0, self._lost_seconds + seconds - _SLOW * expected)
 
     def change(self, between_texts: bool) -> bool:
@@ -161,7 +173,7 @@ class AdaptiveThreads:
         Args:
             between_texts: no text runs, so that none sees two numbers.
         """
-        if self._wanted == self.current and self._clock() >= self._next_look:
+        if self._clock() >= self._next_look:
             self._look()
         if self._wanted == self.current or not (between_texts or self.any_time):
             return False
@@ -176,10 +188,15 @@ class AdaptiveThreads:
         return True
 
     def _look(self) -> None:
-        """Finds out whether another number is due."""
-        if self.current > 1 and self._lost_seconds >= _LOST_SECONDS:
+        """Finds out whether another number is due, or one that was due no longer is."""
+        if self._wanted != self.current:
+            is_busy = self._is_busy(max(self._wanted, self.current))
+            self._num_quiet = 0 if is_busy else self._num_quiet + 1
+            if is_busy if self._wanted > self.current else self._num_quiet == _NUM_QUIET:
+                self._want(self.current)
+        elif self.current > 1 and self._lost_seconds >= _LOST_SECONDS:
             self._lost_seconds = 0.0
-            if self._is_busy(self.current):
+            if is_busy := self._is_busy(self.current):
                 has_failed = self._clock() - self._raised_at < _LONGEST_PAUSE
                 self._pause = self._longer_pause if has_failed else _SHORTEST_PAUSE
                 self._want(max(count for count in self._step_seconds if count < self.current))
@@ -187,12 +204,13 @@ class AdaptiveThreads:
                 self._pause = self._longer_pause  # long contexts or many sessions are slow, too
         elif self.current < self.most:
             more = min(count for count in self._step_seconds if count > self.current)
-            self._num_quiet = 0 if self._is_busy(more) else self._num_quiet + 1
+            is_busy = self._is_busy(more)
+            self._num_quiet = 0 if is_busy else self._num_quiet + 1
             if self._num_quiet == _NUM_QUIET:
                 self._want(more)
         else:
             return
-        self._next_look = self._clock() + self._pause
+        self._next_look = self._clock() + max(self._pause, _BUSY_PAUSE if is_busy else 0.0)
 
     @property
     def _longer_pause(self) -> float:

@@ -103,21 +103,24 @@ def _config(
         **ids,
         vocab_size=vocab_size,
         tie_word_embeddings="output.weight" not in tensors,
-        dtype=_dtype(tensors),
+        dtype=dtype_of(tensors),
     )
     if hasattr(config, "attention_bias"):
         config.attention_bias = "blk.0.attn_q.bias" in tensors
     return config
 
 
-def _dtype(tensors: Mapping[str, Any]) -> torch.dtype:
-    """What holds all matrices as precisely as the file does, or float16 for quantised ones."""
+def dtype_of(tensors: Mapping[str, Any]) -> torch.dtype:
+    """What holds all matrices as precisely as the file does, or float16 for quantised ones.
+
+    Vectors take it, too: they are float32 in files that are quantised, of models that were not.
+    """
     kinds = {tensor.tensor_type.name for tensor in tensors.values() if len(tensor.shape) > 1}
-    if "F32" in kinds:
+    if "F32" in kinds or (len(kinds) > 1 and "BF16" in kinds):
         return torch.float32
     # A Q4_1 weight is `scale * q + minimum`. float16 rounds it in 42 % of the weights, by
     # far less than a step of the 4 bits, and is what the engine multiplies fastest.
-    return torch.bfloat16 if "BF16" in kinds else torch.float16
+    return torch.bfloat16 if kinds == {"BF16"} else torch.float16
 
 
 def _check_whole(config: Any, tensors: Mapping[str, Any], family: Family) -> str:

@@ -23,7 +23,7 @@ _SETTINGS = {
     "attention.key_length": "head_dim",
     "rope.freq_base": "rope_theta",
 }
-# These follow from others, and are checked.
+# These follow from others and from the shapes of the weights.
 _IMPLIED = ("vocab_size", "attention.value_length", "rope.dimension_count")
 _ROPE = "rope.scaling."
 _ROPE_TYPES = ("none", "linear", "yarn")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers, processors
@@ -83,9 +84,12 @@ def read_tokenizer(file: Path, metadata: Mapping[str, Any]) -> PreTrainedTokeniz
     if kind not in ("gpt2", "llama"):
         raise UnsupportedModel(f"its tokenizer {kind!r} is not known, only gpt2 and llama are")
     splitting = _splitting(metadata.get("tokenizer.ggml.pre")) if kind == "gpt2" else None
-    tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
-        file.parent, gguf_file=file.name
-    )
+    # Alone: a tokenizer.json beside it would be read instead.
+    with TemporaryDirectory() as folder:
+        (Path(folder) / file.name).symlink_to(file.resolve())
+        tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
+            folder, gguf_file=file.name
+        )
     backend = tokenizer.backend_tokenizer
     if splitting is not None:
         splitting.apply(backend)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from outrider.engine.batch_invariance import AttentionShapes
+from outrider.engine.attention_shapes import AttentionShapes
 from outrider.engine.calibration import find_layer
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
@@ -64,6 +64,18 @@ def test_no_bit_depends_on_the_pass(
 ) -> None:
     engine = Engine(EngineOptions(str(tiny_models(family)), "cpu", dtype, slots=1))
     check_same_bits(engine, ids_of(1), WIDTHS)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_nor_with_two_threads(family: str, dtype: str, tiny_models: Callable[..., Path]) -> None:
+    """As the default is on two cores."""
+    try:
+        folder = str(tiny_models(family))
+        engine = Engine(EngineOptions(folder, "cpu", dtype, threads=2, slots=1))
+        check_same_bits(engine, ids_of(1), WIDTHS)
+    finally:
+        torch.set_num_threads(1)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -178,6 +178,14 @@ def test_compiled_layers_compute_what_they_do_in_python(
         torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_draft_whose_products_have_any_rows_is_compiled_too(
+    tiny_models: Callable[..., Path],
+) -> None:
+    folder = str(tiny_models("llama"))
+    engine = Engine(EngineOptions(folder, "cpu", "float32", slots=1, batch_invariant=False))
+    assert isinstance(engine.network._run, torch.jit.ScriptModule)
+
+
 def test_layers_that_cannot_be_compiled_run_in_python(
     tiny_models: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,13 @@ from orchestrator.tokenizer import Tokenizer
 from outrider.embedded import resolve_model
 from outrider.engine.weights import load_model
 from outrider.errors import ModelNotFound, UnsupportedModel
-from outrider.gguf.convert import convert
+from outrider.gguf.convert import convert, dtype_of
 from outrider.gguf.families import llama3_scaling
 from outrider.gguf.tokenizer import SPLITTINGS
 from outrider.gguf.tokenizer import read_tokenizer as read_gguf_tokenizer
 from outrider.tokenizer_files import read_tokenizer
 from tests.gguf_files import write_gguf
-from tests.tiny_models import TEXT, make_model, make_tokenizer
+from tests.tiny_models import TEXT, make_model, make_tokenizer, sentencepiece
 
 TIED = {"tie_word_embeddings": True}
 SOURCES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -61,6 +62,9 @@ def test_a_file_becomes_the_model_that_it_was_made_of(architecture: str, tmp_pat
                 tensor += 0.5 * torch.rand_like(tensor)
         save_file(weights, path, {"format": "pt"})
     file = write_gguf(tmp_path / "model.gguf", model, architecture)
+    (tmp_path / "tokenizer.json").write_text(
+        sentencepiece(True).to_str()
+    )  # another model's, in the same folder
     folder = convert_to(tmp_path / "converted", file)
     ids = torch.arange(40)[None] * 7 % 300
     expected = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)(ids).logits
@@ -90,6 +94,24 @@ def test_weights_are_as_precise_as_in_the_file(
     for name, tensor in weights.items():
         loss = (tensor.float() - original[name]).abs().max() / original[name].abs().max()
         assert loss < {"Q4_0": 0.13, "Q8_0": 0.01, "BF16": 0.01}.get(kind, 0.001), name
+
+
+def test_a_file_of_several_kinds_loses_nothing(llama: Path, tmp_path: Path) -> None:
+    kinds = {"a": "BF16", "b": "F16", "c": "Q8_0", "norm": "F32"}
+    tensors = {
+        name: SimpleNamespace(
+            tensor_type=GGMLQuantizationType[kind], shape=[3] * (1 + (name != "norm"))
+        )
+        for name, kind in kinds.items()
+    }
+    norm = tensors["norm"]
+    for of_matrices, dtype in (
+        ("ab", torch.float32),
+        ("ac", torch.float32),
+        ("bc", torch.float16),
+        ("a", torch.bfloat16),
+    ):
+        assert dtype_of({name: tensors[name] for name in of_matrices} | {"norm": norm}) == dtype
 
 
 @pytest.mark.parametrize(

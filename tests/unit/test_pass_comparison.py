@@ -30,8 +30,11 @@ class StandIn:
     vocab_size, max_context_length = 50, 400
     thread_counts = (2, 1)
 
-    def __init__(self, limit: int, fewest: int = 1, by_threads: bool = False) -> None:
+    def __init__(
+        self, limit: int, fewest: int = 1, by_threads: bool = False, most_in_front: int = 10**9
+    ) -> None:
         self.limit, self.fewest, self.by_threads = limit, fewest, by_threads
+        self.most_in_front = most_in_front
         self.cache: Any = type("Cache", (), {"num_slots": 4})
         self.slots: dict[int, list[float]] = {}
 
@@ -40,8 +43,11 @@ class StandIn:
         error = float(width > self.limit or width < self.fewest)
         if self.by_threads:
             error += torch.get_num_threads()
-        logits = []
+        logits, num_in_front = [], 0
         for chunk in chunks:
+            if num_in_front > self.most_in_front:
+                error += 1
+            num_in_front += len(chunk.token_ids)
             known = self.slots.setdefault(chunk.slot, [])
             known[chunk.start :] = [token_id + error / 8 for token_id in chunk.token_ids]
             sums = torch.tensor(known).cumsum(0)[chunk.end - chunk.num_logits :, None]
@@ -69,6 +75,11 @@ def test_the_widest_pass_that_keeps_its_bits_is_found(
 def test_steps_that_differ_from_verifications_end_the_claim() -> None:
     engine: Any = StandIn(NO_LIMIT, fewest=2)
     assert compare_passes(engine, ALL, WIDEST) == BatchInvariance(False)
+
+
+def test_the_last_rows_of_a_pass_are_compared_too() -> None:
+    engine: Any = StandIn(NO_LIMIT, most_in_front=300)
+    assert compare_passes(engine, ALL, WIDEST) == BatchInvariance(True, 256, across_threads=True)
 
 
 def test_numbers_of_threads_are_compared() -> None:
@@ -107,7 +118,8 @@ def test_a_claim_says_what_it_covers() -> None:
 def test_bits_are_the_same_with_every_number_of_threads_that_is_claimed(
     dtype: str, tiny_models: Callable[..., Path]
 ) -> None:
-    engine = Engine(EngineOptions(str(tiny_models("llama")), "cpu", dtype, threads=2, slots=1))
+    folder = str(tiny_models("llama"))
+    engine = Engine(EngineOptions(folder, "cpu", dtype, threads=2, slots=1, adapt_threads=True))
     try:
         needs_invariant(engine)
         assert engine.thread_counts == (2, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import torch
 import transformers
 from transformers import AttentionInterface, AutoModelForCausalLM
 
-from outrider.engine import network
+from outrider.engine import boundary_check, network
 from outrider.engine.attention import IMPLEMENTATION, slot_attention
 from outrider.engine.boundary_check import check_boundaries
 from outrider.engine.model import Engine
 from outrider.engine.model_config import context_length
+from outrider.engine.placing import place
 from outrider.engine.rope import Rope, rope_of
+from outrider.engine.slots import Slots
 from outrider.errors import ConfigurationError, UnsupportedModel
+from tests.recording_engine import Steps
 from tests.system import options, running_system
 from tests.tiny_models import make_model
 
@@ -196,3 +200,19 @@ def test_layers_that_change_at_different_lengths_are_refused() -> None:
     config.rope_parameters = {"full_attention": LONGROPE, "sliding_attention": other}
     with pytest.raises(UnsupportedModel, match="different lengths"):
         rope_of(config)
+
+
+def test_what_was_read_with_other_frequencies_is_not_found_by_a_job_that_missed_a_pass() -> None:
+    """It is asked again where it is placed, and the slot still holds what it did."""
+    slots = Slots(1)
+    slots.append(0, range(30))
+    slots.frequencies[0] = ORIGINAL
+    job = Steps(0, ORIGINAL + 20)
+    assert [place(job, slots, Rope("longrope", ORIGINAL)) for _ in range(2)] == [(0, 0)] * 2
+
+
+def test_numbers_that_are_none_do_not_pass_the_load_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = iter([0.0, math.nan])
+    monkeypatch.setattr(boundary_check, "difference", lambda *_: next(found))
+    with pytest.raises(UnsupportedModel, match="relative difference nan"):
+        check_boundaries(small_config("mistral", sliding_window=32), {32}, 64, "model")

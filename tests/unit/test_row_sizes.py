@@ -8,6 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from outrider.engine import calibration
+from outrider.engine.attention_shapes import KEY_BLOCK
 from outrider.engine.packed_linear import RowLinear
 from outrider.engine.row_sizes import Probe, RowSizes, find_rows, same_bits
 
@@ -122,6 +124,22 @@ def test_a_call_can_take_what_it_must() -> None:
     found = find_rows([probe], GRID, (1,), at_least=8)
     assert found is not None
     assert found.rows.sizes == GRID[4:]
+
+
+def test_keys_are_filled_up_to_whole_blocks_where_nothing_else_keeps_bits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attend = calibration.scaled_dot_product_attention
+
+    def by_length(queries: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor) -> Tensor:
+        assert keys.shape[2] == attn_mask.shape[1]
+        return attend(queries, keys, values, attn_mask=attn_mask) + keys.shape[2] % KEY_BLOCK
+
+    monkeypatch.setattr(calibration, "scaled_dot_product_attention", by_length)
+    find_attention = calibration.find_attention.__wrapped__  # what it found before is kept
+    found = find_attention((calibration.AttentionKind(2, 1, 16),), torch.float32, (1,), 10_000)
+    assert found is not None
+    assert found.shapes.num_fine_keys == 0
 
 
 def test_nan_is_compared_by_its_bits() -> None:

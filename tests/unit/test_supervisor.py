@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 
 from outrider.engine.scheduler import Scheduler
 from outrider.engine.supervisor import MAX_FAILED_PASSES, MAX_IDLE_LOOKS, Supervisor
+from outrider.engine.threads import AdaptiveThreads
 from outrider.errors import EngineFailed
 from tests.recording_engine import RecordingEngine, Steps, engine, make
 
@@ -86,6 +88,27 @@ def test_an_engine_that_hangs_is_noticed_and_can_be_closed(
     with pytest.raises(EngineFailed, match="no forward pass"):
         scheduler.check()
     scheduler.close()  # does not wait for the pass
+
+
+def test_a_text_that_waits_for_another_number_of_threads_is_no_work(
+    engine: RecordingEngine,
+) -> None:
+    class HoldsUp(AdaptiveThreads):
+        holds_up = True  # type: ignore[assignment]
+
+    scheduler = Scheduler(engine, 2, threads=HoldsUp({torch.get_num_threads(): 0.0}))
+    try:
+        running, waiting = scheduler.acquire_all(2)
+        scheduler.submit(Steps(running, 1)).result(10)  # its session stays open
+        with scheduler._changed:
+            assert scheduler._changed.wait_for(lambda: not scheduler.num_jobs, 10)
+        job = scheduler.submit(Steps(waiting, 1))
+        for _ in range(2 * MAX_IDLE_LOOKS):
+            scheduler.check()
+        scheduler.release(running)
+        job.result(10)
+    finally:
+        scheduler.close()
 
 
 def test_an_idle_or_slow_engine_is_none_that_hangs() -> None:

@@ -224,3 +224,53 @@ def test_a_machine_that_is_busy_at_the_start_gets_fewer(monkeypatch: pytest.Monk
     assert torch.get_num_threads() == 2
     assert use_threads(4, adapt=False) == (4,)
     assert torch.get_num_threads() == 4
+
+
+def test_a_device_that_is_no_cpu_has_none() -> None:
+    before = torch.get_num_threads()
+    scheduler = Scheduler(RecordingEngine(), 1, threads=AdaptiveThreads({0: 0.0}))
+    try:
+        timings = scheduler.submit(Steps(scheduler.acquire(), 1, 9)).result(timeout=10)
+        assert (timings.num_threads, torch.get_num_threads()) == (0, before)
+    finally:
+        scheduler.close()
+
+
+def test_passes_of_several_tokens_say_nothing_of_one(machine: Machine) -> None:
+    """They take less than was measured by fewer threads, and a busy machine is still noticed."""
+    chosen = machine.threads()
+    for _ in range(100):
+        chosen.observe(9, 0.011)
+    machine.run(chosen, 5)
+    assert (chosen.current, machine.num_looks) == (4, 0)
+
+
+@pytest.mark.parametrize("is_busy_again", [True, False])
+def test_a_change_that_is_due_no_longer_is_not_made(is_busy_again: bool, machine: Machine) -> None:
+    chosen = machine.threads(any_time=False)
+    if is_busy_again:
+        machine.num_free = 1
+        machine.run(chosen, 9, between_texts=True)
+        expected = chosen.current
+        machine.num_free = 4
+        machine.run(chosen, 20)  # more are due as soon as the text has ended
+        machine.num_free = 1
+    else:
+        expected = chosen.current
+        machine.num_free = 1
+        machine.run(chosen, 2)  # fewer are due
+        machine.num_free = 4
+    machine.run(chosen, 4)
+    assert not chosen.change(between_texts=True)
+    assert chosen.current == expected
+    assert not chosen.holds_up
+
+
+def test_a_machine_that_stays_busy_is_seldom_looked_at(machine: Machine) -> None:
+    machine.num_free = 1
+    chosen = machine.threads()
+    machine.run(chosen, 10)
+    before = machine.num_looks
+    machine.run(chosen, 100)
+    assert chosen.current == 1
+    assert machine.num_looks - before <= 100
