@@ -75,10 +75,10 @@ class IdleTimeouts(Around):
         async def wrapped(request: Any, context: Context) -> Any:
             try:
                 async with asyncio.timeout(None) as limit:
-                    client: Any = _Client(context, limit, self._seconds)
+                    timed: Any = _TimedContext(context, limit, self._seconds)
                     if method.kind == "bidi_stream":
-                        request = _Requests(request, client)
-                    return await behaviour(request, client)
+                        request = _Requests(request, timed)
+                    return await behaviour(request, timed)
             except TimeoutError:
                 if not limit.expired():
                     raise
@@ -90,7 +90,7 @@ class IdleTimeouts(Around):
         return wrapped
 
 
-class _Client:
+class _TimedContext:
     """A call's context, whose limit runs while something of the client's is awaited."""
 
     def __init__(self, context: Context, limit: asyncio.Timeout, seconds: float) -> None:
@@ -120,21 +120,21 @@ class _Client:
 class _Requests:
     """A client's requests, each of which it is given time for."""
 
-    def __init__(self, requests: AsyncIterator[Any], client: _Client) -> None:
+    def __init__(self, requests: AsyncIterator[Any], context: _TimedContext) -> None:
         self._requests = requests
-        self._client = client
+        self._context = context
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
 
     async def __anext__(self) -> Any:
-        self._client.note(+1)
+        self._context.note(+1)
         try:
             # Not cancelled with the handler: gRPC frees what it receives with once it has
             # received, and 110 bytes of each cancelled call would be lost for ever.
             request = await asyncio.shield(self._next())
         finally:
-            self._client.note(-1)
+            self._context.note(-1)
         if request is None:
             raise StopAsyncIteration
         return request

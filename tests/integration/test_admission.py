@@ -120,14 +120,6 @@ async def test_a_prompt_that_is_too_long_by_its_bytes_is_not_split(system: Syste
     assert system.verifier.num_free_slots == 1
 
 
-async def test_the_fewest_tokens_are_never_more_than_there_are(system: System) -> None:
-    tokenizer = system.servicer.pair.tokenizer
-    longest = max(tokenizer.vocab, key=len)
-    for text in ("", "the cat sat on the mat", longest * 50, "漢字🦊" * 9):
-        assert tokenizer.fewest_tokens(text) <= len(tokenizer.encode(text))
-    assert tokenizer.fewest_tokens("cat " * 1000) > 0
-
-
 async def test_limits_of_a_request(system: System) -> None:
     system.servicer.max_new_tokens = 50
     for word, fields in (

@@ -42,4 +42,7 @@ async def test_behind_the_drafts_context_the_target_goes_on_alone(
             ]
             assert texts[0].token_ids == texts[1].token_ids == texts[2].token_ids
             assert len(texts[0].token_ids) == 30
-            assert all(text.speculation.num_draft_tokens <= context for text in texts)
+            num_draft_tokens = [text.speculation.num_draft_tokens for text in texts]
+            assert max(num_draft_tokens) <= context
+            if (context, prompt) == (16, "the"):  # where there is room
+                assert min(num_draft_tokens[1:]) > 0

@@ -46,7 +46,7 @@ async def test_steps_of_clients_run_to_their_end(system: System) -> None:
     """ghz panics where the time is over before the steps are."""
     system.servicer.admission.max_queue_seconds = 300  # as its tags say
     load = loads()["closed-loop-steps"]
-    short = {"duration": "350ms", "concurrency-step-duration": "100ms", "concurrency-end": 15}
+    short = {"duration": "1300ms", "concurrency-step-duration": "100ms", "concurrency-end": 15}
     report = await asyncio.to_thread(run, load, system.address, **short)
     assert report.statuses.keys() == {"OK"}
 

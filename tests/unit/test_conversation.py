@@ -1,4 +1,4 @@
-"""Conversations that are refused, and what of them reaches the template."""
+"""Requests that are refused, and what of conversations reaches the template."""
 
 from __future__ import annotations
 
@@ -23,6 +23,15 @@ ASSISTANT = {"role": "assistant", "content": "Sure"}
 @pytest.mark.parametrize(
     ("fields", "reason"),
     [
+        ({}, "either prompt or messages"),
+        ({"prompt": "hi", "messages": [USER]}, "either prompt or messages"),
+        ({"prompt": "hi", "max_new_tokens": 0}, "max_new_tokens"),
+        ({"prompt": "hi", "temperature": -1}, "temperature"),
+        ({"prompt": "hi", "temperature": float("nan")}, "temperature"),
+        ({"prompt": "hi", "top_p": 1.5}, "top_p"),
+        ({"prompt": "hi", "min_p": 2}, "min_p"),
+        ({"prompt": "hi", "stop": [""]}, "stop"),
+        ({"prompt": "hi", "num_speculative_tokens": 1000}, "num_speculative_tokens"),
         ({"messages": [{"role": "usr", "content": "hi"}]}, r"messages\[0\] .* role 'usr'"),
         ({"messages": [{"content": "hi"}]}, r"messages\[0\] has no role"),
         ({"messages": [USER, {"role": "assistant"}]}, r"messages\[1\], of role 'assistant'"),

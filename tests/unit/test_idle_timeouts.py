@@ -9,7 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
-from outrider.calls import _Client, _Requests
+from outrider.calls import _Requests, _TimedContext
 from outrider.errors import IdleTimeout
 from outrider.v1 import generation_pb2 as pb
 from outrider.v1 import generation_pb2_grpc, target_pb2, target_pb2_grpc
@@ -33,38 +33,38 @@ async def test_a_write_may_outlast_its_handler() -> None:
             await written.wait()
 
     async with asyncio.timeout(None) as limit:
-        write = asyncio.create_task(_Client(Context(), limit, 1.0).write("prepared"))  # type: ignore[arg-type]
+        write = asyncio.create_task(_TimedContext(Context(), limit, 1.0).write("prepared"))  # type: ignore[arg-type]
         await asyncio.sleep(0)
     written.set()
     await write
 
 
+async def test_only_the_clients_time_runs_and_anew_whenever_it_moves() -> None:
+    class Limit:
+        when: float | None = None
+
+        def reschedule(self, when: float | None) -> None:
+            self.when = when
+
+    limit, now = Limit(), iter([100.0, 103.0, 104.0, 105.0])
+    context = _TimedContext(object(), limit, 5.0)  # type: ignore[arg-type]
+    context._now = lambda: next(now)  # type: ignore[method-assign]
+    context.note(+1)
+    assert limit.when == 105.0
+    context.note(-1)  # the client has sent, and the server works, however long
+    assert limit.when is None
+    context.note(+1)
+    assert limit.when == 108.0
+    context.note(+1)  # something is written meanwhile,
+    context.note(-1)  # and taken
+    assert limit.when == 110.0
+
+
 async def test_a_silent_session_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
-    async with running(capfd, Server(idle_seconds=0.05)) as (server, channel):
-        server.go_on.set()
-        silent, moving = verify(channel), verify(channel)
-        for _ in range(3):
-            await moving.write(target_pb2.VerifyRequest())
-            await moving.read()
-            await asyncio.sleep(0.02)
-        for call in (silent, moving):
-            error = await reason_of(call.read())
-            assert isinstance(error, IdleTimeout)
-            assert error.metadata == {"seconds": "0.05"}
-
-
-async def test_a_client_that_waits_for_the_server_is_not_idle(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    async with running(capfd, Server(idle_seconds=0.02)) as (server, channel):
-        call = verify(channel)
-        await call.write(target_pb2.VerifyRequest())
-        await call.done_writing()
-        await server.entered.wait()
-        await asyncio.sleep(0.2)
-        server.go_on.set()
-        assert isinstance(await call.read(), target_pb2.VerifyResponse)
-        assert await call.read() is grpc.aio.EOF
+    async with running(capfd, Server(idle_seconds=0.05)) as (_, channel):
+        error = await reason_of(verify(channel).read())
+    assert isinstance(error, IdleTimeout)
+    assert error.metadata == {"seconds": "0.05"}
 
 
 async def test_a_reader_that_stops_reading_is_ended(capfd: pytest.CaptureFixture[str]) -> None:

@@ -7,11 +7,16 @@ from collections.abc import Sequence
 
 import pytest
 
+from orchestrator.activity import Activity
+from orchestrator.admission import Admission
 from orchestrator.decoder import Step, decode
 from orchestrator.experience import Experience
+from orchestrator.generation import Generation, Request
 from orchestrator.latency import CriticalPath
 from orchestrator.lengths import FixedLength, LengthPolicy
+from orchestrator.metrics import generation_metrics
 from orchestrator.partners import Foresight
+from orchestrator.speculation import Speculation
 from outrider.messages import Verdict
 from tests.fakes import FakeDrafter, FakeVerifier
 
@@ -115,3 +120,17 @@ async def test_in_turn_the_draft_is_waited_for() -> None:
     steps = await run(drafter, 0, SlowVerifier(target_model), CriticalPath())
     check_text(steps)
     assert [step.num_draft_tokens for step in steps[1:-1]] == [3] * (len(steps) - 2)
+
+
+def test_they_are_told_to_prometheus() -> None:
+    generation = Generation(Request(), CriticalPath(None))
+    generation.speculation = Speculation(num_missed_steps=3)
+    activity = Activity()
+    with activity.running(generation):
+        pass
+    values = {
+        sample.name: sample.value
+        for metric in generation_metrics(activity, Admission(1))
+        for sample in metric.samples
+    }
+    assert values["outrider_missed_steps_total"] == 3

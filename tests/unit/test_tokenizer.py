@@ -144,6 +144,14 @@ def test_special_and_unknown_ids_have_no_text(files: TokenizerFiles) -> None:
     assert all(tokenizer.has_text(token_id) for token_id in range(3, beyond))
 
 
+def test_the_fewest_tokens_are_never_more_than_there_are(files: TokenizerFiles) -> None:
+    tokenizer = Tokenizer(files)
+    longest = max(tokenizer.vocab, key=len)
+    for text in ("", "the cat sat on the mat", longest * 50, "漢字🦊" * 9):
+        assert tokenizer.fewest_tokens(text) <= len(tokenizer.encode(text))
+    assert tokenizer.fewest_tokens("cat " * 1000) > 0
+
+
 def test_a_tokenizer_of_another_release_is_refused_in_words(files: TokenizerFiles) -> None:
     document = json.loads(files.tokenizer_json)
     document["model"]["type"] = "Later"
