@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,6 @@ from outrider.loading import in_own_thread, load_served_model
 from outrider.messages import ModelInfo
 from outrider.model_service import ServedModel
 from outrider.server import run, serve
-from outrider.v1.draft_pb2 import DESCRIPTOR
 from outrider.v1.draft_pb2_grpc import add_DraftServiceServicer_to_server
 
 NGRAM_SESSIONS = 256  # they cost next to nothing
@@ -59,20 +57,7 @@ async def serve_draft(
             *await in_own_thread(lambda: load_drafter(options, num_branches, min_confidence))
         )
 
-    async def close() -> None:
-        if servicer.drafter is not None:
-            await asyncio.to_thread(servicer.drafter.close)
-
-    name = DESCRIPTOR.services_by_name["DraftService"].full_name
-    await serve(
-        server,
-        name,
-        lambda grpc_server: add_DraftServiceServicer_to_server(servicer, grpc_server),
-        load,
-        servicer.check,
-        close,
-        servicer.metrics,
-    )
+    await serve(server, "DraftService", add_DraftServiceServicer_to_server, servicer, load)
 
 
 def load_drafter(

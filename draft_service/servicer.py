@@ -5,10 +5,9 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
 
 import grpc
 
@@ -20,49 +19,20 @@ from outrider.codec import (
     proposal_to_wire,
     sampling_from_wire,
 )
-from outrider.messages import GREEDY, ModelInfo, Prepared
-from outrider.model_service import ModelServicer, ServedModel
+from outrider.messages import GREEDY, Prepared
+from outrider.model_service import ModelServicer
 from outrider.v1 import draft_pb2, draft_pb2_grpc
-
-if TYPE_CHECKING:
-    from prometheus_client.metrics_core import Metric
 
 Context = grpc.aio.ServicerContext[draft_pb2.ProposeRequest, draft_pb2.ProposeResponse]
 
 
-class DraftServicer(ModelServicer, draft_pb2_grpc.DraftServiceServicer):
-    """Answers UNAVAILABLE until `serve_model` is called."""
-
-    drafter: Drafter | None = None
-
-    def serve_model(self, model: ServedModel, drafter: Drafter) -> None:
-        self.served = model
-        self.drafter = drafter
-
-    async def check(self) -> None:
-        """Raises ServiceUnavailable while the model loads, EngineFailed if its engine failed."""
-        self.available(self.drafter).check()
-
-    def metrics(self) -> Iterator[Metric]:
-        """For Prometheus; nothing while the model loads."""
-        from outrider.model_metrics import model_metrics
-
-        return model_metrics(None if self.drafter is None else self.drafter.activity())
-
-    def model_info(self) -> ModelInfo:
-        drafter = self.available(self.drafter)
-        return dataclasses.replace(
-            super().model_info(),
-            num_free_slots=drafter.num_free_slots,
-            num_threads=drafter.activity().num_threads,
-        )
-
+class DraftServicer(ModelServicer[Drafter], draft_pb2_grpc.DraftServiceServicer):
     async def Propose(
         self,
         requests: AsyncIterator[draft_pb2.ProposeRequest],
         context: Context,
     ) -> None:
-        session = self.available(self.drafter).open_session()
+        session = self.available(self.worker).open_session()
         responses = Responses(context)
         params = GREEDY
         vocab_size: int | None = None

@@ -19,7 +19,6 @@ from outrider.config import (
     server_options,
 )
 from outrider.server import run, serve
-from outrider.v1.generation_pb2 import DESCRIPTOR
 from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 
 
@@ -76,28 +75,13 @@ async def serve_generation(
     servicer: GenerationServicer, server: ServerOptions, target: str, draft: str | None
 ) -> None:
     """Connects to the pair and serves until SIGINT or SIGTERM. Raises OutriderError."""
-    pair: Pair | None = None
 
     async def load() -> None:
-        nonlocal pair
         print("loading pair", flush=True)
-        pair = await Pair.connect(target, draft)
-        servicer.serve_pair(pair)
+        servicer.serve_pair(await Pair.connect(target, draft))
 
-    async def close() -> None:
-        if pair is not None:
-            await pair.close()
-
-    name = DESCRIPTOR.services_by_name["GenerationService"].full_name
-    await serve(
-        server,
-        name,
-        lambda grpc_server: add_GenerationServiceServicer_to_server(servicer, grpc_server),
-        load,
-        servicer.check,
-        close,
-        servicer.metrics,
-    )
+    add = add_GenerationServiceServicer_to_server
+    await serve(server, "GenerationService", add, servicer, load)
 
 
 if __name__ == "__main__":

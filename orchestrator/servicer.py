@@ -67,6 +67,10 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         """Raises ServiceUnavailable if no text could be made now."""
         self.pair.check()
 
+    async def close(self) -> None:
+        if self._pair is not None:
+            await self._pair.close()
+
     def metrics(self) -> Iterator[Metric]:
         """For Prometheus."""
         from orchestrator.metrics import generation_metrics, pair_metrics

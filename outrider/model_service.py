@@ -1,16 +1,23 @@
-"""The RPCs that draft and target services share: model information and the tokenizer."""
+"""What draft and target services share: the RPCs of the model and its tokenizer, and the rest."""
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 import grpc
 
 from outrider.codec import model_info_to_wire
+from outrider.engine.activity import ModelActivity
 from outrider.errors import ServiceUnavailable, UnsupportedModel
 from outrider.messages import ModelInfo
 from outrider.v1 import common_pb2
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
 
 T = TypeVar("T")
 
@@ -23,14 +30,54 @@ class ServedModel:
     tokenizer_chunks: tuple[bytes, ...] = ()
 
 
-class ModelServicer:
-    """Answers GetModelInfo and GetTokenizer; UNAVAILABLE while `served` is None."""
+class Worker(Protocol):
+    """A drafter or a verifier."""
+
+    @property
+    def num_free_slots(self) -> int: ...
+
+    def activity(self) -> ModelActivity: ...
+
+    def check(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+W = TypeVar("W", bound=Worker)
+
+
+class ModelServicer(Generic[W]):
+    """What the two have in common. Answers UNAVAILABLE until `serve_model` is called."""
 
     served: ServedModel | None = None
+    worker: W | None = None
+
+    def serve_model(self, model: ServedModel, worker: W) -> None:
+        self.served = model
+        self.worker = worker
+
+    async def check(self) -> None:
+        """Raises ServiceUnavailable while the model loads, EngineFailed if its engine failed."""
+        self.available(self.worker).check()
+
+    async def close(self) -> None:
+        if self.worker is not None:
+            await asyncio.to_thread(self.worker.close)
+
+    def metrics(self) -> Iterator[Metric]:
+        """For Prometheus; nothing while the model loads."""
+        from outrider.model_metrics import model_metrics
+
+        return model_metrics(None if self.worker is None else self.worker.activity())
 
     def model_info(self) -> ModelInfo:
-        """Raises ServiceUnavailable while the model loads."""
-        return self.available(self.served).info
+        """As it is now. Raises ServiceUnavailable while the model loads."""
+        worker = self.available(self.worker)
+        return dataclasses.replace(
+            self.available(self.served).info,
+            num_free_slots=worker.num_free_slots,
+            num_threads=worker.activity().num_threads,
+        )
 
     @staticmethod
     def available(part: T | None) -> T:

@@ -8,9 +8,9 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import grpc
 import uvloop
@@ -24,7 +24,7 @@ from outrider.channel import MAX_MESSAGE_BYTES
 from outrider.config import DEFAULT_IDLE_SECONDS, ServerOptions
 from outrider.error_interceptors import ErrorInterceptor, OtherServices
 from outrider.errors import ConfigurationError, EngineFailed
-from outrider.health import Health, Readiness
+from outrider.health import Health
 from outrider.logs import RequestIds
 from outrider.processes import exit_at_once, exit_with_parent
 from outrider.reflection import enable_reflection
@@ -74,7 +74,7 @@ def start_metrics(
 def interceptors(
     metrics: Metrics | None,
     calls: RunningCalls,
-    service_name: str = "",
+    service_name: str,
     idle_seconds: float = DEFAULT_IDLE_SECONDS,
 ) -> list[grpc.aio.ServerInterceptor]:
     """What is around every call, the outermost first; what raises is inside what maps errors."""
@@ -84,31 +84,47 @@ def interceptors(
     return [*outer, ErrorInterceptor(), calls, IdleTimeouts(idle_seconds)]
 
 
+class Servicer(Protocol):
+    """One of the three services: its RPCs, and this."""
+
+    async def check(self) -> None:
+        """Raises OutriderError if requests cannot be served now, EngineFailed if never again."""
+
+    async def close(self) -> None:
+        """Called when no call runs any more; also if nothing was loaded."""
+
+    def metrics(self) -> Iterable[Metric]:
+        """Those of its own, as they are now."""
+        ...
+
+
 async def serve(
     options: ServerOptions,
-    service_name: str,
-    register: Callable[[grpc.aio.Server], None],
+    name: str,
+    add_to_server: Callable[[Any, grpc.aio.Server], None],
+    servicer: Servicer,
     load: Callable[[], Coroutine[Any, Any, None]],
-    check: Readiness,
-    close: Callable[[], Awaitable[None]],
-    collect: Callable[[], Iterable[Metric]],
 ) -> None:
     """Serves until SIGINT or SIGTERM, then drains.
 
     The port is taken first and health says NOT_SERVING until `load` returns;
     then one line `ready host:port` goes to standard output, and health says what
-    `check` finds. `collect` gives the service's metrics.
+    the servicer's `check` finds.
+
+    Args:
+        name: of the service, without the package.
 
     Raises:
         ConfigurationError: a port cannot be bound.
         EngineFailed: `check` did; nothing more is closed in order.
         Stopped: by a signal while it loaded.
     """
-    metrics = start_metrics(options, service_name, collect)
+    service_name = f"outrider.v1.{name}"
+    metrics = start_metrics(options, service_name, servicer.metrics)
     calls = RunningCalls()
     around = interceptors(metrics, calls, service_name, options.idle_seconds)
     server = grpc.aio.server(interceptors=around, options=OPTIONS)
-    register(server)
+    add_to_server(servicer, server)
     health_servicer = Health(service_name)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     channelz.add_channelz_servicer(server)
@@ -123,13 +139,13 @@ async def serve(
         print(f"ready {join_host_port(options.host, bound)}", flush=True)
         drain_seconds = options.drain_seconds
         with suppress(Stopped):
-            await signals.interrupt(health_servicer.follow(check))
+            await signals.interrupt(health_servicer.follow(servicer.check))
     except EngineFailed:
         drain_seconds = 0.0
         raise
     finally:
         await drain(server, health_servicer, calls, drain_seconds)
-    await close()
+    await servicer.close()
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int) -> int:

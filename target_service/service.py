@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import os
 from typing import Any
@@ -13,7 +12,6 @@ from outrider.engine.model import Engine, EngineOptions
 from outrider.errors import ConfigurationError
 from outrider.loading import in_own_thread, load_served_model
 from outrider.server import run, serve
-from outrider.v1.target_pb2 import DESCRIPTOR
 from outrider.v1.target_pb2_grpc import add_TargetServiceServicer_to_server
 from target_service.servicer import TargetServicer
 from target_service.verifier import Verifier
@@ -54,17 +52,4 @@ async def serve_target(server: ServerOptions, options: EngineOptions) -> None:
         engine, model = await in_own_thread(lambda: load_served_model(options))
         servicer.serve_model(model, Verifier(engine))
 
-    async def close() -> None:
-        if servicer.verifier is not None:
-            await asyncio.to_thread(servicer.verifier.close)
-
-    name = DESCRIPTOR.services_by_name["TargetService"].full_name
-    await serve(
-        server,
-        name,
-        lambda grpc_server: add_TargetServiceServicer_to_server(servicer, grpc_server),
-        load,
-        servicer.check,
-        close,
-        servicer.metrics,
-    )
+    await serve(server, "TargetService", add_TargetServiceServicer_to_server, servicer, load)

@@ -5,59 +5,29 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 import grpc
 
 from outrider import telemetry
 from outrider.codec import sampling_from_wire, verdict_to_wire
 from outrider.errors import VocabularyMismatch
-from outrider.messages import GREEDY, ModelInfo, Verdict
-from outrider.model_service import ModelServicer, ServedModel
+from outrider.messages import GREEDY, Verdict
+from outrider.model_service import ModelServicer
 from outrider.v1 import target_pb2, target_pb2_grpc
 from target_service.verifier import Verifier
-
-if TYPE_CHECKING:
-    from prometheus_client.metrics_core import Metric
 
 Context = grpc.aio.ServicerContext[target_pb2.VerifyRequest, target_pb2.VerifyResponse]
 
 
-class TargetServicer(ModelServicer, target_pb2_grpc.TargetServiceServicer):
-    """Answers UNAVAILABLE until `serve_model` is called."""
-
-    verifier: Verifier | None = None
-
-    def serve_model(self, model: ServedModel, verifier: Verifier) -> None:
-        self.served = model
-        self.verifier = verifier
-
-    async def check(self) -> None:
-        """Raises ServiceUnavailable while the model loads, EngineFailed if its engine failed."""
-        self.available(self.verifier).check()
-
-    def metrics(self) -> Iterator[Metric]:
-        """For Prometheus; nothing while the model loads."""
-        from outrider.model_metrics import model_metrics
-
-        return model_metrics(None if self.verifier is None else self.verifier.activity())
-
-    def model_info(self) -> ModelInfo:
-        verifier = self.available(self.verifier)
-        return dataclasses.replace(
-            super().model_info(),
-            num_free_slots=verifier.num_free_slots,
-            num_threads=verifier.activity().num_threads,
-        )
-
+class TargetServicer(ModelServicer[Verifier], target_pb2_grpc.TargetServiceServicer):
     async def Verify(
         self,
         requests: AsyncIterator[target_pb2.VerifyRequest],
         context: Context,
     ) -> None:
-        session = await self.available(self.verifier).open_session_in_turn()
+        session = await self.available(self.worker).open_session_in_turn()
         params = GREEDY
         requests = aiter(requests)
         more: asyncio.Task[None] | None = None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health
 from prometheus_client.metrics_core import Metric
 
 from draft_service.drafters import Drafter
@@ -21,13 +22,11 @@ from outrider.engine.model import EngineOptions
 from outrider.loading import load_served_model
 from outrider.metrics import Metrics
 from outrider.reflection import enable_reflection
-from outrider.server import interceptors
+from outrider.server import OPTIONS, interceptors
 from outrider.v1 import draft_pb2_grpc, generation_pb2, generation_pb2_grpc, target_pb2_grpc
 from outrider_bench.delay import DelayingProxy
 from target_service.servicer import TargetServicer
 from target_service.verifier import Verifier
-
-SERVICES = tuple(f"outrider.v1.{name}Service" for name in ("Generation", "Draft", "Target"))
 
 
 @dataclass
@@ -60,11 +59,17 @@ async def serving(
     register: Callable[[grpc.aio.Server], None],
     metrics: Metrics | None = None,
     address: str = "127.0.0.1:0",
+    name: str = "GenerationService",
 ) -> AsyncIterator[str]:
-    """A server, on a free port if it may choose; yields its address."""
-    server = grpc.aio.server(interceptors=interceptors(metrics, RunningCalls()))
+    """A server as `outrider.server.serve` makes it, on a free port if it may choose.
+
+    Yields its address.
+    """
+    full_name = f"outrider.v1.{name}"
+    around = interceptors(metrics, RunningCalls(), full_name)
+    server = grpc.aio.server(interceptors=around, options=OPTIONS)
     register(server)
-    enable_reflection(server, SERVICES)
+    enable_reflection(server, [full_name, health.SERVICE_NAME])
     port = server.add_insecure_port(address)
     await server.start()
     try:
@@ -95,6 +100,7 @@ async def running_target(
         async with serving(
             lambda server: target_pb2_grpc.add_TargetServiceServicer_to_server(servicer, server),
             watched("target", servicer.metrics, metrics),
+            name="TargetService",
         ) as address:
             yield address, verifier
     finally:
@@ -117,6 +123,7 @@ async def running_draft(
             lambda server: draft_pb2_grpc.add_DraftServiceServicer_to_server(servicer, server),
             watched("draft", servicer.metrics, metrics),
             address,
+            "DraftService",
         ) as bound:
             yield bound, drafter
     finally:

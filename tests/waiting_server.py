@@ -23,7 +23,7 @@ NAME = "outrider.v1.GenerationService"
 
 
 async def nothing() -> None:
-    """To load, to check, to close."""
+    """To load."""
 
 
 class Server:
@@ -39,9 +39,10 @@ class Server:
         self.address = ""
         self.task: asyncio.Task[None] | None = None
 
-    def register(self, server: grpc.aio.Server) -> None:
-        generation_pb2_grpc.add_GenerationServiceServicer_to_server(self, server)  # type: ignore[arg-type]
-        target_pb2_grpc.add_TargetServiceServicer_to_server(self, server)  # type: ignore[arg-type]
+    @staticmethod
+    def add_to_server(servicer: Any, server: grpc.aio.Server) -> None:
+        generation_pb2_grpc.add_GenerationServiceServicer_to_server(servicer, server)
+        target_pb2_grpc.add_TargetServiceServicer_to_server(servicer, server)
 
     async def Generate(self, request: Any, context: Any) -> pb.GenerateResponse:
         self.entered.set()
@@ -73,8 +74,13 @@ class Server:
         if self.failure is not None:
             raise self.failure
 
+    async def close(self) -> None: ...
+
+    def metrics(self) -> list[Any]:
+        return []
+
     async def run(self) -> None:
-        await serve(self.options, NAME, self.register, self.load, self.check, nothing, list)
+        await serve(self.options, "GenerationService", self.add_to_server, self, self.load)
 
 
 @asynccontextmanager
