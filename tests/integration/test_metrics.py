@@ -226,7 +226,7 @@ async def test_a_port_that_is_taken_is_a_clear_error() -> None:
 
 
 # What an expression of PromQL consists of beside metrics and labels.
-PROMQL = {"sum", "rate", "by", "histogram_quantile", "le", "__rate_interval"}
+PROMQL = {"sum", "min", "rate", "by", "histogram_quantile", "le", "__rate_interval"}
 DASHBOARD = Path(__file__).parents[2] / "deploy/grafana/outrider.json"
 
 
@@ -250,3 +250,7 @@ async def test_the_dashboard_asks_for_what_there_is(tiny_models: Callable[..., P
         words = set(re.findall(r"[A-Za-z_]\w*", re.sub(r'"[^"]*"', "", expression)))
         assert words & metrics, expression
         assert words - PROMQL <= metrics | labels, expression
+    drawn = set(re.findall(r"outrider_[a-z_]+", " ".join(expressions())))
+    drawn = {re.sub(r"_(bucket|sum|count)$", "", name) for name in drawn}
+    ours = {re.sub(r"_(bucket|sum|count|created)$", "", name) for name in metrics}
+    assert {name for name in ours if name.startswith("outrider_")} == drawn
