@@ -132,7 +132,9 @@ class _Requests:
         try:
             # Not cancelled with the handler: gRPC frees what it receives with once it has
             # received, and 110 bytes of each cancelled call would be lost for ever.
-            request = await asyncio.shield(self._next())
+            receiving = asyncio.ensure_future(self._next())
+            receiving.add_done_callback(_forget_error)
+            request = await asyncio.shield(receiving)
         finally:
             self._context.note(-1)
         if request is None:
@@ -141,3 +143,9 @@ class _Requests:
 
     async def _next(self) -> Any:
         return await anext(self._requests, None)
+
+
+def _forget_error(task: asyncio.Task[Any]) -> None:
+    """Asks for the error of a task, which asyncio else logs if its handler has ended before it."""
+    if not task.cancelled():
+        task.exception()

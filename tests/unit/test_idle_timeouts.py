@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import logging
 from contextlib import suppress
 from typing import Any
 
@@ -60,11 +62,15 @@ async def test_only_the_clients_time_runs_and_anew_whenever_it_moves() -> None:
     assert limit.when == 110.0
 
 
-async def test_a_silent_session_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_silent_session_is_ended(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     async with running(capfd, Server(idle_seconds=0.05)) as (_, channel):
         error = await reason_of(verify(channel).read())
     assert isinstance(error, IdleTimeout)
     assert error.metadata == {"seconds": "0.05"}
+    gc.collect()  # what waited for its next message has failed, too, and is not told of
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 async def test_a_reader_that_stops_reading_is_ended(capfd: pytest.CaptureFixture[str]) -> None:
