@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from orchestrator.forecast import Forecast, Work
+from orchestrator.resizable_semaphore import ResizableSemaphore
 from outrider.errors import DeadlineUnreachable, QueueFull
 
 DEFAULT_MAX_QUEUED = 256
@@ -79,8 +80,13 @@ class Admission:
         self.num_unreachable = 0  # because the deadline would have passed
         self._running: set[Slot] = set()
         self._queued: dict[object, Work] = {}  # in the order of arrival
-        self._slots = asyncio.Semaphore(num_slots)
+        self._slots = ResizableSemaphore(num_slots)
         self._num_doubted = 0
+
+    def resize(self, num_slots: int) -> None:
+        """There are so many slots from now on, as of a target that was restarted."""
+        self.num_slots = num_slots
+        self._slots.resize(num_slots)
 
     @property
     def num_running(self) -> int:
@@ -131,6 +137,7 @@ class Admission:
         pace = self.forecast.pace(self.num_slots)
         ends = [0.0] * (self.num_slots - self.num_running)
         ends += [pace.seconds(slot.work, slot.num_tokens) for slot in self._running]
+        ends = heapq.nlargest(self.num_slots, ends)  # should there be more, the first are not free
         heapq.heapify(ends)
         for work in self._queued.values():
             heapq.heapreplace(ends, ends[0] + pace.seconds(work))

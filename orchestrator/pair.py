@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 
 from orchestrator.clients import DraftClient, TargetClient
@@ -44,6 +44,8 @@ class Pair:
         self.draft_link = None if draft is None else Link(draft, self._accept_draft)
         self.target_info = target_info
         """What the target said last, of the same vocabulary."""
+        self.on_target: Callable[[ModelInfo], None] = lambda info: None
+        """Is told that, each time: it may have been restarted with other settings."""
         self._target = target
         self._draft = draft
         self._compared: str | None = None  # the fingerprint of the draft's vocabulary
@@ -144,6 +146,7 @@ class Pair:
                 "restart the orchestrator"
             )
         self.target_info = info
+        self.on_target(info)
 
     async def _accept_draft(self, info: ModelInfo) -> None:
         """Raises VocabularyMismatch. Compares once, as long as the draft says the same."""

@@ -60,8 +60,8 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     def serve_pair(self, pair: Pair) -> None:
         self._pair = pair
-        limits = self.admission.max_queued, self.admission.max_queue_seconds
-        self.admission = Admission(pair.target_info.num_slots, *limits)
+        self.admission.resize(pair.target_info.num_slots)
+        pair.on_target = lambda target: self.admission.resize(target.num_slots)
 
     async def check(self) -> None:
         """Raises ServiceUnavailable if no text could be made now."""

@@ -74,6 +74,24 @@ async def test_slots_are_given_in_the_order_of_arrival(running: AsyncExitStack) 
     assert (admission.num_running, admission.num_queued) == (0, 0)
 
 
+async def test_slots_follow_a_target_that_was_restarted(running: AsyncExitStack) -> None:
+    admission = admission_of(1, 1.0, max_queue_seconds=1000)
+    await hold(running, admission)
+    tasks = await queue(admission, 3)
+    admission.resize(3)
+    await queued(admission, 0)  # who waited gets the new ones
+    await asyncio.gather(*tasks)
+    slots = [await running.enter_async_context(admission.slot(work(), None)) for _ in range(2)]
+    admission.resize(1)
+    assert admission.num_running == 3
+    slots[1].num_tokens = 5
+    assert admission.seconds_to_wait == pytest.approx(10)  # the last of the three, not the first
+    tasks = await queue(admission, 2)
+    await running.aclose()
+    await asyncio.gather(*tasks)
+    assert (admission.num_running, admission.num_queued) == (0, 0)
+
+
 async def test_a_full_queue_refuses_and_says_when_to_come_back(running: AsyncExitStack) -> None:
     admission = admission_of(1, 0.5, max_queued=2, max_queue_seconds=1000)
     slot = await hold(running, admission, 20)

@@ -13,6 +13,7 @@ import pytest
 
 from orchestrator.link import Link
 from orchestrator.pair import Pair
+from orchestrator.servicer import GenerationServicer
 from outrider.errors import (
     DeadlineExceeded,
     OutriderError,
@@ -173,6 +174,17 @@ async def test_a_draft_that_comes_back_as_another_is_not_used(
     draft.answer = INFO
     await pair.draft_link.look()
     assert pair.draft_info == INFO
+
+
+async def test_admission_follows_the_slots_of_a_target_that_was_restarted(clients: Any) -> None:
+    target, _ = clients
+    pair, servicer = pair_of(target, None), GenerationServicer()
+    pair.target_info = replace(INFO, num_slots=2)
+    servicer.serve_pair(pair)
+    assert servicer.admission.num_slots == 2
+    target.answer = replace(INFO, num_slots=6)
+    await pair.target_link.look()
+    assert servicer.admission.num_slots == 6
 
 
 async def test_readiness_follows_the_target_and_its_vocabulary(clients: Any) -> None:

@@ -1,0 +1,52 @@
+"""A semaphore whose size may change while it is held and waited for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+
+
+class ResizableSemaphore:
+    """Is held at most `size` times at once; who waits gets it in the order of arrival."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._num_held = 0
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    def locked(self) -> bool:
+        """Whether who came now would wait."""
+        return self._num_held >= self._size or any(not place.done() for place in self._waiting)
+
+    async def acquire(self) -> None:
+        """Returns at once if it is not locked."""
+        if not self.locked():
+            self._num_held += 1
+            return
+        place = asyncio.get_running_loop().create_future()
+        self._waiting.append(place)
+        try:
+            await place
+        except asyncio.CancelledError:
+            if not place.cancelled():  # it was handed over in the same moment
+                self.release()
+            raise
+        finally:
+            self._waiting.remove(place)
+
+    def release(self) -> None:
+        self._num_held -= 1
+        self._hand_over()
+
+    def resize(self, size: int) -> None:
+        """If it shrinks, those that hold it too often may do so until they release it."""
+        self._size = size
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        for place in self._waiting:
+            if self._num_held >= self._size:
+                return
+            if not place.done():
+                place.set_result(None)
+                self._num_held += 1
