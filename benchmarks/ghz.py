@@ -88,3 +88,8 @@ def percentile(ordered: Sequence[float], percent: float) -> float | None:
     if not ordered:
         return None
     return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
+
+
+def milliseconds(seconds: float | None) -> float | None:
+    """To a tenth."""
+    return None if seconds is None else round(seconds * 1e3, 1)

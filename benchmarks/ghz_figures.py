@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.ghz import VERSION, Report, percentile, run
+from benchmarks.ghz import VERSION, Report, milliseconds, percentile, run
 from benchmarks.ghz_files import UNLIMITED, loads
 from outrider.client import Client
 from outrider.local_pair import share_cores
@@ -190,7 +190,7 @@ def measure_files(models: dict[str, str], names: list[str] | None) -> dict[str, 
 
 
 def markdown(name: str, row: dict[str, Any]) -> str:
-    """A line of the table in `deploy/ghz/README.md`."""
+    """A line of a table: file, statuses, answers a second, p50 and p99 in ms."""
     statuses = ", ".join(f"{count} {status}" for status, count in row["statuses"].items())
     cells = [f"`{name}`", statuses, row["answered_per_second"], row["p50"], row["p99"]]
     return f"| {' | '.join(map(str, cells))} |"
@@ -218,10 +218,6 @@ def percentiles(ordered: list[float]) -> dict[str, float | None]:
     """Milliseconds, of seconds in order."""
     named = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
     return {name: milliseconds(percentile(ordered, percent)) for name, percent in named.items()}
-
-
-def milliseconds(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds * 1e3, 1)
 
 
 if __name__ == "__main__":

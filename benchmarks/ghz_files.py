@@ -7,9 +7,10 @@ after the other.
 from __future__ import annotations
 
 import json
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
+
+from outrider_bench.prompts import read_prompts
 
 FOLDER = Path(__file__).parent.parent / "deploy" / "ghz"
 
@@ -53,11 +54,6 @@ def loads() -> dict[str, dict[str, Any]]:
     return {name: {"name": name, **load} for name, load in found.items()}
 
 
-def prompts() -> list[str]:
-    """Those of `outrider bench`."""
-    return (files("outrider_bench") / "prompts.txt").read_text(encoding="utf-8").splitlines()
-
-
 def _chats(max_new_tokens: int, number: str = "", **parameters: int) -> list[dict[str, Any]]:
     return [
         {
@@ -66,7 +62,7 @@ def _chats(max_new_tokens: int, number: str = "", **parameters: int) -> list[dic
             "ignore_eos": True,
             **parameters,
         }
-        for prompt in prompts()
+        for prompt in read_prompts(None)
     ]
 
 

@@ -187,14 +187,13 @@ def row_of_report(loop: dict[str, Any], report: ghz.Report, num_tokens: int) -> 
     load = {"load": f"{users} users", "users": users}
     if rate is not None:
         load = {"load": f"{rate} a second", "rate": rate}
-    percentiles = {percent: ghz.percentile(answered, percent) for percent in (50, 95, 99)}
     return {
         "client": "ghz",
         **load,
         "tokens_per_second": round(len(answered) * num_tokens / report.seconds, 1),
         **{
-            f"wall_p{percent}_ms": None if seconds is None else round(seconds * 1e3, 1)
-            for percent, seconds in percentiles.items()
+            f"wall_p{percent}_ms": ghz.milliseconds(ghz.percentile(answered, percent))
+            for percent in (50, 95, 99)
         },
         **dict.fromkeys(("ttft_p50_ms", "ttft_p95_ms", "tpot_p50_ms")),
         "requests": len(report.calls),

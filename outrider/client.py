@@ -20,7 +20,7 @@ from outrider.request_id import REQUEST_ID_KEY, is_request_id
 from outrider.v1 import generation_pb2 as pb
 from outrider.v1 import generation_pb2_grpc as pb_grpc
 
-# Beyond it, a limit is none. gRPC adds it to the time of day.
+# A longer time-out counts as none: gRPC adds it to the time of day.
 _LONGEST_SECONDS = 10 * 365 * 86400.0
 
 
@@ -35,6 +35,17 @@ class _Client:
         metadata: Metadata = (),
         options: Options = (),
     ) -> None:
+        """Makes a client; it connects at its first call.
+
+        Args:
+            address: HOST:PORT, [IPV6]:PORT, or a gRPC name such as dns:///HOST:PORT.
+            credentials: for TLS, as of `grpc.ssl_channel_credentials`; None: no encryption.
+            metadata: goes with every call: values by key, or pairs of them.
+            options: gRPC's channel arguments; they replace Outrider's of the same name.
+
+        Raises:
+            ConfigurationError: one of these cannot be used.
+        """
         if not isinstance(credentials, grpc.ChannelCredentials | None):
             raise ConfigurationError("credentials must be grpc.ChannelCredentials or None")
         self._address = check_address(address)
@@ -42,6 +53,10 @@ class _Client:
         self._metadata = checked_metadata(metadata)
         self._options = checked_options(options)
         self._is_closed = False
+        self._connect()
+
+    def _connect(self) -> None:
+        """Opens a channel, unless calls do."""
 
     def _open(self, kind: Any) -> Any:
         """A channel of `kind`: of the module grpc or grpc.aio."""
@@ -51,37 +66,27 @@ class _Client:
         if self._is_closed:
             raise ClientMisuse("the client is closed: make another one")
 
-    def _metadata_of(self, request_id: str | None) -> list[tuple[str, str | bytes]]:
-        """Raises InvalidRequest."""
-        if request_id is None:
-            return self._metadata
-        if not is_request_id(request_id):
-            raise InvalidRequest("request_id must be 1 to 128 letters, digits or _.:/+=-")
-        return [*self._metadata, (REQUEST_ID_KEY, request_id)]
+    def _call(
+        self,
+        prompt: Prompt,
+        timeout: float | None,
+        request_id: str | None,
+        parameters: Parameters,
+    ) -> tuple[pb.GenerateRequest, dict[str, Any]]:
+        """A request, and what goes with its call. Raises InvalidRequest."""
+        metadata = self._metadata
+        if request_id is not None:
+            if not is_request_id(request_id):
+                raise InvalidRequest("request_id must be 1 to 128 letters, digits or _.:/+=-")
+            metadata = [*metadata, (REQUEST_ID_KEY, request_id)]
+        settings = {"timeout": _time_limit(timeout), "metadata": metadata}
+        return request_to_wire(prompt, parameters), settings
 
 
 class Client(_Client):
-    """Talks to an orchestrator. Thread-safe; close it, or use it in a `with`.
+    """Talks to an orchestrator. Thread-safe; close it, or use it in a `with`."""
 
-    Args:
-        address: HOST:PORT, [IPV6]:PORT, or a gRPC name such as dns:///HOST:PORT.
-        credentials: for TLS, as of `grpc.ssl_channel_credentials`; None: no encryption.
-        metadata: goes with every call: values by key, or pairs of them.
-        options: gRPC's channel arguments; they replace Outrider's of the same name.
-
-    Raises:
-        ConfigurationError: one of these cannot be used.
-    """
-
-    def __init__(
-        self,
-        address: str,
-        *,
-        credentials: grpc.ChannelCredentials | None = None,
-        metadata: Metadata = (),
-        options: Options = (),
-    ) -> None:
-        super().__init__(address, credentials=credentials, metadata=metadata, options=options)
+    def _connect(self) -> None:
         self._channel = self._open(grpc)
         self._calls = pb_grpc.GenerationServiceStub(self._channel)
 
@@ -132,10 +137,9 @@ class Client(_Client):
             OutriderError: by its class, see `outrider.errors`.
             TypeError: there is no such parameter.
         """
-        request = request_to_wire(prompt, parameters)
-        metadata = self._metadata_of(request_id)
+        request, settings = self._call(prompt, timeout, request_id, parameters)
         with own_errors():
-            response = self._stub.Generate(request, timeout=_time_limit(timeout), metadata=metadata)
+            response = self._stub.Generate(request, **settings)
         return generation_from_wire(response)
 
     def stream(
@@ -155,9 +159,8 @@ class Client(_Client):
             OutriderError: for what cannot be sent; other errors are raised on iteration.
             TypeError: there is no such parameter.
         """
-        request = request_to_wire(prompt, parameters)
-        metadata = self._metadata_of(request_id)
-        call = self._stub.GenerateStream(request, timeout=_time_limit(timeout), metadata=metadata)
+        request, settings = self._call(prompt, timeout, request_id, parameters)
+        call = self._stub.GenerateStream(request, **settings)
         return GenerationStream(call)
 
     def info(self, timeout: float | None = 10.0) -> ServerInfo:
@@ -245,12 +248,9 @@ class AsyncClient(_Client):
         **parameters: Unpack[Parameters],
     ) -> Generation:
         """`Client.generate`."""
-        request = request_to_wire(prompt, parameters)
-        metadata = self._metadata_of(request_id)
+        request, settings = self._call(prompt, timeout, request_id, parameters)
         with own_errors():
-            response = await self._stub.Generate(
-                request, timeout=_time_limit(timeout), metadata=metadata
-            )
+            response = await self._stub.Generate(request, **settings)
         return generation_from_wire(response)
 
     def stream(
@@ -262,9 +262,8 @@ class AsyncClient(_Client):
         **parameters: Unpack[Parameters],
     ) -> AsyncGenerationStream:
         """`Client.stream`."""
-        request = request_to_wire(prompt, parameters)
-        metadata = self._metadata_of(request_id)
-        call = self._stub.GenerateStream(request, timeout=_time_limit(timeout), metadata=metadata)
+        request, settings = self._call(prompt, timeout, request_id, parameters)
+        call = self._stub.GenerateStream(request, **settings)
         return AsyncGenerationStream(call)
 
     async def info(self, timeout: float | None = 10.0) -> ServerInfo:

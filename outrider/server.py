@@ -91,7 +91,7 @@ class Servicer(Protocol):
         """Raises OutriderError if requests cannot be served now, EngineFailed if never again."""
 
     async def close(self) -> None:
-        """Called when no call runs any more; also if nothing was loaded."""
+        """Called once what was loaded has no calls any more."""
 
     def metrics(self) -> Iterable[Metric]:
         """Those of its own, as they are now."""

@@ -11,9 +11,10 @@ import pytest
 from google.protobuf import descriptor_pool, json_format, message_factory
 from google.protobuf.message import Message
 
-from benchmarks.ghz_files import loads, prompts, text_of
+from benchmarks.ghz_files import loads, text_of
 from orchestrator.codec import request_from_wire
 from outrider.v1 import draft_pb2, generation_pb2, target_pb2
+from outrider_bench.prompts import read_prompts
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "ghz"
 FILES = sorted(FOLDER.glob("*.json"))
@@ -86,14 +87,15 @@ def test_a_file_is_what_the_script_writes(path: Path) -> None:
 
 
 def test_prompts_are_as_varied_as_those_of_the_bench() -> None:
+    prompts = read_prompts(None)
     for name, load in loads().items():
         if name in ("smoke", "propose", "verify"):
             continue
         texts = [message["messages"][0]["content"] for message in load["data"]]
-        assert [text.removeprefix("{{.RequestNumber}}. ") for text in texts] == prompts()
+        assert [text.removeprefix("{{.RequestNumber}}. ") for text in texts] == prompts
     for name in ("latency", "latency-target-alone"):
         load = loads()[name]
-        assert load["total"] - load["skipFirst"] == len(prompts())  # each of them counts once
+        assert load["total"] - load["skipFirst"] == len(prompts)  # each of them counts once
 
 
 def test_more_clients_than_sessions_say_how_long_they_may_wait() -> None:
