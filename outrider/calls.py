@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from outrider.errors import IdleTimeout, ServiceUnavailable
-from outrider.interceptors import Around, Context, Method
+from outrider.interceptors import Around, Behaviour, Context, Method
 
 
 class RunningCalls(Around):
@@ -66,9 +66,7 @@ class IdleTimeouts(Around):
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
 
-    def _wrapped(
-        self, method: Method, behaviour: Callable[[Any, Context], Awaitable[Any]]
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
+    def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
         if method.kind == "unary":
             return behaviour
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
@@ -11,37 +11,47 @@ from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
 
 from outrider.errors import DOMAIN, InvalidRequest, OutriderError, WrongService
+from outrider.interceptors import Around, Behaviour, Context, Method
 from outrider.request_id import REQUEST_ID_KEY, request_id
 
 log = logging.getLogger(__name__)
 
 
-class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
+class ErrorInterceptor(Around):
     """Maps every exception of our handlers to a status code and `google.rpc.ErrorInfo`.
 
     The text of an unexpected exception goes to the log, not to the client.
     """
 
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith("/outrider.v1."):
+    def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
+        async def guarded(request: Any, context: Context) -> Any:
+            try:
+                if isinstance(request, DecodeError):
+                    raise request
+                return await behaviour(request, context)
+            except OutriderError as error:
+                await _abort(context, error)
+            except DecodeError as error:
+                await _abort(context, InvalidRequest(f"the request cannot be decoded: {error}"))
+            except grpc.aio.AbortError:
+                raise
+            except Exception:
+                log.exception("a request failed")
+                await _abort(context, OutriderError("internal error"))
+
+        return guarded
+
+    def around_messages(self, method: Method, handler: Any) -> Any:
+        """An exception raised while decoding would become UNKNOWN and show our class names, so it
+        is handed to the handler in place of the request."""
+        if handler.request_streaming:
             return handler
-        for kind in ("unary_unary", "unary_stream", "stream_stream"):
-            if (behaviour := getattr(handler, kind)) is not None:
-                handler = handler._replace(**{kind: _guarded(behaviour)})
-        if not handler.request_streaming:
-            decode = _returning_errors(handler.request_deserializer)
-            handler = handler._replace(request_deserializer=decode)
-        return handler
+        return handler._replace(
+            request_deserializer=_returning_errors(handler.request_deserializer)
+        )
 
 
 def _returning_errors(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    """Before a handler runs, an error that is raised is UNKNOWN and tells of our classes."""
-
     def returning_errors(message: bytes) -> Any:
         try:
             return decode(message)
@@ -51,27 +61,8 @@ def _returning_errors(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return returning_errors
 
 
-def _guarded(behaviour: Callable[..., Coroutine[Any, Any, Any]]) -> Callable[..., Any]:
-    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-        try:
-            if isinstance(request, DecodeError):
-                raise request
-            return await behaviour(request, context)
-        except OutriderError as error:
-            await _abort(context, error)
-        except DecodeError as error:
-            await _abort(context, InvalidRequest(f"the request cannot be decoded: {error}"))
-        except grpc.aio.AbortError:
-            raise
-        except Exception:
-            log.exception("a request failed")
-            await _abort(context, OutriderError("internal error"))
-
-    return guarded
-
-
 class OtherServices(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
-    """Answers calls of other services of ours by saying which one this is."""
+    """Answers calls meant for another of the three services by saying which one this is."""
 
     def __init__(self, service_name: str) -> None:
         self._service_name = service_name
@@ -88,15 +79,13 @@ class OtherServices(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ign
         if called == self._service_name:
             return None  # gRPC's own answer: it has no such method
 
-        async def refuse(
-            requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[Any, Any]
-        ) -> None:
+        async def refuse(requests: AsyncIterator[bytes], context: Context) -> None:
             await _abort(context, WrongService(f"this is {self._service_name}, not {called}"))
 
         return grpc.stream_stream_rpc_method_handler(refuse)
 
 
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], error: OutriderError) -> None:
+async def _abort(context: Context, error: OutriderError) -> None:
     status = status_to_wire(error)
     metadata: list[tuple[str, str | bytes]] = [
         ("grpc-status-details-bin", status.SerializeToString()),

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Behaviour = Callable[[Any, Context], Awaitable[Any]]
 
 _KINDS = {
     "unary_unary": "unary",
@@ -35,14 +36,23 @@ class Method:
 
 
 class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
-    """Runs handlers of our own services inside a context manager; health and such are left out.
+    """Puts something around handlers of our own services; health and such are left out.
 
-    The handlers are coroutines that write to their context. One who raises or is cancelled
-    raises within the context manager.
+    The handlers are coroutines that write to their context. Subclasses have `around`, within
+    which a handler that fails or is cancelled raises, or `wrap`.
     """
 
+    def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
+        """The handler with something around it: by default, what `around` says."""
+
+        async def wrapped(request: Any, context: Context) -> Any:
+            with self.around(method, context):
+                return await behaviour(request, context)
+
+        return wrapped
+
     def around(self, method: Method, context: Context) -> AbstractContextManager[None]:
-        """What a call runs inside. Subclasses must say."""
+        """What a call runs inside."""
         raise NotImplementedError
 
     def around_messages(self, method: Method, handler: Any) -> Any:
@@ -62,18 +72,9 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
         for attribute, kind in _KINDS.items():
             if (behaviour := getattr(handler, attribute)) is not None:
                 method = Method(service, name, kind)
-                wrapped = handler._replace(**{attribute: self._wrapped(method, behaviour)})
+                wrapped = handler._replace(**{attribute: self.wrap(method, behaviour)})
                 return self.around_messages(method, wrapped)
         return handler
-
-    def _wrapped(
-        self, method: Method, behaviour: Callable[[Any, Context], Awaitable[Any]]
-    ) -> Callable[[Any, Context], Awaitable[Any]]:
-        async def wrapped(request: Any, context: Context) -> Any:
-            with self.around(method, context):
-                return await behaviour(request, context)
-
-        return wrapped
 
 
 def call_code(context: Context, error: BaseException | None) -> grpc.StatusCode:
