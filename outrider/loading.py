@@ -17,7 +17,7 @@ from outrider.embedded import resolve_model
 from outrider.engine.activity import PassCounts
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
-from outrider.engine.model_folder import read_settings
+from outrider.engine.model_folder import read_settings, settings_not_applied
 from outrider.engine.pace import measure_pace
 from outrider.engine.pass_comparison import compare_passes
 from outrider.engine.recorded_sampling import Choosing
@@ -91,6 +91,9 @@ def load_served_model(
     began = time.perf_counter()
     path = resolve_model(name, progress, options.trust_remote_code)
     read_settings(path)  # of what is no model's folder it is told that, first of all
+    ignored = settings_not_applied(path)
+    if ignored and not options.is_draft:
+        log.warning("%s: generation_config.json is not heeded in %s", name, ", ".join(ignored))
     progress(f"{name}: tokenizer")
     files = read_tokenizer(path, options.trust_remote_code)
     template = ChatTemplate.of(files)

@@ -58,10 +58,9 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
     except Exception as error:
         # Broken files come out of the parser as almost any exception.
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-        lacks = "" if file.is_file() else "it has no tokenizer.json, and of its other files, "
-        raise ModelNotFound(
-            f"cannot load the tokenizer of {str(folder)!r}: {lacks}{reason}"
-        ) from error
+        if not file.is_file():
+            reason = f"it has no tokenizer.json, and none can be made of its other files ({reason})"
+        raise ModelNotFound(f"cannot load the tokenizer of {str(folder)!r}: {reason}") from error
     for part in ("normalizer", "pre_tokenizer", "post_processor", "decoder"):
         setattr(tokenizer.backend_tokenizer, part, getattr(as_stored, part))
     return tokenizer

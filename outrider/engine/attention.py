@@ -27,8 +27,9 @@ from outrider.engine.rotation import Rotation
 
 IMPLEMENTATION = "outrider"
 
-# Keyword arguments with which some families ask for attention that this is not.
-_UNSUPPORTED = ("softcap", "s_aux", "head_mask", "position_bias")
+# Keyword arguments of layers that change nothing here. Others (softcap, s_aux, block_indices) ask
+# for attention that this is not.
+_HARMLESS = ("dropout", "position_ids", "cache_position", "is_causal")
 
 
 class Batch(Protocol):
@@ -172,8 +173,9 @@ def slot_attention(
     Raises:
         NotImplementedError: the layer wants something that this would ignore.
     """
-    for name in _UNSUPPORTED:
-        if kwargs.get(name) is not None:
+    # Without a mask of transformers' for this attention, one is the layer's own.
+    for name, asked in {"attention_mask": attention_mask, **kwargs}.items():
+        if name not in _HARMLESS and asked is not None and asked is not False:
             raise NotImplementedError(f"attention with {name}")
     number = module.layer_idx
     assert isinstance(number, int)
@@ -181,7 +183,7 @@ def slot_attention(
     layer = AttentionLayer(number, scale, sliding_window)
     query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
     output = _current.get().attend(layer, query, key, value)
-    return output.unsqueeze(0), None
+    return output.unsqueeze(0).contiguous(), None  # which some layers rely on
 
 
 AttentionInterface.register(IMPLEMENTATION, slot_attention)

@@ -23,7 +23,7 @@ from outrider.engine.draft_vocabulary import read_draft_vocabulary, trim_head
 from outrider.engine.int8_linear import quantize_linears
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.memory import check_fits, sessions_that_fit
-from outrider.engine.model_config import context_length
+from outrider.engine.model_config import check_layers, context_length
 from outrider.engine.model_folder import eos_token_ids
 from outrider.engine.network import Build, compile_network, networks_for
 from outrider.engine.pace import Pace
@@ -259,20 +259,19 @@ class Engine:
         family = f"{name}: the family {self.config.model_type!r}"
         try:
             self.network = build(model, self.max_context_length)
+            _, forward_pass = self._run([Chunk(0, 0, ids[:1], 1)])  # says how layers attend
+            check_layers(self.config, self.cache.num_layers, family)
             # Weights are packed for CPUs; int8 would be found to be rounded.
             if self._is_plain_cpu:
                 pack_linears(self.network)
                 if self.batch_invariance is not None:
-                    self._calibrate(ids[0])
+                    self._calibrate(forward_pass)
                 compile_network(self.network)
             actual, windows = self._probe(ids)
+        except UnsupportedModel:
+            raise
         except Exception as error:
             raise UnsupportedModel(f"{family} cannot run on the slot cache ({error!r})") from error
-        if self.cache.num_layers != self.config.num_hidden_layers:
-            raise UnsupportedModel(
-                f"{family} has layers that do not use the slot cache "
-                f"({self.cache.num_layers} of {self.config.num_hidden_layers} do)"
-            )
         found = difference(actual, expected)
         if not found < self._tolerance:
             raise UnsupportedModel(
@@ -283,9 +282,8 @@ class Engine:
         check_boundaries(self.config, windows, reach, name, trusted)
         return self.network
 
-    def _calibrate(self, token_id: int) -> None:
+    def _calibrate(self, forward_pass: Pass) -> None:
         """Calls kernels in shapes that give the same bits in every pass, if there are any."""
-        _, forward_pass = self._run([Chunk(0, 0, [token_id], 1)])  # says how layers attend
         kinds, counts = attention_kinds(forward_pass), self.thread_counts
         self.attention_shapes, self.batch_invariance = calibrate(
             self.network, kinds, self.dtype, counts, self.max_context_length

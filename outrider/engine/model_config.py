@@ -37,6 +37,15 @@ def context_length(config: Any, wanted: int | None, is_draft: bool = False) -> i
     return wanted
 
 
+def check_layers(config: Any, num_cached: int, family: str) -> None:
+    """Refuses layers that keep what they have read elsewhere than in the slot cache."""
+    if num_cached != config.num_hidden_layers:
+        raise UnsupportedModel(
+            f"{family} has layers that do not use the slot cache "
+            f"({num_cached} of {config.num_hidden_layers} do)"
+        )
+
+
 def check_windows(config: Any, seen: set[int], max_context_length: int, name: str) -> None:
     """Refuses a sliding window that the layers do not pass on and that the context exceeds."""
     window = getattr(config, "sliding_window", None)
@@ -50,11 +59,20 @@ def check_windows(config: Any, seen: set[int], max_context_length: int, name: st
 
 
 def check_chunks(config: Any, max_context_length: int, name: str) -> None:
-    """Refuses attention within chunks of a text that the context exceeds."""
+    """Refuses attention that is by places in the pass, where the context exceeds what hides it.
+
+    Llama 4 attends within chunks, and scales queries of layers without rotation by their places.
+    """
     chunk = getattr(config, "attention_chunk_size", None)
     layer_types = getattr(config, "layer_types", None) or ["chunked_attention"]
     if chunk and chunk < max_context_length and "chunked_attention" in layer_types:
         raise UnsupportedModel(
             f"{name}: its attention within chunks of {chunk} tokens is supported only up to "
             f"--max-context-length {chunk}"
+        )
+    scale = getattr(config, "floor_scale", None)
+    if scale and scale <= max_context_length and config.attn_temperature_tuning:
+        raise UnsupportedModel(
+            f"{name}: its attention is scaled from {scale} tokens on, and supported only up to "
+            f"--max-context-length {scale - 1}"
         )

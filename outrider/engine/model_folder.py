@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from outrider.errors import ModelNotFound, UnsupportedModel
@@ -15,13 +15,25 @@ _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _LFS_POINTER = b"version https://git-lfs"
 _LONGEST_REASON = 300  # characters of what transformers says
 
+# Settings of generation_config.json that change what transformers generates, beside those of
+# sampling and of the end, and values that change nothing.
+_NEUTRAL: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("bad_words_ids", "sequence_bias", "stop_strings", "watermarking_config"), ()),
+    **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), ()),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id"), ()),
+    **dict.fromkeys(("exponential_decay_length_penalty", "dola_layers"), ()),
+    **dict.fromkeys(("no_repeat_ngram_size", "min_length", "min_new_tokens"), (0,)),
+    **dict.fromkeys(("repetition_penalty", "guidance_scale", "num_beams"), (1,)),
+}
+
 
 def read_config(folder: str, trust_remote_code: bool = False) -> Any:
     """transformers' configuration of the model in `folder`.
 
     Raises:
         ModelNotFound: there is no such folder, no model in it, or its config.json is broken.
-        UnsupportedModel: the model is quantised or pickled, an adapter, or comes with code.
+        UnsupportedModel: the model is quantised or pickled, an adapter, comes with code, or is
+            no causal language model.
     """
     settings = read_settings(folder)
     _refuse_quantised(folder, settings)
@@ -32,10 +44,15 @@ def read_config(folder: str, trust_remote_code: bool = False) -> Any:
         _refuse_pickles(folder)
     _refuse_pointers(folder)
     try:
-        return AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
         # Configurations check themselves, each in its own way.
         raise ModelNotFound(f"cannot read {folder}/config.json: {told(error)}") from error
+    if not trust_remote_code and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedModel(
+            f"{folder}: of {config.model_type!r} transformers has no causal language model"
+        )
+    return config
 
 
 def read_settings(folder: str, name: str = "config.json") -> dict[str, Any]:
@@ -67,17 +84,32 @@ def eos_token_ids(folder: str, config: Any, vocab_size: int) -> tuple[int, ...]:
     """
     settings = read_settings(folder)
     text = settings.get("text_config")
-    named = [settings, text if isinstance(text, dict) else {}]
-    if (Path(folder) / "generation_config.json").is_file():
-        named.insert(0, read_settings(folder, "generation_config.json"))
+    named = [generation_settings(folder), settings, text if isinstance(text, dict) else {}]
     ids = [token_id for part in named for token_id in _as_list(part.get("eos_token_id"))]
+    if strange := [one for one in ids if not isinstance(one, int)]:
+        raise ModelNotFound(f"{folder} names an eos_token_id that is none: {strange[0]!r}")
     ids = ids or _as_list(getattr(config, "eos_token_id", None))
     return tuple(dict.fromkeys(one for one in ids if 0 <= one < vocab_size))
 
 
-def _as_list(value: Any) -> list[int]:
-    ids = value if isinstance(value, list) else [] if value is None else [value]
-    return [one for one in ids if isinstance(one, int)]
+def generation_settings(folder: str) -> dict[str, Any]:
+    """The content of generation_config.json; {} without one. Raises ModelNotFound."""
+    exists = (Path(folder) / "generation_config.json").is_file()
+    return read_settings(folder, "generation_config.json") if exists else {}
+
+
+def settings_not_applied(folder: str) -> list[str]:
+    """What generation_config.json asks for, and texts here do not heed. Raises ModelNotFound."""
+    settings = generation_settings(folder)
+    return [
+        f"{name} {settings[name]}"
+        for name, neutral in _NEUTRAL.items()
+        if settings.get(name) not in (None, [], *neutral)
+    ]
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [] if value is None else [value]
 
 
 def told(error: Exception) -> str:

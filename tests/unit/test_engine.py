@@ -4,16 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from outrider.engine.attention import Pass, attending, slot_attention
+from outrider.engine.attention_shapes import ANY_SHAPES
 from outrider.engine.chunk import Chunk
 from outrider.engine.chunk_batch import batch_of
 from outrider.engine.device import choose_device, choose_dtype
 from outrider.engine.fused_llama import Layers
+from outrider.engine.kv_cache import SlotCache
 from outrider.engine.model import Engine, EngineOptions
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
 from tests.tiny_models import SUPPORTED_FAMILIES, make_model
@@ -73,12 +78,35 @@ def test_only_the_wanted_rows_come_back(tiny_models: Callable[..., Path]) -> Non
     assert engine.forward([Chunk(0, 9, IDS[9:12], 0)])[0].shape == (0, engine.vocab_size)
 
 
-@pytest.mark.parametrize("family", ["bloom", "gemma2"])
+@pytest.mark.parametrize(
+    ("family", "reason"), [("bloom", "the slot cache .0 of 2 do"), ("gemma2", "with softcap")]
+)
 def test_an_unsupported_family_is_refused_by_name(
-    family: str, tiny_models: Callable[..., Path]
+    family: str, reason: str, tiny_models: Callable[..., Path]
 ) -> None:
-    with pytest.raises(UnsupportedModel, match=family):
+    with pytest.raises(UnsupportedModel, match=f"{family}.*{reason}"):
         engine_of(tiny_models(family))
+
+
+def as_layers_attend(num_tokens: int = 3, **asked: Any) -> Tensor:
+    chunk = Chunk(0, 0, IDS[:num_tokens], 1)
+    forward_pass = Pass([chunk], SlotCache(1, 8), torch.device("cpu"), ANY_SHAPES, together=False)
+    query, key = torch.randn(1, 4, num_tokens, 8), torch.randn(1, 2, num_tokens, 8)
+    layer = SimpleNamespace(layer_idx=0)
+    with attending(forward_pass):
+        return slot_attention(layer, query, key, key, **asked)[0]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "block_indices", "softcap", "never_heard_of"])
+def test_what_a_layer_asks_for_is_heeded_or_refused(name: str) -> None:
+    with pytest.raises(NotImplementedError, match=name):
+        as_layers_attend(**{name: torch.zeros(1)})
+    as_layers_attend(**{name: None}, dropout=0.0, position_ids=torch.zeros(1), use_cache=False)
+
+
+@pytest.mark.parametrize("num_tokens", [1, 3])
+def test_layers_may_view_what_attention_gives(num_tokens: int) -> None:
+    assert as_layers_attend(num_tokens).is_contiguous()
 
 
 def test_an_unknown_model_is_not_found(tmp_path: Path) -> None:

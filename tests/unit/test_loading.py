@@ -67,6 +67,23 @@ def test_a_broken_template_is_told_when_the_model_is_loaded(
     assert "messages are refused: TemplateSyntaxError" in caplog.text
 
 
+def test_settings_that_are_not_applied_are_told_when_the_model_is_loaded(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_model(tmp_path, "llama")
+    (folder / "generation_config.json").write_text('{"repetition_penalty": 1.3}')
+    with caplog.at_level(logging.WARNING):
+        load_served_model(options(folder), lambda what: None)
+    assert "generation_config.json is not heeded in repetition_penalty 1.3" in caplog.text
+
+
+def test_a_broken_generation_config_is_named(tmp_path: Path) -> None:
+    folder = make_model(tmp_path, "llama")
+    (folder / "generation_config.json").write_text("[]")
+    with pytest.raises(ModelNotFound, match=r"generation_config\.json: it is no JSON object"):
+        load_served_model(options(folder), lambda what: None)
+
+
 def test_a_folder_without_a_model_is_told_as_that(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
     with pytest.raises(ModelNotFound, match=r"no config\.json; it has model\.gguf"):

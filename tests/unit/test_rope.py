@@ -149,6 +149,15 @@ def test_attention_within_chunks_is_refused_by_name(tmp_path: Path) -> None:
     check_boundaries(config, set(), 32, "model")
 
 
+def test_attention_scaled_by_places_is_refused_by_name() -> None:
+    config = transformers.Llama4TextConfig(
+        attention_chunk_size=None, floor_scale=32, layer_types=["full_attention"] * 48
+    )
+    with pytest.raises(UnsupportedModel, match=r"from 32 tokens .* --max-context-length 31"):
+        check_boundaries(config, set(), 32, "model")
+    check_boundaries(config, set(), 31, "model")
+
+
 def small_config(family: str, **settings: Any) -> Any:
     class_name = {"gemma3": "Gemma3TextConfig", "qwen3": "Qwen3Config"}.get(
         family, f"{family.capitalize()}Config"

@@ -208,6 +208,13 @@ def test_a_folder_without_a_tokenizer_is_told_in_a_line(tmp_path: Path) -> None:
         read_tokenizer(str(tmp_path))
 
 
+def test_files_that_no_tokenizer_can_be_made_of_are_told_as_that(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "mistral"}')
+    (tmp_path / "tekken.json").write_text("{}")
+    with pytest.raises(ModelNotFound, match=r"has no tokenizer\.json, and none can be made of its"):
+        read_tokenizer(str(tmp_path))
+
+
 def test_a_tokenizer_without_a_fast_version_is_unsupported(tmp_path: Path) -> None:
     (tmp_path / "vocab.json").write_text(json.dumps({"<unk>": 0, "a</w>": 1}))
     (tmp_path / "merges.txt").write_text("#version: 0.2\n")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import LlamaConfig
 
-from outrider.engine.model_folder import eos_token_ids
+from outrider.engine.model_folder import eos_token_ids, settings_not_applied
 from outrider.engine.weights import load_model
 from outrider.errors import ModelNotFound, OutriderError, UnsupportedModel
 
@@ -183,7 +183,6 @@ def test_of_a_known_family_the_folders_code_is_not_run(folder: Path) -> None:
         (7, None, (7,)),
         (None, None, (2,)),  # the family's
         ([3, 300], -1, (3,)),  # others are no tokens of this model
-        ([[3]], "4", (2,)),
     ],
 )
 def test_texts_end_at_what_either_file_names(
@@ -192,6 +191,36 @@ def test_texts_end_at_what_either_file_names(
     change_config(folder, eos_token_id=config)
     (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": generation}))
     assert eos_token_ids(str(folder), LlamaConfig(), vocab_size=300) == expected
+
+
+@pytest.mark.parametrize("strange", ["2", [[3]], 2.5])
+def test_an_end_that_is_no_token_is_refused(folder: Path, strange: Any) -> None:
+    change_config(folder, eos_token_id=strange)
+    with pytest.raises(ModelNotFound, match="eos_token_id"):
+        eos_token_ids(str(folder), LlamaConfig(), vocab_size=300)
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"repetition_penalty": 1.05, "temperature": 0.6}, ["repetition_penalty 1.05"]),
+        ({"suppress_tokens": [7], "forced_bos_token_id": 0}, None),
+        ({"repetition_penalty": 1.0, "num_beams": 1, "suppress_tokens": []}, []),
+        ({"min_new_tokens": 0, "bad_words_ids": None, "eos_token_id": 2}, []),
+    ],
+)
+def test_settings_that_are_not_applied_are_named(
+    folder: Path, settings: dict[str, Any], expected: list[str] | None
+) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    everything = [f"{name} {value}" for name, value in settings.items()]
+    assert settings_not_applied(str(folder)) == (everything if expected is None else expected)
+
+
+@pytest.mark.parametrize("family", ["t5", "qwen2_vl", "modernbert"])
+def test_a_family_without_a_causal_language_model_is_refused(folder: Path, family: str) -> None:
+    (folder / "config.json").write_text(json.dumps({"model_type": family}))
+    assert f"of {family!r} transformers has no causal language model" in refusal(folder)
 
 
 def test_texts_end_as_config_says_where_there_is_no_other_file(folder: Path) -> None:
