@@ -11,6 +11,7 @@ mean the same. A flag beats the environment, which beats the file. The file is
 
 from __future__ import annotations
 
+import errno
 import functools
 import math
 import signal
@@ -37,6 +38,9 @@ DEFAULT_DRAIN_SECONDS = 25.0
 DEFAULT_IDLE_SECONDS = 120.0
 
 PORT = click.IntRange(0, 65535)
+
+# Beyond any machine. Of tens of thousands of threads the process would die without a word.
+THREADS = click.IntRange(1, 1024)
 
 
 class FiniteRange(click.FloatRange):
@@ -210,7 +214,7 @@ def run_options(
             default=default,
             help=f"Precision of {whose}; auto takes what the hardware is fast in.",
         ),
-        click.option(f"--{prefix}threads", type=at_least_one, help=f"CPU threads of {whose}."),
+        click.option(f"--{prefix}threads", type=THREADS, help=f"CPU threads of {whose}."),
         click.option(
             f"--{prefix}slots",
             type=at_least_one,
@@ -263,4 +267,9 @@ def run_group(group: click.Group, arguments: Sequence[str] | None = None) -> Non
         group.main(arguments, prog_name="outrider")
     except OutriderError as error:
         click.echo(f"error: {error.message}", err=True)
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        click.echo(f"error: cannot write: {error.strerror}", err=True)
         raise SystemExit(1) from None

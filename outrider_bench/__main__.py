@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from outrider.config import DTYPES, run_command
+from outrider.config import DTYPES, THREADS, run_command
 from outrider_bench import RESULTS, SECTION_NAMES
 
 _WIDTH = 140  # of tables that go into a file
@@ -24,7 +24,7 @@ _WIDTH = 140  # of tables that go into a file
 @click.option("--device", default="auto", show_default=True, help="Device of both models.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto", help="Of the target.")
 @click.option("--draft-dtype", type=click.Choice(DTYPES), default="auto", help="Of the draft.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True,
+@click.option("--threads", type=THREADS, default=1, show_default=True,
               help="Of each model, and cores of each simulated host.")  # fmt: skip
 @click.option("--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path),
               help="A file with a prompt in each line.  [default: 26 of our own]")  # fmt: skip

@@ -282,3 +282,22 @@ def test_a_model_has_a_name(
 ) -> None:
     assert run(group, "draft", "--model", name) == 2
     assert "'--model': a model has a name" in capsys.readouterr().err
+
+
+def test_more_threads_than_any_machine_has_are_refused(
+    group: click.Group, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(group, "draft", "--threads", "100000") == 2
+    assert "100000 is not in the range 1<=x<=1024" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_an_error_not_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    group = click.Group()
+
+    @group.command()
+    def show() -> None:
+        with open("/dev/full", "w") as full:
+            full.write("a model")
+
+    assert run(group, "show") == 1
+    assert capsys.readouterr().err == "error: cannot write: No space left on device\n"
