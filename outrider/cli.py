@@ -89,8 +89,11 @@ def up(
     host: str, port: int, draft_port: int, target_port: int, drain_seconds: float, **settings: Any
 ) -> None:
     """Run draft, target and orchestrator on this machine until Ctrl-C."""
+    ports = (port, draft_port, target_port)
+    chosen = [number for number in ports if number]  # 0 is any that is free
+    if len(set(chosen)) < len(chosen):
+        raise click.UsageError("--port, --draft-port and --target-port must differ")
     try:
-        ports = (port, draft_port, target_port)
         with local_pair(settings, ports, host, drain_seconds) as (address, processes):
             click.echo(f"ready {address}")
             with Client(dialable(address)) as client:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import errno
 import functools
+import io
 import math
 import signal
 import sys
@@ -263,6 +264,8 @@ def _run(command: click.Command, handlers: Mapping[signal.Signals, Callable[...,
 
 def run_group(group: click.Group, arguments: Sequence[str] | None = None) -> None:
     """Runs a command; a user's mistake ends it with `error: ...` and status 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # it may know ASCII only
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         group.main(arguments, prog_name="outrider")
     except OutriderError as error:

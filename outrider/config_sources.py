@@ -10,7 +10,7 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ EXIT_WITH_PARENT = "OUTRIDER_EXIT_WITH_PARENT"
 
 _OTHER_VARIABLES = ("OUTRIDER_CONFIG", "OUTRIDER_CACHE", EXIT_WITH_PARENT)
 
-# What Kubernetes sets in every pod for a Service whose name begins with "outrider".
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$")
 
 # Where a command finds the path of the file in its context's `meta`.
@@ -93,20 +92,32 @@ def _known(group: click.Command) -> dict[str, dict[str, click.Parameter]]:
     }
 
 
+def drop_service_links(environment: MutableMapping[str, str]) -> None:
+    """Takes out what Kubernetes sets in every pod for a Service named "outrider..."
+
+    For one named "outrider-target" it is OUTRIDER_TARGET_PORT=tcp://..., among others.
+    """
+    for name, value in list(environment.items()):
+        is_ours = name.startswith(f"{ENVIRONMENT_PREFIX}_")
+        is_address = value.startswith(("tcp://", "udp://"))
+        if is_ours and (is_address or _SERVICE_LINK.search(name)):
+            del environment[name]
+
+
 def check_variables(environment: Mapping[str, str], group: click.Command) -> None:
     """Raises ConfigurationError for a variable OUTRIDER_... that means nothing."""
     known = _known(group)
-    for name, value in environment.items():
+    for name in environment:
         if not name.startswith(f"{ENVIRONMENT_PREFIX}_") or name in _OTHER_VARIABLES:
             continue
-        section, _, setting = name.removeprefix(f"{ENVIRONMENT_PREFIX}_").lower().partition("_")
-        if section in SECTIONS and (not known.get(section) or setting in known[section]):
+        own_name = name.removeprefix(f"{ENVIRONMENT_PREFIX}_")
+        section, _, setting = own_name.lower().partition("_")
+        is_elsewhere = not known.get(section)  # where it is looked at more closely
+        if section in SECTIONS and setting and (is_elsewhere or setting in known[section]):
             continue
-        if _SERVICE_LINK.search(name) or value.startswith(("tcp://", "udp://")):
-            continue
-        names = [f"{ENVIRONMENT_PREFIX}_{s}_{n}".upper() for s in known for n in known[s]]
-        close = difflib.get_close_matches(name, [*names, *_OTHER_VARIABLES[:2]], n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
+        names = [f"{s}_{n}".upper() for s in known for n in known[s]]
+        close = difflib.get_close_matches(own_name, [*names, "CONFIG", "CACHE"], n=1)
+        hint = f"; did you mean {ENVIRONMENT_PREFIX}_{close[0]}?" if close else ""
         raise ConfigurationError(f"unknown environment variable {name}{hint}")
 
 
@@ -124,6 +135,7 @@ def config_option() -> click.Option:
 
 
 def _apply_file(context: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    drop_service_links(os.environ)
     check_variables(os.environ, context.command)
     path = Path(value or DEFAULT_CONFIG_FILE)
     if value is not None or path.is_file():

@@ -172,6 +172,12 @@ def test_up_refuses_an_impossible_port(flag: str, service: ScriptedService) -> N
     assert flag in result.stderr
 
 
+def test_up_refuses_one_port_for_two_services(service: ScriptedService) -> None:
+    result = outrider("up", "--port", "50099", "--target-port", "50099")
+    assert result.exit_code == 2
+    assert "--port, --draft-port and --target-port must differ" in result.stderr
+
+
 def test_services_of_up_find_the_file_that_config_names(service: ScriptedService) -> None:
     Path("mine.toml").write_text("[target]\nslots = 1\n")
     stand_in = "import os, sys\nsys.exit('error: told of ' + os.environ['OUTRIDER_CONFIG'])\n"

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +184,7 @@ def test_an_error_in_a_variable_names_it(
         ("OUTRIDER_VERSION", ""),
         ("OUTRIDER_DRAFT_HELP", ""),
         ("OUTRIDER_PORT", ""),
+        ("OUTRIDER_TARGET", ""),  # OUTRIDER_ORCHESTRATOR_TARGET is meant
     ],
 )
 def test_an_unknown_variable_is_an_error(
@@ -209,6 +211,7 @@ def test_an_unknown_variable_is_an_error(
         ("OUTRIDER_SERVICE_PORT_GRPC", "50051"),
         ("OUTRIDER_PORT", "tcp://10.0.0.1:50051"),
         ("OUTRIDER_DRAFT_PORT_50052_TCP_ADDR", "10.0.0.1"),
+        ("OUTRIDER_DRAFT_PORT", "tcp://10.0.0.1:50052"),  # named as a setting of ours is
     ],
 )
 def test_what_others_know_is_left_to_them(
@@ -297,3 +300,17 @@ def test_a_full_disk_is_an_error_not_a_traceback(capsys: pytest.CaptureFixture[s
 
     assert run(group, "show") == 1
     assert capsys.readouterr().err == "error: cannot write: No space left on device\n"
+
+
+def test_what_a_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text is not cut off at its first letter with an accent."""
+    written = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
+    group = click.Group()
+
+    @group.command()
+    def show() -> None:
+        print("na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve", flush=True)
+
+    assert run(group, "show") == 0
+    assert written.getvalue() == b"na\\xefve\n"
