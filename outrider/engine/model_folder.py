@@ -123,7 +123,7 @@ def told(error: Exception) -> str:
 def _refuse_quantised(folder: str, settings: dict[str, Any]) -> None:
     text = settings.get("text_config")
     for part in (settings, text if isinstance(text, dict) else {}):
-        for key in ("quantization_config", "compression_config"):
+        for key in ("quantization_config", "compression_config", "quantization"):
             if part.get(key):
                 method = part[key].get("quant_method", key) if isinstance(part[key], dict) else key
                 raise UnsupportedModel(

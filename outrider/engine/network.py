@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
 from outrider.engine.attention import (
@@ -26,7 +28,8 @@ class TransformersNetwork(nn.Module):
         model.set_attn_implementation(IMPLEMENTATION)
         rotate_by_sequence(model, current_text_lengths)
         # Some look for padding, to warn of it, and wait for the device. Here is none.
-        model.config.pad_token_id = None
+        with suppress(StrictDataclassError):  # of families that must have one
+            model.config.pad_token_id = None
         self.model = model
 
     def forward(self, token_ids: Tensor, forward_pass: ForwardPass, rows: Tensor) -> Tensor:

@@ -50,10 +50,11 @@ class TokenSequence:
 
     def check_tokens(self, token_ids: Sequence[int]) -> None:
         """Raises InvalidToken if an id is outside the vocabulary."""
-        if self._vocab_size is not None and token_ids and max(token_ids) >= self._vocab_size:
+        highest = max(token_ids, default=0)
+        if self._vocab_size is not None and highest >= self._vocab_size:
             raise InvalidToken(
-                "a token id is outside the model's vocabulary",
-                token_id=str(max(token_ids)),
+                f"token {highest} is outside the model's vocabulary of {self._vocab_size}",
+                token_id=str(highest),
                 vocab_size=str(self._vocab_size),
             )
 

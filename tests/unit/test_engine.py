@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, ModernBertDecoderConfig
 
 from outrider.engine.attention import Pass, attending, slot_attention
 from outrider.engine.attention_shapes import ANY_SHAPES
@@ -20,6 +20,7 @@ from outrider.engine.device import choose_device, choose_dtype
 from outrider.engine.fused_llama import Layers
 from outrider.engine.kv_cache import SlotCache
 from outrider.engine.model import Engine, EngineOptions
+from outrider.engine.network import TransformersNetwork
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
 from tests.tiny_models import SUPPORTED_FAMILIES, make_model
 
@@ -86,6 +87,13 @@ def test_an_unsupported_family_is_refused_by_name(
 ) -> None:
     with pytest.raises(UnsupportedModel, match=f"{family}.*{reason}"):
         engine_of(tiny_models(family))
+
+
+def test_a_family_that_must_know_a_padding_token_keeps_it() -> None:
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+    config = ModernBertDecoderConfig(vocab_size=9, intermediate_size=8, pad_token_id=3, **sizes)
+    network = TransformersNetwork(AutoModelForCausalLM.from_config(config))
+    assert network.model.config.pad_token_id == 3
 
 
 def as_layers_attend(num_tokens: int = 3, **asked: Any) -> Tensor:

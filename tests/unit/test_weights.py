@@ -124,6 +124,11 @@ def test_quantised_weights_are_refused_by_name(folder: Path, method: str) -> Non
     assert f"quantised ({method})" in refusal(folder)
 
 
+def test_weights_that_mlx_quantised_are_refused_by_name(folder: Path) -> None:
+    change_config(folder, quantization={"group_size": 64, "bits": 4})
+    assert "is quantised" in refusal(folder)
+
+
 @pytest.mark.parametrize(("dtype", "kind"), [(torch.int8, "I8"), (torch.float8_e4m3fn, "F8_E4M3")])
 def test_weights_in_eight_bits_are_quantised_whatever_the_config_says(
     folder: Path, dtype: torch.dtype, kind: str
