@@ -6,11 +6,13 @@ Otherwise nothing: OpenTelemetry is not imported, and a span is an empty context
 from __future__ import annotations
 
 import os
+import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
+from urllib.parse import urlsplit
 
 import grpc
 
@@ -22,6 +24,9 @@ _EXPORTERS = ("otlp", "console", "none")
 _ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
 _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+
+_FILES = re.compile(r"OTEL_EXPORTER_OTLP_(TRACES_)?(CERTIFICATE|CLIENT_CERTIFICATE|CLIENT_KEY)")
+_NUMBERS = re.compile(r"OTEL_BSP_\w+")
 
 # Seconds for the last spans at the end; a collector that is away would take ten.
 _LONGEST_FLUSH = 1.0
@@ -78,6 +83,7 @@ def configure(service_name: str) -> None:
         return
     if exporter == "otlp":
         _check_protocol()
+    _check_values(os.environ)
     try:
         use(_make_provider(service_name, exporter))
     except ImportError as error:
@@ -95,6 +101,28 @@ def _check_protocol() -> None:
             if protocol != "grpc":
                 raise ConfigurationError(f"{name} is {protocol!r}; known: grpc")
             return
+
+
+def _check_values(environment: Mapping[str, str]) -> None:
+    """Refuses what OpenTelemetry would replace by something else, in its log at most."""
+    for name, value in environment.items():
+        if not value:
+            continue
+        if name in _ENDPOINTS and not _is_endpoint(value):
+            raise ConfigurationError(f"{name} is {value!r}; write http://HOST:PORT")
+        if _FILES.fullmatch(name) and not os.access(value, os.R_OK):
+            raise ConfigurationError(f"{name} is {value!r}, which cannot be read")
+        if _NUMBERS.fullmatch(name) and not value.strip().isdecimal():
+            raise ConfigurationError(f"{name} is {value!r}, which is not a whole number")
+
+
+def _is_endpoint(value: str) -> bool:
+    """Whether it is a URL with http or https, or HOST:PORT."""
+    try:
+        url = urlsplit(value if "://" in value else f"//{value}")
+        return url.scheme in ("", "http", "https") and bool(url.hostname) and url.port != 0
+    except ValueError:  # a port that is none
+        return False
 
 
 def _make_provider(service_name: str, exporter: str) -> Any:

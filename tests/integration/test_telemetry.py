@@ -177,6 +177,33 @@ def test_a_protocol_other_than_grpc_is_refused_by_name(
     assert telemetry.is_on()
 
 
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "::::"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:port"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "ftp://collector"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/no/such/file.pem"),
+        ("OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "/no/such/file.pem"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "5s"),
+    ],
+)
+def test_what_opentelemetry_would_replace_is_refused_by_name(
+    environment: pytest.MonkeyPatch, variable: str, value: str
+) -> None:
+    environment.setenv("OTEL_TRACES_EXPORTER", "otlp")
+    environment.setenv(variable, value)
+    with pytest.raises(ConfigurationError, match=f"^{variable} is '{value}'"):
+        telemetry.configure("outrider-test")
+
+
+@pytest.mark.parametrize("endpoint", ["http://collector", "https://[::1]:4317", "collector:4317"])
+def test_endpoints_may_be_urls_or_addresses(environment: pytest.MonkeyPatch, endpoint: str) -> None:
+    environment.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
+    telemetry.configure("outrider-test")
+    assert telemetry.is_on()
+
+
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_PROPAGATORS"])
 def test_a_value_that_opentelemetry_does_not_take_is_refused_at_the_start(variable: str) -> None:
     """In a process of its own: OpenTelemetry reads some of them when it is imported."""
