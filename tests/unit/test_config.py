@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib
-import io
 from pathlib import Path
 from typing import Any
 
@@ -288,29 +287,3 @@ def test_a_model_has_a_name(
 ) -> None:
     assert run(group, "draft", "--model", name) == 2
     assert "'--model': a model has a name" in capsys.readouterr().err
-
-
-def test_a_full_disk_is_an_error_not_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    group = click.Group()
-
-    @group.command()
-    def show() -> None:
-        with open("/dev/full", "w") as full:
-            full.write("a model")
-
-    assert run(group, "show") == 1
-    assert capsys.readouterr().err == "error: cannot write: No space left on device\n"
-
-
-def test_what_a_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A text is not cut off at its first letter with an accent."""
-    written = io.BytesIO()
-    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(written, encoding="ascii"))
-    group = click.Group()
-
-    @group.command()
-    def show() -> None:
-        print("na\N{LATIN SMALL LETTER I WITH DIAERESIS}ve", flush=True)
-
-    assert run(group, "show") == 0
-    assert written.getvalue() == b"na\\xefve\n"
