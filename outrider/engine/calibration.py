@@ -94,7 +94,7 @@ def calibrate(
     """Chooses the rows of all products and activations of `network`, and attention's shapes.
 
     If a kernel has none that keep their bits, any shapes are returned and `network` stays as it
-    is.
+    is. Beside experts, whose products cannot be chosen, the others are.
 
     Args:
         kinds: how its layers attend.
@@ -120,7 +120,23 @@ def calibrate(
     use_one_thread(network)
     for layer, rows in chosen:
         layer.use(rows)
+    if has_experts(network):
+        return attention.shapes, BatchInvariance(holds=False)
     return attention.shapes, BatchInvariance(True, across_threads=across_threads)
+
+
+def has_experts(network: nn.Module) -> bool:
+    """Whether a packed network has weights of products that are no linear layers.
+
+    Experts have, and their routers. How many tokens an expert gets is up to all tokens of the
+    pass, so that its products have any number of rows.
+    """
+    return any(
+        parameter.dim() > 1
+        for module in network.modules()
+        if not isinstance(module, nn.Embedding) and "Norm" not in type(module).__name__
+        for parameter in module.parameters(recurse=False)
+    )
 
 
 def find_layer(layer: RowLinear, thread_counts: Sequence[int]) -> FoundRows | None:

@@ -5,16 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import transformers
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from outrider.engine.attention_shapes import AttentionShapes
-from outrider.engine.calibration import find_layer
+from outrider.engine.calibration import AttentionKind, calibrate, find_layer, has_experts
 from outrider.engine.chunk import Chunk
 from outrider.engine.model import Engine, EngineOptions
+from outrider.engine.network import networks_for
 from outrider.engine.packed_linear import (
     Float16Linear,
     fbgemm_is_available,
@@ -64,6 +67,30 @@ def test_no_bit_depends_on_the_pass(
 ) -> None:
     engine = Engine(EngineOptions(str(tiny_models(family)), "cpu", dtype, slots=1))
     check_same_bits(engine, ids_of(1), WIDTHS)
+
+
+@pytest.mark.parametrize(
+    ("family", "settings", "expected"),
+    [
+        ("Mixtral", {"num_local_experts": 2}, True),
+        ("Qwen3Moe", {"num_experts": 2, "moe_intermediate_size": 8, "head_dim": 8}, True),
+        ("Cohere", {"use_qk_norm": True}, False),  # norms of several heads
+        ("OPT", {"word_embed_proj_dim": 16, "ffn_dim": 8}, False),
+    ],
+)
+def test_nothing_is_claimed_of_experts(
+    family: str, settings: dict[str, Any], expected: bool
+) -> None:
+    sizes = {"num_hidden_layers": 1, "num_attention_heads": 2, "hidden_size": 16}
+    settings |= {"vocab_size": 9, "intermediate_size": 8, "pad_token_id": 0}
+    config = getattr(transformers, f"{family}Config")(**sizes, **settings)
+    *_, build = networks_for(config, is_whole=True, on_gpu=False)
+    network = build(AutoModelForCausalLM.from_config(config), 64)
+    pack_linears(network)
+    assert has_experts(network) == expected
+    kinds = [AttentionKind(1, 2, 8)]
+    _, claim = calibrate(network, kinds, torch.float32, [1], 64)
+    assert not (claim.holds and expected)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
