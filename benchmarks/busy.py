@@ -1,15 +1,15 @@
 """What a token takes beside another program that computes on every core, and within a CPU quota.
 
-    python -m benchmarks.busy [--max-new-tokens 48] [--fixed-texts 1] [--no-quota]
+    python -m benchmarks.busy [--max-new-tokens 48] [--fixed-texts 1] [--rounds 4] [--no-quota]
 
 The pair as `outrider up` starts it, with threads that adapt and with as many always (`fixed`):
-on a quiet machine in turn, then beside a program that multiplies matrices with a thread on each
-core, at niceness 0, 5 and 10. Medians of five texts after the first. Fixed threads are slow there:
-they get `--fixed-texts` texts after the first, of 8 tokens. All the while each service is asked
-for its health, twenty times a second, and so is a server that does nothing else (`bare`): what
-the machine itself keeps a process waiting. Then the pair in a control group with the quota of one
-core, with the threads that it takes by itself, beside `--threads 1` (needs permission to make
-control groups).
+on a quiet machine in turn, for `--rounds` of all prompts without their drafts, then beside a
+program that multiplies matrices with a thread on each core, at niceness 0, 5 and 10. Medians of
+five texts after the first. Fixed threads are slow there: they get `--fixed-texts` texts after the
+first, of 8 tokens. All the while each service is asked for its health, twenty times a second, and
+so is a server that does nothing else (`bare`): what the machine itself keeps a process waiting.
+Then the pair in a control group with the quota of one core, with the threads that it takes by
+itself, beside `--threads 1` (needs permission to make control groups).
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from outrider.client import Client
 from outrider.cores import available_cores
+from outrider.engine.threads import AdaptiveThreads
 from outrider.local_pair import share_cores
 from outrider.processes import running_system
 from outrider_bench.prompts import read_prompts
@@ -90,26 +91,32 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("--fixed-texts", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--no-quota", action="store_true")
     args = parser.parse_args()
     prompts = read_prompts(None)[: NUM_TEXTS + 1]
-    figures = busy_machine(prompts, args.max_new_tokens, args.fixed_texts)
+    figures = busy_machine(prompts, args)
     if not args.no_quota:
         figures["quota_of_one_core"] = quota(prompts, args.max_new_tokens)
     print(write_result("busy", vars(args), **figures))
 
 
-def busy_machine(prompts: list[str], num_tokens: int, num_fixed: int) -> dict[str, Any]:
+def busy_machine(prompts: list[str], args: argparse.Namespace) -> dict[str, Any]:
+    num_tokens = args.max_new_tokens
     with ExitStack() as stack:
         adaptive = System(stack)
         fixed = System(stack, no_adapt_threads=True)
         quiet = in_turn([adaptive, fixed], prompts, num_tokens)
         # Without the draft, whose policy goes its own way in each of the two.
-        alone = in_turn([adaptive, fixed], 2 * prompts, num_tokens, num_speculative_tokens=0)
+        many = args.rounds * prompts
+        alone = in_turn([adaptive, fixed], many, num_tokens, num_speculative_tokens=0)
         figures: dict[str, Any] = {
             "quiet": {"adaptive_ms": quiet[0], "fixed_ms": quiet[1]},
             "quiet_target_alone": {"adaptive_ms": alone[0], "fixed_ms": alone[1]},
-            "cost_of_adapting": round(alone[0] / alone[1] - 1, 4),
+            "cost_of_adapting": {
+                "measured": round(alone[0] / alone[1] - 1, 4),
+                "computed": round(1e3 * seconds_of_adapting() / alone[1], 6),
+            },
             "beside": {},
         }
         print(figures)
@@ -118,7 +125,7 @@ def busy_machine(prompts: list[str], num_tokens: int, num_fixed: int) -> dict[st
             with program(niceness), asked_for_health(adaptive) as waits:
                 found = [adaptive.text(prompt, num_tokens) for prompt in prompts]
             with program(niceness):
-                times = [fixed.text(prompt, 8)[0] for prompt in prompts[: num_fixed + 1]]
+                times = [fixed.text(prompt, 8)[0] for prompt in prompts[: args.fixed_texts + 1]]
             ms = statistics.median(took for took, _ in found[1:])
             row = {
                 "adaptive_ms": round(ms, 1),
@@ -134,6 +141,16 @@ def busy_machine(prompts: list[str], num_tokens: int, num_fixed: int) -> dict[st
             figures["beside"][f"niceness {niceness}"] = row
             print(niceness, row)
     return figures
+
+
+def seconds_of_adapting(num_passes: int = 10_000) -> float:
+    """What it takes a pass to be noted, and whether a change is due."""
+    chosen = AdaptiveThreads({2: 0.02, 1: 0.03}, current=2)
+    began = time.perf_counter()
+    for _ in range(num_passes):
+        chosen.change(between_texts=False)
+        chosen.observe(5, 0.02)
+    return (time.perf_counter() - began) / num_passes
 
 
 def in_turn(
