@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import NamedTuple
 
 import torch
@@ -50,8 +50,12 @@ _QUERY_GRID = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
 _TYPICAL_QUERIES = (1, 3, 5, 9, 40)
 
 _NUM_FINE_KEYS = (KEY_BLOCK, 384, 256, 128, KEY_STEP, 0)
-# Numbers of visible keys on both sides of those that steps and blocks end at.
-_VISIBLE_KEYS = (1, 64, 66, 190, 256, 258, 384, 390, 512, 514, 770, 1000, 4000)
+# Numbers of visible keys: at the ends of steps and blocks, so that a query alone sees fewer keys
+# than one of a piece that reaches further, and between them.
+_VISIBLE_KEYS = (
+    *(1, 66, *range(KEY_STEP, KEY_BLOCK + 1, KEY_STEP), 514, 640, 770, 896, 1000, 1024),
+    *(4000, 4032),
+)
 
 
 class AttentionKind(NamedTuple):
@@ -144,7 +148,7 @@ def find_layer(layer: RowLinear, thread_counts: Sequence[int]) -> FoundRows | No
     num_weights = layer.out_features * layer.in_features
     grid = _grid_within(_MOST_FLOPS / (2 * num_weights))
     generator = torch.Generator().manual_seed(0)
-    rows = torch.randn(grid[-1], layer.in_features, generator=generator)
+    rows = _rough((grid[-1], layer.in_features), generator)
     if layer.dtype != torch.float32 and num_weights <= _LARGEST_STAND_IN:
         layer, rows = _stand_in(layer, generator), _doubled(rows)
     return find_rows([Probe(layer.multiply, rows.to(layer.dtype))], grid, thread_counts)
@@ -168,11 +172,17 @@ def _grid_within(budget: float) -> Sequence[int]:
 
 def _stand_in(layer: RowLinear, generator: torch.Generator) -> RowLinear:
     """A layer of the same kind whose products with doubled rows are all rounding error."""
-    half = torch.randn(min(layer.out_features, 64), layer.in_features // 2, generator=generator)
+    half = _rough((min(layer.out_features, 64), layer.in_features // 2), generator)
     some = torch.cat((half, -half, half.new_zeros(len(half), layer.in_features % 2)), dim=1)
     weight = some.repeat(-(-layer.out_features // len(some)), 1)[: layer.out_features]
     bias = torch.zeros(layer.out_features, dtype=layer.dtype) if layer.has_bias else None
     return type(layer)(weight.to(layer.dtype).contiguous(), bias)
+
+
+def _rough(size: Sequence[int], generator: torch.Generator, most: int = 6) -> Tensor:
+    """Numbers of many magnitudes, so that sums are rounded even of factors with few digits."""
+    exponents = torch.randint(-most, most + 1, tuple(size), generator=generator)
+    return torch.randn(tuple(size), generator=generator) * 2.0**exponents
 
 
 def _doubled(rows: Tensor) -> Tensor:
@@ -196,7 +206,11 @@ def find_attention(
     attentions = [
         _Attention(kind, dtype, most, is_flat) for kind in kinds for is_flat in (False, True)
     ]
-    probes = [Probe(attention.first_keys, attention.queries) for attention in attentions]
+    probes = [
+        Probe(partial(attention.first_keys, length), attention.queries)
+        for attention in attentions
+        for length in range(KEY_STEP, KEY_BLOCK + 1, KEY_STEP)
+    ]
     found = find_rows(probes, sorted(grid), thread_counts, max(groups), typical)
     if found is None:
         return None
@@ -228,8 +242,9 @@ class _Attention:
         generator = torch.Generator().manual_seed(0)
         _, num_heads, size = kind
         longest = -(-(_VISIBLE_KEYS[-1] + num_rows) // KEY_BLOCK) * KEY_BLOCK
-        queries = _doubled(torch.randn(num_rows, num_heads, size, generator=generator))
-        keys, values = torch.randn(2, 1, num_heads, longest, size, generator=generator)
+        queries = _doubled(_rough((num_rows, num_heads, size), generator, 3))
+        keys = _rough((1, num_heads, longest, size), generator, 3)
+        values = _rough((1, num_heads, longest, size), generator)
         keys[..., size // 2 : size // 2 * 2] = -keys[..., : size // 2]
         # So large that the rounding error of a score changes what it weighs.
         self.queries = (0 * queries if is_flat else 1000 * queries).to(dtype)
@@ -237,9 +252,9 @@ class _Attention:
         self._values = values.to(dtype)
         self._is_flat = is_flat
 
-    def first_keys(self, queries: Tensor) -> Tensor:
-        """Attention of [num_rows, num_heads, head_dim] to the first keys."""
-        return self._attend(queries, 2 * KEY_STEP, 100)
+    def first_keys(self, length: int, queries: Tensor) -> Tensor:
+        """Attention of [num_rows, num_heads, head_dim] to the first keys but for some."""
+        return self._attend(queries, length, length - KEY_STEP // 2)
 
     def by_keys(self, shapes: AttentionShapes, max_length: int) -> Tensor | None:
         """What queries that see more and more keys get; None if it depends on the shape."""

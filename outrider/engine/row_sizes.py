@@ -102,8 +102,9 @@ def find_rows(
             found.append([_classes(probe, grid) for probe in probes])
     joint: dict[tuple[int, ...], list[int]] = {}
     for size in grid:
-        key = tuple(classes.of[size] for by_probe in found for classes in by_probe)
-        joint.setdefault(key, []).append(size)
+        numbers = [classes.of.get(size) for by_probe in found for classes in by_probe]
+        if None not in numbers:
+            joint.setdefault(tuple(filter(None, numbers)), []).append(size)
     candidates = [RowSizes(tuple(sizes)) for sizes in joint.values() if sizes[-1] >= at_least]
     for candidate in sorted(candidates, key=lambda each: sum(map(each.cost, typical))):
         most = candidate.sizes[-1]
@@ -120,39 +121,46 @@ def find_rows(
 
 @dataclass(slots=True)
 class _Classes:
-    """`of[size]` is the number of a size's class, `outputs[number]` what its largest size gives."""
+    """`of[size]` is the number of a size's class, from 1, `outputs` what the largest ones give."""
 
     of: dict[int, int]
     outputs: list[Tensor]
 
     def output(self, size: int) -> Tensor:
-        return self.outputs[self.of[size]][:size]
+        return self.outputs[self.of[size] - 1][:size]
 
 
 def _classes(probe: Probe, grid: Sequence[int]) -> _Classes:
-    """The classes among the sizes of `grid`.
+    """The classes among the sizes of `grid` that give rows the same bits at other places.
 
-    Each size computes the first rows at other places and among other neighbours, so that a
-    kernel that treats the last rows of a call differently is not mistaken for one that does not.
+    A kernel may treat the last rows of a call differently, or of what each thread has of it.
     """
     classes = _Classes({}, [])
     for size in grid:
-        order = torch.arange(size).roll(size // 2)
-        output = probe.compute(probe.rows[order])[order.argsort()]
+        order = _elsewhere(size)
+        output = probe.compute(probe.rows[:size])
+        if not same_bits(probe.compute(probe.rows[order])[order.argsort()], output):
+            continue
         for number, expected in enumerate(classes.outputs):
             if same_bits(output[: len(expected)], expected):
-                classes.of[size], classes.outputs[number] = number, output
+                classes.of[size], classes.outputs[number] = number + 1, output
                 break
         else:
-            classes.of[size] = len(classes.outputs)
             classes.outputs.append(output)
+            classes.of[size] = len(classes.outputs)
     return classes
+
+
+def _elsewhere(size: int) -> Tensor:
+    """A random order of `size` rows in which each is at another's place."""
+    order = torch.randperm(size, generator=torch.Generator().manual_seed(size))
+    return order.roll(1)[order.argsort()]
 
 
 def _are_independent(probe: Probe, size: int, count: int) -> bool:
     """Whether rows keep their bits at other places and among other neighbours."""
     rows = probe.rows[:size]
-    order = torch.arange(size).roll(1)
+    order = _elsewhere(size)
     others = rows[order]
     others[order % 2 == 1] *= -7
     with num_threads(count):

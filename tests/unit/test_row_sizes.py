@@ -142,6 +142,36 @@ def test_keys_are_filled_up_to_whole_blocks_where_nothing_else_keeps_bits(
     assert found.shapes.num_fine_keys == 0
 
 
+def test_an_order_of_adding_up_shows_in_half_precision_too(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    attend = calibration.scaled_dot_product_attention
+
+    def reversed_between(
+        queries: Tensor, keys: Tensor, values: Tensor, attn_mask: Tensor
+    ) -> Tensor:
+        if 256 < keys.shape[2] < KEY_BLOCK:
+            keys, values, attn_mask = keys.flip(2), values.flip(2), attn_mask.flip(1)
+        return attend(queries, keys, values, attn_mask=attn_mask)
+
+    monkeypatch.setattr(calibration, "scaled_dot_product_attention", reversed_between)
+    find_attention = calibration.find_attention.__wrapped__
+    found = find_attention((calibration.AttentionKind(2, 1, 16),), torch.bfloat16, (1,), 10_000)
+    assert found is None or found.shapes.num_fine_keys <= 256
+
+
+def test_rows_at_the_ends_of_what_each_thread_has_are_noticed() -> None:
+    """As of MKL's products with AVX2 and two threads, which part the rows in halves of fours."""
+
+    def order(num_rows: int, place: int) -> int:
+        part = -(-num_rows // 2) if num_rows > 8 else num_rows
+        return int(place % part >= part // 4 * 4)
+
+    found = found_for(StandIn(order))
+    assert found is not None
+    assert all(size % (8 if size > 8 else 4) == 0 for size in found.sizes)
+
+
 def test_nan_is_compared_by_its_bits() -> None:
     layer = StandIn(lambda n, _: 0)
     layer.weight[0] = float("nan")
