@@ -2,14 +2,15 @@
 
     python -m benchmarks.busy [--max-new-tokens 48] [--fixed-texts 1] [--rounds 4] [--no-quota]
 
-The pair as `outrider up` starts it, with threads that adapt and with as many always (`fixed`):
-on a quiet machine in turn, for `--rounds` of all prompts without their drafts, then beside a
-program that multiplies matrices with a thread on each core, at niceness 0, 5 and 10. Medians of
-five texts after the first. Fixed threads are slow there: they get `--fixed-texts` texts after the
-first, of 8 tokens. All the while each service is asked for its health, twenty times a second, and
-so is a server that does nothing else (`bare`): what the machine itself keeps a process waiting.
-Then the pair in a control group with the quota of one core, with the threads that it takes by
-itself, beside `--threads 1` (needs permission to make control groups).
+The target alone with threads that adapt beside twice the target with as many always (`fixed`),
+in turn on a quiet machine, for `--rounds` of six prompts. Then the pair as `outrider up` starts
+it, of either kind: on the quiet machine, and beside a program that multiplies matrices with a
+thread on each core, at niceness 0, 5 and 10. Medians of five texts after the first. Fixed threads
+are slow there: they get `--fixed-texts` texts after the first, of 8 tokens. All the while each
+service is asked for its health, twenty times a second, and so is a server that does nothing else
+(`bare`): what the machine itself keeps a process waiting. Then the pair in a control group with
+the quota of one core, with the threads that it takes by itself, beside `--threads 1` (needs
+permission to make control groups).
 """
 
 from __future__ import annotations
@@ -65,16 +66,16 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 class System:
-    """The pair and its orchestrator, as `up` starts them."""
+    """The pair and its orchestrator, as `up` starts them, or the target without a draft."""
 
-    def __init__(self, stack: ExitStack, **settings: Any) -> None:
+    def __init__(self, stack: ExitStack, has_draft: bool = True, **settings: Any) -> None:
         models: list[dict[str, Any]] = [{"threads": None}, {"threads": None}]
         share_cores(*models)
         common = {"port": 0, "slots": 2}
         address, self.processes = stack.enter_context(
             running_system(
                 {**models[0], **common, **settings},
-                {**models[1], **common, "model": "default", **settings},
+                {**models[1], **common, "model": "default", **settings} if has_draft else None,
                 {"port": 0},
             )
         )
@@ -103,20 +104,14 @@ def main() -> None:
 
 def busy_machine(prompts: list[str], args: argparse.Namespace) -> dict[str, Any]:
     num_tokens = args.max_new_tokens
+    cost = cost_of_adapting(args.rounds * prompts, num_tokens)
     with ExitStack() as stack:
         adaptive = System(stack)
         fixed = System(stack, no_adapt_threads=True)
         quiet = in_turn([adaptive, fixed], prompts, num_tokens)
-        # Without the draft, whose policy goes its own way in each of the two.
-        many = args.rounds * prompts
-        alone = in_turn([adaptive, fixed], many, num_tokens, num_speculative_tokens=0)
         figures: dict[str, Any] = {
             "quiet": {"adaptive_ms": quiet[0], "fixed_ms": quiet[1]},
-            "quiet_target_alone": {"adaptive_ms": alone[0], "fixed_ms": alone[1]},
-            "cost_of_adapting": {
-                "measured": round(alone[0] / alone[1] - 1, 4),
-                "computed": round(1e3 * seconds_of_adapting() / alone[1], 6),
-            },
+            "cost_of_adapting": cost,
             "beside": {},
         }
         print(figures)
@@ -141,6 +136,24 @@ def busy_machine(prompts: list[str], args: argparse.Namespace) -> dict[str, Any]
             figures["beside"][f"niceness {niceness}"] = row
             print(niceness, row)
     return figures
+
+
+def cost_of_adapting(prompts: list[str], num_tokens: int) -> dict[str, float]:
+    """On a quiet machine, of targets without drafts, whose policy would go its own way in each.
+
+    Two with fixed threads tell how much targets differ that do not.
+    """
+    with ExitStack() as stack:
+        ways = [{}, {"no_adapt_threads": True}, {"no_adapt_threads": True}]
+        targets = [System(stack, has_draft=False, **way) for way in ways]
+        adaptive, fixed, again = in_turn(targets, prompts, num_tokens)
+    return {
+        "adaptive_ms": adaptive,
+        "fixed_ms": fixed,
+        "fixed_again_ms": again,
+        "measured": round(2 * adaptive / (fixed + again) - 1, 4),
+        "computed": round(2e3 * seconds_of_adapting() / (fixed + again), 6),
+    }
 
 
 def seconds_of_adapting(num_passes: int = 10_000) -> float:
@@ -230,7 +243,7 @@ def quota(prompts: list[str], num_tokens: int) -> dict[str, Any]:
     with one_core(), ExitStack() as stack:
         by_default = System(stack)
         one = System(stack, threads=1)
-        default_ms, one_ms = in_turn([by_default, one], prompts, num_tokens)
+        default_ms, one_ms = in_turn([by_default, one], 2 * prompts, num_tokens)
     figures = {"cores": num_cores, "default_ms": default_ms, "one_thread_ms": one_ms}
     figures["default_to_one_thread"] = round(default_ms / one_ms, 3)
     print(figures)
