@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -104,11 +105,13 @@ async def running(
 
 
 @pytest.fixture
-def quickly(monkeypatch: pytest.MonkeyPatch) -> None:
+def quickly(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr("outrider.health.CHECK_SECONDS", 0.005)
     monkeypatch.setattr("outrider.shutdown._FLUSH_SECONDS", 0.1)
     # A second signal must not end the tests.
     monkeypatch.setattr("outrider.shutdown.exit_at_once", lambda number: None)
+    yield
+    gc.unfreeze()  # what a server keeps from the collector is the tests', too
 
 
 async def reason_of(call: Awaitable[Any]) -> OutriderError:
