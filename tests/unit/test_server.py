@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import subprocess
@@ -67,6 +68,16 @@ async def test_health_follows_what_can_be_served_both_ways(
         "not serving: the target is away",
         "serving again",
     ] * 2
+
+
+async def test_what_was_loaded_is_not_looked_through_for_garbage(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """It takes a quarter of a second where torch is loaded, in which no call is answered."""
+    assert gc.get_freeze_count() == 0
+    num_objects = len(gc.get_objects())
+    async with running(capfd, Server()):
+        assert gc.get_freeze_count() > 0.9 * num_objects
 
 
 async def test_health_knows_no_other_service(capfd: pytest.CaptureFixture[str]) -> None:
