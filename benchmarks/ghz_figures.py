@@ -4,11 +4,12 @@
 
 - latency: the target alone over the pair, by ghz with the files `latency-target-alone` and
   `latency` and by the Python client with the same prompts, in turn
-- overload: three times the calls that fit, beside a closed loop of 16 with the same calls:
-  what is answered and when, and how soon the rest is refused; and a deadline that cannot be met
+- overload: three times the calls that fit, in turn with a closed loop of 16 with the same calls,
+  `--rounds` times: what is answered and when, and how soon the rest is refused; and a deadline
+  that cannot be met
 - files: each file of `deploy/ghz` as it is, but for the overload
 
-Some twenty minutes on two cores that nothing else uses.
+Some 25 minutes on two cores that nothing else uses.
 """
 
 from __future__ import annotations
@@ -47,13 +48,14 @@ def main() -> None:
     parser.add_argument("--files", help="some of them, separated by commas")
     parser.add_argument("--target", default="default", help="as for the target service")
     parser.add_argument("--draft", default="default", help="as for the draft service")
-    parser.add_argument("--seconds", type=int, default=60, help="of the overload")
+    parser.add_argument("--seconds", type=int, default=60, help="of each overload")
+    parser.add_argument("--rounds", type=int, default=3, help="of the overload")
     parser.add_argument("--name", default="ghz", help="of the result's file")
     args = parser.parse_args()
     models = {"target": args.target, "draft": args.draft}
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "latency": lambda: measure_latency(models),
-        "overload": lambda: measure_overload(models, args.seconds),
+        "overload": lambda: measure_overload(models, args.seconds, args.rounds),
         "files": lambda: measure_files(models, args.files.split(",") if args.files else None),
     }
     figures = {}
@@ -122,7 +124,7 @@ def timed(client: Client, message: dict[str, Any]) -> float:
     return time.perf_counter() - began
 
 
-def measure_overload(models: dict[str, str], seconds: int) -> dict[str, Any]:
+def measure_overload(models: dict[str, str], seconds: int, num_rounds: int) -> dict[str, Any]:
     load = loads()["overload"]
     num_tokens = load["data"][0]["max_new_tokens"]
     with services(models, NUM_SESSIONS) as (address, _):
@@ -135,37 +137,43 @@ def measure_overload(models: dict[str, str], seconds: int) -> dict[str, Any]:
             return run(load, address, total=UNLIMITED, **changes)
 
         closed_loop()
-        before = closed_loop()
+        closed, over = [closed_loop()], []
         # At least one: of none, ghz would make as many calls as it can.
-        rate = max(1, math.ceil(OVERLOAD * answered_per_second(before, seconds // 2)))
-        over = run(load, address, rps=rate, total=rate * seconds)
-        after = closed_loop()
+        rate = max(1, math.ceil(OVERLOAD * answered_per_second(closed[0], seconds // 2)))
+        for _ in range(num_rounds):
+            over.append(run(load, address, rps=rate, total=rate * seconds))
+            closed.append(closed_loop())
         late: dict[str, Any] = {"async": None, "rps": None, "concurrency": 1, "total": 7}
         late |= {"timeout": "1500ms"}
         long_texts = [{**message, "max_new_tokens": 512} for message in load["data"]]
         too_late = run(load, address, **late, data=long_texts)
-    closed = [answered_per_second(report, seconds // 2) for report in (before, after)]
-    answered = answered_per_second(over, seconds)
-    refused = over.seconds_of("ResourceExhausted", "DeadlineExceeded")
+    answered = [answered_per_second(report, seconds) for report in over]
+    closed_answered = [answered_per_second(report, seconds // 2) for report in closed]
+    calls = [call for report in over for call in report.calls]
+    refused = seconds_of(over, "ResourceExhausted", "DeadlineExceeded")
+    mean = statistics.mean(answered)
     return {
-        "calls_per_second": {"offered": rate, "answered": round(answered, 2)},
-        "closed_loop_calls_per_second": [round(value, 2) for value in closed],
-        "tokens_per_second": round(answered * num_tokens, 1),
-        "of_a_closed_loop": round(answered / statistics.mean(closed), 3),
-        "statuses": over.statuses,
-        "errors": dict(Counter(call.error for call in over.calls if call.error)),
+        "calls_per_second": {"offered": rate, "answered": [round(value, 2) for value in answered]},
+        "closed_loop_calls_per_second": [round(value, 2) for value in closed_answered],
+        "tokens_per_second": round(mean * num_tokens, 1),
+        "of_a_closed_loop": round(mean / statistics.mean(closed_answered), 3),
+        "statuses": dict(Counter(call.status for call in calls)),
+        "errors": dict(Counter(call.error for call in calls if call.error)),
         "refused_after_ms": percentiles(refused),
         "refused_after_a_wait": sum(value > 1 for value in refused),
-        "answered_after_ms": percentiles(over.seconds_of("OK")),
-        "call_in_a_full_batch_ms": percentiles(
-            sorted(before.seconds_of("OK") + after.seconds_of("OK"))
-        ),
+        "answered_after_ms": percentiles(seconds_of(over, "OK")),
+        "call_in_a_full_batch_ms": percentiles(seconds_of(closed, "OK")),
         "max_queue_seconds": BOUND_SECONDS,
         "512_tokens_in_1500_ms": {
             "statuses": too_late.statuses,
             "refused_after_ms": percentiles(too_late.seconds_of("DeadlineExceeded")),
         },
     }
+
+
+def seconds_of(reports: list[Report], *statuses: str) -> list[float]:
+    """Of the calls of several runs that ended so, in order."""
+    return sorted(value for report in reports for value in report.seconds_of(*statuses))
 
 
 def answered_per_second(report: Report, seconds: float) -> float:
