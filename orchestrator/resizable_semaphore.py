@@ -7,7 +7,7 @@ from collections import deque
 
 
 class ResizableSemaphore:
-    """Is held at most `size` times at once; who waits gets it in the order of arrival."""
+    """Is held at most `size` times at once; waiters get it in the order of their arrival."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -15,7 +15,7 @@ class ResizableSemaphore:
         self._waiting: deque[asyncio.Future[None]] = deque()
 
     def locked(self) -> bool:
-        """Whether who came now would wait."""
+        """Whether `acquire` would wait now."""
         return self._num_held >= self._size or any(not place.done() for place in self._waiting)
 
     async def acquire(self) -> None:
@@ -28,7 +28,7 @@ class ResizableSemaphore:
         try:
             await place
         except asyncio.CancelledError:
-            if not place.cancelled():  # it was handed over in the same moment
+            if not place.cancelled():  # it was handed over at the same moment
                 self.release()
             raise
         finally:
@@ -39,7 +39,7 @@ class ResizableSemaphore:
         self._hand_over()
 
     def resize(self, size: int) -> None:
-        """If it shrinks, those that hold it too often may do so until they release it."""
+        """Changes the size. If it shrinks, holders beyond it keep it until they release it."""
         self._size = size
         self._hand_over()
 

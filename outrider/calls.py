@@ -144,6 +144,6 @@ class _Requests:
 
 
 def _forget_error(task: asyncio.Task[Any]) -> None:
-    """Asks for the error of a task, which asyncio else logs if its handler has ended before it."""
+    """Retrieves a task's error, which asyncio would log if the handler has ended before it."""
     if not task.cancelled():
         task.exception()

@@ -21,7 +21,7 @@ from outrider.engine.model_folder import read_settings, settings_not_applied
 from outrider.engine.pace import measure_pace
 from outrider.engine.pass_comparison import compare_passes
 from outrider.engine.recorded_sampling import Choosing
-from outrider.engine.threads import measured_threads, use_quiet
+from outrider.engine.threads import measured_threads, use_free_cores
 from outrider.hub import revision_of
 from outrider.messages import GREEDY, ModelInfo, SamplingParams
 from outrider.model_service import ServedModel
@@ -107,8 +107,7 @@ def load_served_model(
     check_vocabulary(name, files, engine.vocab_size)
     progress(f"{name}: warm-up")
     warm_up(engine, num_choices)
-    if len(engine.thread_counts) > 1:
-        use_quiet(engine.thread_counts)  # what was loaded beside it may be there now
+    use_free_cores(engine.thread_counts)  # those of what was loaded beside it may be free again
     engine.pace = measure_pace(engine, replays_steps=engine.graphs is not None)
     if (claim := engine.batch_invariance) is not None:
         engine.batch_invariance = claim = compare_passes(engine, claim, engine.pace.widest)

@@ -91,7 +91,7 @@ class Servicer(Protocol):
         """Raises OutriderError if requests cannot be served now, EngineFailed if never again."""
 
     async def close(self) -> None:
-        """Called once what was loaded has no calls any more."""
+        """Is called once no call runs any more."""
 
     def metrics(self) -> Iterable[Metric]:
         """Those of its own, as they are now."""

@@ -97,8 +97,8 @@ def calibrate(
 ) -> tuple[AttentionShapes, BatchInvariance]:
     """Chooses the rows of all products and activations of `network`, and attention's shapes.
 
-    If a kernel has none that keep their bits, any shapes are returned and `network` stays as it
-    is. Beside experts, whose products cannot be chosen, the others are.
+    If a kernel has no rows that keep their bits, any shapes are returned and `network` stays as it
+    is. A model with experts keeps what is chosen for its other layers, without a claim.
 
     Args:
         kinds: how its layers attend.
@@ -130,10 +130,10 @@ def calibrate(
 
 
 def has_experts(network: nn.Module) -> bool:
-    """Whether a packed network has weights of products that are no linear layers.
+    """Whether a packed network has products that are not linear layers: experts and routers.
 
-    Experts have, and their routers. How many tokens an expert gets is up to all tokens of the
-    pass, so that its products have any number of rows.
+    How many tokens an expert gets depends on all tokens of the pass, so that its products have any
+    number of rows.
     """
     return any(
         parameter.dim() > 1
@@ -180,7 +180,7 @@ def _stand_in(layer: RowLinear, generator: torch.Generator) -> RowLinear:
 
 
 def _rough(size: Sequence[int], generator: torch.Generator, most: int = 6) -> Tensor:
-    """Numbers of many magnitudes, so that sums are rounded even of factors with few digits."""
+    """Random numbers of many magnitudes: their sums are rounded even in half precision."""
     exponents = torch.randint(-most, most + 1, tuple(size), generator=generator)
     return torch.randn(tuple(size), generator=generator) * 2.0**exponents
 
@@ -253,7 +253,7 @@ class _Attention:
         self._is_flat = is_flat
 
     def first_keys(self, length: int, queries: Tensor) -> Tensor:
-        """Attention of [num_rows, num_heads, head_dim] to the first keys but for some."""
+        """Attention of [num_rows, num_heads, head_dim] to `length` keys, the last 32 masked."""
         return self._attend(queries, length, length - KEY_STEP // 2)
 
     def by_keys(self, shapes: AttentionShapes, max_length: int) -> Tensor | None:

@@ -99,7 +99,7 @@ def generation_settings(folder: str) -> dict[str, Any]:
 
 
 def settings_not_applied(folder: str) -> list[str]:
-    """What generation_config.json asks for, and texts here do not heed. Raises ModelNotFound."""
+    """Settings of generation_config.json that are not applied here. Raises ModelNotFound."""
     settings = generation_settings(folder)
     return [
         f"{name} {settings[name]}"

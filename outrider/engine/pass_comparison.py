@@ -60,7 +60,7 @@ def _in_passes_of(width: int, engine: Engine, ids: Sequence[int]) -> Tensor:
 def _keeps_bits(width: int, engine: Engine, ids: Sequence[int], step: Tensor) -> bool:
     """Whether a step has these logits [1, vocab_size] behind tokens of a pass of `width`.
 
-    They are its first rows in one session, and its last ones in another.
+    These tokens are the pass's first rows in one session, and its last ones in another.
     """
     num_tokens = min(_NUM_TOKENS, engine.max_context_length - 1)
     *slots, last = range(engine.cache.num_slots)
@@ -82,7 +82,7 @@ def _keeps_bits(width: int, engine: Engine, ids: Sequence[int], step: Tensor) ->
 def _chunks(
     slots: Sequence[int], width: int, engine: Engine, ids: Sequence[int]
 ) -> Iterator[Chunk]:
-    """So many tokens, in as few sessions as that takes; fewer if not even all of them do."""
+    """`width` tokens in as few of these slots as hold them; fewer if all slots hold less."""
     for slot in slots:
         length = min(width, engine.max_context_length)
         if length > 0:

@@ -101,10 +101,10 @@ def find_rows(
         with num_threads(count):
             found.append([_classes(probe, grid) for probe in probes])
     joint: dict[tuple[int, ...], list[int]] = {}
+    every = [classes for by_probe in found for classes in by_probe]
     for size in grid:
-        numbers = [classes.of.get(size) for by_probe in found for classes in by_probe]
-        if None not in numbers:
-            joint.setdefault(tuple(filter(None, numbers)), []).append(size)
+        if all(size in classes.of for classes in every):
+            joint.setdefault(tuple(classes.of[size] for classes in every), []).append(size)
     candidates = [RowSizes(tuple(sizes)) for sizes in joint.values() if sizes[-1] >= at_least]
     for candidate in sorted(candidates, key=lambda each: sum(map(each.cost, typical))):
         most = candidate.sizes[-1]
@@ -121,19 +121,23 @@ def find_rows(
 
 @dataclass(slots=True)
 class _Classes:
-    """`of[size]` is the number of a size's class, from 1, `outputs` what the largest ones give."""
+    """`of[size]` is the number of a size's class, `outputs[number]` what its largest size gives.
+
+    Sizes that give rows other bits at other places are in none.
+    """
 
     of: dict[int, int]
     outputs: list[Tensor]
 
     def output(self, size: int) -> Tensor:
-        return self.outputs[self.of[size] - 1][:size]
+        return self.outputs[self.of[size]][:size]
 
 
 def _classes(probe: Probe, grid: Sequence[int]) -> _Classes:
-    """The classes among the sizes of `grid` that give rows the same bits at other places.
+    """The classes among the sizes of `grid`.
 
-    A kernel may treat the last rows of a call differently, or of what each thread has of it.
+    A kernel may treat the last rows of a call differently, or the last ones of each thread's part.
+    So every size is computed in two orders of its rows.
     """
     classes = _Classes({}, [])
     for size in grid:
@@ -143,11 +147,11 @@ def _classes(probe: Probe, grid: Sequence[int]) -> _Classes:
             continue
         for number, expected in enumerate(classes.outputs):
             if same_bits(output[: len(expected)], expected):
-                classes.of[size], classes.outputs[number] = number + 1, output
+                classes.of[size], classes.outputs[number] = number, output
                 break
         else:
-            classes.outputs.append(output)
             classes.of[size] = len(classes.outputs)
+            classes.outputs.append(output)
     return classes
 
 

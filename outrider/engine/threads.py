@@ -36,7 +36,7 @@ _LONGEST_STEP = 16
 # each return to more threads fails within the longest of them.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _NUM_QUIET = 2
-# After a look that found it busy. A look takes a hundredth of this.
+# The shortest pause after a look that found it busy: a look takes a hundredth of that.
 _BUSY_PAUSE = 1.0
 
 # Texts that run keep their number of threads where it would change their bits. After so many
@@ -82,14 +82,14 @@ def use_threads(most: int | None, adapt: bool) -> tuple[int, ...]:
     """
     most = most or min(torch.get_num_threads(), available_cores())
     counts = thread_counts(most) if adapt else (most,)
-    use_quiet(counts)
+    use_free_cores(counts)
     return counts
 
 
-def use_quiet(counts: Sequence[int]) -> None:
-    """Computes with the first of these numbers of threads that need not wait for cores now."""
-    quiet = (count for count in counts[:-1] if not is_busy(count))
-    torch.set_num_threads(next(quiet, counts[-1]))
+def use_free_cores(counts: Sequence[int]) -> None:
+    """Sets the first of these numbers of threads, descending, that need not wait for cores now."""
+    free = (count for count in counts[:-1] if not is_busy(count))
+    torch.set_num_threads(next(free, counts[-1]))
 
 
 def measured_threads(engine: Engine) -> AdaptiveThreads:
@@ -192,7 +192,8 @@ class AdaptiveThreads:
         if self._wanted != self.current:
             is_busy = self._is_busy(max(self._wanted, self.current))
             self._num_quiet = 0 if is_busy else self._num_quiet + 1
-            if is_busy if self._wanted > self.current else self._num_quiet == _NUM_QUIET:
+            wants_more = self._wanted > self.current
+            if (wants_more and is_busy) or (not wants_more and self._num_quiet == _NUM_QUIET):
                 self._want(self.current)
         elif self.current > 1 and self._lost_seconds >= _LOST_SECONDS:
             self._lost_seconds = 0.0
