@@ -6,7 +6,8 @@ Shapes of SmolLM2-135M (9 query heads, 3 key-value heads, 64 dimensions), one
 thread. `sdpa` repeats each key-value head by `enable_gqa`; `folded` makes the
 query heads that share one into rows; `matmul` is two plain products on folded
 rows. Masks are made before, as a pass makes them once for all its layers; a single
-query needs none. `outrider/engine/pieces.py` takes `folded`, in pieces of a few queries.
+query needs none. `outrider/engine/attention/query_blocks.py` takes `folded`, in pieces of
+a few queries.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
-from outrider_bench.results_file import write_result
+from outrider_bench.output.results_file import write_result
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, MAX_LENGTH = 9, 3, 64, 2048
 SCALE = HEAD_DIM**-0.5

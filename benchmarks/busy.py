@@ -31,13 +31,13 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from outrider.client import Client
+from outrider.cli.local_pair import share_cores
+from outrider.cli.processes import running_system
+from outrider.client.client import Client
 from outrider.cores import available_cores
-from outrider.engine.threads import AdaptiveThreads
-from outrider.local_pair import share_cores
-from outrider.processes import running_system
-from outrider_bench.prompts import read_prompts
-from outrider_bench.results_file import write_result
+from outrider.engine.scheduling.threads import AdaptiveThreads
+from outrider_bench.harness.prompts import read_prompts
+from outrider_bench.output.results_file import write_result
 
 NUM_TEXTS = 5
 NICENESSES = (0, 5, 10)

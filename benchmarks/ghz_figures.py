@@ -24,12 +24,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from benchmarks.ghz import VERSION, Report, milliseconds, percentile, run
 from benchmarks.ghz_files import UNLIMITED, loads
-from outrider.client import Client
-from outrider.local_pair import share_cores
-from outrider.processes import ServiceProcess, running_system
-from outrider_bench.results_file import write_result
+from benchmarks.support.ghz import VERSION, Report, milliseconds, percentile, run
+from outrider.cli.local_pair import share_cores
+from outrider.cli.processes import ServiceProcess, running_system
+from outrider.client.client import Client
+from outrider_bench.output.results_file import write_result
 
 NUM_SESSIONS = 16
 BOUND_SECONDS = 10.0

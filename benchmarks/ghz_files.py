@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from outrider_bench.prompts import read_prompts
+from outrider_bench.harness.prompts import read_prompts
 
 FOLDER = Path(__file__).parent.parent / "deploy" / "ghz"
 

@@ -37,22 +37,23 @@ from unittest import mock
 import torch
 from rich.console import Console
 
-from benchmarks.random_models import build, pair_configs
+from benchmarks.support.random_models import build, pair_configs
 from benchmarks.texts import differs_after
 from outrider.engine.chunk import Chunk
 from outrider.engine.device import choose_device
-from outrider.engine.model import Engine, EngineOptions
-from outrider.engine.recorded_sampling import Choosing
-from outrider.messages import GREEDY, SamplingParams
+from outrider.engine.engine import Engine
+from outrider.engine.options import EngineOptions
+from outrider.protocol.messages import GREEDY, SamplingParams
+from outrider.sampling.recorded_sampling import Choosing
 from outrider_bench import RESULTS
-from outrider_bench.hosts import available_cores
-from outrider_bench.measuring import measure
-from outrider_bench.prompts import read_prompts, spread
-from outrider_bench.results_file import write_result
+from outrider_bench.harness.hosts import available_cores
+from outrider_bench.harness.measuring import measure
+from outrider_bench.harness.prompts import read_prompts, spread
+from outrider_bench.harness.sections import Plan
+from outrider_bench.harness.stand import Models
+from outrider_bench.output.results_file import write_result
+from outrider_bench.output.tables import tables
 from outrider_bench.runs import Task
-from outrider_bench.sections import Plan
-from outrider_bench.stand import Models
-from outrider_bench.tables import tables
 
 WIDTHS = (1, 2, 4, 8, 16)
 NUM_STEPS = 8
@@ -65,7 +66,7 @@ _REPEATS = 20
 # What passes are made of: functions of these names that say another thing than they would.
 _WAYS: dict[str, dict[str, Any]] = {
     "graphs": {},
-    "graphs_without_our_kernels": {"outrider.engine.recording_check.kernels_for": None},
+    "graphs_without_our_kernels": {"outrider.engine.cuda.recording_check.kernels_for": None},
     "graphs_without_our_layers": {"outrider.engine.network.gpu_networks": []},
     "eager": {},
 }

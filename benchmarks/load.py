@@ -28,16 +28,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import ghz
 from benchmarks.ghz_files import UNLIMITED, closed_loop, open_loop
-from benchmarks.recorded import replaying_draft
+from benchmarks.support import ghz
+from benchmarks.support.recorded import replaying_draft
+from outrider.cli.html_report import write_page
+from outrider.cli.processes import running_system
 from outrider.errors import install_hint
-from outrider.html_report import write_page
-from outrider.processes import running_system
 from outrider_bench import RESULTS
-from outrider_bench.plots import import_pyplot
-from outrider_bench.prompts import read_prompts
-from outrider_bench.results_file import write_result
+from outrider_bench.harness.prompts import read_prompts
+from outrider_bench.output.plots import import_pyplot
+from outrider_bench.output.results_file import write_result
 
 SCRIPT = Path(__file__).parent.parent / "deploy" / "k6" / "generate.js"
 SLOTS = 16

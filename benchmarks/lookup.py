@@ -3,7 +3,7 @@
     python -m benchmarks.lookup [--max-new-tokens 64]
 
 At each place of the default target's own greedy answers to the benchmark's prompts: by the
-number of tokens that match before it, and whether the two agree. `orchestrator/lookup.py`
+number of tokens that match before it, and whether the two agree. `orchestrator/decoding/lookup.py`
 decides by this whom to believe.
 """
 
@@ -13,15 +13,16 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from orchestrator.lengths import MAX_LENGTH
-from orchestrator.lookup import SHORTEST_MATCH
+from orchestrator.decoding.lookup import SHORTEST_MATCH
+from orchestrator.policy.draft_length import MAX_LENGTH
 from outrider.embedded import EMBEDDED_DRAFT, resolve_model
 from outrider.engine.chunk import Chunk
-from outrider.engine.model import Engine, EngineOptions
-from outrider.prompt_lookup import longest_match
-from outrider.tokenizer_files import load_tokenizer
-from outrider_bench.prompts import read_prompts
-from outrider_bench.results_file import write_result
+from outrider.engine.engine import Engine
+from outrider.engine.options import EngineOptions
+from outrider.models.tokenizer_files import load_tokenizer
+from outrider.sampling.prompt_lookup import longest_match
+from outrider_bench.harness.prompts import read_prompts
+from outrider_bench.output.results_file import write_result
 
 # Matches that are longer are counted with these.
 LONGEST = 6

@@ -30,11 +30,11 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from outrider.channel import CHANNEL_OPTIONS, from_rpc_error
-from outrider.processes import ServiceProcess, running_system
+from outrider.cli.processes import ServiceProcess, running_system
+from outrider.protocol.channel import CHANNEL_OPTIONS, from_rpc_error
 from outrider.v1 import generation_pb2 as pb
 from outrider.v1 import generation_pb2_grpc as pb_grpc
-from outrider_bench.results_file import write_result
+from outrider_bench.output.results_file import write_result
 
 NUM_SESSIONS = 16
 

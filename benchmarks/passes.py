@@ -11,7 +11,7 @@ draft tokens is a pass of k + 1, and drafting them is k passes of 1.
 - uncompiled: fused layers as Python runs them, packed weights
 - unpacked: fused layers, weights as `nn.Linear` has them
 - plain: neither
-- any_shape: as served, but kernels may have any shape (`outrider/engine/attention_shapes.py`)
+- any_shape: as served, but kernels may have any shape (`outrider/engine/shapes`)
 - int8: fused layers in int8, as drafts may be
 - bfloat16: fused layers in bfloat16
 - bf16_any: the same, with any shape
@@ -34,8 +34,9 @@ import torch
 
 from outrider.embedded import resolve_model
 from outrider.engine.chunk import Chunk
-from outrider.engine.model import Engine, EngineOptions
-from outrider_bench.results_file import write_result
+from outrider.engine.engine import Engine
+from outrider.engine.options import EngineOptions
+from outrider_bench.output.results_file import write_result
 
 WIDTHS = (1, 2, 3, 5, 9, 17, 65, 256)
 REPEATS = 9

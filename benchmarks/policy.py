@@ -3,7 +3,7 @@
     python -m benchmarks.policy [--seeds 16]
 
 Nothing is measured but the policy's choices: steps take what the machines below are said
-to take (`outrider_bench/simulated_pair.py`). The speed is that of all texts together, over
+to take (`outrider_bench/models/simulated_pair.py`). The speed is that of all texts together, over
 the target alone: the first few that an orchestrator sees, in which it finds out, and many.
 No prompt lookup.
 """
@@ -14,8 +14,8 @@ import argparse
 import random
 import statistics
 
-from outrider_bench.results_file import write_result
-from outrider_bench.simulated_pair import Machine, SimulatedPair
+from outrider_bench.models.simulated_pair import Machine, SimulatedPair
+from outrider_bench.output.results_file import write_result
 
 ACCEPTANCES = (0.0, 0.2, 0.35, 0.45, 0.55, 0.65, 0.8, 0.95)
 TEXTS = {"first 8 texts of 32 tokens": (8, 32), "20 texts of 64 tokens": (20, 64)}

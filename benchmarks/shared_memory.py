@@ -19,9 +19,10 @@ from multiprocessing.synchronize import Event
 
 from outrider.embedded import EMBEDDED_DRAFT, resolve_model
 from outrider.engine.chunk import Chunk
-from outrider.engine.model import Engine, EngineOptions
-from outrider_bench.hosts import available_cores
-from outrider_bench.results_file import write_result
+from outrider.engine.engine import Engine
+from outrider.engine.options import EngineOptions
+from outrider_bench.harness.hosts import available_cores
+from outrider_bench.output.results_file import write_result
 
 CONTEXT = 100
 SECONDS = 2.0

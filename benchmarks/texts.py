@@ -17,11 +17,11 @@ from collections.abc import Sequence
 from itertools import zip_longest
 from typing import Any
 
-from outrider.client import Client
-from outrider.generation import Generation
-from outrider.processes import running_system
-from outrider_bench.prompts import read_prompts
-from outrider_bench.results_file import write_result
+from outrider.cli.processes import running_system
+from outrider.client.client import Client
+from outrider.client.results import Generation
+from outrider_bench.harness.prompts import read_prompts
+from outrider_bench.output.results_file import write_result
 
 ALONE, PAIR, NO_LOOKUP = "target alone", "pair", "draft without prompt lookup"
 WAYS: dict[str, dict[str, Any]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_BRANCHES
-from outrider.config import (
+from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
     FiniteRange,
     ServerOptions,

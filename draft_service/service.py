@@ -15,17 +15,17 @@ from draft_service.drafters.replay import REPLAY, ReplayDrafter, Script
 from draft_service.servicer import DraftServicer
 from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_BRANCHES
 from outrider import __version__
-from outrider.config import ServerOptions
 from outrider.embedded import EMBEDDED_DRAFT
 from outrider.engine.activity import PassCounts
+from outrider.engine.cpu.packed_linear import fbgemm_is_available
 from outrider.engine.device import choose_device
-from outrider.engine.model import EngineOptions
-from outrider.engine.model_config import DEFAULT_MAX_CONTEXT_LENGTH
-from outrider.engine.packed_linear import fbgemm_is_available
-from outrider.loading import in_own_thread, load_served_model
-from outrider.messages import ModelInfo
-from outrider.model_service import ServedModel
-from outrider.server import run, serve
+from outrider.engine.loading.model_config import DEFAULT_MAX_CONTEXT_LENGTH
+from outrider.engine.options import EngineOptions
+from outrider.protocol.messages import ModelInfo
+from outrider.serving.loading import in_own_thread, load_served_model
+from outrider.serving.model_service import ServedModel
+from outrider.serving.server import run, serve
+from outrider.settings.options import ServerOptions
 from outrider.v1.draft_pb2_grpc import add_DraftServiceServicer_to_server
 
 NGRAM_SESSIONS = 256  # they cost next to nothing

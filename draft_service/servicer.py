@@ -12,15 +12,15 @@ from functools import partial
 import grpc
 
 from draft_service.drafters import Drafter
-from outrider import telemetry
-from outrider.codec import (
+from outrider.observability import telemetry
+from outrider.protocol.codec import (
     preparation_from_wire,
     prepared_to_wire,
     proposal_to_wire,
     sampling_from_wire,
 )
-from outrider.messages import GREEDY, Prepared
-from outrider.model_service import ModelServicer
+from outrider.protocol.messages import GREEDY, Prepared
+from outrider.serving.model_service import ModelServicer
 from outrider.v1 import draft_pb2, draft_pb2_grpc
 
 Context = grpc.aio.ServicerContext[draft_pb2.ProposeRequest, draft_pb2.ProposeResponse]

@@ -5,10 +5,11 @@ from __future__ import annotations
 import click
 
 from orchestrator.admission import DEFAULT_MAX_QUEUE_SECONDS, DEFAULT_MAX_QUEUED
-from orchestrator.pair import Pair
 from orchestrator.servicer import GenerationServicer
-from outrider.address import check_address
-from outrider.config import (
+from orchestrator.sessions.pair import Pair
+from outrider.protocol.address import check_address
+from outrider.serving.server import run, serve
+from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
@@ -18,7 +19,6 @@ from outrider.config import (
     run_service,
     server_options,
 )
-from outrider.server import run, serve
 from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 
 

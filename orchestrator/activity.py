@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from orchestrator.decoding.speculation import Speculation
 from orchestrator.generation import Generation
-from orchestrator.speculation import Speculation
-from outrider.distribution import Distribution, powers_of_two
+from outrider.observability.distribution import Distribution, powers_of_two
 
 
 def _durations() -> Distribution:

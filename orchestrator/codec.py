@@ -17,10 +17,10 @@ from orchestrator.generation import (
     Request,
     draw_seed,
 )
-from orchestrator.link import Outage
-from orchestrator.timeline import Timeline
-from outrider.codec import checked_sampling
-from outrider.messages import SamplingParams
+from orchestrator.reporting.timeline import Timeline
+from orchestrator.sessions.link import Outage
+from outrider.protocol.codec import checked_sampling
+from outrider.protocol.messages import SamplingParams
 from outrider.v1 import generation_pb2
 
 

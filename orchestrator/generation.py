@@ -9,19 +9,19 @@ from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from orchestrator.conversation import check_conversation
-from orchestrator.decoder import Step, decode
-from orchestrator.distance import Distance
-from orchestrator.experience import Experience
-from orchestrator.latency import CriticalPath
-from orchestrator.lengths import FixedLength, LengthPolicy
-from orchestrator.partners import Drafter, Verifier
-from orchestrator.policy import AdaptiveLength
-from orchestrator.speculation import Speculation
-from orchestrator.text_stream import TextStream, check_stop_strings
-from orchestrator.tokenizer import Tokenizer
+from orchestrator.decoding.decoder import Step, decode
+from orchestrator.decoding.interfaces import Drafter, Verifier
+from orchestrator.decoding.speculation import Speculation
+from orchestrator.policy.adaptive_length import AdaptiveLength
+from orchestrator.policy.draft_length import FixedLength, LengthPolicy
+from orchestrator.policy.experience import Experience
+from orchestrator.policy.round_trip import Distance
+from orchestrator.reporting.latency import CriticalPath
+from orchestrator.text.conversation import check_conversation
+from orchestrator.text.text_stream import TextStream, check_stop_strings
+from orchestrator.text.tokenizer import Tokenizer
 from outrider.errors import ContextTooLong, InvalidRequest
-from outrider.messages import GREEDY, MAX_NUM_SPECULATIVE_TOKENS, ModelInfo, SamplingParams
+from outrider.protocol.messages import GREEDY, MAX_NUM_SPECULATIVE_TOKENS, ModelInfo, SamplingParams
 
 DEFAULT_MAX_NEW_TOKENS = 64
 MAX_NUM_BRANCHES = 64

@@ -8,9 +8,9 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from orchestrator.activity import Activity
 from orchestrator.admission import Admission
-from orchestrator.pair import Pair
-from orchestrator.speculation import Speculation
-from outrider.metrics import histogram
+from orchestrator.decoding.speculation import Speculation
+from orchestrator.sessions.pair import Pair
+from outrider.observability.metrics import histogram
 
 # Longer drafts are rare; what lies behind is left out.
 MAX_POSITIONS = 16

@@ -17,16 +17,16 @@ from orchestrator.codec import (
     request_from_wire,
     result_to_wire,
 )
+from orchestrator.decoding.proposer import DEFAULT_NUM_BRANCHES
 from orchestrator.forecast import Work
 from orchestrator.generation import Generation, Piece
-from orchestrator.latency import CriticalPath
-from orchestrator.link import Link
-from orchestrator.pair import Pair
-from orchestrator.proposer import DEFAULT_NUM_BRANCHES
-from orchestrator.timeline import Timeline
+from orchestrator.reporting.latency import CriticalPath
+from orchestrator.reporting.timeline import Timeline
+from orchestrator.sessions.link import Link
+from orchestrator.sessions.pair import Pair
 from outrider import __version__
-from outrider.codec import model_info_to_wire
 from outrider.errors import DeadlineExceeded, OutriderError, ServiceUnavailable
+from outrider.protocol.codec import model_info_to_wire
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 
 if TYPE_CHECKING:

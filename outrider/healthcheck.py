@@ -12,15 +12,15 @@ import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from outrider.channel import open_channel
-from outrider.config import (
+from outrider.errors import ConfigurationError
+from outrider.protocol.channel import open_channel
+from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
     FiniteRange,
 )
-from outrider.config_sources import ENVIRONMENT_PREFIX
-from outrider.errors import ConfigurationError
+from outrider.settings.sources import ENVIRONMENT_PREFIX
 
 _PORTS = {
     "ORCHESTRATOR": DEFAULT_ORCHESTRATOR_PORT,

@@ -11,7 +11,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from outrider.config import DTYPES, THREADS, run_command
+from outrider.settings.options import DTYPES, THREADS, run_command
 from outrider_bench import RESULTS, SECTION_NAMES
 
 _WIDTH = 140  # of tables that go into a file
@@ -62,13 +62,13 @@ def main(
     has enough of them.
     """
     # Imports torch, which takes seconds: --help and mistakes in settings do not wait for it.
-    from outrider.html_report import write_page
-    from outrider_bench.measuring import measure, plan_of
-    from outrider_bench.plots import import_pyplot, write_plots
-    from outrider_bench.prompts import read_prompts
-    from outrider_bench.results_file import write_result
-    from outrider_bench.stand import Models
-    from outrider_bench.tables import tables
+    from outrider.cli.html_report import write_page
+    from outrider_bench.harness.measuring import measure, plan_of
+    from outrider_bench.harness.prompts import read_prompts
+    from outrider_bench.harness.stand import Models
+    from outrider_bench.output.plots import import_pyplot, write_plots
+    from outrider_bench.output.results_file import write_result
+    from outrider_bench.output.tables import tables
 
     if plots:
         import_pyplot()  # an error now rather than after the measurements

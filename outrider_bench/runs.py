@@ -7,10 +7,10 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from outrider.client import Client
-from outrider.client_request import Prompt
+from outrider.client.client import Client
+from outrider.client.request import Prompt
+from outrider.client.results import Generation
 from outrider.errors import ContextTooLong
-from outrider.generation import Generation
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,11 +12,11 @@ from typing import Any
 
 import click
 
-from outrider.config import run_group, settings_group
 from outrider.errors import ConfigurationError
-from outrider_bench.conclusions import Texts, read_texts
-from outrider_bench.loop_model import Times, best_breadth, best_speedup
-from outrider_bench.sections import GREEDY, IN_TURN, PIPELINED
+from outrider.settings.options import run_group, settings_group
+from outrider_bench.harness.conclusions import Texts, read_texts
+from outrider_bench.harness.sections import GREEDY, IN_TURN, PIPELINED
+from outrider_bench.models.loop_model import Times, best_breadth, best_speedup
 
 _LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 

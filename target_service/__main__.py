@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from outrider.config import (
+from outrider.settings.options import (
     DEFAULT_TARGET_PORT,
     ServerOptions,
     model_options,

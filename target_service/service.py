@@ -6,12 +6,13 @@ import dataclasses
 import os
 from typing import Any
 
-from outrider.config import ServerOptions
 from outrider.embedded import resolve_model
-from outrider.engine.model import Engine, EngineOptions
+from outrider.engine.engine import Engine
+from outrider.engine.options import EngineOptions
 from outrider.errors import ConfigurationError
-from outrider.loading import in_own_thread, load_served_model
-from outrider.server import run, serve
+from outrider.serving.loading import in_own_thread, load_served_model
+from outrider.serving.server import run, serve
+from outrider.settings.options import ServerOptions
 from outrider.v1.target_pb2_grpc import add_TargetServiceServicer_to_server
 from target_service.servicer import TargetServicer
 from target_service.verifier import Verifier

@@ -10,11 +10,11 @@ from contextlib import suppress
 
 import grpc
 
-from outrider import telemetry
-from outrider.codec import sampling_from_wire, verdict_to_wire
 from outrider.errors import VocabularyMismatch
-from outrider.messages import GREEDY, Verdict
-from outrider.model_service import ModelServicer
+from outrider.observability import telemetry
+from outrider.protocol.codec import sampling_from_wire, verdict_to_wire
+from outrider.protocol.messages import GREEDY, Verdict
+from outrider.serving.model_service import ModelServicer
 from outrider.v1 import target_pb2, target_pb2_grpc
 from target_service.verifier import Verifier
 

@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from torch import Tensor
 
-from outrider.acceptance import accept_matching
 from outrider.engine.activity import ModelActivity, activity_of
-from outrider.engine.job import Job
-from outrider.engine.model import Engine
-from outrider.engine.recorded_sampling import Choosing
-from outrider.engine.scheduler import Scheduler
-from outrider.engine.sequence import TokenSequence
+from outrider.engine.engine import Engine
+from outrider.engine.scheduling.job import Job
+from outrider.engine.scheduling.scheduler import Scheduler
+from outrider.engine.scheduling.sequence import TokenSequence
 from outrider.errors import ConfigurationError, InvalidRequest
-from outrider.messages import MAX_NUM_SPECULATIVE_TOKENS, SamplingParams, Verdict
-from outrider.sampling import Choice, choose_tokens
-from target_service.going_on import GoingOn
+from outrider.protocol.messages import MAX_NUM_SPECULATIVE_TOKENS, SamplingParams, Verdict
+from outrider.sampling.acceptance import accept_matching
+from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.sampler import Choice, choose_tokens
+from target_service.run_ahead import GoingOn
 
 # Each orchestrator sends no more sessions than there are slots: these are for several.
 MAX_WAITING = 64

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from outrider.embedded.target import embedded_target
-from tests.tiny_models import model_factory
+from tests.support.models.tiny_models import model_factory
 
 torch.set_num_threads(1)
 if not torch.cuda.is_available():
@@ -38,4 +38,4 @@ def real_target() -> Path:
 @pytest.fixture
 def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Engines have the layers, and passes the form and shapes, that they have on a GPU."""
-    monkeypatch.setattr("outrider.engine.model.is_gpu", lambda device: True)
+    monkeypatch.setattr("outrider.engine.engine.is_gpu", lambda device: True)

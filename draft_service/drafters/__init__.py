@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from outrider.engine.activity import ModelActivity
-from outrider.messages import Preparation, Prepared, Proposal, SamplingParams
+from outrider.protocol.messages import Preparation, Prepared, Proposal, SamplingParams
 
 OnPrepared = Callable[[list[Prepared]], None]
 """Called on the event loop with continuations that have grown."""

@@ -15,8 +15,8 @@ from draft_service.drafters.outcomes import (
     acceptance_chance,
     likeliest_corrections,
 )
-from outrider.engine.scheduler import Scheduler
-from outrider.messages import Prepared
+from outrider.engine.scheduling.scheduler import Scheduler
+from outrider.protocol.messages import Prepared
 
 
 class Branches:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from outrider.engine.chunk import Chunk
-from outrider.engine.pace import Passes, best_seconds
+from outrider.engine.scheduling.batch_limits import Passes, best_seconds
 
 # How often draft tokens are accepted where nobody says; and at least, since only what is
 # prepared can show that a draft has become better.

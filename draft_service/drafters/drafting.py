@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from outrider.engine.job import Job
-from outrider.engine.recorded_sampling import Choosing
-from outrider.engine.sequence import common_length
-from outrider.messages import Prepared, SamplingParams
-from outrider.sampling import Choice, rank_tokens
+from outrider.engine.scheduling.job import Job
+from outrider.engine.scheduling.sequence import common_length
+from outrider.protocol.messages import Prepared, SamplingParams
+from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.sampler import Choice, rank_tokens
 
 NUM_RUNNERS_UP = 4
 

@@ -27,10 +27,10 @@ from draft_service.drafters.breadth import (
 )
 from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
 from outrider.engine.activity import ModelActivity, activity_of
-from outrider.engine.model import Engine
-from outrider.engine.scheduler import Scheduler
-from outrider.engine.sequence import TokenSequence
-from outrider.messages import GREEDY, Preparation, Proposal, SamplingParams
+from outrider.engine.engine import Engine
+from outrider.engine.scheduling.scheduler import Scheduler
+from outrider.engine.scheduling.sequence import TokenSequence
+from outrider.protocol.messages import GREEDY, Preparation, Proposal, SamplingParams
 
 # So many tokens are read by the pass that drafts after them.
 _FEW_TOKENS = 16

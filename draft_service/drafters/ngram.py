@@ -7,11 +7,11 @@ from collections.abc import Sequence
 
 from draft_service.drafters import OnPrepared
 from outrider.engine.activity import ModelActivity
-from outrider.engine.sequence import TokenSequence
-from outrider.engine.slots import RETRY_SECONDS
+from outrider.engine.scheduling.sequence import TokenSequence
+from outrider.engine.scheduling.slots import RETRY_SECONDS
 from outrider.errors import NoFreeSlot
-from outrider.messages import Preparation, Proposal, SamplingParams, Timings
-from outrider.prompt_lookup import longest_match
+from outrider.protocol.messages import Preparation, Proposal, SamplingParams, Timings
+from outrider.sampling.prompt_lookup import longest_match
 
 MAX_NGRAM = 4
 MIN_NGRAM = 2

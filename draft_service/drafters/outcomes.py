@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from outrider.sampling import Choice
+from outrider.sampling.sampler import Choice
 
 # That a draft token is accepted which is not the draft's own: it stood in the text before.
 _UNKNOWN_CHANCE = 0.6

@@ -24,10 +24,10 @@ from pathlib import Path
 from draft_service.drafters.breadth import UNKNOWN_STEP_TIME, StepTime
 from draft_service.drafters.drafting import Sampler
 from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
-from outrider.engine.model import Engine
+from outrider.engine.engine import Engine
 from outrider.errors import ConfigurationError, InvalidRequest
-from outrider.messages import Proposal, SamplingParams
-from outrider.sampling import Choice
+from outrider.protocol.messages import Proposal, SamplingParams
+from outrider.sampling.sampler import Choice
 
 REPLAY = "replay:"
 

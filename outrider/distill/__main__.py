@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from outrider.config import DTYPES, FiniteRange, run_command
+from outrider.settings.options import DTYPES, FiniteRange, run_command
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 AT_LEAST_ONE = click.IntRange(min=1)

@@ -12,8 +12,8 @@ from rich.progress import Progress
 from transformers import AutoConfig
 
 from outrider.distill.refit import record, refit
-from outrider.distill.student import first_trained, keep_layers, most_changing_layers
 from outrider.errors import ConfigurationError, UnsupportedModel
+from outrider.models.student import first_trained, keep_layers, most_changing_layers
 
 RECORD = "distillation.json"
 

@@ -1,6 +1,6 @@
 """Training for a draft that will run in int8: it meets the rounding while it learns.
 
-Weights and inputs are rounded as `outrider.engine.int8_linear` rounds them, and
+Weights and inputs are rounded as `outrider.engine.cpu.int8_linear` rounds them, and
 gradients pass as if they were not (the straight-through estimator, arXiv 1308.3432).
 GPT-2's transposed layers are left out: they meet it when they are served.
 """
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from outrider.engine.int8_linear import row_scales
+from outrider.engine.cpu.int8_linear import row_scales
 
 _INPUT_STEPS = 127
 

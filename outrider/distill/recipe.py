@@ -34,20 +34,21 @@ from outrider.distill.beginning import (
     remove_layers,
 )
 from outrider.distill.fake_int8 import fake_int8, remove_fake_int8
-from outrider.distill.student import freeze
 from outrider.distill.teaching import Lesson, teach
 from outrider.distill.texts import Texts
 from outrider.distill.training import History, Material, Schedule, train, training_dtype
 from outrider.distill.writing import SHARD_SIZE, Writer, texts_of_file
 from outrider.embedded import resolve_model
 from outrider.engine.device import choose_device
-from outrider.engine.draft_vocabulary import trim_head, write_draft_vocabulary
-from outrider.engine.model import Engine, EngineOptions
-from outrider.engine.scheduler import Scheduler
-from outrider.engine.weights import load_model
+from outrider.engine.engine import Engine
+from outrider.engine.loading.draft_vocabulary import trim_head, write_draft_vocabulary
+from outrider.engine.loading.weights import load_model
+from outrider.engine.options import EngineOptions
+from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.errors import ConfigurationError
-from outrider.loading import wait_for_own_thread
-from outrider.tokenizer_files import load_tokenizer
+from outrider.models.student import freeze
+from outrider.models.tokenizer_files import load_tokenizer
+from outrider.serving.loading import wait_for_own_thread
 
 
 @dataclass(frozen=True)

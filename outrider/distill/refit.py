@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from outrider.distill.student import layer_list
-from outrider.engine.packed_linear import linear_weight
+from outrider.engine.layers import linear_weight
 from outrider.errors import UnsupportedModel
+from outrider.models.student import layer_list
 
 # How much old weights count, as a share of the mean square of the matrix's inputs.
 _PULL = 1e-3

@@ -10,7 +10,7 @@ import torch
 
 from outrider.distill.texts import Array, Texts, save_arrays
 from outrider.engine.chunk import Chunk
-from outrider.engine.model import Engine
+from outrider.engine.engine import Engine
 
 NUM_TOP_TOKENS = 48
 _TOKENS_PER_PASS = 1024

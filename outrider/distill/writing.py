@@ -16,13 +16,13 @@ from typing import Any
 from torch import Tensor
 
 from outrider.distill.texts import Texts
-from outrider.engine.job import Job
-from outrider.engine.model import Engine
-from outrider.engine.recorded_sampling import Choosing
-from outrider.engine.scheduler import Scheduler
+from outrider.engine.engine import Engine
+from outrider.engine.scheduling.job import Job
+from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.errors import ConfigurationError
-from outrider.messages import SamplingParams
-from outrider.sampling import Choice, choose_tokens
+from outrider.protocol.messages import SamplingParams
+from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.sampler import Choice, choose_tokens
 
 SHARD_SIZE = 64
 QUESTION_TOKENS = 96

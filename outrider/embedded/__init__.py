@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from outrider.embedded.cache import Progress, silent
 from outrider.embedded.draft import EMBEDDED_DRAFT, embedded_draft
 from outrider.embedded.target import EMBEDDED_TARGET, embedded_target
 from outrider.errors import ModelNotFound
-from outrider.hub import downloaded
+from outrider.models.cache import Progress, silent
+from outrider.models.hub import downloaded
 
 __all__ = ["EMBEDDED_DRAFT", "EMBEDDED_TARGET", "resolve_model"]
 

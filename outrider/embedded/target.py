@@ -9,8 +9,8 @@ from __future__ import annotations
 from importlib import metadata
 from pathlib import Path
 
-from outrider.embedded.cache import Progress, cache_folder, made_once, silent
 from outrider.errors import ModelNotFound
+from outrider.models.cache import Progress, cache_folder, made_once, silent
 
 EMBEDDED_TARGET = "smollm2-135m-instruct"
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from outrider.distribution import Distribution, powers_of_two
+from outrider.observability.distribution import Distribution, powers_of_two
 
 if TYPE_CHECKING:
-    from outrider.engine.model import Engine
-    from outrider.engine.scheduler import Scheduler
+    from outrider.engine.engine import Engine
+    from outrider.engine.scheduling.scheduler import Scheduler
 
 
 @dataclass

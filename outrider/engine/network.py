@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 
-from outrider.engine.attention import (
+from outrider.engine.attention.forward_pass import (
     IMPLEMENTATION,
     ForwardPass,
     attending,
     current_text_lengths,
 )
-from outrider.engine.fused_llama import FusedLlama, can_fuse
-from outrider.engine.gpu_network import gpu_networks
-from outrider.engine.rope import rotate_by_sequence
+from outrider.engine.attention.rope import rotate_by_sequence
+from outrider.engine.cpu.fused_llama import FusedLlama
+from outrider.engine.layers import can_fuse
 
 
 class TransformersNetwork(nn.Module):
@@ -57,7 +57,11 @@ def networks_for(config: Any, is_whole: bool, on_gpu: bool) -> list[Build]:
     """
     if is_whole and can_fuse(config) and not on_gpu:
         return [FusedLlama]
-    own = gpu_networks(config) if is_whole and on_gpu else []
+    own: Sequence[Build] = ()
+    if is_whole and on_gpu:
+        from outrider.engine.cuda.gpu_network import gpu_networks
+
+        own = gpu_networks(config)
     return [*own, lambda model, _: TransformersNetwork(model)]
 
 

@@ -17,12 +17,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from outrider.engine.cache.kv_cache import SlotCache
 from outrider.engine.chunk import Chunk
-from outrider.engine.kv_cache import SlotCache
-from outrider.sampling import Choice
+from outrider.sampling.sampler import Choice
 
 Result = Tensor | list[list[Choice]]
 """What comes of a chunk: logits, or what was chosen after tokens."""
+
+
+def difference(actual: Tensor, expected: Tensor) -> float:
+    """How much logits differ, on average, beside how much they vary."""
+    expected = expected.float()
+    return float((actual.float() - expected).abs().mean() / expected.std())
 
 
 def check_finite(logits: Tensor, dtype: torch.dtype) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from outrider.embedded.cache import Progress, cache_folder, made_once, silent
+from outrider.models.cache import Progress, cache_folder, made_once, silent
 
 # Raise it when `convert` writes something else, so that old folders are not reused.
 FORMAT = 1

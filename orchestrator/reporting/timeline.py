@@ -1,0 +1,158 @@
+"""When what happened during one request, for a picture of it.
+
+Everything is on the orchestrator's clock, and no other is needed: a service says how
+long it worked on a message, and the work must lie between the sending of the message
+and the arrival of its answer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from outrider.protocol.messages import Interval, Prepared, Timings
+
+ORCHESTRATOR, NETWORK, DRAFT, TARGET = "orchestrator", "network", "draft", "target"
+
+# About a megabyte on the wire, which takes four.
+MAX_INTERVALS = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    name: str
+    at_ns: int
+    num_tokens: int
+
+
+@dataclass(slots=True)
+class _Branch:
+    """A lane of preparations, and what its passes have taken so far."""
+
+    lane: str
+    forward_ns: int = 0
+
+
+class Timeline:
+    """Collects the intervals of one request; a full one takes no more.
+
+    Intervals of one lane never overlap, but may contain each other.
+    """
+
+    def __init__(self) -> None:
+        self.intervals: list[Interval] = []
+        self._began_ns = self._step_began_ns = time.perf_counter_ns()
+        self._lane_ends_ns: defaultdict[tuple[str, str], int] = defaultdict(int)
+        self._unanswered: defaultdict[str, deque[_Sent]] = defaultdict(deque)
+        self._done_ns: defaultdict[str, int] = defaultdict(int)
+        self._draft_began_ns = 0
+        self._branches: dict[tuple[int, ...], _Branch] = {}
+
+    def stage(self, name: str, begin_ns: int, end_ns: int) -> None:
+        """A stage of the critical path."""
+        self._add(ORCHESTRATOR, "critical path", name, begin_ns, end_ns)
+
+    def step(self, num_draft_tokens: int, num_accepted_tokens: int, source: str) -> None:
+        """All since the last step was one, which ends now; `source` is that of its draft."""
+        now_ns = time.perf_counter_ns()
+        name = "target alone"
+        counts = {"draft_tokens": num_draft_tokens, "accepted_tokens": num_accepted_tokens}
+        if num_draft_tokens:
+            name = f"{num_accepted_tokens} of {num_draft_tokens} accepted, {source}"
+        self._add(ORCHESTRATOR, "steps", name, self._step_began_ns, now_ns, counts)
+        self._step_began_ns = now_ns
+
+    def sent(self, service: str, name: str, token_ids: Sequence[int]) -> None:
+        """A message with these new tokens leaves for a service, which answers in order."""
+        sent = _Sent(name, time.perf_counter_ns(), len(token_ids))
+        self._unanswered[service].append(sent)
+
+    def answered(
+        self,
+        service: str,
+        timings: Timings,
+        draft_token_ids: Sequence[int],
+        counts: dict[str, int] | None = None,
+    ) -> None:
+        """The answer to the oldest message that has none; says what the service did.
+
+        What the service does not account for was spent on the way, half of it in each
+        direction (Cristian, 1989). If the service was busy with the message before, the
+        way there took longer.
+        """
+        now_ns = time.perf_counter_ns()
+        sent = self._unanswered[service].popleft()
+        total_ns = min(timings.total_ns, now_ns - sent.at_ns)
+        begin_ns = sent.at_ns + (now_ns - sent.at_ns - total_ns) // 2
+        begin_ns = min(max(begin_ns, self._done_ns[service]), now_ns - total_ns)
+        end_ns = self._done_ns[service] = begin_ns + total_ns
+        self._add(NETWORK, f"to the {service}", sent.name, sent.at_ns, begin_ns)
+        counts = {
+            "new_tokens": sent.num_tokens,
+            "draft_tokens": len(draft_token_ids),
+            **(counts or {}),
+        }
+        self._add(service, "session", sent.name, begin_ns, end_ns, counts)
+        self._split(service, timings, begin_ns, end_ns)
+        self._add(NETWORK, f"from the {service}", sent.name, end_ns, now_ns)
+        if service == DRAFT:
+            self._draft_began_ns = begin_ns
+            self._branches = {}
+
+    def _split(self, service: str, timings: Timings, begin_ns: int, end_ns: int) -> None:
+        """Draws a message's parts one after the other; over several passes they are sums."""
+        for name, duration_ns in (
+            ("queue", timings.queue_ns),
+            ("forward", timings.forward_ns),
+            ("sample", timings.sample_ns),
+        ):
+            part_end_ns = min(begin_ns + duration_ns, end_ns)
+            self._append(service, "session", name, begin_ns, part_end_ns, {})
+            begin_ns = part_end_ns
+
+    def prepared(self, since_ns: int, grown: Sequence[Prepared]) -> None:
+        """The draft has prepared, and said so `since_ns` after its last answered message came.
+
+        The passes that made a branch grow are drawn as one, which ends when it was told.
+        """
+        end_ns = min(self._draft_began_ns + since_ns, time.perf_counter_ns())
+        for one in grown:
+            branch = self._branches.get(one.assumed_token_ids)
+            if branch is None:
+                branch = _Branch(f"prepares {len(self._branches) + 1}")
+                self._branches[one.assumed_token_ids] = branch
+            duration_ns = one.forward_ns - branch.forward_ns
+            branch.forward_ns = one.forward_ns
+            counts = {
+                "assumed_tokens": len(one.assumed_token_ids),
+                "prepared_tokens": len(one.draft_token_ids),
+            }
+            self._add(DRAFT, branch.lane, "prepare", end_ns - duration_ns, end_ns, counts)
+
+    def _add(
+        self,
+        track: str,
+        lane: str,
+        name: str,
+        begin_ns: int,
+        end_ns: int,
+        counts: dict[str, int] | None = None,
+    ) -> None:
+        """Adds an interval behind the others of its lane, where it overlaps them shortened."""
+        begin_ns = max(begin_ns, self._lane_ends_ns[track, lane], self._began_ns)
+        end_ns = max(begin_ns, end_ns)
+        self._lane_ends_ns[track, lane] = end_ns
+        self._append(track, lane, name, begin_ns, end_ns, counts or {})
+
+    def _append(
+        self, track: str, lane: str, name: str, begin_ns: int, end_ns: int, counts: dict[str, int]
+    ) -> None:
+        if end_ns <= begin_ns or len(self.intervals) > MAX_INTERVALS:
+            return
+        if len(self.intervals) == MAX_INTERVALS:
+            name, counts = "the trace is full", {}
+        self.intervals.append(
+            Interval(track, lane, name, begin_ns - self._began_ns, end_ns - begin_ns, counts)
+        )

@@ -1,0 +1,125 @@
+"""Whether a service is there and fits, asked once a second for as long as there is a pair."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from dataclasses import dataclass
+
+from orchestrator.sessions.clients import ModelClient
+from outrider.errors import DeadlineExceeded, OutriderError, ServiceUnavailable
+from outrider.protocol.messages import ModelInfo
+
+log = logging.getLogger(__name__)
+
+# Seconds between two questions, and for an answer. A service that was stopped or cut off
+# is missed after both.
+_LOOK_SECONDS = 1.0
+_ANSWER_SECONDS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Why a service cannot be used, and since when: seconds since 1970."""
+
+    address: str
+    reason: str
+    since: float
+
+
+class Link:
+    """Follows one service.
+
+    Args:
+        accept: looks at what the service says of itself; raises OutriderError if that does
+            not fit.
+    """
+
+    def __init__(self, client: ModelClient, accept: Callable[[ModelInfo], Awaitable[None]]) -> None:
+        self.info: ModelInfo | None = None
+        """What was accepted last; None before the first time."""
+        self.outage: Outage | None = None
+        """None while the service can be used, and before the first look."""
+        self._client = client
+        self._accept = accept
+        self._told: set[str] = set()  # reasons of the outage
+        self._watching: asyncio.Task[None] | None = None
+
+    async def look(self, timeout: float = _ANSWER_SECONDS) -> ModelInfo:
+        """What the service says now. Raises OutriderError if it does not answer or fit.
+
+        One that is too slow for a shorter `timeout` than the usual one is not taken for lost.
+        """
+        try:
+            info = await self._client.model_info(timeout)
+            await self._accept(info)
+        except DeadlineExceeded as error:
+            late = ServiceUnavailable(f"{self._client.service}: no answer for {timeout:g} s")
+            if timeout >= _ANSWER_SECONDS:
+                self._note_outage(late.message)
+            raise self.explain(late) from error
+        except OutriderError as error:
+            self._note_outage(error.message)
+            if (explained := self.explain(error)) is not error:
+                raise explained from error
+            raise
+        except Exception as error:  # of what a service of another release sends, say
+            words = f"what it sent is not understood: {type(error).__name__}: {error}"
+            self._note_outage(f"{self._client.service}: {words}", error)
+            raise ServiceUnavailable(f"{self._name}: {words}") from error
+        self.note(info)
+        return info
+
+    def explain(self, error: OutriderError) -> OutriderError:
+        """Where the service is that does not answer, and since when; other errors as they are."""
+        service = f"{self._client.service}: "  # begins what gRPC says, and not the service
+        if not isinstance(error, ServiceUnavailable) or not error.message.startswith(service):
+            return error
+        since = time.time() if self.outage is None else self.outage.since
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since))
+        words = error.message.removeprefix(service)
+        return ServiceUnavailable(f"{self._name} is unreachable since {at}: {words}")
+
+    def check(self) -> None:
+        """Raises ServiceUnavailable if the service could not be used at the last look."""
+        if self.outage is not None:
+            raise ServiceUnavailable(self.outage.reason)
+
+    def note(self, info: ModelInfo) -> None:
+        """The service can be used."""
+        if self.outage is not None:
+            seconds = time.time() - self.outage.since
+            log.warning("%s can be used again, after %.0f s", self._name, seconds)
+        self.info, self.outage = info, None
+        self._told.clear()
+
+    def _note_outage(self, reason: str, unexpected: Exception | None = None) -> None:
+        before = self.outage
+        if reason not in self._told:  # once, not at every look: a name has several addresses
+            self._told.add(reason)
+            words = reason.removeprefix(f"{self._client.service}: ")
+            log.warning("%s cannot be used: %s", self._name, words, exc_info=unexpected)
+        since = before.since if before else time.time()
+        self.outage = Outage(self._client.address, reason, since)
+
+    @property
+    def _name(self) -> str:
+        return f"{self._client.service} at {self._client.address}"
+
+    def watch(self) -> None:
+        """Looks every second from here on, until `close`."""
+        self._watching = asyncio.create_task(self._watch())
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            with suppress(OutriderError):  # which is noted
+                await self.look()
+
+    async def close(self) -> None:
+        if self._watching is not None:
+            self._watching.cancel()
+        await self._client.close()

@@ -1,0 +1,169 @@
+"""The pair of services that an orchestrator works with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
+
+from orchestrator.policy.experience import Experience
+from orchestrator.reporting.timeline import Timeline
+from orchestrator.sessions.clients import DraftClient, TargetClient
+from orchestrator.sessions.draft_session import DraftSession
+from orchestrator.sessions.link import Link, Outage
+from orchestrator.sessions.target_session import TargetSession
+from orchestrator.text.tokenizer import Tokenizer
+from orchestrator.text.vocabulary import check_compatible
+from outrider.errors import (
+    OutriderError,
+    ServiceUnavailable,
+    UnsupportedModel,
+    VocabularyMismatch,
+)
+from outrider.protocol.messages import ModelInfo, SamplingParams, TokenizerFiles
+
+# A service may still download its model.
+CONNECT_SECONDS = 900.0
+
+_INFO_SECONDS = 1.0
+
+
+class Pair:
+    """A target, its tokenizer, and maybe a draft of the same vocabulary, which comes and goes."""
+
+    def __init__(
+        self,
+        target: TargetClient,
+        target_info: ModelInfo,
+        tokenizer: Tokenizer,
+        draft: DraftClient | None = None,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.experience = Experience(token_ns=target_info.token_ns)
+        self.target_link = Link(target, self._accept_target)
+        self.draft_link = None if draft is None else Link(draft, self._accept_draft)
+        self.target_info = target_info
+        """What the target said last, of the same vocabulary."""
+        self.on_target: Callable[[ModelInfo], None] = lambda info: None
+        """Is told that, each time: it may have been restarted with other settings."""
+        self._target = target
+        self._draft = draft
+        self._compared: str | None = None  # the fingerprint of the draft's vocabulary
+        self._mismatch = ""  # what differs in it, if anything does
+
+    @classmethod
+    async def connect(cls, target_address: str, draft_address: str | None) -> Pair:
+        """Waits for the target, and checks that the draft fits if it is there.
+
+        Raises:
+            OutriderError: the target does not answer, or its tokenizer cannot be read; or the
+                draft's address is another service's.
+            VocabularyMismatch: their vocabularies differ.
+        """
+        async with AsyncExitStack() as opened:
+            target = TargetClient(target_address)
+            opened.push_async_callback(target.close)
+            target_info = await target.wait_until_loaded(CONNECT_SECONDS)
+            tokenizer = Tokenizer(await target.tokenizer_files())
+            draft = None
+            if draft_address is not None:
+                draft = DraftClient(draft_address)
+                opened.push_async_callback(draft.close)
+            pair = cls(target, target_info, tokenizer, draft)
+            if pair.draft_link is not None:
+                with suppress(ServiceUnavailable):  # it joins when it comes
+                    await pair.draft_link.look()
+                pair.draft_link.watch()
+            pair.target_link.watch()
+            opened.pop_all()  # `close` closes them
+        return pair
+
+    @property
+    def draft_info(self) -> ModelInfo | None:
+        """What the draft said last; None while there is none that can be used."""
+        link = self.draft_link
+        return None if link is None or link.outage is not None else link.info
+
+    @property
+    def draft_outage(self) -> Outage | None:
+        """Why no draft can be used, though there should be one."""
+        return None if self.draft_link is None else self.draft_link.outage
+
+    @property
+    def draft_only_looks_up(self) -> bool:
+        """Whether the draft has no model, and so no vocabulary."""
+        info = None if self.draft_link is None else self.draft_link.info
+        return info is not None and not info.vocabulary_fingerprint
+
+    def check(self) -> None:
+        """Raises ServiceUnavailable if no text could be made now."""
+        self.target_link.check()
+
+    @contextmanager
+    def sessions(
+        self,
+        params: SamplingParams,
+        speculate: bool,
+        timeout: float | None,
+        timeline: Timeline | None = None,
+    ) -> Iterator[tuple[TargetSession, DraftSession | None]]:
+        """A session on each service, closed at the end whatever happens."""
+        verifier = self._target.open_session(params, self.target_info, timeout, timeline)
+        drafter, draft_info = None, self.draft_info
+        if speculate and self._draft is not None and draft_info is not None:
+            drafter = self._draft.open_session(
+                params, draft_info, self.target_info, timeout, timeline
+            )
+        try:
+            yield verifier, drafter
+        finally:
+            verifier.close()
+            if drafter is not None:
+                drafter.close()
+
+    async def current_info(self) -> tuple[ModelInfo, ModelInfo | None]:
+        """What target and draft say now; no draft if it does not answer.
+
+        Raises:
+            OutriderError: the target does not answer.
+        """
+        target_info = await self.target_link.look(_INFO_SECONDS)
+        if self.draft_link is not None:
+            with suppress(OutriderError):
+                await self.draft_link.look(_INFO_SECONDS)
+        return target_info, self.draft_info
+
+    async def close(self) -> None:
+        await self.target_link.close()
+        if self.draft_link is not None:
+            await self.draft_link.close()
+
+    async def _accept_target(self, info: ModelInfo) -> None:
+        """Raises VocabularyMismatch if the target serves another vocabulary than it did."""
+        if info.vocabulary_fingerprint != self.target_info.vocabulary_fingerprint:
+            raise VocabularyMismatch(
+                "the target serves another vocabulary than it did when the orchestrator started; "
+                "restart the orchestrator"
+            )
+        self.target_info = info
+        self.on_target(info)
+
+    async def _accept_draft(self, info: ModelInfo) -> None:
+        """Raises VocabularyMismatch. Compares once, as long as the draft says the same."""
+        assert self._draft is not None
+        fingerprint = info.vocabulary_fingerprint
+        if fingerprint != self._compared:
+            self._mismatch = ""
+            if fingerprint not in ("", self.target_info.vocabulary_fingerprint):
+                files = await self._draft.tokenizer_files()
+                self._mismatch = await asyncio.to_thread(self._find_mismatch, info, files)
+            self._compared = fingerprint
+        if self._mismatch:
+            raise VocabularyMismatch(self._mismatch)
+
+    def _find_mismatch(self, draft: ModelInfo, files: TokenizerFiles) -> str:
+        try:
+            check_compatible(self.target_info, draft, self.tokenizer.vocab, Tokenizer(files).vocab)
+        except (UnsupportedModel, VocabularyMismatch) as error:
+            return error.message
+        return ""

@@ -1,0 +1,118 @@
+"""One side of a bidirectional stream, with gRPC's errors as ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from outrider.errors import IdleTimeout, NoFreeSlot, OutriderError, ServiceUnavailable
+from outrider.observability import telemetry
+from outrider.protocol.channel import from_rpc_error
+
+_LONGEST_RETRY_SECONDS = 0.25
+
+# What gRPC says of a write that meets the end of its stream before the status has come.
+_MET_THE_END = "Internal error from Core"
+
+
+class _UnknownEnd(ServiceUnavailable):
+    """The service has ended the session, and its reason is lost."""
+
+
+class SessionStream:
+    """A bidirectional stream: a response to every request, and others that nobody asked for.
+
+    Args:
+        open_call: opens the stream.
+        settings: what the first request carries on top.
+        patience: seconds to wait for a slot if the service is full.
+        service: what errors call it.
+    """
+
+    def __init__(
+        self, open_call: Callable[[], Any], settings: Any, patience: float, service: str
+    ) -> None:
+        self._service = service
+        self._open_call = open_call
+        self._call = open_call()
+        self._settings = settings
+        self._patience = patience
+
+    async def exchange(self, request: Any) -> Any:
+        """Sends a request and awaits its response. Raises OutriderError."""
+        if self._settings is not None:
+            return await self._begin(request)
+        return await self._exchange(request)
+
+    async def _begin(self, request: Any) -> Any:
+        """The first exchange; tries again for a while if the service is full.
+
+        A session that had nothing to ask for so long that the service gave its slot away is
+        opened again, and so is one that was refused for a reason that was lost.
+        """
+        now = asyncio.get_running_loop().time
+        seconds, give_up = 0.002, now() + self._patience
+        while True:
+            try:
+                return await self._exchange(request)
+            except (NoFreeSlot, IdleTimeout, _UnknownEnd):
+                if now() + seconds > give_up:
+                    raise
+                await asyncio.sleep(seconds)
+                seconds = min(2 * seconds, _LONGEST_RETRY_SECONDS)
+                self._call = self._open_call()
+
+    async def _exchange(self, request: Any) -> Any:
+        await self.send(request)
+        return await self.receive()
+
+    async def send(self, request: Any) -> None:
+        """Raises OutriderError."""
+        if self._settings is not None:
+            request.MergeFrom(self._settings)
+            self._settings = None
+        if span_id := telemetry.current_span_id():
+            request.step_span_id = span_id
+        try:
+            await self._call.write(request)
+        except grpc.aio.AioRpcError as error:
+            if error.details() == _MET_THE_END:
+                raise _UnknownEnd(f"{self._service}: it ended the session") from error
+            raise from_rpc_error(error, self._service) from error
+        except asyncio.InvalidStateError:  # the stream had ended before
+            raise await self._end_of_stream() from None
+
+    async def receive(self) -> Any:
+        """The next response. Raises OutriderError, at the stream's end too."""
+        try:
+            response = await self._call.read()
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc_error(error, self._service) from error
+        except asyncio.InvalidStateError:
+            response = grpc.aio.EOF
+        if response is grpc.aio.EOF:
+            raise await self._end_of_stream()
+        if response is None:  # what gRPC makes of bytes that are no message
+            raise OutriderError(f"{self._service}: it sent what cannot be decoded")
+        return response
+
+    async def _end_of_stream(self) -> OutriderError:
+        code = await self._call.code()
+        if code is grpc.StatusCode.OK:
+            return ServiceUnavailable(f"{self._service}: it ended the session")
+        return from_rpc_error(
+            grpc.aio.AioRpcError(
+                code,
+                await self._call.initial_metadata(),
+                await self._call.trailing_metadata(),
+                await self._call.details(),
+            ),
+            self._service,
+        )
+
+    def close(self) -> None:
+        """Ends the session; the service frees its slot."""
+        self._call.cancel()

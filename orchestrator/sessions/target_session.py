@@ -1,0 +1,153 @@
+"""The target as the loop sees it: a session over a gRPC stream.
+
+The loop hands over all committed tokens; only what the service lacks travels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from orchestrator.decoding.interfaces import Ahead, Foresight
+from orchestrator.reporting.timeline import TARGET, Timeline
+from orchestrator.sessions.sequence_sync import Mirror
+from orchestrator.sessions.stream import SessionStream
+from outrider.errors import OutriderError
+from outrider.protocol.codec import sampling_to_wire, verdict_from_wire
+from outrider.protocol.messages import SamplingParams, Timings, Verdict
+from outrider.v1 import target_pb2
+
+# A slot that was given back is free after the pass that uses it; the target is worth
+# waiting for.
+_PATIENCE_SECONDS = 60.0
+
+
+class TargetSession:
+    """Verdicts on one sequence; `partners.Verifier` over the network.
+
+    Args:
+        vocabulary_fingerprint: of the vocabulary that its tokens are of; empty: not checked.
+    """
+
+    def __init__(
+        self,
+        open_call: Callable[[], Any],
+        params: SamplingParams,
+        timeline: Timeline | None = None,
+        vocabulary_fingerprint: str = "",
+    ) -> None:
+        self.ahead: Ahead | None = None
+        self._timeline = timeline
+        settings = target_pb2.VerifyRequest(
+            sampling=sampling_to_wire(params), vocabulary_fingerprint=vocabulary_fingerprint
+        )
+        self._stream = SessionStream(open_call, settings, _PATIENCE_SECONDS, "the target")
+        self._mirror = Mirror()
+        self._num_more = 0  # verdicts to come without a request
+
+    num_threads = 0
+    """CPU threads of the target's last pass; 0 if unknown."""
+
+    @property
+    def goes_on(self) -> bool:
+        return self._num_more > 0
+
+    async def verify(
+        self,
+        tokens: Sequence[int],
+        draft_token_ids: Sequence[int],
+        foresight: Foresight | None = None,
+        num_more_tokens: int = 0,
+    ) -> Verdict:
+        """The target's verdict on draft tokens that follow `tokens`. Raises OutriderError."""
+        ahead, self.ahead = self.ahead, None
+        if self.goes_on and not draft_token_ids and foresight is None:
+            self._num_more -= 1
+            self._note_sent("goes on", tokens[-1:])
+            response = await self._stream.receive()
+            _check(response.is_more and response.context_length == len(tokens))
+        elif ahead is None and foresight is None and not self.goes_on:
+            request = self._request(tokens, draft_token_ids, num_more_tokens)
+            response = await self._stream.exchange(request)
+            self._num_more = num_more_tokens
+        else:
+            is_stale = ahead is not None and ahead.tokens != tokens
+            if ahead is None or is_stale:
+                await self._stream.send(self._request(tokens, draft_token_ids, num_more_tokens))
+            response = await self._receive(is_stale, foresight)
+            self._num_more = num_more_tokens
+        verdict = verdict_from_wire(response)
+        self.num_threads = verdict.timings.num_threads
+        if self._timeline is not None:
+            counts = {"accepted_tokens": verdict.num_accepted_tokens}
+            self._timeline.answered(TARGET, verdict.timings, draft_token_ids, counts)
+        self._mirror.hold(tokens, draft_token_ids, verdict.sequence_length)
+        return verdict
+
+    def _request(
+        self, tokens: Sequence[int], draft_token_ids: Sequence[int], num_more_tokens: int
+    ) -> target_pb2.VerifyRequest:
+        context_length, token_ids = self._mirror.difference(tokens)
+        self._note_sent("verify" if draft_token_ids else "read", token_ids)
+        return target_pb2.VerifyRequest(
+            context_length=context_length,
+            token_ids=token_ids,
+            draft_token_ids=draft_token_ids,
+            num_more_tokens=num_more_tokens,
+        )
+
+    async def _receive(self, after_stale: bool, foresight: Foresight | None) -> Any:
+        if foresight is None:
+            return await self._next_verdict(after_stale)
+        verdict = asyncio.create_task(self._next_verdict(after_stale))
+        ahead = asyncio.ensure_future(foresight())
+        try:
+            await asyncio.wait((verdict, ahead), return_when=asyncio.FIRST_COMPLETED)
+            if not verdict.done():
+                await self._send_ahead(ahead.result())
+            return await verdict
+        finally:
+            verdict.cancel()
+            ahead.cancel()
+            await asyncio.gather(verdict, ahead, return_exceptions=True)
+
+    async def _send_ahead(self, ahead: Ahead) -> None:
+        self.ahead = ahead
+        self._note_sent("verify, sent ahead", ahead.tokens[-1:])
+        await self._stream.send(
+            target_pb2.VerifyRequest(
+                context_length=len(ahead.tokens) - 1,
+                token_ids=ahead.tokens[-1:],
+                draft_token_ids=ahead.draft_token_ids,
+                assumes_verdict=True,
+            )
+        )
+
+    def _note_sent(self, name: str, token_ids: Sequence[int]) -> None:
+        if self._timeline is not None:
+            self._timeline.sent(TARGET, name, token_ids)
+
+    async def _next_verdict(self, after_stale: bool) -> Any:
+        """Takes the answer to what was sent ahead in vain off the stream first."""
+        for is_stale in (True, False) if after_stale else (False,):
+            response = await self._next_answer()
+            _check(response.is_stale == is_stale)
+            if is_stale and self._timeline is not None:
+                self._timeline.answered(TARGET, Timings(), ())
+        return response
+
+    async def _next_answer(self) -> Any:
+        """The answer to a request. Where the target went on until then was in vain."""
+        while (response := await self._stream.receive()).is_more:
+            _check(self._num_more > 0)
+            self._num_more -= 1
+        return response
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+def _check(agrees: bool) -> None:
+    if not agrees:
+        raise OutriderError("the target and the loop disagree on what is committed")

@@ -1,0 +1,38 @@
+"""What a conversation has to be before a chat template sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from orchestrator.text.tokenizer import Turn
+from outrider.errors import InvalidRequest
+
+ROLES = ("system", "developer", "user", "assistant", "tool")
+
+# Variables of a template that are set here.
+_OWN_VARIABLES = ("messages", "add_generation_prompt")
+
+_LONGEST_NAME = 60  # of what an error message repeats, in characters
+
+
+def check_conversation(
+    messages: Sequence[Turn], continues_last: bool, template_arguments: Mapping[str, object]
+) -> None:
+    """Raises InvalidRequest. Without messages, nothing that is for them may be set."""
+    for index, turn in enumerate(messages):
+        if not turn.role:
+            raise InvalidRequest(f"messages[{index}] has no role")
+        if turn.role not in ROLES:
+            raise InvalidRequest(
+                f"messages[{index}] has the unknown role {turn.role[:_LONGEST_NAME]!r}: "
+                f"roles are {', '.join(ROLES)}"
+            )
+        if not turn.content:
+            raise InvalidRequest(f"messages[{index}], of role {turn.role!r}, is empty")
+    if continues_last and (not messages or messages[-1].role != "assistant"):
+        raise InvalidRequest("continue_final_message needs a last message of role 'assistant'")
+    if template_arguments and not messages:
+        raise InvalidRequest("chat_template_kwargs goes with messages, not with prompt")
+    for name in _OWN_VARIABLES:
+        if name in template_arguments:
+            raise InvalidRequest(f"chat_template_kwargs must not have {name!r}")

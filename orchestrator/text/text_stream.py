@@ -1,0 +1,173 @@
+"""Tokens to text as they come: no half characters, nothing of a stop string."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left
+from collections.abc import Sequence
+
+from orchestrator.text.tokenizer import Tokenizer
+from outrider.errors import InvalidRequest
+
+_REPLACEMENT = "\ufffd"
+
+# A character spans at most four tokens, one a byte. Among so many tokens without a
+# readable end, the first ones are certainly not about to become a character.
+_MAX_INCOMPLETE = 8
+
+# What tokens without text leave in the text that stop strings are looked for in, and that is
+# taken out before the text is released. Surrogates: no text that is decoded holds any.
+_DROPPED = "\ud800"
+_MARKS = re.compile("[\ud800-\udfff]")
+
+
+def check_stop_strings(stop: Sequence[str]) -> None:
+    """Raises InvalidRequest for a stop string that every text contains."""
+    if not all(stop):
+        raise InvalidRequest("a stop string must not be empty")
+
+
+class TextStream:
+    """Turns tokens into text that is final.
+
+    Held back are a character whose last token is missing, and an end that may
+    become a stop string. The pieces join to what all tokens add to the text of
+    `prompt`, whose special tokens are left out, too.
+    One exception: byte tokens of a sentencepiece vocabulary that are no valid text
+    differ in the number of replacement characters.
+
+    `stopped` is the stop string that was found, if any: the one that is complete
+    first, of several the longest. The text ends before it. Special tokens in a stop
+    string are found by their ids, and none is found across a token without text.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str] = (), prompt: Sequence[int] = ()
+    ) -> None:
+        check_stop_strings(stop)
+        self._tokenizer = tokenizer
+        self._marks: dict[int, str] = {}  # of special tokens that stop strings contain
+        # What is looked for, to the stop string that it stands for.
+        self._stop = {self._marked(each): each for each in stop} | {each: each for each in stop}
+        # Tokens whose text is out. The next ones are decoded behind them, since a
+        # leading space depends on what comes before.
+        self._context = self._end_of(prompt)
+        self._pending: list[int] = []  # tokens whose text is not out
+        self._held = ""  # text that may be the beginning of a stop string
+        self._num_released = 0  # characters and marks
+        self._lengths: list[int] = []  # characters and marks up to each token
+        self.stopped: str | None = None
+
+    @property
+    def num_kept_tokens(self) -> int:
+        """How many of the tokens it takes to produce the text that was released.
+
+        Without a stop string all of them. With one, tokens up to the one that brings
+        the last character before it; that token may hold some of the stop string too.
+        """
+        if self.stopped is None:
+            return len(self._lengths)
+        if self._num_released == 0:
+            return 0
+        return bisect_left(self._lengths, self._num_released) + 1
+
+    def push(self, token_id: int) -> str:
+        """Takes a token and returns the text that became final by it."""
+        self._lengths.append(self._lengths[-1] if self._lengths else 0)
+        if not self._tokenizer.has_text(token_id):
+            self._lengths[-1] += 1
+            return self._release(self._marks.get(token_id, _DROPPED))
+        self._pending.append(token_id)
+        return self._release(self._take_decoded(is_last=False))
+
+    def flush(self) -> str:
+        """The text that was held back; call it when no more tokens come."""
+        if self.stopped is not None:
+            return ""
+        released = self._release(self._take_decoded(is_last=True))
+        held, self._held = self._held, ""  # none, if a stop string was found now
+        self._num_released += len(held)
+        return released + _MARKS.sub("", held)
+
+    def _marked(self, stop: str) -> str:
+        """A stop string with a mark in place of each special token."""
+
+        def mark(found: re.Match[str]) -> str:
+            token_id = self._tokenizer.special_ids[found[0]]
+            return self._marks.setdefault(token_id, chr(ord(_DROPPED) + 1 + len(self._marks)))
+
+        return self._tokenizer.special_token.sub(mark, stop)
+
+    def _end_of(self, prompt: Sequence[int]) -> list[int]:
+        """The last tokens of a prompt that have text, from the beginning of a character on."""
+        last: list[int] = []
+        for token_id in reversed(prompt):
+            if len(last) == _MAX_INCOMPLETE:
+                break
+            if self._tokenizer.has_text(token_id):
+                last.insert(0, token_id)
+        ends = [last[begin:] for begin in range(len(last))]
+        # Bytes of a character whose first ones are missing are replaced. The text may hold
+        # such characters itself, so that all ends do.
+        return min(ends, key=self._num_replaced, default=[])
+
+    def _num_replaced(self, token_ids: list[int]) -> int:
+        return self._tokenizer.decode(token_ids).count(_REPLACEMENT)
+
+    def _take_decoded(self, is_last: bool) -> str:
+        """The text of the pending tokens that later ones cannot change."""
+        text = self._decode(self._pending)
+        num_final = len(self._pending)
+        if text.endswith(_REPLACEMENT) and not is_last:
+            num_final = self._last_boundary()
+            text = self._decode(self._pending[:num_final])
+        final, self._pending = self._pending[:num_final], self._pending[num_final:]
+        # Tokens without text alone are no context: the space behind them would be lost.
+        self._context = final if text else self._context + final
+        if text:
+            self._lengths[-1] += len(text)
+        return text
+
+    def _last_boundary(self) -> int:
+        """How many of the pending tokens later ones cannot change any more.
+
+        Behind the end of a character both sides can be decoded apart; bytes of one
+        character that are torn apart make more replacement characters than together.
+        """
+        if len(self._pending) < _MAX_INCOMPLETE:
+            return 0
+
+        def num_replaced(end: int) -> int:
+            parts = self._pending[:end], self._pending[end:]
+            return sum(map(self._num_replaced, parts))
+
+        return min(range(len(self._pending) - 1, 0, -1), key=num_replaced)
+
+    def _decode(self, token_ids: list[int]) -> str:
+        """The text that tokens add behind the context."""
+        before = self._tokenizer.decode(self._context)
+        return self._tokenizer.decode(self._context + token_ids)[len(before) :]
+
+    def _release(self, text: str) -> str:
+        """Adds new text to what is held and returns what cannot be part of a stop string."""
+        text = self._held + text
+        self._held = ""
+        found = [stop for stop in self._stop if stop in text]
+        if found:
+            # What is complete first does not depend on how tokens cut the text.
+            found.sort(key=lambda stop: (text.find(stop) + len(stop), -len(stop)))
+            self.stopped = self._stop[found[0]]
+            end = text.find(found[0])
+        else:
+            end = len(text) - max((_overlap(text, stop) for stop in self._stop), default=0)
+            self._held = text[end:]
+        self._num_released += end
+        return _MARKS.sub("", text[:end])
+
+
+def _overlap(text: str, stop: str) -> int:
+    """The length of the longest end of `text` that begins `stop`."""
+    for length in range(min(len(text), len(stop) - 1), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

@@ -1,0 +1,120 @@
+"""Text to tokens and back, and conversations to prompts, without transformers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Protocol
+
+import tokenizers
+
+from outrider.errors import InvalidRequest, UnsupportedModel
+from outrider.models.chat_template import NO_ARGUMENTS, ChatTemplate
+from outrider.protocol.messages import TokenizerFiles
+
+
+class Turn(Protocol):
+    """One turn of a conversation."""
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def content(self) -> str: ...
+
+
+class Tokenizer:
+    """A tokenizer and a chat template, as a service sent them.
+
+    Raises:
+        UnsupportedModel: the service has another release of tokenizers, and ours cannot read it.
+    """
+
+    def __init__(self, files: TokenizerFiles) -> None:
+        try:
+            self.backend = tokenizers.Tokenizer.from_str(files.tokenizer_json)
+        except Exception as error:  # the library has no class for it
+            raise UnsupportedModel(
+                f"tokenizers {tokenizers.__version__} cannot read the tokenizer: {error}"
+            ) from error
+        # What a file may carry along from training is not for prompts.
+        self.backend.no_padding()
+        self.backend.no_truncation()
+        added = self.backend.get_added_tokens_decoder()
+        self.special_ids = {token.content: i for i, token in added.items() if token.special}
+        """Special tokens to their ids."""
+        self._without_text = frozenset(self.special_ids.values())
+        self._chat_template = ChatTemplate.of(files)
+
+    @property
+    def has_chat_template(self) -> bool:
+        return self._chat_template is not None
+
+    @property
+    def vocab(self) -> Mapping[str, int]:
+        """Token to id, added tokens included."""
+        vocab: dict[str, int] = self.backend.get_vocab(with_added_tokens=True)
+        return vocab
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text, with the special tokens that the tokenizer adds."""
+        return self._encode(text, add_special_tokens=True)
+
+    def fewest_tokens(self, text: str) -> int:
+        """A number of tokens that `text` has at least, without splitting it."""
+        if self.backend.normalizer is not None:
+            return 0  # which may make it any shorter
+        # A token's name has at least as many bytes as the text that it stands for.
+        return len(text.encode()) // self._longest_token
+
+    @cached_property
+    def _longest_token(self) -> int:
+        return max(len(token.encode()) for token in self.vocab)
+
+    def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
+        # A batch of one: unlike `encode` it lets other threads run meanwhile.
+        [encoding] = self.backend.encode_batch([text], add_special_tokens=add_special_tokens)
+        ids: list[int] = encoding.ids
+        return ids
+
+    def encode_messages(
+        self,
+        messages: Sequence[Turn],
+        continues_last: bool = False,
+        template_arguments: Mapping[str, object] = NO_ARGUMENTS,
+    ) -> list[int]:
+        """The tokens of a conversation, up to where the assistant's next turn begins.
+
+        Args:
+            continues_last: up to where the last message ends instead.
+            template_arguments: further variables of the chat template.
+
+        Raises:
+            InvalidRequest: the model has no chat template, or it refuses the conversation.
+            BrokenChatTemplate: its template works for none.
+        """
+        if self._chat_template is None:
+            raise InvalidRequest("the target has no chat template: use prompt instead of messages")
+        turns = [{"role": turn.role, "content": turn.content} for turn in messages]
+        if continues_last:
+            text = self._chat_template.render_open(turns, template_arguments)
+        else:
+            text = self._chat_template.render(turns, template_arguments)
+        # The template has written the special tokens itself.
+        return self._encode(text, add_special_tokens=False)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """The text of tokens, special ones left out."""
+        text: str = self.backend.decode(list(token_ids), skip_special_tokens=True)
+        return text
+
+    def has_text(self, token_id: int) -> bool:
+        """Whether `decode` looks at the token: special and unknown ids are left out."""
+        return token_id not in self._without_text and self.backend.id_to_token(token_id) is not None
+
+    @cached_property
+    def special_token(self) -> re.Pattern[str]:
+        """Finds special tokens in a text, the longest where several begin at one place."""
+        longest_first = sorted(filter(None, self.special_ids), key=len, reverse=True)
+        return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -1,0 +1,37 @@
+"""Whether a draft speaks the target's language."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from outrider.errors import VocabularyMismatch
+from outrider.protocol.messages import ModelInfo
+
+
+def check_compatible(
+    target: ModelInfo,
+    draft: ModelInfo,
+    target_vocab: Mapping[str, int],
+    draft_vocab: Mapping[str, int],
+) -> None:
+    """Compares two token-to-id maps.
+
+    An id that both know must be the same token. Ids that only one has are fine:
+    families pad or extend their vocabularies differently, and the loop keeps such
+    ids from the other model.
+
+    Raises:
+        VocabularyMismatch: names both models and what differs.
+    """
+    target_tokens = {token_id: token for token, token_id in target_vocab.items()}
+    draft_tokens = {token_id: token for token, token_id in draft_vocab.items()}
+    shared = target_tokens.keys() & draft_tokens.keys()
+    different = sorted(i for i in shared if target_tokens[i] != draft_tokens[i])
+    if not different:
+        return
+    first = different[0]
+    raise VocabularyMismatch(
+        f"the draft {draft.model_id} and the target {target.model_id} have different vocabularies: "
+        f"{len(different)} of {len(shared)} shared ids differ; id {first} is "
+        f"{draft_tokens[first]!r} for the draft and {target_tokens[first]!r} for the target"
+    )

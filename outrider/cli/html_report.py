@@ -1,0 +1,235 @@
+"""Results of benchmarks as one HTML page that needs nothing else: `outrider report`.
+
+A result is a JSON object with "benchmark", "date", "versions", "hardware", "settings" and
+figures under any other names. Whatever these are, they become tables: a benchmark may
+change what it measures without a change here.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import click
+import jinja2
+
+from outrider import __version__
+from outrider.errors import ConfigurationError
+
+# Longer tables are folded up.
+_LONG_TABLE = 16
+
+_CIRCUMSTANCES = ("date", "versions", "hardware", "settings")
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """`share` is the length of its bar, from 0 to 1; None for none."""
+
+    text: str
+    is_number: bool = False
+    share: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A title, the columns' headings (none for a list of names and values), and rows."""
+
+    title: str
+    headings: list[str]
+    rows: list[list[Cell]]
+
+    @property
+    def is_long(self) -> bool:
+        return len(self.rows) > _LONG_TABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What the page shows of one file. `plots` are data URLs."""
+
+    name: str
+    circumstances: Table
+    tables: list[Table]
+    plots: list[str]
+
+
+@click.command("report")
+@click.argument("results", nargs=-1, required=True, type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--output",
+    default="report.html",
+    show_default=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The page.",
+)
+def report(results: tuple[Path, ...], output: Path) -> None:
+    """Make one HTML page of benchmark RESULTS (JSON files, and plots beside them)."""
+    write_page(results, output)
+    click.echo(f"wrote {output}")
+
+
+def write_page(results: Sequence[Path], output: Path) -> None:
+    """Writes a page of result files, each with the `<name>_*.svg` that lie beside it.
+
+    Raises:
+        ConfigurationError: a file that cannot be read or is no result, or a page that
+            cannot be written.
+    """
+    page = _template().render(results=[read_result(path) for path in results], version=__version__)
+    try:
+        output.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise ConfigurationError(f"cannot write {output}: {error.strerror}") from error
+
+
+def read_result(path: Path) -> Result:
+    """Raises ConfigurationError."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        plots = [_data_url(plot) for plot in _plots_of(path)]
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot read {path}: {error}") from error
+    if not isinstance(document, dict) or "benchmark" not in document:
+        raise ConfigurationError(f"{path} is no result of a benchmark")
+    known = {name: document[name] for name in _CIRCUMSTANCES if name in document}
+    figures = {k: v for k, v in document.items() if k not in _CIRCUMSTANCES and k != "benchmark"}
+    return Result(
+        str(document["benchmark"]),
+        _pairs("circumstances", known),
+        [table for name, value in figures.items() for table in tables(_words(name), value)],
+        plots,
+    )
+
+
+def tables(title: str, value: Any) -> Iterator[Table]:
+    """Tables of anything that JSON holds; what is deeper comes after what is above it."""
+    if isinstance(value, Mapping):
+        yield from _tables_of_mapping(title, value)
+    elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
+        yield _records(title, value)
+    elif value not in ([], {}, None):
+        yield Table(title, [], [[_cell(value)]])
+
+
+def _tables_of_mapping(title: str, value: Mapping[str, Any]) -> Iterator[Table]:
+    if _are_records(value.values()):
+        # A row each; what has parts of its own is a table of the same rows.
+        plain = {name: _plain_part(record) for name, record in value.items()}
+        yield _records(title, [{"": name, **record} for name, record in plain.items()])
+        deeper = dict.fromkeys(
+            field for name, record in value.items() for field in record if field not in plain[name]
+        )
+        for field in deeper:
+            parts = {name: record[field] for name, record in value.items() if field in record}
+            yield from tables(f"{title}: {_words(field)}", parts)
+        return
+    plain = _plain_part(value)
+    if plain:
+        yield _pairs(title, plain)
+    for name, one in value.items():
+        if name not in plain:
+            yield from tables(f"{title}: {_words(name)}", one)
+
+
+def _are_records(values: Collection[Any]) -> bool:
+    """Whether several mappings have a field in common that fits a cell."""
+    if len(values) < 2 or not all(isinstance(value, Mapping) for value in values):
+        return False
+    return bool(set.intersection(*(set(_plain_part(value)) for value in values)))
+
+
+def _plain_part(value: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: one for name, one in value.items() if _is_plain(one)}
+
+
+def _is_plain(value: Any) -> bool:
+    """A value that fits a cell."""
+    if isinstance(value, list):
+        return not any(isinstance(one, list | Mapping) for one in value)
+    return not isinstance(value, Mapping)
+
+
+def _pairs(title: str, values: Mapping[str, Any]) -> Table:
+    """A row for each value, with bars if all are measurements; whole numbers are counts."""
+    flat = _flat(values)
+    longest = 0.0
+    if len(flat) > 1 and all(isinstance(v, float) and v >= 0 for v in flat.values()):
+        longest = max(flat.values())
+    rows = [
+        [Cell(_words(name)), _cell(value, value / longest if longest else None)]
+        for name, value in flat.items()
+    ]
+    return Table(title, [], rows)
+
+
+def _records(title: str, records: Sequence[Mapping[str, Any]]) -> Table:
+    """A row for each record, a column for each field of any of them."""
+    flat = [_flat(record) for record in records]
+    columns = list(dict.fromkeys(name for record in flat for name in record))
+    rows = [[_cell(record.get(name)) for name in columns] for record in flat]
+    return Table(title, [_words(name) for name in columns], rows)
+
+
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Without mappings in mappings: {"a": {"b": 1}} becomes {"a b": 1}."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{name} {deeper}": one for deeper, one in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _cell(value: Any, share: float | None = None) -> Cell:
+    if _is_number(value):
+        return Cell(_number(value), True, share)
+    if value is None:
+        return Cell("")
+    if isinstance(value, list):
+        return Cell(", ".join(_cell(one).text for one in value))
+    return Cell(json.dumps(value) if isinstance(value, Mapping) else str(value))
+
+
+def _number(value: float) -> str:
+    """Four figures are more than any of our measurements is good for."""
+    if isinstance(value, int) or abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.4g}"
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def _plots_of(path: Path) -> list[Path]:
+    """`loop_x_y.svg` is of `loop.json`, unless there is a `loop_x.json`."""
+    stems = [other.stem for other in path.parent.glob("*.json")]
+    return [
+        plot
+        for plot in sorted(path.parent.glob("*.svg"))
+        if path.stem
+        == max((s for s in stems if plot.stem.startswith(f"{s}_")), key=len, default="")
+    ]
+
+
+def _data_url(plot: Path) -> str:
+    return "data:image/svg+xml;base64," + base64.b64encode(plot.read_bytes()).decode()
+
+
+@cache
+def _template() -> jinja2.Template:
+    source = (files("outrider.cli") / "html_report.html").read_text(encoding="utf-8")
+    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    return environment.from_string(source)

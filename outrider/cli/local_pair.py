@@ -1,0 +1,126 @@
+"""The three services on this machine: options that say how to run them, and running them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import click
+from click.core import ParameterSource
+from rich.console import Console
+
+from outrider.cli.processes import ServiceProcess, running_system
+from outrider.cores import available_cores
+from outrider.settings.options import run_options, trust_option
+from outrider.settings.sources import CONFIG_FILE
+
+_EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
+
+_ENOUGH_CORES = 4
+
+_RUN_SETTINGS = ("device", "dtype", "threads", "slots", "max_context_length")
+
+
+def hand_on_config_file(context: click.Context) -> None:
+    """Lets services read the file that was named here."""
+    if config := context.meta.get(CONFIG_FILE):
+        os.environ["OUTRIDER_CONFIG"] = config
+
+
+def pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--target and --draft, and how to run each of them or both."""
+    options = [
+        click.option("--target", help="Target model.  [default: the embedded pair's]"),
+        click.option(
+            "--draft",
+            help="Draft model, 'ngram' (prompt lookup) or 'none'.  "
+            "[default: the embedded pair's; ngram for another target]",
+        ),
+        run_options(whose="both models"),
+        run_options("target-", "the target"),
+        run_options("draft-", "the draft"),
+        trust_option,
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def local_pair(
+    settings: dict[str, Any],
+    ports: tuple[int, int, int],
+    host: str = "127.0.0.1",
+    drain_seconds: float = 0.0,
+) -> Iterator[tuple[str, list[ServiceProcess]]]:
+    """The three services as `pair_options` say; shows on standard error what loads."""
+    hand_on_config_file(click.get_current_context())
+    if settings["draft"] is None and settings["target"] not in _EMBEDDED_TARGETS:
+        settings["draft"] = "ngram"  # the embedded draft fits the embedded target only
+    target, draft = (_model_settings(settings, role) for role in ("target", "draft"))
+    if settings["draft"] not in ("none", "ngram"):
+        share_cores(target, draft)
+    orchestrator_port, draft_port, target_port = ports
+    with (
+        _progress("starting draft, target and orchestrator") as (show, stop),
+        running_system(
+            {**target, "port": target_port},
+            None if settings["draft"] == "none" else {**draft, "port": draft_port},
+            {"host": host, "port": orchestrator_port},
+            lambda what: show(f"loading {what}"),
+            drain_seconds,
+        ) as system,
+    ):
+        stop()
+        yield system
+
+
+@contextmanager
+def _progress(begin: str) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """Ways to show what happens now, and to end that: a line of standard error that changes.
+
+    Without a terminal these are lines, one below the other.
+    """
+    console = Console(stderr=True)
+    if console.is_terminal:
+        with console.status(begin) as status:
+            yield status.update, status.stop
+    else:
+        click.echo(begin, err=True)
+        yield lambda what: click.echo(what, err=True), lambda: None
+
+
+def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:
+    """Flags of the draft or target service: its own settings before those for both."""
+    chosen = {"model": settings[role], "trust_remote_code": settings["trust_remote_code"]}
+    for name in _RUN_SETTINGS:
+        own = settings[f"{role}_{name}"]
+        chosen[name] = settings[name] if own is None else own
+    return chosen
+
+
+def share_cores(target: dict[str, Any], draft: dict[str, Any]) -> None:
+    """Gives each model cores of its own, if there are enough; what was asked for stays.
+
+    They work at the same time, and two pools of threads on the same cores wait for each
+    other at every operation. But of two or three cores one for the draft is more than it gives:
+    the target has all of them then, and the policy says when the draft may have one.
+    """
+    num_cores = available_cores()
+    if draft["threads"] is None:
+        left = num_cores - (target["threads"] or 0)
+        draft["threads"] = max(1, min(left, num_cores // 4))
+    if target["threads"] is None:
+        left = num_cores - (draft["threads"] if num_cores >= _ENOUGH_CORES else 0)
+        target["threads"] = max(1, left)
+
+
+def check_not_given(settings: Iterable[str], beside: str) -> None:
+    """Raises UsageError if one of these options was typed."""
+    context = click.get_current_context()
+    for name in settings:
+        if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            flag = name.replace("_", "-")
+            raise click.UsageError(f"--{flag} is for services of its own; {beside} has some")

@@ -1,0 +1,193 @@
+"""Starts services as processes, waits until they serve, and leaves none behind.
+
+A service prints `loading <what>` lines and then `ready <host>:<port>` on standard
+output; its log goes to standard error. It ends when its standard input ends, so it
+does not outlive a parent that was killed.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from queue import Queue
+from types import TracebackType
+
+from outrider.errors import ServiceUnavailable
+from outrider.exits import EXIT_WITH_PARENT
+
+Progress = Callable[[str], None]
+
+# Of Python's: a folder where this was started, by the name of a package of ours, is none of it.
+SAFELY = ("-P",)
+
+# For what a service does after the time in which its calls may go on.
+_STOP_SECONDS = 10.0
+_NUM_LOG_LINES = 15
+
+
+class ServiceProcess:
+    """A child process `python -m MODULE ARGUMENTS`; stop it, or use it in a `with`.
+
+    Args:
+        drain_seconds: how long its calls may go on when it is asked to stop.
+    """
+
+    def __init__(self, module: str, arguments: Sequence[str], drain_seconds: float = 0.0) -> None:
+        self.name = module
+        self.address = ""  # once it is ready
+        self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by `stop`)
+        self._lines: Queue[str | None] = Queue()
+        self._stop_seconds = drain_seconds + _STOP_SECONDS
+        self._process = subprocess.Popen(
+            [sys.executable, *SAFELY, "-m", module, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            errors="replace",
+            env={**os.environ, EXIT_WITH_PARENT: "1"},
+            # Ctrl-C is the parent's to handle: it ends its children in order.
+            start_new_session=True,
+        )
+        threading.Thread(target=self._read_lines, daemon=True).start()
+
+    def _read_lines(self) -> None:
+        assert self._process.stdout is not None
+        for line in self._process.stdout:
+            self._lines.put(line.strip())
+        self._lines.put(None)
+
+    def wait_until_ready(self, progress: Progress = lambda what: None) -> str:
+        """The address it serves on. Raises ServiceUnavailable if it ends before."""
+        while (line := self._lines.get()) is not None:
+            kind, _, rest = line.partition(" ")
+            if kind == "ready":
+                self.address = rest
+                return rest
+            if kind == "loading":
+                progress(rest)
+        raise self.failure()
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def poll(self) -> int | None:
+        """The exit status, or None while it runs."""
+        return self._process.poll()
+
+    def failure(self) -> ServiceUnavailable:
+        """Why it ended: its own error message, else the end of its log."""
+        status = self._process.wait()
+        lines = self.log_lines()
+        reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        reason = reasons[-1] if reasons else "\n".join(lines[-_NUM_LOG_LINES:])
+        return ServiceUnavailable(f"{self.name} ended with status {status}: {reason}")
+
+    def log_lines(self) -> list[str]:
+        """What it wrote to standard error; nothing after `stop`."""
+        if self._log.closed:
+            return []
+        self._log.seek(0)
+        return self._log.read().splitlines()
+
+    def stop(self) -> None:
+        """Asks it to drain, and kills it if it does not end in time, or at a second Ctrl-C."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(self._stop_seconds)
+            except (subprocess.TimeoutExpired, KeyboardInterrupt):
+                self._process.kill()
+                self._process.wait()
+        for stream in (self._process.stdin, self._process.stdout, self._log):
+            if stream is not None:
+                stream.close()
+
+    def __enter__(self) -> ServiceProcess:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+
+def to_arguments(settings: Mapping[str, object]) -> list[str]:
+    """Command-line flags for settings: True is a flag alone; what is None or False is left out."""
+    arguments = []
+    for name, value in settings.items():
+        if value is not None and value is not False:
+            arguments.append(f"--{name.replace('_', '-')}")
+            arguments.extend([] if value is True else [str(value)])
+    return arguments
+
+
+@contextmanager
+def running_system(
+    target: Mapping[str, object],
+    draft: Mapping[str, object] | None,
+    orchestrator: Mapping[str, object],
+    progress: Progress = lambda what: None,
+    drain_seconds: float = 0.0,
+) -> Iterator[tuple[str, list[ServiceProcess]]]:
+    """Runs the services with these settings (names of flags); None: without draft.
+
+    Yields the orchestrator's address and the processes, once all serve. At the end
+    none of them is left; calls that run may go on for `drain_seconds`.
+
+    Raises:
+        ServiceUnavailable: one of them did not start, or ended meanwhile; says why.
+    """
+    with ExitStack() as stack:
+
+        def start(module: str, settings: Mapping[str, object]) -> ServiceProcess:
+            # Their logs are kept until they end, so that nobody reads a line for every call.
+            settings = {"log_level": "warning", "drain_seconds": drain_seconds, **settings}
+            arguments = to_arguments(settings)
+            return stack.enter_context(ServiceProcess(module, arguments, drain_seconds))
+
+        models = {"target": start("target_service", target)}
+        if draft is not None:
+            models["draft"] = start("draft_service", draft)
+        addresses = _wait_for_all(models, progress)
+        last = start("orchestrator", {"draft": "none", **addresses, **orchestrator})
+        processes = [*models.values(), last]
+        address = last.wait_until_ready(progress)
+        try:
+            yield address, processes
+        except ServiceUnavailable:
+            for process in processes:
+                if process.poll() is not None:
+                    raise process.failure() from None
+            raise
+
+
+def _wait_for_all(processes: Mapping[str, ServiceProcess], progress: Progress) -> dict[str, str]:
+    """The addresses of processes that start at the same time; the first failure ends it."""
+    outcomes: Queue[tuple[str, str | ServiceUnavailable]] = Queue()
+
+    def wait(name: str, process: ServiceProcess) -> None:
+        try:
+            address = process.wait_until_ready(lambda what: progress(f"{name}: {what}"))
+            outcomes.put((name, address))
+        except ServiceUnavailable as error:
+            outcomes.put((name, error))
+
+    for item in processes.items():
+        threading.Thread(target=wait, args=item, daemon=True).start()
+    addresses: dict[str, str] = {}
+    while len(addresses) < len(processes):
+        name, outcome = outcomes.get()
+        if isinstance(outcome, ServiceUnavailable):
+            raise outcome
+        addresses[name] = outcome
+    return addresses

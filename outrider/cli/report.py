@@ -1,0 +1,207 @@
+"""What the terminal shows: tokens by their source, and where the time went."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from datetime import datetime
+
+from rich.console import Console, Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from outrider.client.results import DraftOutage, Generation, ServerInfo, Speculation, TextPiece
+from outrider.protocol.messages import ModelInfo
+
+STYLES = {"draft": "green", "target": "bright_white bold"}
+
+_BAR_WIDTH = 30
+
+
+def legend() -> Text:
+    """One line that explains the colours."""
+    return Text.assemble(
+        ("accepted draft tokens", STYLES["draft"]), " · ", ("the target's own", STYLES["target"])
+    )
+
+
+def show(piece: TextPiece, console: Console) -> None:
+    """Writes a piece: to a terminal in colour, else just as it is, with tabs and the like."""
+    if console.is_terminal:
+        console.print(Text(piece.text, STYLES[piece.source]), end="")
+    else:
+        console.file.write(piece.text)
+        console.file.flush()
+
+
+def report(generation: Generation) -> RenderableType:
+    """The latency report: stages on the critical path, what was hidden, and the counts."""
+    latency = generation.latency
+    parts: list[RenderableType] = [
+        stages_table("critical path", latency.critical_path, latency.wall_ns)
+    ]
+    if latency.hidden:
+        parts.append(stages_table("hidden behind it", latency.hidden, latency.wall_ns))
+    parts.append(Text(_speeds(generation)))
+    parts.append(Text(_speculation(generation)))
+    if generation.draft_failure:
+        parts.append(Text(f"without the draft: {generation.draft_failure}", "yellow"))
+    return Group(*parts)
+
+
+def stages_table(title: str, stages: dict[str, int], wall_ns: int) -> Table:
+    """Stages by their time, each with its share of `wall_ns`."""
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(title, min_width=18)
+    table.add_column("ms", justify="right", min_width=9)
+    table.add_column("share", justify="right")
+    table.add_column("")
+    for stage, duration_ns in sorted(stages.items(), key=lambda item: -item[1]):
+        share = duration_ns / wall_ns if wall_ns else 0.0
+        table.add_row(stage, f"{duration_ns / 1e6:.1f}", f"{share:.1%}", Text(bar(share), "cyan"))
+    return table
+
+
+def bar(share: float, width: int = _BAR_WIDTH) -> str:
+    """A bar of eighths of a character, `width` characters for a share of 1."""
+    eighths = round(min(max(share, 0.0), 1.0) * width * 8)
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def _speeds(generation: Generation) -> str:
+    latency, usage = generation.latency, generation.usage
+    speed = f", {1e9 / latency.tpot_ns:.1f} tokens/s" if latency.tpot_ns else ""
+    return (
+        f"{usage.prompt_tokens} prompt + {usage.completion_tokens} new tokens in "
+        f"{latency.wall_ns / 1e9:.2f} s · first token {latency.ttft_ns / 1e6:.0f} ms · "
+        f"{latency.tpot_ns / 1e6:.1f} ms a token{speed} · {generation.finish_reason}"
+    )
+
+
+def _speculation(generation: Generation) -> str:
+    counts = generation.speculation
+    if counts.num_steps == 0:
+        return "no speculation: the target alone"
+    text = (
+        f"{counts.num_accepted_tokens} of {counts.num_draft_tokens} draft tokens accepted "
+        f"({counts.draft_acceptance_rate:.1%}) in {counts.num_steps} steps · "
+        f"{counts.mean_acceptance_length:.2f} tokens a step · "
+        f"accepted 0, 1, 2, ...: {counts.acceptance_histogram}"
+    )
+    if counts.num_lookup_steps:
+        text += (
+            f"\n{counts.num_lookup_steps} steps looked their draft up in the text "
+            f"({counts.num_lookup_accepted_tokens} of {counts.num_lookup_draft_tokens} "
+            "tokens accepted)"
+        )
+    if counts.num_prepared_tokens:
+        text += f"\n{_table_hits(counts)}"
+    if counts.num_ahead_steps or counts.num_stale_steps:
+        text += (
+            f"\n{counts.num_ahead_steps} steps were sent ahead of the verdict before them; "
+            f"{counts.num_stale_steps} others assumed a wrong one"
+        )
+    return text
+
+
+def _table_hits(counts: Speculation) -> str:
+    """How often a draft was there before it was asked for, and what preparing was worth."""
+    num_hits, on_hits = counts.num_prepared_steps, counts.num_prepared_accepted_tokens
+    num_steps = counts.num_steps - counts.num_lookup_steps + counts.num_missed_steps
+    num_misses = num_steps - num_hits
+    on_misses = counts.num_accepted_tokens - counts.num_lookup_accepted_tokens - on_hits
+    parts = [f"{num_hits} of {num_steps} steps found their draft prepared"]
+    if num_hits:
+        parts.append(f"{1 + on_hits / num_hits:.2f} tokens a step")
+    if num_misses:
+        parts.append(f"{1 + on_misses / num_misses:.2f} on the others")
+    if counts.num_missed_steps:
+        parts.append(f"{counts.num_missed_steps} of these went on without")
+    parts.append(f"of {counts.num_prepared_tokens} tokens prepared, {on_hits} were accepted")
+    return " · ".join(parts)
+
+
+def comparison(speculative: Sequence[Generation], alone: Sequence[Generation]) -> RenderableType:
+    """Speculation beside the target alone: medians of texts of the same prompt and seed.
+
+    Times to the first token would not compare: who comes second finds the prompt read.
+    """
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("", "ms a token", "tokens/s"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for name, generations in (("target alone", alone), ("with draft", speculative)):
+        tpot_ns = _median_tpot_ns(generations)
+        speed = f"{1e9 / tpot_ns:.1f}" if tpot_ns else ""
+        table.add_row(name, f"{tpot_ns / 1e6:.1f}", speed)
+    texts = {tuple(generation.token_ids) for generation in (*speculative, *alone)}
+    verdict = "the same tokens" if len(texts) == 1 else "DIFFERENT tokens"
+    told = f"speedup {speedup(speculative, alone):.2f}x, {verdict}"
+    return Group(table, Text(f"{told} · medians of {len(alone)} texts each, in turn"))
+
+
+def speedup(speculative: Sequence[Generation], alone: Sequence[Generation]) -> float:
+    """Target-only time per output token / speculative time per output token; 0 if unknown."""
+    tpot_ns = _median_tpot_ns(speculative)
+    return _median_tpot_ns(alone) / tpot_ns if tpot_ns else 0.0
+
+
+def _median_tpot_ns(generations: Sequence[Generation]) -> float:
+    return statistics.median(generation.latency.tpot_ns for generation in generations)
+
+
+def in_words(info: ServerInfo) -> str:
+    """A line for each model: what it is, in which precision, on what."""
+    draft = "none" if info.draft is None else _model_in_words(info.draft)
+    return f"target: {_model_in_words(info.target)}\ndraft: {draft}"
+
+
+def _model_in_words(model: ModelInfo) -> str:
+    threads = f"{model.num_threads} thread{'s' if model.num_threads > 1 else ''}"
+    device = threads if model.num_threads else model.device
+    return " ".join(filter(None, (model.model_id, model.dtype, device and f"({device})")))
+
+
+_MODEL_ROWS = (
+    *("model", "dtype", "device", "threads", "context", "vocabulary", "ends at", "slots"),
+    "bits independent of the pass",
+)
+
+
+def server_table(info: ServerInfo) -> RenderableType:
+    """What an orchestrator serves, and what it cannot use."""
+    table = Table(box=None, pad_edge=False, title=f"Outrider {info.version}", title_justify="left")
+    models = {"target": info.target} | ({"draft": info.draft} if info.draft else {})
+    for heading in ("", *models):
+        table.add_column(heading, header_style="dim")
+    for name, *cells in zip(_MODEL_ROWS, *map(_model_cells, models.values()), strict=True):
+        table.add_row(name, *cells)
+    if info.draft_outage is None:
+        return table
+    return Group(table, outage(info.draft_outage))
+
+
+def outage(draft: DraftOutage) -> Text:
+    since = datetime.fromtimestamp(draft.since_ms / 1e3).astimezone()
+    words = f"no draft since {since:%Y-%m-%d %H:%M:%S %Z}: {draft.reason} (at {draft.address})"
+    return Text(words, "yellow")
+
+
+def _model_cells(model: ModelInfo) -> list[str]:
+    has_model = bool(model.device)
+    return [
+        escape(model.model_id),
+        model.dtype or "-",
+        model.device or "-",
+        str(model.num_threads or "-"),
+        str(model.max_context_length),
+        str(model.vocab_size) if has_model else "any",
+        ", ".join(map(str, model.eos_token_ids)) or "-",
+        str(model.num_slots),
+        str(model.batch_invariance or "-"),
+    ]
+
+
+def terminal() -> Console:
+    """Standard output; without colours where it is not a terminal or NO_COLOR is set."""
+    return Console(highlight=False, soft_wrap=True)

@@ -1,0 +1,204 @@
+"""`outrider top`: what an orchestrator does, live in the terminal."""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from outrider.cli.report import bar, outage, stages_table, terminal
+from outrider.client.client import Client
+from outrider.client.results import ServerActivity, ServerInfo
+from outrider.errors import OutriderError
+from outrider.protocol.address import check_address
+from outrider.protocol.messages import ModelInfo
+from outrider.settings.options import DEFAULT_ORCHESTRATOR_PORT, FiniteRange, checked
+
+
+@click.command("top")
+@click.option(
+    "--address",
+    default=f"127.0.0.1:{DEFAULT_ORCHESTRATOR_PORT}",
+    show_default=True,
+    callback=checked(check_address),
+    help="An orchestrator.",
+)
+@click.option(
+    "--interval",
+    type=FiniteRange(min=0.01, max=86_400),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@click.option("--once", is_flag=True, help="Print what one interval shows, and end.")
+def top(address: str, interval: float, once: bool) -> None:
+    """Watch an orchestrator: requests, speed, acceptance, and where the time goes."""
+    console = terminal()
+    with Client(address) as client:
+        first = client.info()
+        if once or not console.is_terminal:
+            time.sleep(interval)
+            console.print(frame(first, client.info()))
+        else:
+            _watch(console, client, first, interval)
+
+
+def _watch(console: Console, client: Client, before: ServerInfo, interval: float) -> None:
+    """Until q or Ctrl-C; an orchestrator that does not answer may come back."""
+    shown = frame(before, before)
+    with (
+        suppress(KeyboardInterrupt),
+        _single_keys(),
+        Live(shown, console=console, screen=True, auto_refresh=False) as live,
+    ):
+        live.refresh()
+        while not _quits(interval):
+            try:
+                now = client.info()
+                shown, before = frame(before, now), now
+                live.update(shown, refresh=True)
+            except OutriderError as error:
+                live.update(Group(shown, Text(error.message, "red")), refresh=True)
+
+
+def _quits(seconds: float) -> bool:
+    """Whether q was pressed within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        if not sys.stdin.isatty():
+            time.sleep(left)
+        elif select.select([sys.stdin], [], [], left)[0]:
+            keys = os.read(sys.stdin.fileno(), 64)
+            if not keys or b"q" in keys.lower():
+                return True
+    return False
+
+
+@contextmanager
+def _single_keys() -> Iterator[None]:
+    """Keys come at once and are not shown; afterwards the terminal is as before."""
+    if not sys.stdin.isatty():
+        yield
+        return
+    import termios  # not on Windows
+    import tty
+
+    before = termios.tcgetattr(sys.stdin)
+    tty.setcbreak(sys.stdin)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def frame(before: ServerInfo, now: ServerInfo) -> RenderableType:
+    """What happened between two looks, and what is so at the second one."""
+    then, activity = before.activity, now.activity
+    if activity.uptime_ns < then.uptime_ns or activity.num_ended_requests < then.num_ended_requests:
+        # Another process answers.
+        then = ServerActivity()
+    elapsed_ns = activity.uptime_ns - then.uptime_ns
+    parts: list[RenderableType] = [
+        _title(now),
+        *([outage(now.draft_outage)] if now.draft_outage else []),
+        Text(_requests(activity, now)),
+        Text(_speed(then, activity, elapsed_ns)),
+        Text(),
+        _acceptance(then, activity),
+        Text(),
+        _time(then, activity),
+    ]
+    return Group(*parts)
+
+
+def _title(info: ServerInfo) -> Text:
+    draft = "no draft" if info.draft is None else info.draft.model_id
+    uptime = info.activity.uptime_ns // 10**9
+    hours, minutes, seconds = uptime // 3600, uptime // 60 % 60, uptime % 60
+    return Text.assemble(
+        (f"Outrider {info.version}", "bold"),
+        f" · {info.target.model_id} with {draft} · up {hours}:{minutes:02}:{seconds:02}",
+    )
+
+
+def _requests(activity: ServerActivity, info: ServerInfo) -> str:
+    slots = [f"{_taken(info.target)} target"]
+    if info.draft is not None:
+        slots.append(f"{_taken(info.draft)} draft")
+    return (
+        f"{activity.num_running_requests} running, {activity.num_queued_requests} queued, "
+        f"{activity.num_ended_requests} ended · slots taken: {', '.join(slots)}"
+    )
+
+
+def _taken(model: ModelInfo) -> str:
+    return f"{model.num_slots - model.num_free_slots}/{model.num_slots}"
+
+
+def _speed(then: ServerActivity, now: ServerActivity, elapsed_ns: int) -> str:
+    num_tokens = now.num_completion_tokens - then.num_completion_tokens
+    num_prompt_tokens = now.num_prompt_tokens - then.num_prompt_tokens
+    seconds = elapsed_ns / 1e9 or 1.0
+    return (
+        f"{num_tokens / seconds:.1f} tokens/s · {num_prompt_tokens / seconds:.1f} prompt tokens/s"
+        f" · {now.num_completion_tokens} tokens since the start"
+    )
+
+
+def _acceptance(then: ServerActivity, now: ServerActivity) -> RenderableType:
+    """By position in the draft; since the start, if no draft was verified meanwhile."""
+    if now.num_steps == 0:
+        return Text("no draft tokens yet")
+    recent = now.num_steps > then.num_steps
+    if not recent:
+        then = ServerActivity()
+    num_steps = now.num_steps - then.num_steps
+    drafted = _difference(now.draft_tokens_by_position, then.draft_tokens_by_position)
+    accepted = _difference(now.accepted_tokens_by_position, then.accepted_tokens_by_position)
+    prepared = (now.num_prepared_steps - then.num_prepared_steps) / num_steps
+    looked_up = (now.num_lookup_steps - then.num_lookup_steps) / num_steps
+    when = "" if recent else " (since the start)"
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column(f"accepted at position{when}", min_width=18)
+    table.add_column("drafted", justify="right", min_width=9)
+    table.add_column("share", justify="right")
+    table.add_column("")
+    for position, (num_drafted, num_accepted) in enumerate(zip(drafted, accepted, strict=True)):
+        if num_drafted:
+            share = num_accepted / num_drafted
+            table.add_row(
+                str(position), str(num_drafted), f"{share:.1%}", Text(bar(share), "green")
+            )
+    summary = (
+        f"{sum(accepted) / sum(drafted):.1%} of draft tokens accepted · "
+        f"{1 + sum(accepted) / num_steps:.2f} tokens a step · drafts: {prepared:.1%} prepared, "
+        f"{looked_up:.1%} looked up"
+    )
+    return Group(table, Text(summary))
+
+
+def _difference(now: Sequence[int], then: Sequence[int]) -> list[int]:
+    padded = [*then, *[0] * (len(now) - len(then))]
+    return [a - b for a, b in zip(now, padded, strict=True)]
+
+
+def _time(then: ServerActivity, now: ServerActivity) -> RenderableType:
+    """The critical paths of all requests; since the start, if nothing ran meanwhile."""
+    stages = _spent(then.critical_path, now.critical_path)
+    if not stages:
+        stages = _spent({}, now.critical_path)
+    return stages_table("critical path", stages, sum(stages.values()))
+
+
+def _spent(then: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+    spent = {stage: total - then.get(stage, 0) for stage, total in now.items()}
+    return {stage: duration_ns for stage, duration_ns in spent.items() if duration_ns > 0}

@@ -1,0 +1,299 @@
+"""The client library: `Client("localhost:50051").generate("...").text`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+
+from outrider.client.request import Parameters, Prompt, request_to_wire
+from outrider.client.results import Generation, ServerInfo
+from outrider.client.results_codec import generation_from_wire, server_info_from_wire
+from outrider.client.stream import AsyncGenerationStream, GenerationStream, own_errors
+from outrider.errors import ClientMisuse, ConfigurationError, InvalidRequest
+from outrider.protocol.address import check_address
+from outrider.protocol.channel import (
+    Metadata,
+    Options,
+    checked_metadata,
+    checked_options,
+    open_channel,
+)
+from outrider.protocol.request_id import REQUEST_ID_KEY, is_request_id
+from outrider.v1 import generation_pb2 as pb
+from outrider.v1 import generation_pb2_grpc as pb_grpc
+
+# A longer time-out counts as none: gRPC adds it to the time of day.
+_LONGEST_SECONDS = 10 * 365 * 86400.0
+
+
+class _Client:
+    """What both clients have in common: where they connect, and what goes with their calls."""
+
+    def __init__(
+        self,
+        address: str,
+        *,
+        credentials: grpc.ChannelCredentials | None = None,
+        metadata: Metadata = (),
+        options: Options = (),
+    ) -> None:
+        """Makes a client; it connects at its first call.
+
+        Args:
+            address: HOST:PORT, [IPV6]:PORT, or a gRPC name such as dns:///HOST:PORT.
+            credentials: for TLS, as of `grpc.ssl_channel_credentials`; None: no encryption.
+            metadata: goes with every call: values by key, or pairs of them.
+            options: gRPC's channel arguments; they replace Outrider's of the same name.
+
+        Raises:
+            ConfigurationError: one of these cannot be used.
+        """
+        if not isinstance(credentials, grpc.ChannelCredentials | None):
+            raise ConfigurationError("credentials must be grpc.ChannelCredentials or None")
+        self._address = check_address(address)
+        self._credentials = credentials
+        self._metadata = checked_metadata(metadata)
+        self._options = checked_options(options)
+        self._is_closed = False
+        self._connect()
+
+    def _connect(self) -> None:
+        """Opens a channel, unless calls do."""
+
+    def _open(self, kind: Any) -> Any:
+        """A channel of `kind`: of the module grpc or grpc.aio."""
+        return open_channel(kind, self._address, self._credentials, self._options)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise ClientMisuse("the client is closed: make another one")
+
+    def _call(
+        self,
+        prompt: Prompt,
+        timeout: float | None,
+        request_id: str | None,
+        parameters: Parameters,
+    ) -> tuple[pb.GenerateRequest, dict[str, Any]]:
+        """A request, and what goes with its call. Raises InvalidRequest."""
+        metadata = self._metadata
+        if request_id is not None:
+            if not is_request_id(request_id):
+                raise InvalidRequest("request_id must be 1 to 128 letters, digits or _.:/+=-")
+            metadata = [*metadata, (REQUEST_ID_KEY, request_id)]
+        settings = {"timeout": _time_limit(timeout), "metadata": metadata}
+        return request_to_wire(prompt, parameters), settings
+
+
+class Client(_Client):
+    """Talks to an orchestrator. Thread-safe; close it, or use it in a `with`."""
+
+    def _connect(self) -> None:
+        self._channel = self._open(grpc)
+        self._calls = pb_grpc.GenerationServiceStub(self._channel)
+
+    @property
+    def _stub(self) -> pb_grpc.GenerationServiceStub:
+        self._check_open()
+        return self._calls
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> Generation:
+        """Generates a whole text.
+
+        Args:
+            prompt: a text, which is continued as it is, or a conversation, which the target's
+                chat template renders: `[{"role": "user", "content": "..."}]`.
+            timeout: in seconds; None: no limit.
+            request_id: what the services' logs call this request; None: they choose.
+            max_new_tokens: ends the text after so many tokens; default 64, or the server's limit.
+            temperature: of sampling; default 0, which is greedy.
+            top_k: samples from so many of the likeliest tokens; default 0, from all.
+            top_p: samples from the likeliest tokens that have this probability together, above 0
+                and up to 1; default 1, from all.
+            min_p: samples from tokens with at least this share of the likeliest token's
+                probability, 0 to 1; default 0, from all.
+            seed: of sampling, 0 to 2**64 - 1; default: drawn, below 2**53.
+            stop: a string or up to 16 that end the text and are not part of it.
+            num_speculative_tokens: drafts so many tokens a step, up to 64, 0 for none; default:
+                as many as pay.
+            ignore_eos: goes on after the model's end of text; default False.
+            num_branches: verifications' outcomes that the draft prepares for, up to 64, 0 for
+                none; default: as many as pay.
+            prompt_lookup: drafts from the text itself; default: if num_speculative_tokens is
+                not given.
+            trace: returns what each service did when; default False.
+            continue_final_message: goes on with the last message, which is the assistant's, instead
+                of beginning a new turn; default False.
+            chat_template_kwargs: variables for the chat template: `{"enable_thinking": False}`.
+
+        A parameter that is None has its default.
+
+        Raises:
+            OutriderError: by its class, see `outrider.errors`.
+            TypeError: there is no such parameter.
+        """
+        request, settings = self._call(prompt, timeout, request_id, parameters)
+        with own_errors():
+            response = self._stub.Generate(request, **settings)
+        return generation_from_wire(response)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> GenerationStream:
+        """Generates piece by piece. Arguments are those of `generate`.
+
+        A stream that is left early is closed when its last reference goes; a `with` closes it
+        in any case.
+
+        Raises:
+            OutriderError: for what cannot be sent; other errors are raised on iteration.
+            TypeError: there is no such parameter.
+        """
+        request, settings = self._call(prompt, timeout, request_id, parameters)
+        call = self._stub.GenerateStream(request, **settings)
+        return GenerationStream(call)
+
+    def info(self, timeout: float | None = 10.0) -> ServerInfo:
+        """What the orchestrator serves; `timeout` is in seconds. Raises OutriderError."""
+        with own_errors():
+            response = self._stub.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=_time_limit(timeout), metadata=self._metadata
+            )
+        return server_info_from_wire(response)
+
+    def close(self) -> None:
+        """Ends all calls that are under way."""
+        self._is_closed = True
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _time_limit(timeout: float | None) -> float | None:
+    """For gRPC, which takes infinity for no time at all. Raises InvalidRequest."""
+    if timeout is None:
+        return None
+    try:
+        seconds = float(timeout)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if math.isnan(seconds):
+        raise InvalidRequest("timeout must be a number of seconds, or None")
+    if seconds > _LONGEST_SECONDS:
+        return None
+    # Without asyncio, gRPC takes 0 for no limit. A limit of almost nothing would not do: it is
+    # rounded up to a millisecond.
+    return seconds or -1.0
+
+
+class AsyncClient(_Client):
+    """`Client` for asyncio, with the same arguments.
+
+    It may be made anywhere. It belongs to the event loop of its first call, and to another
+    one only after that loop is closed.
+    """
+
+    _loop: asyncio.AbstractEventLoop | None = None
+    _channel: Any = None
+
+    @property
+    def _stub(self) -> Any:
+        """Raises ClientMisuse: closed, or not in the client's event loop."""
+        self._check_open()
+        loop = self._running_loop()
+        if self._loop is not loop:
+            self._loop, self._channel = loop, self._open(grpc.aio)
+            self._calls = pb_grpc.GenerationServiceStub(self._channel)
+        return self._calls
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        """Raises ClientMisuse: there is none, or the client is another one's."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            raise ClientMisuse(
+                "an AsyncClient is used in a running event loop; Client is for code without one"
+            ) from None
+        if self._loop not in (None, loop) and not self._loop.is_closed():
+            raise ClientMisuse(
+                "the client is in use in another event loop: make one client for each"
+            )
+        return loop
+
+    async def generate(
+        self,
+        prompt: Prompt,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> Generation:
+        """`Client.generate`."""
+        request, settings = self._call(prompt, timeout, request_id, parameters)
+        with own_errors():
+            response = await self._stub.Generate(request, **settings)
+        return generation_from_wire(response)
+
+    def stream(
+        self,
+        prompt: Prompt,
+        *,
+        timeout: float | None = None,
+        request_id: str | None = None,
+        **parameters: Unpack[Parameters],
+    ) -> AsyncGenerationStream:
+        """`Client.stream`."""
+        request, settings = self._call(prompt, timeout, request_id, parameters)
+        call = self._stub.GenerateStream(request, **settings)
+        return AsyncGenerationStream(call)
+
+    async def info(self, timeout: float | None = 10.0) -> ServerInfo:
+        """`Client.info`."""
+        with own_errors():
+            response = await self._stub.GetServerInfo(
+                pb.GetServerInfoRequest(), timeout=_time_limit(timeout), metadata=self._metadata
+            )
+        return server_info_from_wire(response)
+
+    async def close(self) -> None:
+        """Ends all calls that are under way. Raises ClientMisuse in another event loop."""
+        loop = self._running_loop()
+        self._is_closed = True
+        if self._loop is loop:
+            await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.close()

@@ -1,0 +1,126 @@
+"""What a client gets back: a text, and how it came about."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from outrider.protocol.messages import Interval, ModelInfo
+
+
+@dataclass(frozen=True, slots=True)
+class TextPiece:
+    """Text that became final with a token. `source` is "draft" (accepted) or "target"."""
+
+    text: str
+    token_id: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Counts of tokens."""
+
+    prompt_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Speculation:
+    """Counts of steps with draft tokens, and what follows from them."""
+
+    num_steps: int
+    num_draft_tokens: int
+    num_accepted_tokens: int
+    draft_acceptance_rate: float
+    mean_acceptance_length: float
+    acceptance_histogram: list[int]
+    num_prepared_steps: int = 0
+    num_prepared_accepted_tokens: int = 0
+    num_prepared_tokens: int = 0
+    num_lookup_steps: int = 0
+    num_lookup_draft_tokens: int = 0
+    num_lookup_accepted_tokens: int = 0
+    num_ahead_steps: int = 0
+    num_stale_steps: int = 0
+    num_missed_steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Durations in nanoseconds; the stages of `critical_path` add up to `wall_ns`."""
+
+    wall_ns: int
+    ttft_ns: int
+    tpot_ns: int
+    critical_path: dict[str, int]
+    hidden: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """A generated text; `trace` is there if asked for.
+
+    `finish_reason` is "stop", "length" (`max_new_tokens`) or "context_limit".
+    """
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    seed: int
+    usage: Usage
+    speculation: Speculation
+    latency: Latency
+    trace: list[Interval] = field(default_factory=list)
+    num_target_threads: int = 0
+    """CPU threads of the target's last forward pass; 0 if unknown."""
+    draft_failure: str = ""
+    """Why the draft did not take part, or not to the end; empty where nothing was the matter."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested dictionaries, as `outrider generate --json` prints them; no trace."""
+        fields = dataclasses.asdict(self)
+        del fields["trace"]
+        return fields
+
+
+@dataclass(frozen=True, slots=True)
+class ServerActivity:
+    """What an orchestrator does now, and has done since its start; see ServerActivity."""
+
+    uptime_ns: int = 0
+    num_queued_requests: int = 0
+    num_running_requests: int = 0
+    num_ended_requests: int = 0
+    num_prompt_tokens: int = 0
+    num_completion_tokens: int = 0
+    num_steps: int = 0
+    num_prepared_steps: int = 0
+    num_lookup_steps: int = 0
+    draft_tokens_by_position: list[int] = field(default_factory=list)
+    accepted_tokens_by_position: list[int] = field(default_factory=list)
+    critical_path: dict[str, int] = field(default_factory=dict)
+    hidden: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftOutage:
+    """A draft service that cannot be used. `since_ms`: since 1970, UTC."""
+
+    address: str
+    reason: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerInfo:
+    """What an orchestrator serves."""
+
+    version: str
+    target: ModelInfo
+    draft: ModelInfo | None
+    default_num_branches: int
+    has_chat_template: bool
+    activity: ServerActivity = field(default_factory=ServerActivity)
+    draft_outage: DraftOutage | None = None

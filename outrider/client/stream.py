@@ -1,0 +1,126 @@
+"""Texts that a client reads piece by piece."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+
+from outrider.client.results import Generation, TextPiece
+from outrider.client.results_codec import generation_from_wire, piece_from_wire
+from outrider.errors import Cancelled, ClientMisuse
+from outrider.protocol.channel import from_rpc_error
+from outrider.v1 import generation_pb2 as pb
+
+
+@contextmanager
+def own_errors() -> Iterator[None]:
+    """Turns what gRPC raises for a failed call into an OutriderError."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+    except asyncio.CancelledError:
+        # gRPC raises it for a call that `close` ended, too. Nobody cancelled the task then.
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise Cancelled("the stream or the client was closed") from None
+
+
+class _Stream:
+    """What both kinds of streams have in common.
+
+    Nothing that a stream refers to refers back to it, so that the call ends, and the services
+    free its slots, as soon as the last reference to the stream goes.
+    """
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self._pieces: deque[TextPiece] = deque()
+        self._result: Generation | None = None
+
+    @property
+    def result(self) -> Generation:
+        """The whole generation. Raises RuntimeError before the stream has ended."""
+        if self._result is None:
+            raise RuntimeError("the stream has not ended yet")
+        return self._result
+
+    def close(self) -> None:
+        """Cancels what is left; both services free their slots."""
+        self._call.cancel()
+
+    def __del__(self) -> None:
+        with suppress(RuntimeError):  # the call's event loop is closed: so is the call
+            self.close()
+
+    def _take(self, message: pb.GenerateStreamResponse) -> None:
+        if message.HasField("result"):
+            self._result = generation_from_wire(message.result)
+        self._pieces.extend(map(piece_from_wire, message.pieces))
+
+
+class GenerationStream(_Stream, Iterator[TextPiece]):
+    """Pieces of text as they are committed; `result` afterwards.
+
+    A `with` ends the call even if the pieces are not read to the end.
+
+    Raises:
+        OutriderError: on iteration, whatever ends the call.
+    """
+
+    def __next__(self) -> TextPiece:
+        while not self._pieces:
+            with own_errors():
+                message = next(self._call, None)
+            if message is None:
+                raise StopIteration
+            self._take(message)
+        return self._pieces.popleft()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class AsyncGenerationStream(_Stream, AsyncIterator[TextPiece]):
+    """`GenerationStream` for `async for` and `async with`."""
+
+    def __init__(self, call: Any) -> None:
+        super().__init__(call)
+        self._loop = asyncio.get_running_loop()
+
+    async def __anext__(self) -> TextPiece:
+        if asyncio.get_running_loop() is not self._loop:
+            raise ClientMisuse("the stream belongs to another event loop")
+        while not self._pieces:
+            with own_errors():
+                message = await self._call.read()
+            if message is grpc.aio.EOF:
+                raise StopAsyncIteration
+            self._take(message)
+        return self._pieces.popleft()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,168 @@
+"""Attention of several chunks in one operation, for GPUs.
+
+A step of many sessions is many chunks of a few tokens. Attending to each slot by itself
+costs launches, session by session and layer by layer; as one batch over the slots' storage
+it costs arithmetic on places that do not count. Where those are few, the batch wins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from outrider.engine.chunk import Chunk
+
+# Longer chunks are arithmetic rather than calls.
+_LONGEST_CHUNK = 16
+# Places in the batch's storage for each that counts, at most.
+_MOST_PADDING = 3.0
+
+
+class Rows(NamedTuple):
+    """Where a batch's tokens are, in the pass and in the slots' storage."""
+
+    sources: Tensor  # [num_rows * width], tokens of the pass, any where there is none
+    places: Tensor  # [num_tokens], those of `sources` that count
+    tokens: Tensor  # [num_tokens], which tokens of the pass they are
+    first_slot: int
+    num_rows: int
+    width: int
+    length: int
+    mask: Tensor  # additive, [num_rows, 1, groups * width, length]
+    slots: Tensor | None = None  # [num_rows], where they are not those from the first one on
+
+
+def attend_rows(query: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float) -> Tensor:
+    """Attention of a batch.
+
+    Args:
+        query: of the whole pass, [num_tokens, num_heads, head_dim]
+        keys, values: [num_slots, num_kv_heads, max_length, head_dim]
+
+    Returns:
+        the outputs of `rows.tokens`, [num_tokens, num_heads, head_dim]
+    """
+    num_heads, head_dim, num_kv_heads = query.shape[1], query.shape[2], keys.shape[1]
+    groups = num_heads // num_kv_heads
+    keys, values = _live_part(keys, rows), _live_part(values, rows)
+    # The query heads that share a key-value head are rows of it; see query_blocks.py.
+    folded = query[rows.sources].view(rows.num_rows, rows.width, num_kv_heads, groups, head_dim)
+    output = scaled_dot_product_attention(
+        folded.permute(0, 2, 3, 1, 4).reshape(rows.num_rows, num_kv_heads, -1, head_dim),
+        keys,
+        values,
+        attn_mask=rows.mask,
+        scale=scale,
+    )
+    output = output.view(rows.num_rows, num_kv_heads, groups, rows.width, head_dim)
+    return output.permute(0, 3, 1, 2, 4).reshape(-1, num_heads, head_dim)[rows.places]
+
+
+def _live_part(stored: Tensor, rows: Rows) -> Tensor:
+    """What of the slots' storage a batch attends to, [num_rows, num_kv_heads, length, head_dim]."""
+    slots = rows.slots
+    if slots is not None:
+        return stored[:, :, : rows.length].index_select(0, slots)
+    return stored[rows.first_slot : rows.first_slot + rows.num_rows, :, : rows.length]
+
+
+def hidden_from(queries: Tensor, places: Tensor, window: int | None) -> Tensor:
+    """Whether a causal layer, maybe of a sliding window, hides places from queries; broadcasts."""
+    hidden = places > queries
+    return hidden if window is None else hidden | (places <= queries - window)
+
+
+class ChunkBatch:
+    """Chunks that attend together: a row of the batch for each slot from the first to the last.
+
+    Args:
+        chunks: all chunks of the pass.
+        members: indices of those in the batch.
+        tokens_of: where in the pass the tokens of each chunk are.
+    """
+
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        members: Sequence[int],
+        tokens_of: Sequence[slice],
+        device: torch.device,
+    ) -> None:
+        self._chunks = [chunks[i] for i in members]
+        self._slots = _slot_range(self._chunks)
+        self._width = max(len(chunk.token_ids) for chunk in self._chunks)
+        self._length = max(chunk.end for chunk in self._chunks)
+        self._rows: dict[tuple[int, int | None], Rows] = {}
+        sources = torch.zeros(len(self._slots), self._width, dtype=torch.long)
+        tokens: list[int] = []
+        places: list[int] = []
+        for index, chunk in zip(members, self._chunks, strict=True):
+            row, num_tokens = chunk.slot - self._slots.start, len(chunk.token_ids)
+            own = range(tokens_of[index].start, tokens_of[index].stop)
+            sources[row, :num_tokens] = torch.tensor(own)
+            tokens.extend(own)
+            places.extend(range(row * self._width, row * self._width + num_tokens))
+        self._sources = sources.flatten().to(device)
+        self._places = torch.tensor(places, device=device)
+        self._tokens = torch.tensor(tokens, device=device)
+
+    def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
+        """For layers with so many query heads to a key-value head, and such a sliding window."""
+        key = (groups, window)
+        if key not in self._rows:
+            self._rows[key] = Rows(
+                self._sources,
+                self._places,
+                self._tokens,
+                self._slots.start,
+                len(self._slots),
+                self._width,
+                self._length,
+                self._mask(like, groups, window),
+            )
+        return self._rows[key]
+
+    def _mask(self, like: Tensor, groups: int, window: int | None) -> Tensor:
+        """Additive, [num_rows, 1, groups * width, length]; rows of no chunk see everything."""
+        hidden = torch.zeros(len(self._slots), self._width, self._length, dtype=torch.bool)
+        places = torch.arange(self._length)
+        for chunk in self._chunks:
+            queries = torch.arange(chunk.start, chunk.end)[:, None]
+            own = hidden[chunk.slot - self._slots.start, : len(chunk.token_ids)]
+            own |= hidden_from(queries, places, window)
+        mask = torch.zeros(hidden.shape, dtype=like.dtype).masked_fill_(hidden, float("-inf"))
+        return mask.repeat(1, groups, 1)[:, None].to(like.device)
+
+
+def batches_of(chunks: Sequence[Chunk]) -> Iterator[list[int]]:
+    """Indices of the chunks that attend together, of each chunk in one batch."""
+    members = batch_of(chunks)
+    if members:
+        yield members
+    for index in range(len(chunks)):
+        if index not in members:
+            yield [index]
+
+
+def batch_of(chunks: Sequence[Chunk]) -> list[int]:
+    """Indices of the chunks that are worth attending together; none or at least two."""
+    members = [i for i, chunk in enumerate(chunks) if len(chunk.token_ids) <= _LONGEST_CHUNK]
+    # The longest sequences leave first: each row of the batch is as long as they are.
+    members.sort(key=lambda i: chunks[i].end)
+    while len(members) > 1:
+        batch = [chunks[i] for i in members]
+        counting = sum(chunk.end * len(chunk.token_ids) for chunk in batch)
+        width = max(len(chunk.token_ids) for chunk in batch)
+        if len(_slot_range(batch)) * width * batch[-1].end <= _MOST_PADDING * counting:
+            return members
+        members.pop()
+    return []
+
+
+def _slot_range(chunks: Sequence[Chunk]) -> range:
+    slots = [chunk.slot for chunk in chunks]
+    return range(min(slots), max(slots) + 1)

@@ -1,0 +1,189 @@
+"""Attention over the slot cache, for a packed ragged batch.
+
+A pass packs chunks of several sequences into one row of tokens without padding.
+Every layer stores the pass's keys and values in the slot cache, and each chunk attends to
+its own slot, up to its own length. The function is registered with transformers as an
+attention implementation, so families need no model code of ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from itertools import accumulate
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface
+
+from outrider.engine.attention.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of
+from outrider.engine.attention.query_blocks import Pieces, attend_pieces
+from outrider.engine.attention.rotation import Rotation
+from outrider.engine.cache.kv_cache import SlotCache
+from outrider.engine.chunk import Chunk, text_lengths
+from outrider.engine.shapes.attention_shapes import AttentionShapes
+
+IMPLEMENTATION = "outrider"
+
+# Keyword arguments of layers that change nothing here. Others (softcap, s_aux, block_indices) ask
+# for attention that this is not.
+_HARMLESS = ("dropout", "position_ids", "cache_position", "is_causal")
+
+
+class Batch(Protocol):
+    """Chunks that attend together."""
+
+    def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
+        """For layers with so many query heads to a key-value head, and such a sliding window."""
+        ...
+
+
+class AttentionLayer(NamedTuple):
+    """How a layer attends."""
+
+    number: int
+    scale: float
+    window: int | None = None
+
+
+class ForwardPass:
+    """What layers ask about the pass that they run in.
+
+    Args:
+        positions: [num_tokens], of the pass's tokens in their sequences
+        pieces: what attends by itself; else all are in `batches`
+        slots: [num_tokens], where the tokens of `batches` are stored
+    """
+
+    def __init__(
+        self,
+        cache: SlotCache,
+        positions: Tensor,
+        pieces: Pieces | None = None,
+        batches: Sequence[Batch] = (),
+        slots: Tensor | None = None,
+    ) -> None:
+        self.cache = cache
+        self.positions = positions
+        self.chunks: Sequence[Chunk] = ()
+        self.pieces = pieces
+        self.batches = batches
+        self.slots = slots
+        self.windows: set[int] = set()
+        """Sliding windows that layers asked for."""
+
+    def attend(
+        self,
+        layer: AttentionLayer,
+        query: Tensor,  # [num_tokens, num_heads, head_dim]
+        key: Tensor,  # [num_tokens, num_kv_heads, head_dim]
+        value: Tensor,
+        rotation: Rotation | None = None,
+        output: Tensor | None = None,
+    ) -> Tensor:
+        """Stores keys and values, and attends: [num_tokens, num_heads, head_dim].
+
+        Args:
+            rotation: queries and keys are turned by it first.
+            output: where the result goes, maybe the place of `query`.
+        """
+        if rotation is not None:
+            query, key = rotation.turn(query), rotation.turn(key)
+        if layer.window is not None:
+            self.windows.add(layer.window)
+        keys, values = self.cache.storage(layer.number, key, value)
+        groups = query.shape[1] // key.shape[1]
+        if self.pieces is not None:
+            pieces = self.pieces.of(query, groups, layer.window)
+            attended = attend_pieces(query, key, value, keys, values, pieces, layer.scale)
+        else:
+            assert self.slots is not None
+            # Dimensions that are indexed come first.
+            keys[self.slots, :, self.positions] = key
+            values[self.slots, :, self.positions] = value
+            attended = torch.empty_like(query, memory_format=torch.contiguous_format)
+            for batch in self.batches:
+                rows = batch.rows(query, groups, layer.window)
+                attended[rows.tokens] = attend_rows(query, keys, values, rows, layer.scale)
+        return attended if output is None else output.copy_(attended)
+
+
+class Pass(ForwardPass):
+    """One forward pass: its chunks, packed.
+
+    Args:
+        together: short ones attend together, where calls are dear; else they do one by one.
+    """
+
+    def __init__(
+        self,
+        chunks: Sequence[Chunk],
+        cache: SlotCache,
+        device: torch.device,
+        shapes: AttentionShapes,
+        together: bool,
+    ) -> None:
+        positions = torch.tensor(
+            [position for c in chunks for position in range(c.start, c.end)], device=device
+        )  # [num_tokens]
+        if len(chunks) == 1 or not together:
+            super().__init__(cache, positions, Pieces(chunks, shapes))
+            self.chunks = chunks
+            return
+        slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
+        ends = list(accumulate(len(c.token_ids) for c in chunks))
+        rows = [slice(end - len(c.token_ids), end) for c, end in zip(chunks, ends, strict=True)]
+        batches = [ChunkBatch(chunks, members, rows, device) for members in batches_of(chunks)]
+        super().__init__(cache, positions, batches=batches, slots=slots)
+        self.chunks = chunks
+
+
+_current: ContextVar[ForwardPass] = ContextVar("current_pass")
+
+
+def current_text_lengths() -> list[int]:
+    """Of the tokens of the pass that layers run in."""
+    return text_lengths(_current.get().chunks)
+
+
+@contextmanager
+def attending(forward_pass: ForwardPass) -> Iterator[None]:
+    """Layers that run inside attend within `forward_pass`."""
+    token = _current.set(forward_pass)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+
+
+def slot_attention(
+    module: nn.Module,
+    query: Tensor,  # [1, num_heads, num_tokens, head_dim]
+    key: Tensor,  # [1, num_kv_heads, num_tokens, head_dim]
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    scaling: float | None = None,
+    sliding_window: int | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Attention as transformers calls it. Returns [1, num_tokens, num_heads, head_dim].
+
+    Raises:
+        NotImplementedError: the layer wants something that this would ignore.
+    """
+    # Without a mask of transformers' for this attention, one is the layer's own.
+    for name, asked in {"attention_mask": attention_mask, **kwargs}.items():
+        if name not in _HARMLESS and asked is not None and asked is not False:
+            raise NotImplementedError(f"attention with {name}")
+    number = module.layer_idx
+    assert isinstance(number, int)
+    scale = query.shape[-1] ** -0.5 if scaling is None else scaling
+    layer = AttentionLayer(number, scale, sliding_window)
+    query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
+    output = _current.get().attend(layer, query, key, value)
+    return output.unsqueeze(0).contiguous(), None  # which some layers rely on
+
+
+AttentionInterface.register(IMPLEMENTATION, slot_attention)

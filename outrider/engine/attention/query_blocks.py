@@ -1,0 +1,130 @@
+"""Attention chunk by chunk, each to its own slot.
+
+Chunks attend in pieces of a few queries, which see no more of the slot than they need to,
+and in shapes that give each query the same bits in every pass (`attention_shapes.py`).
+"""
+# Without postponed annotations: TorchScript reads those of `Piece`.
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad, scaled_dot_product_attention
+
+from outrider.engine.attention.chunk_batch import hidden_from
+from outrider.engine.chunk import Chunk
+from outrider.engine.shapes.attention_shapes import AttentionShapes
+
+
+class Piece(NamedTuple):
+    """Consecutive tokens of a chunk, which attend together."""
+
+    slot: int
+    start: int  # of the first in the slot
+    begin: int  # of the first in the pass
+    end: int
+    length: int  # of the part of the slot that is attended to
+    mask: Tensor | None  # additive, [groups * (end - begin) or more, length]; None: all is visible
+
+
+def attend_pieces(
+    query: Tensor,  # [num_tokens, num_heads, head_dim]
+    key: Tensor,  # [num_tokens, num_kv_heads, head_dim]
+    value: Tensor,
+    keys: Tensor,  # [num_slots, num_kv_heads, max_length, head_dim]
+    values: Tensor,
+    pieces: list[Piece],
+    scale: float,
+) -> Tensor:
+    """Stores keys and values, and attends: [num_tokens, num_heads, head_dim]. For TorchScript, too.
+
+    The query heads that share a key-value head are folded into rows, which spares
+    copying keys and values once for each of them (`benchmarks/attention.py`).
+    """
+    num_heads, head_dim = query.shape[1], query.shape[2]
+    outputs: list[Tensor] = []
+    for piece in pieces:
+        begin, end, slot = piece.begin, piece.end, piece.slot
+        stop = piece.start + end - begin
+        keys[slot, :, piece.start : stop] = key[begin:end].transpose(0, 1)
+        values[slot, :, piece.start : stop] = value[begin:end].transpose(0, 1)
+        # [1, num_kv_heads, groups * num_queries, head_dim]
+        rows = query[begin:end].transpose(0, 1).reshape(1, keys.shape[1], -1, head_dim)
+        num_rows, mask = rows.shape[2], piece.mask
+        if mask is not None and len(mask) > num_rows:
+            rows = pad(rows, [0, 0, 0, len(mask) - num_rows])
+        output = scaled_dot_product_attention(
+            rows,
+            keys[slot : slot + 1, :, : piece.length],
+            values[slot : slot + 1, :, : piece.length],
+            attn_mask=mask,
+            scale=scale,
+        )
+        output = output[:, :, :num_rows].reshape(num_heads, end - begin, head_dim)
+        outputs.append(output.transpose(0, 1))
+    if len(outputs) == 1:
+        return outputs[0]
+    return torch.cat(outputs) if outputs else torch.empty_like(query)
+
+
+class Pieces:
+    """The pieces of a pass, shared by all layers that attend alike."""
+
+    def __init__(self, chunks: Sequence[Chunk], shapes: AttentionShapes) -> None:
+        self._chunks = chunks
+        self._shapes = shapes
+        self._pieces: dict[tuple[int, int | None], list[Piece]] = {}
+
+    @property
+    def groups(self) -> set[int]:
+        """Query heads to a key-value head, of the layers that have asked."""
+        return {groups for groups, _ in self._pieces}
+
+    def of(self, like: Tensor, groups: int, window: int | None = None) -> list[Piece]:
+        """For layers with so many query heads to a key-value head, and such a sliding window.
+
+        Args:
+            like: has the masks' type and device.
+        """
+        kind = (groups, window)
+        if kind not in self._pieces:
+            pieces: list[Piece] = []
+            begin = 0
+            for chunk in self._chunks:
+                pieces.extend(self._of_chunk(chunk, begin, like, *kind))
+                begin += len(chunk.token_ids)
+            self._pieces[kind] = pieces
+        return self._pieces[kind]
+
+    def _of_chunk(
+        self,
+        chunk: Chunk,
+        first: int,
+        like: Tensor,
+        groups: int,
+        window: int | None,
+    ) -> Iterator[Piece]:
+        """Of a chunk whose tokens are those from `first` on in the pass."""
+        step = self._shapes.queries_at_once(len(chunk.token_ids), groups)
+        for start in range(chunk.start, chunk.end, step):
+            stop = min(start + step, chunk.end)
+            num_rows = self._shapes.attending_rows(groups * (stop - start))
+            length = self._shapes.attended_length(stop)
+            sees_all = stop - start == 1 and (window is None or stop <= window)
+            mask = None
+            if not sees_all or self._shapes.are_chosen:
+                mask = _causal_mask(range(start, stop), length, num_rows, groups, window, like)
+            begin = first + start - chunk.start
+            yield Piece(chunk.slot, start, begin, begin + stop - start, length, mask)
+
+
+def _causal_mask(
+    queries: range, length: int, num_rows: int, groups: int, window: int | None, like: Tensor
+) -> Tensor:
+    """Additive, [num_rows, length], for queries at these places; rows that fill up see all."""
+    places = torch.arange(queries.start, queries.stop, device=like.device)[:, None]
+    hidden = hidden_from(places, torch.arange(length, device=like.device), window)
+    mask = like.new_zeros(num_rows, length)
+    mask[: groups * len(queries)].masked_fill_(hidden.repeat(groups, 1), float("-inf"))
+    return mask

@@ -1,0 +1,73 @@
+"""Linear layers in int8, for drafts on CPU.
+
+A short pass costs the reading of the weights. In int8 they are a quarter of their
+size in float32, and FBGEMM's kernel multiplies them as they are: a step takes
+three quarters of the time that it takes in float16 (`benchmarks/passes.py`). Weights
+are scaled by row, inputs as they come, to 7 bits, since 8 would overflow where the CPU
+has no VNNI.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+from torch import Tensor, nn
+
+from outrider.engine.cpu.packed_linear import fbgemm_is_available, replace_linears
+from outrider.errors import ConfigurationError
+
+
+class Int8Linear(nn.Module):
+    """About `input @ weight.T + bias`, with `weight` [out_features, in_features] in int8."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        scales = row_scales(weight)
+        zeros = torch.zeros_like(scales, dtype=torch.long)
+        with warnings.catch_warnings():
+            # Tensors of dtype qint8 are to go one day; so far, no other kernel is as fast.
+            warnings.filterwarnings("ignore", message=".*quantized tensor creation")
+            quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        self.bias = bias
+        self.packed = torch.ops.quantized.linear_prepack(quantized, None)
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.numel() == self.in_features:
+            output = self._multiply(input)
+        else:
+            # One range serves all rows, so they are brought to one size first: the first
+            # token of a text has inputs that would leave the others no bits.
+            size = input.abs().amax(dim=-1, keepdim=True).clamp(min=1e-9)
+            output = self._multiply(input / size) * size
+        bias = self.bias
+        return output if bias is None else output + bias
+
+    def _multiply(self, input: Tensor) -> Tensor:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            output: Tensor = torch.ops.quantized.linear_dynamic(input, self.packed, True)
+        else:
+            output = torch.ops.quantized.linear_dynamic.default(input, self.packed, True)
+        return output
+
+
+def row_scales(weight: Tensor) -> Tensor:
+    """What one step of int8 stands for in each row of [out_features, in_features]."""
+    return (weight.abs().amax(dim=1) / 127).clamp(min=1e-9).double()
+
+
+def quantize_linears(module: nn.Module) -> None:
+    """Replaces every linear layer below `module`.
+
+    FBGEMM takes no pass that has NaN in it. A damaged embedding becomes 0: a draft may be wrong.
+
+    Raises:
+        ConfigurationError: this CPU or torch has no int8 layers.
+    """
+    if not fbgemm_is_available():
+        raise ConfigurationError("int8 needs torch with FBGEMM, on an x86 CPU")
+    for each in module.modules():
+        if isinstance(each, nn.Embedding) and not each.weight.isfinite().all():
+            each.weight = nn.Parameter(each.weight.nan_to_num(0.0, 0.0, 0.0), requires_grad=False)
+    replace_linears(module, Int8Linear)

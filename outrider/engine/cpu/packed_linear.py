@@ -1,0 +1,174 @@
+"""Linear layers for short passes on CPU: weights laid out in advance, rows in chosen numbers.
+
+A product of a few rows with a large weight costs the reading of the weight, if
+the weight lies as the kernel wants it. `torch.nn.Linear` rearranges it at each
+call, so that 2 to 16 rows cost about twice of what one row does, and it is these
+that verification is made of. Two layouts avoid that (`benchmarks/passes.py`):
+
+- FBGEMM's for weights in float16, which it multiplies in float32. Half the bytes, half
+  the time. Most models are published in half precision, so that nothing is lost.
+- oneDNN's for all else; torch.compile uses the same operators when it freezes a model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear, pad
+from transformers.pytorch_utils import Conv1D
+
+from outrider.engine.layers import linear_weight
+from outrider.engine.shapes.row_sizes import RowSizes
+
+# The builds of torch that carry FBGEMM, all of them for x86.
+FBGEMM_ENGINES = ("x86", "fbgemm", "onednn")
+
+# The number of rows that the layout is chosen for; others work, too.
+_TYPICAL_ROWS = 8
+
+
+class RowLinear(nn.Module):
+    """`input @ weight.T + bias`, computed in numbers of rows that can be chosen.
+
+    Without a choice a product has the rows that it happens to have.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.dtype = weight.dtype
+        self.has_bias = bias is not None
+        self.most_rows = 0  # any number
+        self.filled = [0]  # by number of rows; TorchScript wants to see what is in a list
+
+    def use(self, rows: RowSizes) -> None:
+        """From here on products have these numbers of rows. Call it before TorchScript does."""
+        self.filled = rows.table()
+        self.most_rows = len(self.filled) - 1
+
+    def forward(self, input: Tensor) -> Tensor:  # [..., in_features]
+        rows = input.reshape(-1, self.in_features)
+        if rows.shape[0] == 0:
+            output = rows.new_empty(0, self.out_features)
+        elif self.most_rows == 0:
+            output = self.multiply(rows)
+        elif rows.shape[0] <= self.most_rows:
+            output = self._multiply_filled(rows)
+        else:
+            output = torch.cat([self._multiply_filled(some) for some in rows.split(self.most_rows)])
+        return output if input.dim() == 2 else output.unflatten(0, input.shape[:-1])
+
+    def _multiply_filled(self, rows: Tensor) -> Tensor:
+        num_rows = rows.shape[0]
+        num_missing = self.filled[num_rows] - num_rows
+        if num_missing == 0:
+            return self.multiply(rows)
+        return self.multiply(pad(rows, [0, 0, 0, num_missing]))[:num_rows]
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        """One product of [num_rows, in_features], num_rows above 0."""
+        raise NotImplementedError
+
+
+class PlainLinear(RowLinear):
+    """With `weight` as torch has it."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self.weight = weight
+        self.bias = bias
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        return linear(rows, self.weight, self.bias)
+
+
+class Float16Linear(RowLinear):
+    """In float32, with `weight` in float16."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self.packed = torch.ops.quantized.linear_prepack_fp16(weight, bias)
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            output: Tensor = torch.ops.quantized.linear_dynamic_fp16(rows, self.packed)
+        else:
+            # The overload itself: looking for it takes as long as some of these products.
+            output = torch.ops.quantized.linear_dynamic_fp16.default(rows, self.packed)
+        return output
+
+
+class PackedLinear(RowLinear):
+    """With `weight` in oneDNN's layout."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(weight, bias)
+        self.bias = bias
+        self.packed = torch.ops.mkldnn._reorder_linear_weight(weight, _TYPICAL_ROWS)
+
+    def multiply(self, rows: Tensor) -> Tensor:
+        if torch.jit.is_scripting():  # type: ignore[attr-defined]
+            output: Tensor = torch.ops.mkldnn._linear_pointwise(
+                rows, self.packed, self.bias, "none", [], ""
+            )
+        else:
+            output = torch.ops.mkldnn._linear_pointwise.default(
+                rows, self.packed, self.bias, "none", [], ""
+            )
+        return output
+
+
+def pack_linears(module: nn.Module) -> None:
+    """Replaces every linear layer below `module` by one of those above."""
+    if next(module.parameters()).device.type == "cpu":
+        replace_linears(module, _packed)
+
+
+def row_linears(module: nn.Module) -> list[RowLinear]:
+    """The layers below `module` whose numbers of rows can be chosen."""
+    return [each for each in module.modules() if isinstance(each, RowLinear)]
+
+
+def replace_linears(module: nn.Module, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
+    """Replaces every linear layer below `module` by what is made of its weight and bias."""
+    for parent in list(module.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) in (nn.Linear, Conv1D):
+                setattr(parent, name, make(*linear_weight(child)))
+
+
+def fbgemm_is_available() -> bool:
+    """Whether this torch has FBGEMM's kernels for this CPU."""
+    return torch.backends.quantized.engine in FBGEMM_ENGINES
+
+
+def fits_float16(weight: Tensor) -> bool:
+    """Whether float16 changes [out_features, in_features] by less than float32 sums would.
+
+    True of all that was published in float16, and of what was in bfloat16 as long as its
+    small weights, which float16 rounds, are small beside the largest of their row.
+    """
+    rounding = (weight.half().to(weight.dtype) - weight).abs().amax(dim=1)
+    # What rounding contributes to a sum of that many products, each of which is rounded.
+    of_sums = torch.finfo(torch.float32).eps * weight.shape[1] ** 0.5
+    return bool((rounding <= of_sums * weight.abs().amax(dim=1)).all())
+
+
+def _packed(weight: Tensor, bias: Tensor | None) -> RowLinear:
+    if not _can_pack(weight):
+        return PlainLinear(weight, bias)
+    if weight.dtype == torch.float32 and fbgemm_is_available() and fits_float16(weight):
+        return Float16Linear(weight, bias)
+    return PackedLinear(weight, bias)
+
+
+def _can_pack(weight: Tensor) -> bool:
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
+        return False
+    if weight.dtype == torch.bfloat16:
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return weight.dtype == torch.float32

@@ -1,0 +1,181 @@
+"""Networks for GPUs, of the fewest kernels that torch and one of ours make possible.
+
+On a GPU a short pass costs the reading of its weights and, kernel by kernel, a few microseconds in
+which hardly anything is read. So what can be multiplied at once is, what follows is computed
+in the place of what it came from, and products are added to the states as they are made.
+The comparison at load covers all of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, linear, silu
+
+from outrider.engine.attention.forward_pass import AttentionLayer, ForwardPass
+from outrider.engine.attention.rope import rope_of
+from outrider.engine.attention.rotation import Rotation, rotation_of
+from outrider.engine.layers import RmsNorm, can_fuse, joined, linear_weight
+
+# Rows of a weight that are there for one column of ones: kernels want rows that begin at multiples.
+_PADDING = 64
+
+
+class GpuNetwork(nn.Module):
+    """A model over the slot cache. It takes over the model's weights.
+
+    Args:
+        rotary: transformers' module that makes tables of a rotation.
+        layers: each takes states [num_tokens, hidden_size], a rotation and a pass, and changes
+            the states in place.
+    """
+
+    def __init__(
+        self, model: Any, rotary: Any, layers: Sequence[Any], norm: nn.Module, max_length: int
+    ) -> None:
+        super().__init__()
+        self.embedding = model.get_input_embeddings()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+        self.head = model.get_output_embeddings()
+        states = self.embedding.weight[:1]
+        cos, sin = rotary(states, torch.arange(max_length, device=states.device)[None])
+        self.rotation = rotation_of(cos[0], sin[0], layers[0].head_dim)
+
+    def forward(self, token_ids: Tensor, forward_pass: ForwardPass, rows: Tensor) -> Tensor:
+        """Logits [len(rows), num_ids] at `rows` of the pass's tokens [num_tokens]."""
+        states = self.embedding(token_ids)  # [num_tokens, hidden_size]
+        rotation = self.rotation.at(forward_pass.positions)
+        for layer in self.layers:
+            layer(states, rotation, forward_pass)
+        if len(rows) < len(states):
+            states = states[rows]
+        logits: Tensor = self.head(self.norm(states))
+        return logits
+
+
+class LlamaLayer(nn.Module):
+    """A layer of Llama's kind: nine kernels."""
+
+    def __init__(self, layer: Any, index: int) -> None:
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        self.head_dim: int = attention.head_dim
+        self.attention = AttentionLayer(index, attention.scaling)
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.num_each = [each.out_features // self.head_dim for each in projections]
+        self.qkv = joined(projections)
+        self.o = attention.o_proj
+        self.gate_up = joined((mlp.gate_proj, mlp.up_proj))
+        self.down = mlp.down_proj
+        self.attention_norm = RmsNorm(layer.input_layernorm)
+        self.mlp_norm = RmsNorm(layer.post_attention_layernorm)
+
+    def forward(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> None:
+        num_tokens = len(states)
+        heads = self.qkv(self.attention_norm(states)).view(num_tokens, -1, self.head_dim)
+        query, key, value = heads.split(self.num_each, dim=1)
+        forward_pass.attend(self.attention, query, key, value, rotation, output=query)
+        _add_product(states, query.flatten(1), self.o)
+        gate, up = self.gate_up(self.mlp_norm(states)).chunk(2, dim=-1)
+        _add_product(states, silu(gate).mul_(up), self.down)
+
+
+class NeoxLayer(nn.Module):
+    """A layer of GPT-NeoX, whose attention and MLP have the same input: five kernels.
+
+    (Six for a single token, whose product torch gives a kernel of its own for the bias.)
+
+    So one product leads to both, and one leads back. For that the two layer norms, which
+    differ in weight and bias alone, leave these to the products.
+    """
+
+    def __init__(self, layer: Any, index: int) -> None:
+        super().__init__()
+        attention, mlp = layer.attention, layer.mlp
+        self.head_dim: int = attention.head_size
+        self.attention = AttentionLayer(index, attention.scaling)
+        self.eps: float = layer.input_layernorm.eps
+        qkv, bias = _behind(layer.input_layernorm, attention.query_key_value)
+        # Queries last: what attends takes their place, beside the inside of the MLP.
+        qkv, bias = (_by_kind(each, self.head_dim) for each in (qkv, bias))
+        up, up_bias = _behind(layer.post_attention_layernorm, mlp.dense_h_to_4h)
+        ones = bias.new_zeros(_PADDING)
+        ones[0] = 1.0
+        padding = up.new_zeros(_PADDING, up.shape[1])
+        self.hidden_size: int = up.shape[1]
+        self.inward = _parameter(torch.cat((qkv, up, padding)))
+        self.inward_bias = _parameter(torch.cat((bias, up_bias, ones)))
+        dense, dense_bias = _weight_and_bias(attention.dense)
+        down, down_bias = _weight_and_bias(mlp.dense_4h_to_h)
+        biases = torch.zeros_like(padding)
+        biases[0] = dense_bias + down_bias
+        self.outward = _parameter(torch.cat((dense, down, biases.t()), dim=1))
+
+    def forward(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> None:
+        size = self.hidden_size
+        normal = layer_norm(states, [size], eps=self.eps)
+        inner = linear(normal, self.inward, self.inward_bias)
+        heads = inner[:, : 3 * size].view(len(states), -1, self.head_dim)
+        key, value, query = heads.chunk(3, dim=1)
+        forward_pass.attend(self.attention, query, key, value, rotation, output=query)
+        torch.ops.aten.gelu_.default(inner[:, 3 * size : -_PADDING])
+        states.addmm_(inner[:, 2 * size :], self.outward.t())
+
+
+def gpu_networks(config: Any) -> list[Callable[[Any, int], GpuNetwork]]:
+    """What makes a network of a model of this configuration: nothing if its layers are others."""
+    if can_fuse(config):
+        return [_of_llama]
+    return [_of_neox] if _is_parallel_neox(config) else []
+
+
+def _of_llama(model: Any, max_length: int) -> GpuNetwork:
+    base = model.model
+    layers = [LlamaLayer(layer, index) for index, layer in enumerate(base.layers)]
+    return GpuNetwork(model, base.rotary_emb, layers, RmsNorm(base.norm), max_length)
+
+
+def _of_neox(model: Any, max_length: int) -> GpuNetwork:
+    base = model.gpt_neox
+    layers = [NeoxLayer(layer, index) for index, layer in enumerate(base.layers)]
+    return GpuNetwork(model, base.rotary_emb, layers, base.final_layer_norm, max_length)
+
+
+def _is_parallel_neox(config: Any) -> bool:
+    """Whether `NeoxLayer` computes what the layers of a model of this configuration do."""
+    if config.model_type != "gpt_neox" or rope_of(config).kind:
+        return False
+    return bool(config.use_parallel_residual and config.hidden_act == "gelu")
+
+
+def _add_product(states: Tensor, inner: Tensor, linear: nn.Linear) -> None:
+    states.addmm_(inner, linear.weight.t())
+    if linear.bias is not None:
+        states.add_(linear.bias)
+
+
+def _weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor]:
+    weight, bias = linear_weight(linear)
+    return weight, weight.new_zeros(len(weight)) if bias is None else bias
+
+
+def _behind(norm: Any, linear: nn.Module) -> tuple[Tensor, Tensor]:
+    """Weight and bias that make of normal states what `linear` makes behind `norm`."""
+    weight, bias = _weight_and_bias(linear)
+    scaled = weight.float() * norm.weight.float()
+    moved = bias.float() + weight.float() @ norm.bias.float()
+    return scaled.to(weight.dtype), moved.to(weight.dtype)
+
+
+def _by_kind(joint: Tensor, head_dim: int) -> Tensor:
+    """Rows of keys, values and queries, from GPT-NeoX's query, key and value of each head."""
+    query, key, value = joint.unflatten(0, (-1, 3, head_dim)).unbind(1)
+    return torch.cat([each.flatten(0, 1) for each in (key, value, query)])
+
+
+def _parameter(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values, requires_grad=False)

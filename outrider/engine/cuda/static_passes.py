@@ -1,0 +1,194 @@
+"""Short passes of fixed shapes, recorded once and replayed: CUDA graphs.
+
+A short pass on a GPU is made of launches: a layer is a dozen kernels of microseconds,
+and Python needs longer to ask for one than it takes. A graph asks for all at once, but
+repeats just what was recorded, with the same shapes and addresses. So a pass is padded
+to one of a few shapes, and what differs from one pass to the next (tokens, positions,
+slots) is in tensors of fixed places. What fits no shape is not for here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Sequence
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from outrider.engine.cache.kv_cache import SlotCache
+from outrider.engine.chunk import Chunk
+from outrider.engine.cuda import static_pass
+from outrider.engine.cuda.static_pass import Shape, StaticPass, shape_of
+from outrider.engine.device import is_gpu
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Kernels choose their ways in the first passes, and allocate; a recording must not.
+_NUM_WARM_UPS = 2
+
+
+class Graph(Protocol):
+    """Something recorded that runs again and again."""
+
+    def replay(self) -> Tensor:
+        """Its output, in the same place every time."""
+        ...
+
+
+Record = Callable[[Callable[[], Tensor]], Graph]
+"""Makes a graph of a function that reads and writes fixed places only."""
+
+
+class CudaRecorder:
+    """Records kernels. The graphs of an engine, which run one at a time, share their memory."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        with torch.cuda.device(device):
+            # Libraries make their handles on the first use of a stream, and may not in a recording.
+            self._stream = torch.cuda.Stream()
+        self._pool = torch.cuda.graph_pool_handle()
+        # A pool that has lost all of its graphs takes no others.
+        self._graphs: list[torch.cuda.CUDAGraph] = []
+
+    def __call__(self, run: Callable[[], Tensor]) -> Graph:
+        """Raises RuntimeError if `run` cannot be recorded."""
+        with torch.cuda.device(self._device):
+            others = torch.cuda.current_stream()
+            self._stream.wait_stream(others)
+            try:
+                # An own context: that of a recording which fails leaves its stream current.
+                with torch.cuda.stream(self._stream):
+                    return self._record(run)
+            finally:
+                others.wait_stream(self._stream)
+
+    def _record(self, run: Callable[[], Tensor]) -> Graph:
+        for _ in range(_NUM_WARM_UPS):
+            run()
+        graph = torch.cuda.CUDAGraph()
+        self._graphs.append(graph)
+        # Other threads of the process go on using the device.
+        how: Any = {"pool": self._pool, "capture_error_mode": "thread_local"}
+        try:
+            with torch.cuda.graph(graph, stream=self._stream, **how):
+                return CudaGraph(graph, run())
+        except BaseException:
+            failed, self._pool = self._pool, torch.cuda.graph_pool_handle()
+            # Before 2.12 torch takes what is allocated for that recording's, and frees nothing
+            # any more (its issue 180395); later ones say that there is nothing to end.
+            with contextlib.suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), failed)
+            raise
+
+
+class CudaGraph(NamedTuple):
+    """A recording, and where its output is."""
+
+    graph: torch.cuda.CUDAGraph
+    output: Tensor
+
+    def replay(self) -> Tensor:
+        self.graph.replay()
+        return self.output
+
+
+class StaticPasses:
+    """The graphs of one engine, recorded as their shapes come up."""
+
+    def __init__(
+        self,
+        network: nn.Module,
+        cache: SlotCache,
+        device: torch.device,
+        record: Record,
+        kernels: ModuleType | None = None,
+    ) -> None:
+        self.kernels = kernels
+        self.network = network
+        self.cache = cache
+        self.device = device
+        self.record = record
+        # By shape: where its inputs are, and the graph; None if it cannot be recorded.
+        self._graphs: dict[Shape, tuple[Tensor, Graph] | None] = {}
+
+    @property
+    def num_shapes(self) -> int:
+        """Shapes that have come up."""
+        return len(self._graphs)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of shapes, ascending."""
+        lengths = [static_pass.SHORTEST_LENGTH]
+        while lengths[-1] < self.cache.max_length:
+            lengths.append(2 * lengths[-1])
+        return [min(length, self.cache.max_length) for length in lengths]
+
+    def forward(self, chunks: Sequence[Chunk]) -> list[Tensor] | None:
+        """Each chunk's logits, [num_logits, num_ids]; None if no graph fits."""
+        shape = shape_of(chunks, self.cache.max_length)
+        if shape is None:
+            return None
+        rows = filled_up(chunks, shape.num_rows)
+        slots = [chunk.slot for chunk in rows]
+        values = [*tokens_and_positions(rows, shape.width), *slots]
+        inputs = sendable(values, self.device)
+        if shape not in self._graphs:
+            new = inputs.to(self.device)
+            self._graphs[shape] = self.recorded(shape, new, lambda: self._run(shape, new))
+        if (recorded := self._graphs[shape]) is None:
+            return None
+        place, graph = recorded
+        place.copy_(inputs, non_blocking=True)
+        # [num_rows * width, num_ids]; the next replay writes to the same place
+        logits = graph.replay().clone()
+        ends = (row * shape.width + len(chunk.token_ids) for row, chunk in enumerate(chunks))
+        return [
+            logits[end - chunk.num_logits : end] for end, chunk in zip(ends, chunks, strict=True)
+        ]
+
+    def recorded(
+        self, shape: Shape, place: Tensor, run: Callable[[], Tensor]
+    ) -> tuple[Tensor, Graph] | None:
+        """What reads `place`, with that; None if it cannot be recorded."""
+        try:
+            return place, self.record(run)
+        # Out of memory, an operation that waits for the device, a kernel that is not to be built.
+        except Exception as error:
+            log.warning("no graph of %s: %s", shape, error)
+            return None
+
+    def _run(self, shape: Shape, inputs: Tensor) -> Tensor:
+        num_tokens = shape.num_tokens
+        token_ids, positions, slots = inputs.split([num_tokens, num_tokens, shape.num_rows])
+        forward_pass = StaticPass(shape, positions, slots, self.cache, self.kernels)
+        all_rows = torch.arange(num_tokens, device=self.device)
+        logits: Tensor = self.network(token_ids, forward_pass, all_rows)
+        return logits
+
+
+def sendable(values: list[int], device: torch.device) -> Tensor:
+    """A tensor that a device can fetch by itself, while Python goes on."""
+    return torch.tensor(values, pin_memory=is_gpu(device))
+
+
+def filled_up(rows: Sequence[T], num_rows: int) -> list[T]:
+    """So many rows; those that are left over repeat the first."""
+    return [*rows, *[rows[0]] * (num_rows - len(rows))]
+
+
+def tokens_and_positions(chunks: Sequence[Chunk], width: int) -> list[int]:
+    """Token ids of chunks that are padded to a width, then positions."""
+    token_ids: list[int] = []
+    positions: list[int] = []
+    for chunk in chunks:
+        token_ids.extend(chunk.token_ids)
+        token_ids.extend([0] * (width - len(chunk.token_ids)))
+        positions.extend(range(chunk.start, chunk.start + width))
+    return [*token_ids, *positions]

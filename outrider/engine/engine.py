@@ -1,0 +1,278 @@
+"""Loads a Hugging Face causal language model and runs packed passes through it."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from outrider.engine.activity import PassCounts
+from outrider.engine.attention.forward_pass import Pass
+from outrider.engine.attention.rope import rope_of
+from outrider.engine.cache.kv_cache import SlotCache
+from outrider.engine.cache.memory import check_fits, sessions_that_fit
+from outrider.engine.chunk import Chunk, logit_rows
+from outrider.engine.cpu.calibration import attention_kinds, calibrate
+from outrider.engine.cpu.int8_linear import quantize_linears
+from outrider.engine.cpu.packed_linear import pack_linears
+from outrider.engine.device import choose_device, choose_dtype, is_gpu
+from outrider.engine.loading.draft_vocabulary import read_draft_vocabulary, trim_head
+from outrider.engine.loading.model_config import check_layers, context_length
+from outrider.engine.loading.model_folder import eos_token_ids
+from outrider.engine.loading.weights import load_model
+from outrider.engine.network import Build, compile_network, networks_for
+from outrider.engine.options import EngineOptions
+from outrider.engine.scheduling.batch_limits import Pace
+from outrider.engine.scheduling.threads import AdaptiveThreads, use_threads
+from outrider.engine.self_check import check_boundaries
+from outrider.engine.shapes.attention_shapes import ANY_SHAPES
+from outrider.engine.soundness import Result, check_finite, clear_unsound, difference
+from outrider.engine.tensor_parallel import Ranks
+from outrider.errors import UnsupportedModel
+from outrider.protocol.messages import BatchInvariance
+from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.sampler import Choice
+
+if TYPE_CHECKING:
+    from outrider.engine.cuda.static_choices import StaticChoices
+    from outrider.engine.cuda.static_passes import Record, StaticPasses
+
+log = logging.getLogger(__name__)
+
+_PROBE_LENGTH = 24
+
+
+class Engine:
+    """A model with a slot cache: packed chunks of tokens in, logits out, or on a GPU tokens.
+
+    `logit_token_ids` [num_ids] are the tokens of the logits' columns, ascending:
+    all, or those of the model's draft vocabulary.
+
+    Raises:
+        ModelNotFound: no such model, or its files cannot be read.
+        UnsupportedModel: the model's logits do not come out as in transformers.
+        ConfigurationError: a device or length that is not to be had.
+    """
+
+    pace = Pace()
+    """What a pass should do, and by how many threads; found when it is loaded to be served."""
+    threads: AdaptiveThreads | None = None
+
+    def __init__(self, options: EngineOptions) -> None:
+        num_ranks = options.tensor_parallel
+        self.ranks = Ranks(num_ranks, options.device) if num_ranks > 1 else None
+        self.device = choose_device(self.ranks.device if self.ranks else options.device)
+        may_adapt = options.adapt_threads and self.device.type == "cpu"
+        self.thread_counts = use_threads(options.threads, may_adapt)
+        self.is_int8 = options.dtype == "int8"
+        self.dtype = choose_dtype(options.dtype, self.device)
+        self._trusts_code = trusted = options.trust_remote_code
+        model = load_model(options.model, self.device, self.dtype, self.ranks, trusted)
+        draft_vocabulary = read_draft_vocabulary(options.model)
+        self.has_draft_vocabulary = draft_vocabulary is not None
+        self.logit_token_ids = trim_head(model, draft_vocabulary)
+        self.config = model.config.get_text_config()
+        self.vocab_size: int = model.get_input_embeddings().num_embeddings
+        self.eos_token_ids = eos_token_ids(options.model, self.config, self.vocab_size)
+        wanted = options.max_context_length
+        self.max_context_length = context_length(self.config, wanted, options.is_draft)
+        self.rope = rope_of(self.config)
+        self._on_gpu = is_gpu(self.device)
+        self.attention_shapes = ANY_SHAPES
+        self._is_plain_cpu = not (self._on_gpu or self.is_int8 or self.ranks)
+        is_compared = self._is_plain_cpu and options.batch_invariant
+        self.batch_invariance = BatchInvariance(holds=False) if is_compared else None
+        self.cache = self._probing_cache()
+        self.passes = PassCounts()
+        self.network = self._adopt(model, options.model)
+        del model
+        if self._on_gpu:  # what layers of ours are made of is to be had again
+            gc.collect()
+            torch.cuda.empty_cache()
+        if self.is_int8:
+            quantize_linears(self.network)
+            compile_network(self.network)
+        self.cache = self._allocate(options)
+        self.graphs: StaticPasses | None = None
+        self.choices: StaticChoices | None = None
+        if options.graphs and self.device.type == "cuda" and not (self.ranks or self.rope.kind):
+            from outrider.engine.cuda.static_passes import CudaRecorder
+
+            self.use_graphs(CudaRecorder(self.device))
+            self.use_choices()
+
+    def _probing_cache(self) -> SlotCache:
+        return SlotCache(1, min(_PROBE_LENGTH, self.max_context_length), self.attention_shapes)
+
+    @torch.inference_mode()
+    def _allocate(self, options: EngineOptions) -> SlotCache:
+        """The cache that is served, all of its memory taken. Raises ConfigurationError."""
+        per_session = options.slots_per_session
+        session_bytes = per_session * self.cache.slot_bytes(self.max_context_length)
+        fits = sessions_that_fit(session_bytes, self.device, options.is_draft)
+        num_sessions = options.slots or fits
+        if self.ranks:
+            num_sessions = self.ranks.least(num_sessions)
+        check_fits(num_sessions * session_bytes, self.device)
+        return self.cache.resized(num_sessions * per_session, self.max_context_length)
+
+    @torch.inference_mode()
+    def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        """Runs one pass; returns each chunk's logits, [num_logits, num_ids]."""
+        self.cache.copy_for(chunks)
+        return self._forward(chunks)
+
+    @torch.inference_mode()
+    def choose(
+        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int = 1
+    ) -> list[list[list[Choice]]] | list[Tensor]:
+        """See `StaticChoices.choose`; logits, as `forward` has them, if there is no recording."""
+        self.cache.copy_for(chunks)
+        began = time.perf_counter_ns()
+        chosen = self.choices.choose(chunks, choosings, num_steps) if self.choices else None
+        if chosen is None:
+            return self._forward(chunks)
+        lengths = [len(chunk.token_ids) for chunk in chunks]
+        num_passes = 1 if max(chunk.num_logits for chunk in chunks) > 1 else len(chosen[0])
+        duration_ns = (time.perf_counter_ns() - began) // num_passes
+        for _ in range(num_passes):
+            self.passes.count(lengths, duration_ns)
+            lengths = [1] * len(chunks)
+        return chosen
+
+    @torch.inference_mode()
+    def clear_unsound(self, chunks: Sequence[Chunk], results: Sequence[Result]) -> list[bool]:
+        """See `soundness.clear_unsound`."""
+        return clear_unsound(self.cache, chunks, results)
+
+    def _forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        if self.ranks:
+            self.ranks.announce(chunks)
+        began = time.perf_counter_ns()
+        logits = self.graphs.forward(chunks) if self.graphs else None
+        if logits is None:
+            logits = self._plain(chunks)
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # until then it has been asked for only
+        duration_ns = time.perf_counter_ns() - began
+        self.passes.count([len(chunk.token_ids) for chunk in chunks], duration_ns)
+        return logits
+
+    def _plain(self, chunks: Sequence[Chunk]) -> list[Tensor]:
+        return self._run(chunks)[0]
+
+    @torch.inference_mode()
+    def use_graphs(self, record: Record) -> None:
+        """Lets short passes be recorded and replayed, if what comes out is the same."""
+        from outrider.engine.cuda.recording_check import checked_passes
+
+        model = self.network, self.cache, self.device
+        self.graphs = checked_passes(*model, record, self._plain, self._tolerance)
+
+    @torch.inference_mode()
+    def use_choices(self) -> None:
+        """Lets tokens be chosen in recorded passes, if there are any and they are the same."""
+        if self.graphs is not None:
+            from outrider.engine.cuda.recording_check import checked_choices
+
+            ids, tolerance = self.logit_token_ids, 4 * self._tolerance
+            self.choices = checked_choices(self.graphs, ids, self._plain, tolerance)
+
+    def follow(self) -> None:
+        """Runs the passes of rank 0 until it closes. Raises ServiceUnavailable if it is gone."""
+        if self.ranks:
+            self.ranks.follow(lambda chunks: self.clear_unsound(chunks, self.forward(chunks)))
+
+    def close(self) -> None:
+        """Ends `follow` of the other ranks. There is no pass after it."""
+        if self.ranks:
+            self.ranks.announce(None)
+
+    @property
+    def _tolerance(self) -> float:
+        """What rounding makes of logits, as `difference` has it."""
+        return 1e-4 if self.dtype == torch.float32 else 0.05
+
+    def _run(self, chunks: Sequence[Chunk]) -> tuple[list[Tensor], Pass]:
+        forward_pass = Pass(chunks, self.cache, self.device, self.attention_shapes, self._on_gpu)
+        token_ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
+        rows = torch.tensor(logit_rows(chunks), dtype=torch.long, device=self.device)
+        logits = self.network(torch.tensor(token_ids, device=self.device), forward_pass, rows)
+        return list(logits.split([chunk.num_logits for chunk in chunks])), forward_pass
+
+    @torch.inference_mode()
+    def _adopt(self, model: Any, name: str) -> nn.Module:
+        """Puts a model on the slot cache and checks that it computes the same there.
+
+        A short random sequence is run by the model's own attention first, then
+        as a prompt chunk, a second chunk and a rollback through the slot cache.
+        """
+        family = f"{name}: the family {self.config.model_type!r}"
+        generator = torch.Generator().manual_seed(0)
+        length = self.cache.max_length
+        ids: list[int] = torch.randint(self.vocab_size, (length,), generator=generator).tolist()
+        try:
+            *others, last = networks_for(model.config, self.ranks is None, self._on_gpu)
+            inputs = torch.tensor([ids], device=self.device)
+            expected = model(input_ids=inputs, use_cache=False).logits[0].float()
+            check_finite(expected, self.dtype)
+        except Exception as error:
+            raise UnsupportedModel(f"{family} cannot run on the slot cache ({error!r})") from error
+        for build in others:
+            try:
+                return self._adopt_as(build, model, ids, expected, name)
+            except UnsupportedModel as error:
+                log.warning("%s: so it runs by transformers' layers", error)
+                self.cache = self._probing_cache()
+        return self._adopt_as(last, model, ids, expected, name)
+
+    def _adopt_as(
+        self, build: Build, model: Any, ids: list[int], expected: Tensor, name: str
+    ) -> nn.Module:
+        """The model as `build` makes it. Raises UnsupportedModel for other logits of `ids`."""
+        family = f"{name}: the family {self.config.model_type!r}"
+        try:
+            self.network = build(model, self.max_context_length)
+            _, forward_pass = self._run([Chunk(0, 0, ids[:1], 1)])  # says how layers attend
+            check_layers(self.config, self.cache.num_layers, family)
+            # Weights are packed for CPUs; int8 would be found to be rounded.
+            if self._is_plain_cpu:
+                pack_linears(self.network)
+                if self.batch_invariance is not None:
+                    self._calibrate(forward_pass)
+                compile_network(self.network)
+            actual, windows = self._probe(ids)
+        except UnsupportedModel:
+            raise
+        except Exception as error:
+            raise UnsupportedModel(f"{family} cannot run on the slot cache ({error!r})") from error
+        found = difference(actual, expected)
+        if not found < self._tolerance:
+            raise UnsupportedModel(
+                f"{family} gives other logits on the slot cache than in transformers "
+                f"(relative difference {found:.2g})"
+            )
+        reach, trusted = self.max_context_length, self._trusts_code
+        check_boundaries(self.config, windows, reach, name, trusted)
+        return self.network
+
+    def _calibrate(self, forward_pass: Pass) -> None:
+        """Calls kernels in shapes that give the same bits in every pass, if there are any."""
+        kinds, counts = attention_kinds(forward_pass), self.thread_counts
+        self.attention_shapes, self.batch_invariance = calibrate(
+            self.network, kinds, self.dtype, counts, self.max_context_length
+        )
+        self.cache = self._probing_cache()
+
+    def _probe(self, ids: list[int]) -> tuple[Tensor, set[int]]:
+        """Logits [length, vocab_size] of `ids`, with a wrong turn taken and rolled back."""
+        half = len(ids) // 2
+        first, forward_pass = self._run([Chunk(0, 0, ids[:half], half)])
+        self._run([Chunk(0, half, ids[:half])])
+        second, _ = self._run([Chunk(0, half, ids[half:], len(ids) - half)])
+        return torch.cat([first[0], second[0]]).float(), forward_pass.windows

@@ -1,0 +1,33 @@
+"""What a scheduler needs of an engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+from outrider.engine.attention.rope import Rope
+from outrider.engine.chunk import Chunk
+from outrider.engine.soundness import Result
+from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.sampler import Choice
+
+
+class Passes(Protocol):
+    """Runs forward passes, one at a time."""
+
+    def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]: ...
+
+    def choose(
+        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
+    ) -> list[list[list[Choice]]] | list[Tensor]:
+        """What is chosen after each chunk, or logits where the engine does not choose."""
+        ...
+
+    @property
+    def rope(self) -> Rope: ...
+
+    def clear_unsound(self, chunks: Sequence[Chunk], results: Sequence[Result]) -> list[bool]:
+        """See `soundness.clear_unsound`."""
+        ...

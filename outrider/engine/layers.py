@@ -1,0 +1,64 @@
+"""What the layers for CPUs and those for GPUs have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, rms_norm
+from transformers.pytorch_utils import Conv1D
+
+from outrider.engine.attention.rope import rope_of
+
+# Families whose layers are Llama's, the biases of some projections aside.
+FAMILIES = ("llama", "qwen2")
+
+
+def linear_weight(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """The weight, [out_features, in_features], and bias of a linear layer, GPT-2's included."""
+    weight = linear.get_parameter("weight").detach()
+    bias = None if linear.bias is None else linear.get_parameter("bias").detach()
+    return weight.t().contiguous() if isinstance(linear, Conv1D) else weight.contiguous(), bias
+
+
+class RmsNorm(nn.Module):
+    """RMS norm (arXiv 1910.07467) in one kernel.
+
+    Torch has such a kernel for GPUs only. Elsewhere it is the layer norm of a vector and
+    its negative, whose mean is 0 and whose variance is the mean square.
+    """
+
+    def __init__(self, norm: Any) -> None:
+        super().__init__()
+        self.weight: Tensor = norm.weight.detach()
+        self.weights = torch.cat((self.weight, self.weight))
+        self.size: int = len(self.weight)
+        self.eps: float = norm.variance_epsilon
+
+    def forward(self, states: Tensor) -> Tensor:  # [num_tokens, hidden_size]
+        if states.is_cuda:
+            return rms_norm(states, [self.size], self.weight, self.eps)
+        both = torch.cat((states, -states), dim=-1)
+        return layer_norm(both, [2 * self.size], self.weights, None, self.eps)[:, : self.size]
+
+
+def joined(linears: Sequence[nn.Linear]) -> nn.Linear:
+    """One layer whose output is theirs end to end."""
+    weights, biases = zip(*map(linear_weight, linears), strict=True)
+    weight = torch.cat(weights)
+    joined = nn.Linear(weight.shape[1], weight.shape[0], biases[0] is not None, device="meta")
+    joined.weight = nn.Parameter(weight, requires_grad=False)
+    if biases[0] is not None:
+        joined.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
+    return joined
+
+
+def can_fuse(config: Any) -> bool:
+    """Whether Llama's layers compute what a model of this configuration does."""
+    if config.model_type not in FAMILIES or getattr(config, "use_sliding_window", False):
+        return False
+    if config.hidden_act != "silu" or rope_of(config).kind:
+        return False
+    return not getattr(config, "mlp_bias", False)

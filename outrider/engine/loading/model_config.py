@@ -1,0 +1,78 @@
+"""What a model's configuration says of the texts that it can take."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from outrider.engine.attention.rope import longest_text
+from outrider.errors import ConfigurationError, UnsupportedModel
+
+log = logging.getLogger(__name__)
+
+DEFAULT_MAX_CONTEXT_LENGTH = 2048
+_SHORTEST_CONTEXT_LENGTH = 2
+
+
+def context_length(config: Any, wanted: int | None, is_draft: bool = False) -> int:
+    """Of a slot, in tokens.
+
+    A draft whose model takes less than what is wanted has what its model takes: behind that, the
+    target goes on alone.
+
+    Raises ConfigurationError if a target's model takes less, or nothing has room in it.
+    """
+    longest = longest_text(config)
+    if wanted is None:
+        return min(longest or DEFAULT_MAX_CONTEXT_LENGTH, DEFAULT_MAX_CONTEXT_LENGTH)
+    if longest is not None and wanted > longest:
+        if not is_draft:
+            raise ConfigurationError(
+                f"the model's context is {longest} tokens; {wanted} are too many"
+            )
+        log.info("the draft's context is %d tokens, less than %d", longest, wanted)
+        return longest
+    if wanted < _SHORTEST_CONTEXT_LENGTH:
+        raise ConfigurationError(f"a context of {wanted} has no room for a prompt and an answer")
+    return wanted
+
+
+def check_layers(config: Any, num_cached: int, family: str) -> None:
+    """Refuses layers that keep what they have read elsewhere than in the slot cache."""
+    if num_cached != config.num_hidden_layers:
+        raise UnsupportedModel(
+            f"{family} has layers that do not use the slot cache "
+            f"({num_cached} of {config.num_hidden_layers} do)"
+        )
+
+
+def check_windows(config: Any, seen: set[int], max_context_length: int, name: str) -> None:
+    """Refuses a sliding window that the layers do not pass on and that the context exceeds."""
+    window = getattr(config, "sliding_window", None)
+    if not window or getattr(config, "use_sliding_window", True) is False:
+        return
+    if window < max_context_length and window not in seen:
+        raise UnsupportedModel(
+            f"{name}: its sliding window of {window} tokens is supported only up to "
+            f"--max-context-length {window}"
+        )
+
+
+def check_chunks(config: Any, max_context_length: int, name: str) -> None:
+    """Refuses attention that is by places in the pass, where the context exceeds what hides it.
+
+    Llama 4 attends within chunks, and scales queries of layers without rotation by their places.
+    """
+    chunk = getattr(config, "attention_chunk_size", None)
+    layer_types = getattr(config, "layer_types", None) or ["chunked_attention"]
+    if chunk and chunk < max_context_length and "chunked_attention" in layer_types:
+        raise UnsupportedModel(
+            f"{name}: its attention within chunks of {chunk} tokens is supported only up to "
+            f"--max-context-length {chunk}"
+        )
+    scale = getattr(config, "floor_scale", None)
+    if scale and scale <= max_context_length and config.attn_temperature_tuning:
+        raise UnsupportedModel(
+            f"{name}: its attention is scaled from {scale} tokens on, and supported only up to "
+            f"--max-context-length {scale - 1}"
+        )

@@ -1,0 +1,127 @@
+"""A model's weights: read whole, or refused with what is wrong with them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM
+from transformers.utils import logging
+
+from outrider.engine.loading.model_folder import read_config, told
+from outrider.engine.tensor_parallel import Ranks
+from outrider.errors import ModelNotFound, UnsupportedModel
+
+_EIGHT_BITS = ("I8", "U8", "F8_E4M3", "F8_E5M2")
+_NUM_NAMED = 3  # keys of a kind in an error
+# Masks and angles that old checkpoints store, which models compute.
+_COMPUTED = re.compile(
+    r"\.(attn|attention)\.(attention\.)?(bias|masked_bias|causal_mask)$|rotary_emb\.inv_freq$"
+)
+
+
+def load_model(
+    name: str,
+    device: torch.device,
+    dtype: torch.dtype,
+    ranks: Ranks | None = None,
+    trust_remote_code: bool = False,
+) -> Any:
+    """The causal language model of a folder, ready to infer.
+
+    Args:
+        ranks: the other processes that hold a part of it.
+        trust_remote_code: whether code of the folder may run, and pickles be read.
+
+    Raises:
+        ModelNotFound: the files cannot be read, or are not those of the configuration.
+        UnsupportedModel: weights that are quantised or pickled, code in the folder, an adapter;
+            or the model cannot be split among `ranks`.
+    """
+    config = read_config(name, trust_remote_code)
+    split = ranks.loading(config) if ranks else {}
+    load: Callable[..., Any] = AutoModelForCausalLM.from_pretrained
+    try:
+        with _quiet():
+            model, loaded = load(
+                name,
+                config=config,
+                dtype=dtype,
+                trust_remote_code=trust_remote_code,
+                use_safetensors=None if trust_remote_code else True,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # which we refuse ourselves
+                **split,
+            )
+    except Exception as error:
+        # Files that are broken come out of transformers as almost any exception.
+        raise ModelNotFound(f"cannot load the model {name!r}: {told(error)}") from error
+    check_complete(name, loaded)
+    _refuse_integers(name)
+    return model.eval().requires_grad_(False).to(device)
+
+
+def check_complete(name: str, loaded: dict[str, Collection[Any]]) -> None:
+    """Checks that a checkpoint has each weight of the model in its shape, and no others.
+
+    transformers would initialise what is missing at random, and leave out what is too many.
+
+    Args:
+        loaded: what `from_pretrained` says with `output_loading_info`.
+
+    Raises:
+        ModelNotFound: names what is wrong.
+    """
+    unexpected = [key for key in loaded["unexpected_keys"] if not _COMPUTED.search(key)]
+    shapes = [
+        f"{key} {list(shape)} instead of {list(expected)}"
+        for key, shape, expected in loaded["mismatched_keys"]
+    ]
+    faults = [
+        f"{kind}: {_some(keys)}"
+        for kind, keys in (
+            ("missing", loaded["missing_keys"]),
+            ("not in the model", unexpected),
+            ("of another shape", shapes),
+        )
+        if keys
+    ]
+    if faults:
+        raise ModelNotFound(
+            f"the weights of {name!r} do not fit its config.json; {'; '.join(faults)}"
+        )
+
+
+def _refuse_integers(name: str) -> None:
+    """Weights in 8 bits are quantised, though config.json does not say so."""
+    for path in sorted(Path(name).glob("model*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for key in file.keys():  # noqa: SIM118
+                kind = file.get_slice(key).get_dtype()
+                if kind in _EIGHT_BITS and not _COMPUTED.search(key):
+                    raise UnsupportedModel(
+                        f"{name} is quantised ({key} is {kind}), which is not served"
+                    )
+
+
+def _some(keys: Collection[str]) -> str:
+    named = ", ".join(sorted(keys)[:_NUM_NAMED])
+    others = len(keys) - _NUM_NAMED
+    return f"{named} and {others} more" if others > 0 else named
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' progress bars and reports: the service tells by itself."""
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)

@@ -1,0 +1,300 @@
+"""Merges the pending work of all sessions into forward passes, on one thread.
+
+Request handlers never run the model. They submit a job for their slot and await
+its future; each pass takes a chunk of every pending job, within a token budget.
+Short jobs come first, so that a long prompt, taken in chunks, delays nobody, and
+background jobs come when there are no others. A prompt that begins like what some
+slot has read, now or for an earlier session, starts from a copy of that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+import torch
+
+from outrider.engine.chunk import Chunk
+from outrider.engine.interface import Passes
+from outrider.engine.scheduling.batch_limits import Pace
+from outrider.engine.scheduling.job import Job, in_order
+from outrider.engine.scheduling.placing import place
+from outrider.engine.scheduling.priority import give_way
+from outrider.engine.scheduling.slots import Slots
+from outrider.engine.scheduling.supervisor import Supervisor
+from outrider.engine.scheduling.threads import AdaptiveThreads
+from outrider.engine.soundness import Result
+from outrider.errors import Cancelled, ServiceUnavailable
+from outrider.protocol.messages import Timings
+
+log = logging.getLogger(__name__)
+
+# Before a pass that reads a prompt, which takes several times as long as a step, it waits
+# longer for sessions that are about to come back: who misses it waits for all of it.
+_LONGEST_STEP = 16
+_BEFORE_PROMPTS = 5
+
+
+class Scheduler:
+    """Owns the engine's thread and the slots. The counts are for whoever watches."""
+
+    def __init__(
+        self,
+        engine: Passes,
+        num_slots: int,
+        pace: Pace = Pace(),  # noqa: B008
+        threads: AdaptiveThreads | None = None,
+    ) -> None:
+        self.pace = pace
+        self.threads = threads or AdaptiveThreads({torch.get_num_threads(): 0.0})
+        self.num_reused_tokens = 0  # not read, since a slot had them
+        self._engine = engine
+        self._slots = Slots(num_slots)
+        self._supervisor = Supervisor()
+        self._begun: set[int] = set()  # slots of texts that a pass has read something of
+        # Sessions that had their answer in the latest pass for any, and may be about to come back.
+        self._answered: set[int] = set()
+        self._has_answered = True  # whether the latest pass was some job's last one
+        self._jobs: list[Job] = []
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_free_slots(self) -> int:
+        return self._slots.num_free
+
+    @property
+    def num_waiting(self) -> int:
+        """Sessions that wait for a slot."""
+        with self._changed:
+            return self._slots.num_waiting
+
+    @property
+    def num_jobs(self) -> int:
+        """Jobs that wait for a pass or are in one."""
+        return len(self._jobs)
+
+    def acquire(self) -> int:
+        """Takes a slot. Raises NoFreeSlot."""
+        return self.acquire_all(1)[0]
+
+    def acquire_all(self, count: int) -> list[int]:
+        """Takes so many slots, or none. Raises NoFreeSlot."""
+        with self._changed:
+            return self._slots.take(count)
+
+    def request_slot(self, max_waiting: int) -> Future[int]:
+        """A slot as soon as one is free. Raises NoFreeSlot if so many wait already."""
+        with self._changed:
+            return self._slots.request(max_waiting)
+
+    async def acquire_in_turn(self, max_waiting: int) -> int:
+        """Takes a slot when one is free. Raises NoFreeSlot if so many wait already."""
+        future = self.request_slot(max_waiting)
+        try:
+            return await asyncio.wrap_future(future)
+        except asyncio.CancelledError:
+            if not future.cancelled():  # the slot came at the same moment
+                self.release(future.result())
+            raise
+
+    def release(self, slot: int) -> None:
+        """Gives a slot back and cancels its pending jobs."""
+        with self._changed:
+            self._cancel_jobs(self._slots.release([slot]))
+
+    def submit(self, job: Job) -> Future[Timings]:
+        """Queues a job; its future fails if the pass does. Raises ServiceUnavailable if closed."""
+        with self._changed:
+            if self._closed:
+                raise self._supervisor.failure or ServiceUnavailable("the service is shutting down")
+            job.done.set_running_or_notify_cancel()  # from here on only `release` cancels it
+            self._jobs.append(job)
+            self._changed.notify()
+        return job.done
+
+    def follow_up(self, job: Job, make: Callable[[], Sequence[Job]]) -> None:
+        """Queues what `make` returns for the pass after this one of `job`, whose `advance` calls.
+
+        Nothing is made if `job` has been dropped, nor is it dropped meanwhile.
+        """
+        with self._changed:
+            if not self._closed and not job.is_dropped:
+                for follower in make():
+                    follower.done.set_running_or_notify_cancel()
+                    self._jobs.append(follower)
+
+    def drop(self, jobs: Sequence[Job]) -> None:
+        """Gives jobs up: their `done` never comes. A pass that they are in goes on.
+
+        Those that follow them are among `jobs`, if what makes them adds them there.
+        """
+        with self._changed:
+            for job in jobs:
+                job.is_dropped = True
+            self._jobs = [job for job in self._jobs if not job.is_dropped]
+            self._changed.notify()
+
+    def check(self) -> None:
+        """Raises EngineFailed if no pass will run any more. Call it once a second."""
+        self._supervisor.look(is_busy=any(map(self._may_run, list(self._jobs))))
+
+    def close(self) -> None:
+        """Ends the thread after the pass that runs; pending jobs fail."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
+        if self._supervisor.failure is None:  # else it may never end
+            self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            give_way()
+            self.threads.begin()
+            while packed := self._wait_for_chunks():
+                self._work(packed)
+        except BaseException as error:
+            log.critical("the engine's thread ends", exc_info=True)
+            self._close_with(self._supervisor.end(error))
+
+    def _work(self, packed: Sequence[tuple[Job, Chunk]]) -> None:
+        """One pass, whatever becomes of it."""
+        try:
+            self._run_pass([job for job, _ in packed], [chunk for _, chunk in packed])
+        except Exception as error:
+            log.exception("a forward pass failed")
+            for job, _ in packed:
+                if not job.done.done():
+                    job.done.set_exception(error)
+            self._end_pass(packed, failed=True)
+        else:
+            self._end_pass(packed, failed=False)
+
+    def _wait_for_chunks(self) -> list[tuple[Job, Chunk]]:
+        """The next pass's jobs and their chunks; empty when closed."""
+        while self._wait_for_jobs():
+            # Without the lock: to look how busy the machine is takes some milliseconds.
+            has_changed = self.threads.change(between_texts=not self._begun)
+            with self._changed:
+                if has_changed and not self.threads.any_time:
+                    self._slots.forget()  # with another number of threads, bits are others
+                if packed := self._pack():
+                    return packed
+        return []
+
+    def _wait_for_jobs(self) -> bool:
+        """Returns once there are jobs for the next pass; False when closed."""
+        with self._changed:
+            while not self._closed:
+                if not any(map(self._may_run, self._jobs)):
+                    self._changed.wait()
+                    continue
+                self._gather()
+                # Whoever was there may have gone while it waited for others.
+                if self._jobs and not self._closed:
+                    return True
+        self._close_with(ServiceUnavailable("the service is shutting down"))
+        return False
+
+    def _may_run(self, job: Job) -> bool:
+        return job.slot in self._begun or not (self._begun and self.threads.holds_up)
+
+    def _close_with(self, error: ServiceUnavailable) -> None:
+        with self._changed:
+            self._closed = True
+            for job in self._jobs:
+                if not job.done.done():
+                    job.done.set_exception(error)
+            self._jobs = []
+
+    def _gather(self) -> None:
+        """Waits for more sessions while they keep arriving: a pass costs little more with them."""
+        while missing := self._answered - {job.session for job in self._jobs}:
+            if self._closed or all(job.is_background for job in self._jobs):
+                return
+            reads_prompt = any(len(job.token_ids) > _LONGEST_STEP for job in self._jobs)
+            patience = self.pace.gather_seconds * (_BEFORE_PROMPTS if reads_prompt else 1)
+            if not self._changed.wait(patience):
+                self._answered -= missing
+
+    def _pack(self) -> list[tuple[Job, Chunk]]:
+        """A chunk of each job whose turn it is, until the token budget is spent.
+
+        Those that were left out get half of it together, so that their turn is not
+        everybody's wait. The first gets a chunk even if the logits that it wants exceed
+        the budget. Copies between slots are made in this order, before anything is written.
+        """
+        packed: list[tuple[Job, Chunk]] = []
+        budget = min(self.pace.token_budget, self.pace.widest)
+        if len(self._jobs) == 1 and not self._has_answered:
+            # The last pass was this job's, too: no other session is about to come back.
+            budget = self.pace.widest
+        budget_of_late = budget // 2
+        for job in in_order([job for job in self._jobs if self._may_run(job)]):
+            source, num_known = place(job, self._slots, self._engine.rope)
+            allowed = min(budget, budget_of_late) if job.is_late else budget
+            allowed = allowed if packed else max(allowed, job.num_logits)
+            if job.num_next(allowed, num_known) == 0:
+                job.num_missed += 1  # whoever gets a chunk starts again from 0
+                continue
+            if num_known:
+                job.skip(source, num_known)
+                self.num_reused_tokens += num_known
+            chunk = job.next_chunk(allowed)
+            self._slots.overwrite(job.slot, chunk.start, chunk.copy_from)
+            packed.append((job, chunk))
+            budget -= len(chunk.token_ids)
+            budget_of_late -= len(chunk.token_ids) if job.is_late else 0
+        self._slots.begin_pass(job.slot for job, _ in packed)
+        self._begun.update(job.slot for job, _ in packed)
+        return packed
+
+    def _run_pass(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> None:
+        began = time.perf_counter_ns()
+        num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
+        for job in jobs:
+            job.begin_pass(began, num_tokens, len(chunks), self.threads.current)
+        results = self._results(jobs, chunks)
+        forward_ns = time.perf_counter_ns() - began
+        self.threads.observe(num_tokens, forward_ns / 1e9)
+        are_sound = self._engine.clear_unsound(chunks, results)
+        for job, chunk, result, is_sound in zip(jobs, chunks, results, are_sound, strict=True):
+            job.finish_pass(chunk, result, is_sound, forward_ns)
+
+    def _results(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> Sequence[Result]:
+        """Of each job: what was chosen, if the engine can and all jobs let it; or logits."""
+        choosings = [job.choosing for job in jobs if job.choosing is not None]
+        if len(choosings) < len(jobs) or not all(chunk.num_logits for chunk in chunks):
+            return self._engine.forward(chunks)
+        return self._engine.choose(chunks, choosings, min(job.num_at_once for job in jobs))
+
+    def _end_pass(self, packed: Sequence[tuple[Job, Chunk]], failed: bool) -> None:
+        with self._changed:
+            for job, _ in packed:
+                if failed:
+                    self._slots.forget([job.slot])
+                else:
+                    self._slots.append(job.slot, job.read)
+            self._jobs = [job for job in self._jobs if not job.done.done()]
+            self._has_answered = any(job.done.done() for job, _ in packed)
+            # Nobody waits for background jobs, so nobody comes back because of them.
+            if any(not job.is_background for job, _ in packed):
+                self._answered = {job.session for job, _ in packed if job.done.done()}
+            self._cancel_jobs(self._slots.end_pass())
+        self._supervisor.end_pass(failed)
+
+    def _cancel_jobs(self, slots: set[int]) -> None:
+        """The sessions that had these slots are gone."""
+        for job in self._jobs:
+            if job.slot in slots:
+                job.done.set_exception(Cancelled("the session was closed"))
+        self._jobs = [job for job in self._jobs if job.slot not in slots]
+        self._answered -= slots
+        self._begun -= slots
+        self._changed.notify()

@@ -1,0 +1,137 @@
+"""The slots of an engine: who has one, who waits for one, and what each one holds.
+
+A slot keeps its keys and values when it is given back. A prompt that begins like what
+some slot holds, of a session that runs or has ended, need not read that part again.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+
+from outrider.engine.scheduling.sequence import common_length
+from outrider.errors import NoFreeSlot
+
+# Copying shorter prefixes takes about as long as reading them.
+_SHORTEST_PREFIX = 16
+
+# After so long a session that all slots refused may try again.
+RETRY_SECONDS = 0.25
+
+
+class Slots:
+    """Not thread-safe: the scheduler's lock protects it.
+
+    A slot that is given back while a pass uses it is free only after that pass.
+    """
+
+    def __init__(self, num_slots: int) -> None:
+        # The one that was given back first is taken first, so that contents last.
+        self._free = deque(range(num_slots))
+        self._released: set[int] = set()
+        self._in_pass: set[int] = set()
+        self._waiting: deque[Future[int]] = deque()
+        self._contents: list[list[int]] = [[] for _ in range(num_slots)]
+        self.frequencies = [0] * num_slots
+        """Of the rotary embedding that each has been read with, as `Rope.frequencies` has them."""
+
+    @property
+    def num_free(self) -> int:
+        return len(self._free)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for slots."""
+        return sum(not future.cancelled() for future in self._waiting)
+
+    def take(self, count: int) -> list[int]:
+        """So many slots at once, or none. Raises NoFreeSlot."""
+        if len(self._free) < count or self.num_waiting:
+            raise _none_is_free()
+        return [self._free.popleft() for _ in range(count)]
+
+    def request(self, max_waiting: int) -> Future[int]:
+        """A slot as soon as one is free, in the order of the requests.
+
+        A future that is cancelled gives its turn away. Raises NoFreeSlot if
+        `max_waiting` requests wait.
+        """
+        future: Future[int] = Future()
+        self._waiting = deque(waiting for waiting in self._waiting if not waiting.cancelled())
+        if not self._free and self.num_waiting >= max_waiting:
+            raise _none_is_free()
+        self._waiting.append(future)
+        self._serve_waiting()
+        return future
+
+    def release(self, slots: Iterable[int]) -> set[int]:
+        """Takes slots back; returns those that are free now."""
+        self._released.update(slots)
+        return self._free_released()
+
+    def begin_pass(self, slots: Iterable[int]) -> None:
+        self._in_pass.update(slots)
+
+    def end_pass(self) -> set[int]:
+        """Returns the slots that were given back meanwhile and are free now."""
+        self._in_pass.clear()
+        return self._free_released()
+
+    def longest_prefix(
+        self, slot: int, token_ids: Sequence[int], frequencies: int = 0
+    ) -> tuple[int, int]:
+        """Which slot holds most of the beginning of `token_ids`, and how many tokens of it.
+
+        Only those count that were read with these frequencies.
+
+        `slot` itself is preferred. Prefixes that are too short to be worth it count as 0.
+        """
+        best, longest = slot, 0
+        for source in (slot, *range(len(self._contents))):
+            if self.frequencies[source] != frequencies:
+                continue
+            length = common_length(self._contents[source], token_ids)
+            if length > longest and (source == slot or length >= _SHORTEST_PREFIX):
+                best, longest = source, length
+        return best, longest
+
+    def overwrite(self, slot: int, start: int, copy_from: tuple[int, int] | None) -> None:
+        """A pass is about to write behind `start` tokens, after copying some."""
+        self._contents[slot] = self.held(slot, start, copy_from)
+        if copy_from is not None:
+            self.frequencies[slot] = self.frequencies[copy_from[0]]
+
+    def held(self, slot: int, start: int, copy_from: tuple[int, int] | None) -> list[int]:
+        """The first `start` tokens that a slot has read once some are copied."""
+        contents = self._contents[slot]
+        if copy_from is None:
+            return contents[:start]
+        source, begin = copy_from
+        return contents[:begin] + self._contents[source][begin:start]
+
+    def append(self, slot: int, token_ids: Sequence[int]) -> None:
+        """A pass has read these tokens into the slot."""
+        self._contents[slot].extend(token_ids)
+
+    def forget(self, slots: Iterable[int] | None = None) -> None:
+        """What these slots hold, or all of them, is not to be used any more."""
+        for slot in range(len(self._contents)) if slots is None else slots:
+            self._contents[slot] = []
+
+    def _free_released(self) -> set[int]:
+        ready = self._released - self._in_pass
+        self._released -= ready
+        self._free.extend(ready)
+        self._serve_waiting()
+        return ready
+
+    def _serve_waiting(self) -> None:
+        while self._waiting and self._free:
+            future = self._waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                future.set_result(self._free.popleft())
+
+
+def _none_is_free() -> NoFreeSlot:
+    return NoFreeSlot("all sessions of this service are taken", retry_after=RETRY_SECONDS)

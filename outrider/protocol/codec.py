@@ -1,0 +1,213 @@
+"""Messages to and from the wire, where both ends of an RPC need it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from outrider.errors import InvalidRequest
+from outrider.protocol.messages import (
+    BatchInvariance,
+    ModelInfo,
+    Preparation,
+    Prepared,
+    Proposal,
+    SamplingParams,
+    Timings,
+    Verdict,
+)
+from outrider.v1 import common_pb2, draft_pb2, target_pb2
+
+
+def sampling_from_wire(message: common_pb2.SamplingParams) -> SamplingParams:
+    """Raises InvalidRequest for values out of range."""
+    top_p = message.top_p if message.HasField("top_p") else 1.0
+    return checked_sampling(
+        SamplingParams(message.temperature, message.top_k, top_p, message.min_p, message.seed)
+    )
+
+
+def checked_sampling(params: SamplingParams) -> SamplingParams:
+    """The same parameters. Raises InvalidRequest for values out of range (NaN included)."""
+    if not 0.0 <= params.temperature < float("inf"):
+        raise InvalidRequest("temperature must be 0 (greedy) or a positive number")
+    if not 0.0 < params.top_p <= 1.0:
+        raise InvalidRequest("top_p must be above 0 and at most 1")
+    if not 0.0 <= params.min_p <= 1.0:
+        raise InvalidRequest("min_p must be between 0 and 1")
+    return params
+
+
+def sampling_to_wire(params: SamplingParams) -> common_pb2.SamplingParams:
+    return common_pb2.SamplingParams(
+        temperature=params.temperature,
+        top_k=params.top_k,
+        top_p=params.top_p,
+        min_p=params.min_p,
+        seed=params.seed,
+    )
+
+
+def preparation_from_wire(message: draft_pb2.ProposeRequest) -> Preparation:
+    """Raises InvalidRequest for values out of range (NaN included)."""
+    if not 0.0 <= message.acceptance_rate <= 1.0:
+        raise InvalidRequest("acceptance_rate must be between 0 and 1")
+    return Preparation(
+        message.num_branches,
+        message.num_prepared_tokens,
+        message.num_branches_is_limit,
+        message.acceptance_rate,
+    )
+
+
+def timings_to_wire(timings: Timings) -> common_pb2.ServerTimings:
+    return common_pb2.ServerTimings(
+        queue_ns=timings.queue_ns,
+        forward_ns=timings.forward_ns,
+        sample_ns=timings.sample_ns,
+        total_ns=timings.total_ns,
+        batch_tokens=timings.batch_tokens,
+        batch_sessions=timings.batch_sessions,
+        num_threads=timings.num_threads,
+    )
+
+
+def timings_from_wire(message: common_pb2.ServerTimings) -> Timings:
+    return Timings(
+        message.queue_ns,
+        message.forward_ns,
+        message.sample_ns,
+        message.total_ns,
+        message.batch_tokens,
+        message.batch_sessions,
+        message.num_threads,
+    )
+
+
+def proposal_to_wire(proposal: Proposal) -> draft_pb2.ProposeResponse:
+    return draft_pb2.ProposeResponse(
+        context_length=proposal.context_length,
+        draft_token_ids=proposal.draft_token_ids,
+        sequence_length=proposal.sequence_length,
+        timings=timings_to_wire(proposal.timings),
+    )
+
+
+def proposal_from_wire(message: draft_pb2.ProposeResponse) -> Proposal:
+    return Proposal(
+        message.context_length,
+        tuple(message.draft_token_ids),
+        message.sequence_length,
+        timings_from_wire(message.timings),
+    )
+
+
+def prepared_to_wire(prepared: Sequence[Prepared], total_ns: int) -> draft_pb2.ProposeResponse:
+    """At least one; all are of one context, whose request came `total_ns` ago."""
+    return draft_pb2.ProposeResponse(
+        context_length=prepared[0].context_length,
+        timings=common_pb2.ServerTimings(total_ns=total_ns),
+        prepared=[
+            draft_pb2.PreparedProposal(
+                assumed_token_ids=one.assumed_token_ids,
+                draft_token_ids=one.draft_token_ids,
+                forward_ns=one.forward_ns,
+            )
+            for one in prepared
+        ],
+    )
+
+
+def prepared_from_wire(message: draft_pb2.ProposeResponse) -> list[Prepared]:
+    return [
+        Prepared(
+            message.context_length,
+            tuple(one.assumed_token_ids),
+            tuple(one.draft_token_ids),
+            one.forward_ns,
+        )
+        for one in message.prepared
+    ]
+
+
+def verdict_to_wire(verdict: Verdict) -> target_pb2.VerifyResponse:
+    kind = (
+        target_pb2.NEXT_TOKEN_KIND_BONUS
+        if verdict.is_bonus
+        else target_pb2.NEXT_TOKEN_KIND_RECOVERED
+    )
+    return target_pb2.VerifyResponse(
+        context_length=verdict.context_length,
+        num_accepted_tokens=verdict.num_accepted_tokens,
+        next_token_id=verdict.next_token_id,
+        next_token_kind=kind,
+        sequence_length=verdict.sequence_length,
+        timings=timings_to_wire(verdict.timings),
+        is_more=verdict.is_more,
+    )
+
+
+def verdict_from_wire(message: target_pb2.VerifyResponse) -> Verdict:
+    return Verdict(
+        message.context_length,
+        message.num_accepted_tokens,
+        message.next_token_id,
+        message.next_token_kind == target_pb2.NEXT_TOKEN_KIND_BONUS,
+        message.sequence_length,
+        timings_from_wire(message.timings),
+        message.is_more,
+    )
+
+
+def model_info_to_wire(info: ModelInfo) -> common_pb2.GetModelInfoResponse:
+    return common_pb2.GetModelInfoResponse(
+        model_id=info.model_id,
+        revision=info.revision,
+        dtype=info.dtype,
+        device=info.device,
+        max_context_length=info.max_context_length,
+        vocab_size=info.vocab_size,
+        vocabulary_fingerprint=info.vocabulary_fingerprint,
+        eos_token_ids=info.eos_token_ids,
+        num_slots=info.num_slots,
+        num_free_slots=info.num_free_slots,
+        version=info.version,
+        token_ns=info.token_ns,
+        wire_version=info.wire_version,
+        num_threads=info.num_threads,
+        batch_invariance=_invariance_to_wire(info.batch_invariance),
+    )
+
+
+def _invariance_to_wire(claim: BatchInvariance | None) -> common_pb2.BatchInvariance | None:
+    if claim is None:
+        return None
+    return common_pb2.BatchInvariance(
+        holds=claim.holds, max_tokens=claim.max_tokens, across_threads=claim.across_threads
+    )
+
+
+def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
+    return ModelInfo(
+        model_id=message.model_id,
+        revision=message.revision,
+        dtype=message.dtype,
+        device=message.device,
+        max_context_length=message.max_context_length,
+        vocab_size=message.vocab_size,
+        vocabulary_fingerprint=message.vocabulary_fingerprint,
+        eos_token_ids=tuple(message.eos_token_ids),
+        num_slots=message.num_slots,
+        num_free_slots=message.num_free_slots,
+        version=message.version,
+        token_ns=message.token_ns,
+        wire_version=message.wire_version,
+        num_threads=message.num_threads,
+        batch_invariance=_invariance_from_wire(message),
+    )
+
+
+def _invariance_from_wire(message: common_pb2.GetModelInfoResponse) -> BatchInvariance | None:
+    if not message.HasField("batch_invariance"):
+        return None
+    claim = message.batch_invariance
+    return BatchInvariance(claim.holds, claim.max_tokens, claim.across_threads)

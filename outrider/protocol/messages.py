@@ -1,0 +1,167 @@
+"""The messages that the engine, the services and the loop speak.
+
+Frozen dataclasses without torch or protobuf, so that every process can import
+them. `outrider.protocol.codec` converts them to and from the wire.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+WIRE_VERSION = 1
+"""What this release means by the messages of a session; see GetModelInfoResponse."""
+
+# Draft tokens of one step, whoever asks. Each wants a row of logits of the target.
+MAX_NUM_SPECULATIVE_TOKENS = 64
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How the next token is chosen from logits; see `outrider.sampling.sampler`."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    seed: int = 0
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0.0
+
+    @property
+    def excludes_tokens(self) -> bool:
+        return self.top_k > 0 or self.top_p < 1.0 or self.min_p > 0.0
+
+
+GREEDY = SamplingParams()
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Server-side durations of one message, in nanoseconds, and what shared its last pass."""
+
+    queue_ns: int = 0
+    forward_ns: int = 0
+    sample_ns: int = 0
+    total_ns: int = 0
+    batch_tokens: int = 0
+    batch_sessions: int = 0
+    num_threads: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What the draft thinks comes after the first `context_length` tokens."""
+
+    context_length: int
+    draft_token_ids: tuple[int, ...]
+    sequence_length: int
+    timings: Timings = Timings()
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """How many outcomes of a verification to prepare for, and how many tokens after each.
+
+    With `is_limit` the draft chooses how many, at most `num_branches`, knowing that draft
+    tokens behind accepted ones are accepted at `acceptance_rate`; 0 if that is unknown.
+    """
+
+    num_branches: int = 0
+    num_tokens: int = 0
+    is_limit: bool = False
+    acceptance_rate: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the draft would propose if the verification turned out in one way.
+
+    It continues the first `context_length` tokens and `assumed_token_ids`: accepted
+    draft tokens and the target's own after them. `forward_ns` it has cost so far.
+    """
+
+    context_length: int
+    assumed_token_ids: tuple[int, ...]
+    draft_token_ids: tuple[int, ...]
+    forward_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """The target's answer to draft tokens after the first `context_length` tokens.
+
+    `is_bonus` tells whether all draft tokens were accepted, so that
+    `next_token_id` comes on top of them; otherwise it replaces the first one
+    that was rejected.
+    """
+
+    context_length: int
+    num_accepted_tokens: int
+    next_token_id: int
+    is_bonus: bool
+    sequence_length: int
+    timings: Timings = Timings()
+    is_more: bool = False
+    """Whether the target went on alone to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """Something that went on for a while during a request; see TraceInterval."""
+
+    track: str
+    lane: str
+    name: str
+    begin_ns: int
+    duration_ns: int
+    counts: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BatchInvariance:
+    """Whether a token's logits are the same, bit for bit, in every pass that may compute them.
+
+    `max_tokens`: passes have been compared up to so many tokens, and none has more; 0: no limit.
+    `across_threads`: they are the same with every number of threads in use, too.
+    """
+
+    holds: bool
+    max_tokens: int = 0
+    across_threads: bool = False
+
+    def __str__(self) -> str:
+        if not self.holds:
+            return "no"
+        return f"in passes of up to {self.max_tokens} tokens" if self.max_tokens else "yes"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a draft or target service serves. Fields as in GetModelInfoResponse."""
+
+    model_id: str
+    max_context_length: int
+    vocab_size: int
+    vocabulary_fingerprint: str = ""
+    eos_token_ids: tuple[int, ...] = ()
+    num_slots: int = 0
+    num_free_slots: int = 0
+    dtype: str = ""
+    device: str = ""
+    revision: str = ""
+    version: str = ""
+    token_ns: int = 0
+    wire_version: int = WIRE_VERSION
+    num_threads: int = 0
+    batch_invariance: BatchInvariance | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFiles:
+    """A tokenizer as it travels: `tokenizer.json`, the chat template, special tokens by name."""
+
+    tokenizer_json: str
+    chat_template: str | None
+    special_tokens: dict[str, str]

@@ -1,0 +1,149 @@
+"""Calls that end before they want to: at the end of a drain, or since their client is silent."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from outrider.errors import IdleTimeout, ServiceUnavailable
+from outrider.protocol.interceptors import Around, Behaviour, Context, Method
+
+
+class RunningCalls(Around):
+    """Knows the calls that run, and can cut them off. Goes inside what maps errors."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._is_cut = False
+        self._ended = asyncio.Event()
+
+    @property
+    def num_running(self) -> int:
+        return len(self._tasks)
+
+    @contextmanager
+    def around(self, method: Method, context: Context) -> Iterator[None]:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._is_cut:
+                raise
+            raise ServiceUnavailable("the service was shut down before the call was done") from None
+        finally:
+            self._tasks.discard(task)
+            self._ended.set()
+
+    async def wait_until_none(self, seconds: float) -> bool:
+        """Whether all have ended in so many seconds."""
+        try:
+            async with asyncio.timeout(seconds):
+                while self._tasks:
+                    self._ended.clear()
+                    await self._ended.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def cut_off(self) -> None:
+        """Ends all calls with UNAVAILABLE."""
+        self._is_cut = True
+        for task in self._tasks:
+            task.cancel()
+
+
+class IdleTimeouts(Around):
+    """Ends a call whose client neither sends what is awaited nor takes what is sent.
+
+    A session then gives its slots back. The server's own work does not count, however long
+    it takes. Goes inside what maps errors.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
+        if method.kind == "unary":
+            return behaviour
+
+        async def wrapped(request: Any, context: Context) -> Any:
+            try:
+                async with asyncio.timeout(None) as limit:
+                    timed: Any = _TimedContext(context, limit, self._seconds)
+                    if method.kind == "bidi_stream":
+                        request = _Requests(request, timed)
+                    return await behaviour(request, timed)
+            except TimeoutError:
+                if not limit.expired():
+                    raise
+                raise IdleTimeout(
+                    "the client has not moved for longer than the idle time-out",
+                    seconds=f"{self._seconds:g}",
+                ) from None
+
+        return wrapped
+
+
+class _TimedContext:
+    """A call's context, whose limit runs while something of the client's is awaited."""
+
+    def __init__(self, context: Context, limit: asyncio.Timeout, seconds: float) -> None:
+        self._context = context
+        self._limit = limit
+        self._seconds = seconds
+        self._num_awaited = 0
+        self._now = asyncio.get_running_loop().time
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def write(self, message: Any) -> None:
+        self.note(+1)
+        try:
+            await self._context.write(message)
+        finally:
+            self.note(-1)
+
+    def note(self, change: int) -> None:
+        """Something begins or ends to be awaited; either gives the client its time again."""
+        self._num_awaited += change
+        with suppress(RuntimeError):  # the limit has passed, or the handler ended before a write
+            self._limit.reschedule(self._now() + self._seconds if self._num_awaited else None)
+
+
+class _Requests:
+    """A client's requests, each of which it is given time for."""
+
+    def __init__(self, requests: AsyncIterator[Any], context: _TimedContext) -> None:
+        self._requests = requests
+        self._context = context
+
+    def __aiter__(self) -> AsyncIterator[Any]:
+        return self
+
+    async def __anext__(self) -> Any:
+        self._context.note(+1)
+        try:
+            # Not cancelled with the handler: gRPC frees what it receives with once it has
+            # received, and 110 bytes of each cancelled call would be lost for ever.
+            receiving = asyncio.ensure_future(self._next())
+            receiving.add_done_callback(_forget_error)
+            request = await asyncio.shield(receiving)
+        finally:
+            self._context.note(-1)
+        if request is None:
+            raise StopAsyncIteration
+        return request
+
+    async def _next(self) -> Any:
+        return await anext(self._requests, None)
+
+
+def _forget_error(task: asyncio.Task[Any]) -> None:
+    """Retrieves a task's error, which asyncio would log if the handler has ended before it."""
+    if not task.cancelled():
+        task.exception()

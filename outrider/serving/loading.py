@@ -1,0 +1,179 @@
+"""Brings a model from its name to a service: weights, tokenizer, warm-up."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+from outrider import __version__
+from outrider.embedded import resolve_model
+from outrider.engine.activity import PassCounts
+from outrider.engine.chunk import Chunk
+from outrider.engine.cpu.pass_comparison import compare_passes
+from outrider.engine.engine import Engine
+from outrider.engine.loading.model_folder import read_settings, settings_not_applied
+from outrider.engine.options import EngineOptions
+from outrider.engine.scheduling.batch_limits import measure_pace
+from outrider.engine.scheduling.threads import measured_threads, use_free_cores
+from outrider.models.chat_template import ChatTemplate
+from outrider.models.hub import revision_of
+from outrider.models.tokenizer_files import (
+    check_vocabulary,
+    chunks,
+    read_tokenizer,
+    to_bytes,
+    turn_end_ids,
+    vocabulary_fingerprint,
+)
+from outrider.protocol.messages import GREEDY, ModelInfo, SamplingParams
+from outrider.sampling.recorded_sampling import Choosing
+from outrider.serving.model_service import ServedModel
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str], None]
+
+T = TypeVar("T")
+
+_WARM_UP_LENGTH = 64
+_WARM_UP_WIDTHS = (1, 2, 3, 5, 9)
+_WARM_UP_BRANCHES = 4
+_WARM_UP_PARAMS = (GREEDY, SamplingParams(1.0), SamplingParams(1.0, top_p=0.9))
+
+
+async def in_own_thread(function: Callable[[], T]) -> T:
+    """Awaits `function` on a thread that ends with it, and that nobody waits for once cancelled.
+
+    OpenMP keeps a pool of workers for each thread that has computed. As soon as
+    the pools together have more workers than there are cores, libgomp sleeps at
+    every barrier, which makes passes of the engine's thread half as fast again.
+    """
+    result: Future[T] = Future()
+    result.set_running_or_notify_cancel()
+
+    def run() -> None:
+        try:
+            result.set_result(function())
+        except BaseException as error:
+            result.set_exception(error)
+
+    threading.Thread(target=run, name="load", daemon=True).start()
+    return await asyncio.wrap_future(result)
+
+
+def wait_for_own_thread(function: Callable[[], T]) -> T:
+    """`in_own_thread` for who has no event loop, and waits for it even if interrupted."""
+    with ThreadPoolExecutor(1, "load") as executor:
+        return executor.submit(function).result()
+
+
+def report_loading(what: str) -> None:
+    """One line of progress on standard output, for whoever started this process."""
+    print(f"loading {what}", flush=True)
+
+
+def load_served_model(
+    options: EngineOptions, progress: Progress = report_loading, num_choices: int = 1
+) -> tuple[Engine, ServedModel]:
+    """Loads an engine, runs some passes, and describes it.
+
+    Args:
+        num_choices: of a draft, what it asks for: a token and its runners-up. 1: of a target.
+
+    Raises what `Engine` raises, and UnsupportedModel without a fast tokenizer.
+    """
+    name = options.model
+    began = time.perf_counter()
+    path = resolve_model(name, progress, options.trust_remote_code)
+    read_settings(path)  # of what is no model's folder it is told that, first of all
+    ignored = settings_not_applied(path)
+    if ignored and not options.is_draft:
+        log.warning("%s: generation_config.json is not heeded in %s", name, ", ".join(ignored))
+    progress(f"{name}: tokenizer")
+    files = read_tokenizer(path, options.trust_remote_code)
+    template = ChatTemplate.of(files)
+    if template is not None and template.fault is not None:
+        log.warning(
+            "%s: its chat template is broken, messages are refused: %s", name, template.fault
+        )
+    progress(f"{name}: weights")
+    engine = Engine(dataclasses.replace(options, model=path))
+    engine.eos_token_ids = tuple(dict.fromkeys([*engine.eos_token_ids, *turn_end_ids(files)]))
+    check_vocabulary(name, files, engine.vocab_size)
+    progress(f"{name}: warm-up")
+    warm_up(engine, num_choices)
+    use_free_cores(engine.thread_counts)  # those of what was loaded beside it may be free again
+    engine.pace = measure_pace(engine, replays_steps=engine.graphs is not None)
+    if (claim := engine.batch_invariance) is not None:
+        engine.batch_invariance = claim = compare_passes(engine, claim, engine.pace.widest)
+        engine.pace = dataclasses.replace(engine.pace, max_tokens=claim.max_tokens)
+        log.info("%s: bits do not depend on the pass: %s", name, claim)
+    engine.threads = measured_threads(engine)
+    engine.passes = PassCounts()  # those to come are somebody's
+    log.info(
+        "%s on %s in %s: KV cache of %d slots of %d tokens, %.0f MB, fixed from here on; "
+        "passes of up to %d tokens; loaded in %.1f s",
+        name,
+        engine.device,
+        engine.dtype,
+        engine.cache.num_slots,
+        engine.max_context_length,
+        engine.cache.num_bytes / 1e6,
+        engine.pace.token_budget,
+        time.perf_counter() - began,
+    )
+    info = _describe(name, path, engine, files.tokenizer_json)
+    return engine, ServedModel(info, tuple(chunks(to_bytes(files))))
+
+
+def warm_up(engine: Engine, num_choices: int = 1) -> None:
+    """Runs passes as they are to come, so that the first request is no slower."""
+    length = min(_WARM_UP_LENGTH, engine.max_context_length - max(_WARM_UP_WIDTHS))
+    if length < 1:
+        return
+    engine.forward([Chunk(0, 0, [0] * length, 1)])
+    for width in _WARM_UP_WIDTHS * 2:
+        engine.forward([Chunk(0, length, [0] * width, width)])
+    # What one session needs is recorded now, what others need when they share its passes.
+    for longer in engine.graphs.lengths if engine.graphs else ():
+        for params in _WARM_UP_PARAMS:
+            choosing = Choosing(params, len(engine.logit_token_ids), num_choices)
+            _record(engine, choosing, longer)
+
+
+def _record(engine: Engine, choosing: Choosing, length: int) -> None:
+    """Passes of one session up to a length: a draft's steps and its branches, or verdicts."""
+    is_draft = choosing.width > 1
+    for width in _WARM_UP_WIDTHS:
+        start = max(0, length - 2 * width)
+        chunk = Chunk(0, start, [0] * width, num_logits=1 if is_draft else width)
+        engine.choose([chunk], [choosing], num_steps=2 if is_draft else 1)
+    if is_draft:
+        slots = range(min(_WARM_UP_BRANCHES, engine.cache.num_slots))
+        branches = [Chunk(slot, length - 2, [0], 1) for slot in slots]
+        engine.choose(branches, [choosing] * len(branches))
+
+
+def _describe(name: str, folder: str, engine: Engine, tokenizer_json: str) -> ModelInfo:
+    return ModelInfo(
+        model_id=name,
+        revision=revision_of(folder),
+        dtype="int8" if engine.is_int8 else str(engine.dtype).removeprefix("torch."),
+        device=str(engine.device),
+        max_context_length=engine.max_context_length,
+        vocab_size=engine.vocab_size,
+        vocabulary_fingerprint=vocabulary_fingerprint(tokenizer_json),
+        eos_token_ids=engine.eos_token_ids,
+        num_slots=engine.cache.num_slots,
+        num_free_slots=engine.cache.num_slots,
+        version=__version__,
+        token_ns=round(1e9 * engine.pace.token_seconds),
+        batch_invariance=engine.batch_invariance,
+        num_threads=engine.threads.current if engine.threads else 0,
+    )

@@ -1,0 +1,105 @@
+"""What draft and target services share: the RPCs of the model and its tokenizer, and the rest."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import grpc
+
+from outrider.engine.activity import ModelActivity
+from outrider.errors import ServiceUnavailable, UnsupportedModel
+from outrider.protocol.codec import model_info_to_wire
+from outrider.protocol.messages import ModelInfo
+from outrider.v1 import common_pb2
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """What a service tells of itself. Without a tokenizer, `tokenizer_chunks` is empty."""
+
+    info: ModelInfo
+    tokenizer_chunks: tuple[bytes, ...] = ()
+
+
+class Worker(Protocol):
+    """A drafter or a verifier."""
+
+    @property
+    def num_free_slots(self) -> int: ...
+
+    def activity(self) -> ModelActivity: ...
+
+    def check(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+W = TypeVar("W", bound=Worker)
+
+
+class ModelServicer(Generic[W]):
+    """What the two have in common. Answers UNAVAILABLE until `serve_model` is called."""
+
+    served: ServedModel | None = None
+    worker: W | None = None
+
+    def serve_model(self, model: ServedModel, worker: W) -> None:
+        self.served = model
+        self.worker = worker
+
+    async def check(self) -> None:
+        """Raises ServiceUnavailable while the model loads, EngineFailed if its engine failed."""
+        self.available(self.worker).check()
+
+    async def close(self) -> None:
+        if self.worker is not None:
+            await asyncio.to_thread(self.worker.close)
+
+    def metrics(self) -> Iterator[Metric]:
+        """For Prometheus; nothing while the model loads."""
+        from outrider.serving.model_metrics import model_metrics
+
+        return model_metrics(None if self.worker is None else self.worker.activity())
+
+    def model_info(self) -> ModelInfo:
+        """As it is now. Raises ServiceUnavailable while the model loads."""
+        worker = self.available(self.worker)
+        return dataclasses.replace(
+            self.available(self.served).info,
+            num_free_slots=worker.num_free_slots,
+            num_threads=worker.activity().num_threads,
+        )
+
+    @staticmethod
+    def available(part: T | None) -> T:
+        """`part`, which is None while the model loads. Raises ServiceUnavailable then."""
+        if part is None:
+            raise ServiceUnavailable("the model is still being loaded")
+        return part
+
+    async def GetModelInfo(
+        self,
+        request: common_pb2.GetModelInfoRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> common_pb2.GetModelInfoResponse:
+        return model_info_to_wire(self.model_info())
+
+    async def GetTokenizer(
+        self,
+        request: common_pb2.GetTokenizerRequest,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> None:
+        chunks = self.available(self.served).tokenizer_chunks
+        if not chunks:
+            raise UnsupportedModel("a draft without a model has no tokenizer")
+        for chunk in chunks:
+            await context.write(common_pb2.GetTokenizerResponse(chunk=chunk))

@@ -1,0 +1,195 @@
+"""What the three servers share: interceptors, health, reflection, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import socket
+import sys
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Protocol
+
+import grpc
+import uvloop
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health, health_pb2_grpc
+
+from outrider.errors import ConfigurationError, EngineFailed
+from outrider.exits import exit_at_once, exit_with_parent
+from outrider.observability import logs, telemetry
+from outrider.observability.logs import RequestIds
+from outrider.protocol.address import join_host_port
+from outrider.protocol.channel import MAX_MESSAGE_BYTES
+from outrider.serving.calls import IdleTimeouts, RunningCalls
+from outrider.serving.error_interceptors import ErrorInterceptor, OtherServices
+from outrider.serving.health import Health
+from outrider.serving.reflection import enable_reflection
+from outrider.serving.shutdown import Stopped, StopSignals, drain
+from outrider.settings.options import DEFAULT_IDLE_SECONDS, ServerOptions
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+    from outrider.observability.metrics import Metrics
+
+log = logging.getLogger(__name__)
+
+OPTIONS = [
+    # Without this, a second server binds the same port and takes half of its calls.
+    ("grpc.so_reuseport", 0),
+    # Clients ping to notice a frozen peer; the default answers ENHANCE_YOUR_CALM.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A session whose client vanished without a word gives its slot back.
+    ("grpc.keepalive_time_ms", 10_000),
+    ("grpc.keepalive_timeout_ms", 5_000),
+    ("grpc.http2.ping_timeout_ms", 5_000),
+    # Of the longest contexts a prompt may be more than 4 MB, gRPC's limit. What is too long is
+    # refused by us then, with a reason.
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+]
+
+
+def start_metrics(
+    options: ServerOptions, service_name: str, collect: Callable[[], Iterable[Metric]]
+) -> Metrics | None:
+    """Serves metrics if there is a port for them; else nothing is imported. See `Metrics`.
+
+    Raises:
+        ConfigurationError: the port cannot be bound.
+    """
+    if options.metrics_port is None:
+        return None
+    from outrider.observability.metrics import Metrics
+
+    metrics = Metrics(collect, service_name)
+    port = metrics.serve(options.host, options.metrics_port)
+    log.info("metrics at http://%s/metrics", join_host_port(options.host, port))
+    return metrics
+
+
+def interceptors(
+    metrics: Metrics | None,
+    calls: RunningCalls,
+    service_name: str,
+    idle_seconds: float = DEFAULT_IDLE_SECONDS,
+) -> list[grpc.aio.ServerInterceptor]:
+    """What is around every call, the outermost first; what raises is inside what maps errors."""
+    optional = [metrics.interceptor] if metrics else []
+    spans = [telemetry.Spans()] if telemetry.is_on() else []
+    outer = [OtherServices(service_name), *optional, *spans, RequestIds()]
+    return [*outer, ErrorInterceptor(), calls, IdleTimeouts(idle_seconds)]
+
+
+class Servicer(Protocol):
+    """One of the three services: its RPCs, and this."""
+
+    async def check(self) -> None:
+        """Raises OutriderError if requests cannot be served now, EngineFailed if never again."""
+
+    async def close(self) -> None:
+        """Is called once no call runs any more."""
+
+    def metrics(self) -> Iterable[Metric]:
+        """Those of its own, as they are now."""
+        ...
+
+
+async def serve(
+    options: ServerOptions,
+    name: str,
+    add_to_server: Callable[[Any, grpc.aio.Server], None],
+    servicer: Servicer,
+    load: Callable[[], Coroutine[Any, Any, None]],
+) -> None:
+    """Serves until SIGINT or SIGTERM, then drains.
+
+    The port is taken first and health says NOT_SERVING until `load` returns;
+    then one line `ready host:port` goes to standard output, and health says what
+    the servicer's `check` finds.
+
+    Args:
+        name: of the service, without the package.
+
+    Raises:
+        ConfigurationError: a port cannot be bound.
+        EngineFailed: `check` did; nothing more is closed in order.
+        Stopped: by a signal while it loaded.
+    """
+    service_name = f"outrider.v1.{name}"
+    metrics = start_metrics(options, service_name, servicer.metrics)
+    calls = RunningCalls()
+    around = interceptors(metrics, calls, service_name, options.idle_seconds)
+    server = grpc.aio.server(interceptors=around, options=OPTIONS)
+    add_to_server(servicer, server)
+    health_servicer = Health(service_name)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    channelz.add_channelz_servicer(server)
+    enable_reflection(server, [service_name, health.SERVICE_NAME])
+    bound = _bind(server, options.host, options.port)
+    signals = StopSignals()
+    await server.start()
+    drain_seconds = 0.0
+    try:
+        await signals.interrupt(load())
+        # What is there now stays: looking through it for garbage takes a quarter of a second
+        # where torch is loaded, while the interpreter does nothing else.
+        gc.collect()
+        gc.freeze()
+        health_servicer.set_serving(True)
+        print(f"ready {join_host_port(options.host, bound)}", flush=True)
+        drain_seconds = options.drain_seconds
+        with suppress(Stopped):
+            await signals.interrupt(health_servicer.follow(servicer.check))
+    except EngineFailed:
+        drain_seconds = 0.0
+        raise
+    finally:
+        await drain(server, health_servicer, calls, drain_seconds)
+    await servicer.close()
+
+
+def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    address = join_host_port(host, port)
+    try:
+        return server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise ConfigurationError(
+            f"cannot listen on {address}: {_bind_reason(host, port)}"
+        ) from error
+
+
+def _bind_reason(host: str, port: int) -> str:
+    """gRPC does not say why it could not bind; asking the system again does."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.create_server((host, port), family=family):
+            return "unknown reason"
+    except OSError as error:
+        return (error.strerror or str(error)).partition(" (while")[0]  # what Python adds
+
+
+def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> None:
+    """Runs a service to its end. `name` is what its spans are from. Raises OutriderError."""
+    exit_with_parent()
+    logs.configure(options.log_format, options.log_level)
+    # A waiting handler gets the interpreter ten times sooner than by default,
+    # while the engine's thread is busy in Python.
+    sys.setswitchinterval(0.0005)
+    try:
+        telemetry.configure(f"outrider-{name}")
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(main)
+    except Stopped as stopped:
+        exit_at_once(stopped.number)
+    except EngineFailed as error:  # its thread may hang, and is not waited for
+        print(f"error: {error.message}", file=sys.stderr, flush=True)
+        os._exit(1)
+    finally:
+        main.close()
+        telemetry.close()
+        # What the interpreter does last is to look for garbage: seconds, where torch is loaded.
+        gc.freeze()

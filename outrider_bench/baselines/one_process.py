@@ -1,0 +1,201 @@
+"""The same loop with draft and target inside one process, in turn and without gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from draft_service.drafters import DrafterSession
+from draft_service.service import load_drafter
+from orchestrator.decoding.decoder import decode
+from orchestrator.decoding.interfaces import Ahead, Foresight
+from orchestrator.policy.adaptive_length import AdaptiveLength
+from orchestrator.policy.draft_length import FixedLength
+from orchestrator.policy.experience import Experience
+from orchestrator.reporting.latency import CriticalPath
+from orchestrator.sessions.sequence_sync import Mirror
+from outrider.engine.options import EngineOptions
+from outrider.errors import OutriderError
+from outrider.protocol.messages import (
+    GREEDY,
+    Preparation,
+    Prepared,
+    Proposal,
+    SamplingParams,
+    Verdict,
+)
+from outrider.serving.loading import load_served_model, wait_for_own_thread
+from outrider_bench.models.loop_model import Place
+from outrider_bench.models.trace import Rejection, places, read, rejection
+from outrider_bench.runs import Run, Task
+from target_service.verifier import Verifier, VerifierSession
+
+_loaded: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A text as the draft sees it; `rejection` for sampled texts only."""
+
+    places: list[Place]
+    rejection: Rejection | None
+
+
+def load(target: EngineOptions, draft: EngineOptions) -> None:
+    """Loads both models; called once in the worker process."""
+    engine, _ = wait_for_own_thread(lambda: load_served_model(target, lambda what: None))
+    _loaded["max_context_length"] = engine.max_context_length
+    _loaded["verifier"] = Verifier(engine)
+    _loaded["drafter"] = wait_for_own_thread(lambda: load_drafter(draft, 0))[1]
+    _loaded["experience"] = Experience(token_ns=1e9 * engine.pace.token_seconds)
+
+
+def generate(prompt: list[int], task: Task, k: int | None, looks_up: bool) -> Run:
+    """Continues the prompt's tokens; the policy chooses the draft lengths if k is None."""
+    return asyncio.run(_generate(prompt, task, k, looks_up))
+
+
+async def _generate(prompt: list[int], task: Task, k: int | None, looks_up: bool) -> Run:
+    experience = _loaded["experience"]
+    params = SamplingParams(temperature=task.temperature, seed=task.seed)
+    began = time.perf_counter()
+    first = 0.0
+    drafter, verifier = _loaded["drafter"].open_session(), _loaded["verifier"].open_session()
+    tokens: list[int] = []
+    steps = decode(
+        prompt,
+        len(prompt) + task.max_new_tokens,
+        LocalVerifier(verifier, params),
+        LocalDrafter(drafter, params),
+        AdaptiveLength(experience) if k is None else FixedLength(k, experience),
+        CriticalPath(),
+        looks_up=looks_up,
+    )
+    async for step in steps:
+        tokens.extend(step.token_ids)
+        first = first or time.perf_counter()
+    drafter.close()
+    verifier.close()
+    later_ms = (time.perf_counter() - first) * 1e3
+    return Run(tokens, (first - began) * 1e3, later_ms / max(1, len(tokens) - 1))
+
+
+class LocalDrafter:
+    """`orchestrator.decoding.interfaces.Drafter` on a session of this process."""
+
+    def __init__(self, session: DrafterSession, params: SamplingParams) -> None:
+        self.max_context_length = _loaded["max_context_length"]
+        self.num_prepared_tokens = 0
+        self._session = session
+        self._params = params
+        self._mirror = Mirror()
+
+    async def propose(
+        self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+    ) -> Proposal:
+        context_length, token_ids = self._mirror.difference(tokens)
+        proposal = await self._session.propose(
+            context_length, token_ids, num_speculative_tokens, self._params, None
+        )
+        self._mirror.hold(tokens, proposal.draft_token_ids, proposal.sequence_length)
+        return proposal
+
+    async def follow(
+        self, tokens: Sequence[int], draft: Sequence[int], preparation: Preparation
+    ) -> None:
+        """Never called: nothing is prepared here."""
+
+    def prepared(self, tokens: Sequence[int]) -> Prepared | None:
+        return None
+
+    def is_coming(self, tokens: Sequence[int]) -> bool:
+        return False
+
+    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
+        return None
+
+    def growth(self) -> asyncio.Future[None]:
+        return asyncio.get_running_loop().create_future()
+
+    def close(self, reason: OutriderError | None = None) -> None:
+        self._session.close()
+
+
+class LocalVerifier:
+    """`orchestrator.decoding.interfaces.Verifier` on a session of this process."""
+
+    goes_on = False
+
+    def __init__(self, session: VerifierSession, params: SamplingParams) -> None:
+        self.ahead: Ahead | None = None
+        self._session = session
+        self._params = params
+        self._mirror = Mirror()
+
+    async def verify(
+        self,
+        tokens: Sequence[int],
+        draft_token_ids: Sequence[int],
+        foresight: Foresight | None = None,
+        num_more_tokens: int = 0,
+    ) -> Verdict:
+        """Sends nothing ahead, and does not go on alone: there is no way."""
+        context_length, token_ids = self._mirror.difference(tokens)
+        verdict = await self._session.verify(
+            context_length, token_ids, draft_token_ids, self._params
+        )
+        self._mirror.hold(tokens, draft_token_ids, verdict.sequence_length)
+        return verdict
+
+
+def trace(text: list[int], num_output_tokens: int, params: SamplingParams) -> Traced:
+    """What draft and target say at each output token of a text of the target's."""
+    drafter = _loaded["drafter"]
+    ids = drafter.engine.logit_token_ids
+    draft_logits = read(drafter.scheduler, text, num_output_tokens)
+    shared = places(draft_logits, ids, text, params)
+    if params.greedy:
+        return Traced(shared, None)
+    target_logits = read(_loaded["verifier"].scheduler, text, num_output_tokens)
+    return Traced(shared, rejection(target_logits, draft_logits, ids, params))
+
+
+def draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> float:
+    """What a pass of the draft takes that gives `num_rows` sequences a token each."""
+    return asyncio.run(_draft_pass_ms(prompt, num_rows, num_passes))
+
+
+async def _draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> float:
+    sessions = [_loaded["drafter"].open_session() for _ in range(num_rows)]
+    for session in sessions:
+        await session.propose(0, prompt, 0, GREEDY, None)
+    began = time.perf_counter()
+    proposals = await asyncio.gather(
+        *(s.propose(len(prompt), [], num_passes, GREEDY, None) for s in sessions)
+    )
+    ended = time.perf_counter()
+    for session in sessions:
+        session.close()
+    longest = max(len(proposal.draft_token_ids) for proposal in proposals)
+    return (ended - began) * 1e3 / longest
+
+
+def target_pass_ms(prompt: list[int], num_tokens: int, num_passes: int) -> float:
+    """What a pass of the target takes over so many tokens behind the prompt."""
+    return asyncio.run(_target_pass_ms(prompt, num_tokens, num_passes))
+
+
+async def _target_pass_ms(prompt: list[int], num_tokens: int, num_passes: int) -> float:
+    session = _loaded["verifier"].open_session()
+    await session.verify(0, prompt, [], GREEDY)
+    draft = [0] * (num_tokens - 1)
+    times_ns: list[int] = []
+    for _ in range(num_passes):  # each rolls the one before back
+        verdict = await session.verify(len(prompt), [0], draft, GREEDY)
+        times_ns.append(verdict.timings.forward_ns)
+    session.close()
+    return statistics.median(times_ns) / 1e6

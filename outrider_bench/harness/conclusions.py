@@ -1,0 +1,170 @@
+"""What follows from the figures: costs, and the loop model beside what was measured."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from draft_service.settings import DEFAULT_MIN_CONFIDENCE
+from outrider_bench.harness.sections import (
+    CURVE_TEXTS,
+    GREEDY,
+    IN_TURN,
+    PIPELINED,
+    REJECTION,
+    SHARED_NOISE,
+)
+from outrider_bench.models.costs import cost_table, decode_ms_per_token, fit_times
+from outrider_bench.models.figures import TARGET_ONLY
+from outrider_bench.models.loop_model import (
+    Place,
+    Replay,
+    Times,
+    best_breadth,
+    best_speedup,
+    chosen_texts,
+    draft_for_nothing,
+    draft_twice_as_fast,
+    flat_in_k,
+    replay,
+    what_if,
+)
+
+Texts = Sequence[Sequence[Place]]
+
+CHOSEN_ACCEPTANCES = (0.8, 0.95)
+CHANGES_ON_OWN_HOSTS: dict[str, Callable[[Times], Times]] = {
+    "as measured": lambda times: times,
+    "draft twice as fast": draft_twice_as_fast,
+    "verification flat in k": flat_in_k,
+    "both": lambda times: flat_in_k(draft_twice_as_fast(times)),
+    "draft for nothing": draft_for_nothing,
+}
+
+
+def conclude(sections: Mapping[str, Any], num_branches: int) -> dict[str, Any]:
+    """What the sections that were run allow."""
+    found: dict[str, Any] = {}
+    lengths, trace = sections.get("lengths"), sections.get("trace")
+    if not lengths or not _has_steps(lengths):
+        return found
+    target_ms = decode_ms_per_token(lengths[TARGET_ONLY])
+    found["costs"] = cost_table(lengths[IN_TURN], target_ms)
+    if not trace:
+        return found
+    times = {
+        mode: fit_times(
+            lengths[mode],
+            lengths[IN_TURN],
+            target_ms,
+            trace["draft_pass_ms"],
+            trace["target_pass_ms"],
+        )
+        for mode in (IN_TURN, PIPELINED)
+    }
+    branches = {IN_TURN: 0, PIPELINED: num_branches}
+    texts = read_texts(trace[GREEDY]["texts"])
+    curve_texts = read_texts(trace[CURVE_TEXTS]["texts"])
+    found["times"] = {mode: dataclasses.asdict(of_mode) for mode, of_mode in times.items()}
+    found["predicted"] = [
+        _beside(mode, k, figures, best_breadth(curve_texts, times[mode], k, branches[mode]))
+        for mode in times
+        for k, figures in lengths[mode].items()
+    ]
+    found["what_if"] = speedups_if(texts, times, num_branches)
+    found["on_own_hosts"] = speedups_on_own_hosts(texts, times, num_branches)
+    found["table"] = table_hits(trace, times[PIPELINED], lengths[PIPELINED], num_branches)
+    return found
+
+
+def _has_steps(lengths: Mapping[str, Any]) -> bool:
+    """Whether there were draft tokens at every length."""
+    return all(
+        "counts" in found for mode in (IN_TURN, PIPELINED) for found in lengths[mode].values()
+    )
+
+
+def _beside(mode: str, k: int, measured: Any, predicted: Replay) -> dict[str, Any]:
+    return {
+        "mode": mode,
+        "k": k,
+        "measured_ms_per_token": round(decode_ms_per_token(measured), 2),
+        "predicted_ms_per_token": round(predicted.ms_per_token, 2),
+        "measured_hit_rate": measured["ratios"]["table_hit_rate"],
+        "predicted_hit_rate": round(predicted.hit_rate, 3),
+    }
+
+
+def speedups_if(
+    texts: Texts, times: Mapping[str, Times], num_branches: int
+) -> dict[str, dict[str, float]]:
+    """Speedups over the target alone with other times, each at its best draft length."""
+    ways = {mode: what_if(times[mode]) for mode in (IN_TURN, PIPELINED)}
+    return {
+        name: _both_modes(texts, ways[IN_TURN][name], ways[PIPELINED][name], num_branches)
+        for name in ways[IN_TURN]
+    }
+
+
+def speedups_on_own_hosts(
+    texts: Texts, times: Mapping[str, Times], num_branches: int
+) -> dict[str, dict[str, dict[str, float]]]:
+    """The same on hosts that share nothing, also for drafts of chosen acceptance.
+
+    Simulated hosts share the memory of one machine, which costs the pipelined loop's
+    verifications; in turn the target has it for itself, as on a host of its own.
+    """
+    own = times[IN_TURN]
+    undisturbed = {name: getattr(own, name) for name in ("verify", "verify_per_token")}
+    pipelined = dataclasses.replace(times[PIPELINED], **undisturbed)
+    drafts: dict[str, tuple[Texts, float]] = {"the draft": (texts, DEFAULT_MIN_CONFIDENCE)}
+    for acceptance in CHOSEN_ACCEPTANCES:
+        # A draft that knows only how often it is right has no reason to end early.
+        drafts[f"accepted {acceptance}"] = (chosen_texts(acceptance), 0.0)
+    return {
+        draft: {
+            name: _both_modes(seen, change(own), change(pipelined), num_branches, confidence)
+            for name, change in CHANGES_ON_OWN_HOSTS.items()
+        }
+        for draft, (seen, confidence) in drafts.items()
+    }
+
+
+def _both_modes(
+    texts: Texts,
+    in_turn: Times,
+    pipelined: Times,
+    num_branches: int,
+    min_confidence: float = DEFAULT_MIN_CONFIDENCE,
+) -> dict[str, float]:
+    turn, turn_k = best_speedup(texts, in_turn, 0, min_confidence)
+    ahead, ahead_k = best_speedup(texts, pipelined, num_branches, min_confidence)
+    return {
+        IN_TURN: round(turn, 3),
+        f"k {IN_TURN}": turn_k,
+        PIPELINED: round(ahead, 3),
+        f"k {PIPELINED}": ahead_k,
+    }
+
+
+def table_hits(
+    trace: Mapping[str, Any], times: Times, lengths: Mapping[int, Any], num_branches: int
+) -> dict[str, dict[int, float]]:
+    """The table's hit rate by rule of sampling and draft length, by the model of the loop.
+
+    Texts, models, table and times are the same: what differs is how well the draft
+    can guess which token the target takes.
+    """
+    return {
+        rule: {
+            k: round(replay(read_texts(trace[rule]["texts"]), times, k, num_branches).hit_rate, 3)
+            for k in lengths
+        }
+        for rule in (GREEDY, SHARED_NOISE, REJECTION)
+    }
+
+
+def read_texts(stored: Sequence[Sequence[Sequence[float]]]) -> Texts:
+    """Texts as they stand in a result's trace."""
+    return [[Place.read(place) for place in text] for text in stored]

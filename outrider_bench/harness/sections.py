@@ -1,0 +1,216 @@
+"""The parts of a run: each starts what it needs, measures ways side by side, gives figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from outrider.protocol.messages import SamplingParams
+from outrider_bench import SECTION_NAMES
+from outrider_bench.baselines import one_process, plain_transformers
+from outrider_bench.harness import capacity
+from outrider_bench.harness.stand import Legs, Stand
+from outrider_bench.models.figures import TARGET_ONLY, figures
+from outrider_bench.models.loop_model import Place
+from outrider_bench.models.trace import runner_up_coverage
+from outrider_bench.runs import Run, Task, Way, interleave
+
+IN_TURN, PIPELINED = "in turn", "pipelined"
+ONE_PROCESS, TRANSFORMERS, ASSISTED = "one process", "transformers", "transformers assisted"
+NO_DRAFT_TOKENS, PROMPT_LOOKUP = "k = 0", "prompt lookup, no draft"
+GREEDY, SHARED_NOISE, REJECTION = "greedy", "shared noise", "rejection sampling"
+CURVE_TEXTS = "greedy, texts of the curves"
+
+# To draft and target: whether the way is longer.
+LEGS = {"draft": (1, 0), "target": (0, 1), "both": (1, 1)}
+LEG_NAMES = {"draft": "the draft", "target": "the target", "both": "draft and target"}
+
+BRANCHES: dict[str, int | None] = {IN_TURN: 0, PIPELINED: None}  # None: the default
+
+# Passes of the draft that are timed by how many sequences they serve, and of the target by
+# how many tokens they have.
+_NUM_ROWS = (1, 2, 4, 8)
+_NUM_TOKENS = (1, 2, 3, 5)
+_NUM_PASSES = 6
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured: tasks, and the points of the curves."""
+
+    tasks: Sequence[Task]  # greedy; of the side-by-side table
+    curve_tasks: Sequence[Task]  # of the curves
+    k: int | None = None  # None: the policy's
+    looks_up: bool = True  # as well as drafting; with fixed lengths or acceptance never
+    rtts_ms: Sequence[float] = (5.0, 20.0, 50.0)
+    lengths: Sequence[int] = (1, 2, 4, 8)
+    acceptances: Sequence[float] = (0.0, 0.4, 0.6, 0.8, 0.95)
+    sessions: Sequence[int] = (1, 2, 4, 8, 16)
+
+
+def modes(stand: Stand, plan: Plan) -> dict[str, Any]:
+    """Every way to generate, greedy and at temperature 1."""
+    found = {}
+    for temperature in (0.0, 1.0):
+        tasks = [dataclasses.replace(task, temperature=temperature) for task in plan.tasks]
+        with stand.section() as stack:
+            legs = Legs(stand.draft_address)
+            clients = stand.orchestrators(stack, dict.fromkeys(BRANCHES, legs))
+            ways: dict[str, Way] = {
+                TRANSFORMERS: partial(stand.transformers.run, plain_transformers.generate),
+                ASSISTED: lambda task: stand.transformers.run(
+                    plain_transformers.generate_assisted, task, plan.k
+                ),
+                TARGET_ONLY: stand.target_only,
+                NO_DRAFT_TOKENS: stand.over_grpc(clients[IN_TURN], 0),
+                PROMPT_LOOKUP: stand.over_grpc(stand.alone, plan.k, prompt_lookup=True),
+                ONE_PROCESS: lambda task: stand.one_process.run(
+                    one_process.generate, stand.prompt_tokens(task), task, plan.k, plan.looks_up
+                ),
+            }
+            ways |= {
+                name: stand.over_grpc(client, plan.k, BRANCHES[name], plan.looks_up)
+                for name, client in clients.items()
+            }
+            result = figures(interleave(ways, tasks, stand.progress))
+        if temperature:  # transformers draws other random numbers
+            for name in (TRANSFORMERS, ASSISTED):
+                result[name]["num_different"] = None
+        found[f"temperature {temperature:g}"] = result
+    return found
+
+
+def round_trips(stand: Stand, plan: Plan) -> dict[str, Any]:
+    """Longer ways: to the draft, to the target, to both. Speedups are over the same way.
+
+    By leg, then by round-trip time; with 0 all legs are the same, and it is with the first.
+    """
+    found: dict[str, Any] = {}
+    for leg, (to_draft, to_target) in LEGS.items():
+        found[leg] = {}
+        for rtt in plan.rtts_ms if found["draft"] else (0.0, *plan.rtts_ms):
+            legs = Legs(stand.draft_address, rtt * to_draft, rtt * to_target)
+            with stand.section() as stack:
+                clients = stand.orchestrators(stack, dict.fromkeys((TARGET_ONLY, *BRANCHES), legs))
+                ways: dict[str, Way] = {TARGET_ONLY: stand.over_grpc(clients[TARGET_ONLY], 0)}
+                ways |= {
+                    name: stand.over_grpc(clients[name], plan.k, branches, plan.looks_up)
+                    for name, branches in BRANCHES.items()
+                }
+                rows = interleave(ways, plan.curve_tasks, stand.progress)
+            found[leg][f"{rtt:g}"] = figures(rows)
+    return found
+
+
+def draft_lengths(stand: Stand, plan: Plan) -> dict[str, Any]:
+    """Fixed numbers of draft tokens a step, by mode and number."""
+    with stand.section() as stack:
+        legs = Legs(stand.draft_address)
+        clients = stand.orchestrators(stack, dict.fromkeys(BRANCHES, legs))
+        ways: dict[str, Way] = {TARGET_ONLY: stand.target_only}
+        ways |= {
+            f"{name} {k}": stand.over_grpc(clients[name], k, branches, False)
+            for name, branches in BRANCHES.items()
+            for k in plan.lengths
+        }
+        found = figures(interleave(ways, plan.curve_tasks, stand.progress))
+    by_mode = {mode: {k: found[f"{mode} {k}"] for k in plan.lengths} for mode in BRANCHES}
+    return {TARGET_ONLY: found[TARGET_ONLY], **by_mode}
+
+
+def trace(stand: Stand, plan: Plan) -> dict[str, Any]:
+    """What the draft says along the texts, by rule of sampling; what its passes take."""
+    if stand.models.draft == "ngram":
+        return {}
+    sampled = [dataclasses.replace(task, temperature=1.0) for task in plan.tasks]
+    traced = _traced(stand, sampled)
+    source = random.Random(1)
+    drawn = [text.rejection.places(source) for text in traced if text.rejection is not None]
+    found: dict[str, Any] = {
+        GREEDY: _trace_figures([text.places for text in _traced(stand, plan.tasks)]),
+        CURVE_TEXTS: _trace_figures([text.places for text in _traced(stand, plan.curve_tasks)]),
+        SHARED_NOISE: _trace_figures([text.places for text in traced]),
+        REJECTION: _trace_figures(drawn),
+    }
+    prompt = stand.prompt_tokens(plan.tasks[0])
+    found["draft_pass_ms"] = {
+        rows: round(stand.one_process.run(one_process.draft_pass_ms, prompt, rows, _NUM_PASSES), 2)
+        for rows in _NUM_ROWS
+    }
+    found["target_pass_ms"] = {
+        n: round(stand.one_process.run(one_process.target_pass_ms, prompt, n, _NUM_PASSES), 2)
+        for n in _NUM_TOKENS
+    }
+    return found
+
+
+def _traced(stand: Stand, tasks: Sequence[Task]) -> list[one_process.Traced]:
+    found = []
+    for number, task in enumerate(tasks):
+        stand.progress(f"text {number + 1} of {len(tasks)} · temperature {task.temperature:g}")
+        params = SamplingParams(temperature=task.temperature, seed=task.seed)
+        arguments = (stand.text(task), task.max_new_tokens, params)
+        found.append(stand.one_process.run(one_process.trace, *arguments))
+    return found
+
+
+def _trace_figures(texts: list[list[Place]]) -> dict[str, Any]:
+    all_places = [place for text in texts for place in text]
+    return {
+        "acceptance_rate": round(sum(p.rank == 0 for p in all_places) / len(all_places), 3),
+        "bonus_guess_rate": round(sum(p.guesses_bonus for p in all_places) / len(all_places), 3),
+        "runner_up_coverage": runner_up_coverage(texts),
+        "texts": [[place.stored() for place in text] for text in texts],
+    }
+
+
+def chosen_acceptance(stand: Stand, plan: Plan) -> dict[str, Any]:
+    """The draft at its cost, right as often as is said; by mode and acceptance."""
+    if stand.models.draft == "ngram":
+        return {}
+    with stand.section() as stack:
+        address, tell = stand.replaying_draft(stack)
+        names = [f"{mode} {a:g}" for mode in BRANCHES for a in plan.acceptances]
+        clients = stand.orchestrators(stack, dict.fromkeys(names, Legs(address)))
+
+        def replayed(mode: str, acceptance: float, task: Task) -> Run:
+            tell(task, acceptance)
+            client = clients[f"{mode} {acceptance:g}"]
+            return stand.over_grpc(client, plan.k, BRANCHES[mode], False)(task)
+
+        ways: dict[str, Way] = {TARGET_ONLY: stand.target_only}
+        ways |= {
+            f"{mode} {a:g}": partial(replayed, mode, a)
+            for mode in BRANCHES
+            for a in plan.acceptances
+        }
+        found = figures(interleave(ways, plan.curve_tasks, stand.progress))
+    by_mode = {
+        mode: {f"{a:g}": found[f"{mode} {a:g}"] for a in plan.acceptances} for mode in BRANCHES
+    }
+    return {TARGET_ONLY: found[TARGET_ONLY], **by_mode}
+
+
+def sessions(stand: Stand, plan: Plan) -> dict[str, Any]:
+    """Tokens a second of many sessions at once."""
+    return capacity.measure(stand, plan.tasks, plan.sessions, plan.looks_up)
+
+
+_IN_ORDER = (modes, round_trips, draft_lengths, trace, chosen_acceptance, sessions)
+SECTIONS = dict(zip(SECTION_NAMES, _IN_ORDER, strict=True))
+
+
+def run(stand: Stand, plan: Plan, names: Sequence[str]) -> tuple[dict[str, Any], dict[str, float]]:
+    """The figures of these sections, and the seconds that each took. Raises OutriderError."""
+    found, seconds = {}, {}
+    for name, section in SECTIONS.items():
+        if name in names:
+            began = time.perf_counter()
+            found[name] = section(stand, plan)
+            seconds[name] = round(time.perf_counter() - began, 1)
+    return found, seconds

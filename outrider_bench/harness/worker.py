@@ -1,0 +1,73 @@
+"""A process on given cores that keeps models loaded and runs functions."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Set
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context, parent_process
+from types import TracebackType
+from typing import Any, TypeVar
+
+from outrider.errors import ServiceUnavailable
+from outrider_bench.harness.hosts import bound_to
+
+T = TypeVar("T")
+
+
+class Worker:
+    """Runs functions of a module in another process; it ends with the `with` block.
+
+    Args:
+        name: for messages.
+        load: called there first, with `arguments`; raises here what it raises there.
+    """
+
+    def __init__(
+        self, name: str, cores: Set[int] | None, load: Callable[..., None], *arguments: Any
+    ) -> None:
+        self._name = name
+        self._executor = ProcessPoolExecutor(1, get_context("spawn"), _begin)
+        with bound_to(cores):
+            self._loaded = self._executor.submit(load, *arguments)
+
+    def wait_until_loaded(self) -> None:
+        """Raises what loading raised, ServiceUnavailable if the process died."""
+        try:
+            self._loaded.result()
+        except BrokenProcessPool as error:
+            raise ServiceUnavailable(f"{self._name}: the process died") from error
+
+    def run(self, function: Callable[..., T], *arguments: Any) -> T:
+        """Raises what the function raises, ServiceUnavailable if the process died."""
+        try:
+            return self._executor.submit(function, *arguments).result()
+        except BrokenProcessPool as error:
+            raise ServiceUnavailable(f"{self._name}: the process died") from error
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._executor.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # what loads, services tell there, too
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

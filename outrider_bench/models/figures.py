@@ -1,0 +1,134 @@
+"""From runs to figures: medians over prompts, counts over all of them."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from outrider.client.results import Generation
+from outrider_bench.runs import Run
+
+TARGET_ONLY = "target only"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What speculation did, over all prompts; ratios are derived from these."""
+
+    num_steps: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    num_missed_steps: int = 0
+    num_prepared_steps: int = 0
+    num_prepared_accepted_tokens: int = 0
+    num_prepared_tokens: int = 0
+    num_lookup_steps: int = 0
+    num_lookup_draft_tokens: int = 0
+    num_lookup_accepted_tokens: int = 0
+    acceptance_histogram: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, reports: Sequence[Generation]) -> Counts:
+        """The sums of the reports' counts."""
+        parts = [report.speculation for report in reports]
+        names = [name for name in cls.__dataclass_fields__ if name.startswith("num_")]
+        sums = {name: sum(getattr(part, name) for part in parts) for name in names}
+        histograms = [part.acceptance_histogram for part in parts]
+        columns = itertools.zip_longest(*histograms, fillvalue=0)
+        return cls(**sums, acceptance_histogram=[sum(column) for column in columns])
+
+    def ratios(self) -> dict[str, Any]:
+        """Ratios by name; None where they mean nothing.
+
+        Steps that looked their draft up in the text count in those per step only.
+        """
+        num_drafted = self.num_steps - self.num_lookup_steps
+        num_missed = num_drafted - self.num_prepared_steps + self.num_missed_steps
+        draft_tokens = self.num_draft_tokens - self.num_lookup_draft_tokens
+        accepted = self.num_accepted_tokens - self.num_lookup_accepted_tokens
+        accepted_on_miss = accepted - self.num_prepared_accepted_tokens
+        at_least = list(itertools.accumulate(reversed(self.acceptance_histogram)))[::-1]
+        return {
+            "draft_acceptance_rate": _ratio(accepted, draft_tokens),
+            "mean_draft_length": _ratio(draft_tokens, num_drafted),
+            "mean_acceptance_length": _per_step(self.num_accepted_tokens, self.num_steps),
+            "acceptance_rate_per_position": [_ratio(n, self.num_steps) for n in at_least[1:]],
+            "table_hit_rate": _ratio(self.num_prepared_steps, self.num_prepared_steps + num_missed),
+            "tokens_per_step_on_hit": _per_step(
+                self.num_prepared_accepted_tokens, self.num_prepared_steps
+            ),
+            "tokens_per_step_on_miss": _per_step(accepted_on_miss, num_missed),
+            "lookup_step_rate": _ratio(self.num_lookup_steps, self.num_steps),
+            "lookup_acceptance_rate": _ratio(
+                self.num_lookup_accepted_tokens, self.num_lookup_draft_tokens
+            ),
+            "prepared_in_vain": _ratio(
+                self.num_prepared_tokens - self.num_prepared_accepted_tokens,
+                self.num_prepared_tokens,
+            ),
+        }
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return round(part / whole, 3) if whole else None
+
+
+def _per_step(accepted: int, steps: int) -> float | None:
+    """Tokens a step, with the target's own."""
+    return round(1 + accepted / steps, 3) if steps else None
+
+
+def figures(rows: Sequence[Mapping[str, Run]], baseline: str = TARGET_ONLY) -> dict[str, Any]:
+    """Each way's figures, by its name, from runs of all ways on each prompt.
+
+    A speedup is the median over prompts of the ratio to the baseline's time per token.
+    `num_different` counts texts that are not the baseline's.
+    """
+    return {name: _way_figures(rows, name, baseline) for name in rows[0]}
+
+
+def _way_figures(rows: Sequence[Mapping[str, Run]], name: str, baseline: str) -> dict[str, Any]:
+    runs = [row[name] for row in rows]
+    reports = [run.report for run in runs if run.report is not None]
+    found: dict[str, Any] = {
+        "ms_per_token": round(statistics.median(run.ms_per_token for run in runs), 2),
+        "first_token_ms": round(statistics.median(run.first_token_ms for run in runs), 1),
+        "speedup": median_ratio(rows, baseline, name),
+        "num_different": sum(
+            list(row[name].token_ids) != list(row[baseline].token_ids) for row in rows
+        ),
+        "per_prompt_ms": [round(run.ms_per_token, 2) for run in runs],
+    }
+    if reports:
+        counts = Counts.of(reports)
+        num_tokens = found["num_tokens"] = sum(len(run.token_ids) for run in runs)
+        found["num_prompts"] = len(runs)
+        paths = [report.latency.critical_path for report in reports]
+        found["critical_path_ms_per_token"] = _stages(paths, num_tokens)
+        found["hidden_ms_per_token"] = _stages([r.latency.hidden for r in reports], num_tokens)
+        if counts.num_steps:
+            found["counts"] = asdict(counts)
+            found["ratios"] = counts.ratios()
+    return found
+
+
+def median_ratio(rows: Sequence[Mapping[str, Run]], slow: str, fast: str) -> float:
+    """How many times as fast `fast` is, the median over prompts."""
+    return round(statistics.median(r[slow].ms_per_token / r[fast].ms_per_token for r in rows), 3)
+
+
+def _stages(paths: Sequence[Mapping[str, int]], num_tokens: int) -> dict[str, float]:
+    total: Counter[str] = Counter()
+    for path in paths:
+        total.update(path)
+    return {stage: round(ns / 1e6 / num_tokens, 3) for stage, ns in total.most_common()}
+
+
+def stage_ms(found: Mapping[str, Any], *stages: str) -> float:
+    """What stages of the critical path took a token, from a way's figures."""
+    path: dict[str, float] = found["critical_path_ms_per_token"]
+    return sum(path.get(stage, 0.0) for stage in stages)

@@ -1,0 +1,131 @@
+"""A pair whose steps take what they are said to take, for the policy to find its way in.
+
+It tells, without a machine's noise of today, what finding out about a draft costs, and
+whether one that does not pay is left alone: `python -m benchmarks.policy`.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+from orchestrator.policy.adaptive_length import AdaptiveLength
+from orchestrator.policy.experience import Experience, StepCost
+
+# What a draft that has prepared for the likeliest outcomes hits of the verdicts: a part in any
+# case, and more the better it is. About as the default pair does at chosen acceptance.
+_LEAST_HITS, _MORE_HITS, _MOST_HITS = 0.35, 0.6, 0.95
+# The machine gets slower and faster, by little from step to step.
+_DRIFT = 0.015
+_SLOWEST, _FASTEST = 1.2, 0.85
+# One step in so many is disturbed, and takes up to twice as long.
+_DISTURBED = 0.02
+# Steps of a draft that reads what it has missed: a whole prompt, or a part of the text.
+_STEPS_TO_READ, _STEPS_TO_CATCH_UP = 4, 3
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What steps take on it, in milliseconds."""
+
+    name: str
+    alone: float
+    """The target alone."""
+    token: float
+    """What each draft token adds."""
+    draft: float
+    """The draft's first token; others take `next_draft`."""
+    next_draft: float
+    beside: float = 0.0
+    """What a draft that works beside it adds."""
+    reading: float = 0.0
+    """What a draft that reads beside it adds."""
+    after_hit: float = 1.0
+    """How many times as long they take after a hit: a draft that missed may begin nothing."""
+    noise: float = 0.03
+
+
+class SimulatedPair:
+    """Texts that a policy writes; `ms` and `ms_alone` are what they took, and would have.
+
+    Args:
+        acceptance: how often a draft token is accepted, given that those before it were.
+    """
+
+    def __init__(self, machine: Machine, acceptance: float, chance: random.Random) -> None:
+        self.ms = 0.0
+        self.ms_alone = 0.0
+        self._machine = machine
+        self._acceptance = acceptance
+        self._chance = chance
+        self._experience = Experience(token_ns=machine.token * 1e6)
+        self._slowness = 1.0
+
+    @property
+    def speedup(self) -> float:
+        return self.ms_alone / self.ms
+
+    def write(self, num_tokens: int) -> None:
+        """One text more of so many tokens."""
+        policy = AdaptiveLength(self._experience, prepares=True)
+        is_preparing, to_read = False, _STEPS_TO_READ
+        while num_tokens > 0:
+            self._drift()
+            wanted = policy.next_length()
+            if wanted == 0:
+                to_read = max(to_read, _STEPS_TO_CATCH_UP)
+                cost = StepCost(0, 0, 0, self._ns(self._machine.alone), draft_rests=True)
+            elif to_read > 0:
+                to_read -= 1
+                took_ns = self._ns(self._machine.alone + self._machine.reading)
+                cost = StepCost(0, 0, 0, took_ns, was_missed=is_preparing, catches_up=True)
+            else:
+                cost = self._step(policy, wanted, is_preparing, num_tokens)
+            is_preparing = wanted > 0
+            policy.observe(cost)
+            num_tokens -= 1 + cost.num_accepted_tokens
+            self.ms += cost.ns / 1e6
+            self.ms_alone += (1 + cost.num_accepted_tokens) * self._alone_ms
+
+    def _step(
+        self, policy: AdaptiveLength, wanted: int, is_preparing: bool, num_tokens: int
+    ) -> StepCost:
+        """A step of a draft that has read the text."""
+        machine, draft_ns = self._machine, 0
+        hits = min(_MOST_HITS, _LEAST_HITS + _MORE_HITS * self._acceptance)
+        if is_hit := is_preparing and self._chance.random() < hits:
+            ready = 1 + max(0, int((machine.alone - machine.draft) / machine.next_draft))
+            length = min(ready, policy.prepared_length(), num_tokens - 1)
+            ms = (machine.alone + machine.token * length) * machine.after_hit
+        else:
+            length = min(policy.missed_length(wanted), num_tokens - 1)
+            ms = machine.alone + machine.token * length
+            if length:
+                draft_ns = self._ns(machine.draft + (length - 1) * machine.next_draft)
+        accepted = 0
+        while accepted < length and self._chance.random() < self._acceptance:
+            accepted += 1
+        verify_ns = self._ns(ms + machine.beside)
+        return StepCost(
+            length,
+            accepted,
+            draft_ns,
+            verify_ns,
+            was_prepared=is_hit,
+            was_missed=is_preparing and not is_hit,
+        )
+
+    def _drift(self) -> None:
+        slowness = self._slowness * self._chance.uniform(1 - _DRIFT, 1 + _DRIFT)
+        self._slowness = max(_FASTEST, min(_SLOWEST, slowness))
+
+    @property
+    def _alone_ms(self) -> float:
+        return self._machine.alone * self._slowness * (1 + _DISTURBED / 2)
+
+    def _ns(self, ms: float) -> int:
+        """What takes so long on average, this time."""
+        ms *= self._slowness * max(0.8, self._chance.gauss(1, self._machine.noise))
+        if self._chance.random() < _DISTURBED:
+            ms *= self._chance.uniform(1, 2)
+        return int(ms * 1e6)

@@ -1,0 +1,100 @@
+"""The target alone, token after token, without a message in between."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Future
+
+from torch import Tensor
+
+from outrider.engine.scheduling.job import Job
+from outrider.protocol.messages import SamplingParams, Timings
+from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.sampler import Choice, choose_tokens
+
+_STOPPED = (-1, Timings())  # wakes who waits for a choice
+
+
+class GoingOn(Job):
+    """Reads a token, chooses the one after it, reads that one, and so on.
+
+    Each choice goes to `choices` on the event loop, with what it took; if a pass fails,
+    its exception does.
+
+    Args:
+        start: how many tokens the slot has read; `token_id` comes after them.
+        num_tokens: to choose.
+    """
+
+    def __init__(
+        self,
+        slot: int,
+        start: int,
+        token_id: int,
+        num_tokens: int,
+        params: SamplingParams,
+        logit_token_ids: Tensor,
+        loop: asyncio.AbstractEventLoop,
+    ) -> None:
+        super().__init__(slot, start, [token_id], num_logits=1)
+        self._num_tokens = self._num_left = num_tokens
+        self._params = params
+        self._logit_token_ids = logit_token_ids
+        self.choosing = Choosing(params, len(logit_token_ids))
+        self._loop = loop
+        self._choices: asyncio.Queue[tuple[int, Timings] | BaseException] = asyncio.Queue()
+        self._is_stopped = False
+        self._before = Timings()
+        self.done.add_done_callback(self._note_failure)
+
+    def advance(self, logits: Tensor) -> list[int]:
+        began = time.perf_counter_ns()
+        # The slot has read all tokens before `start` by now.
+        [token_id] = choose_tokens(logits, self._logit_token_ids, self._params, self.start)
+        return self._tell_of(token_id, time.perf_counter_ns() - began)
+
+    def take(self, choices: Sequence[Choice]) -> list[int]:
+        return self._tell_of(choices[0].token_id, 0)
+
+    def _tell_of(self, token_id: int, sample_ns: int) -> list[int]:
+        now, before = self.timings, self._before
+        timings = Timings(
+            now.queue_ns - before.queue_ns,
+            now.forward_ns - before.forward_ns,
+            sample_ns,
+            0,
+            now.batch_tokens,
+            now.batch_sessions,
+            now.num_threads,
+        )
+        self._before = now
+        self._tell((token_id, timings))
+        self._num_left -= 1
+        return [token_id] if self._num_left else []
+
+    async def choices(self) -> AsyncIterator[tuple[int, Timings]]:
+        """Tokens as they are chosen, with what each took; all, or until `stop`.
+
+        Raises what a pass raised.
+        """
+        for _ in range(self._num_tokens):
+            choice = await self._choices.get()
+            if self._is_stopped:
+                return
+            if isinstance(choice, BaseException):
+                raise choice
+            yield choice
+
+    def stop(self) -> None:
+        """Ends `choices`. The scheduler is to be told, too."""
+        self._is_stopped = True
+        self._choices.put_nowait(_STOPPED)
+
+    def _note_failure(self, done: Future[Timings]) -> None:
+        if (error := done.exception()) is not None:
+            self._tell(error)
+
+    def _tell(self, choice: tuple[int, Timings] | BaseException) -> None:
+        self._loop.call_soon_threadsafe(self._choices.put_nowait, choice)

@@ -1,0 +1,288 @@
+"""What a model drafts on past its proposal, on a real engine."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import operator
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+
+from draft_service.drafters.breadth import Breadth, StepTime
+from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
+from outrider.engine.engine import Engine
+from outrider.engine.options import EngineOptions
+from outrider.errors import NoFreeSlot
+from outrider.protocol.messages import GREEDY, Preparation, Prepared, Proposal, SamplingParams
+
+PROMPT = list(range(20, 40))
+SAMPLED = SamplingParams(temperature=1.0, seed=3)
+
+
+class Table:
+    """Collects what a session prepares."""
+
+    def __init__(self) -> None:
+        self.prepared: dict[tuple[int, ...], Prepared] = {}
+        self._changed = asyncio.Event()
+
+    def add(self, grown: list[Prepared]) -> None:
+        self.prepared |= {one.assumed_token_ids: one for one in grown}
+        self._changed.set()
+
+    async def full(self, num_branches: int, num_tokens: int) -> dict[tuple[int, ...], Prepared]:
+        """The table when so many branches have all their tokens."""
+        async with asyncio.timeout(30):
+            while num_branches > sum(
+                len(one.draft_token_ids) == num_tokens for one in self.prepared.values()
+            ):
+                self._changed.clear()
+                await self._changed.wait()
+        return self.prepared
+
+
+@pytest.fixture
+async def drafter(tiny_models: Callable[..., Path]) -> AsyncIterator[ModelDrafter]:
+    options = EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=8)
+    drafter = ModelDrafter(Engine(options), num_branches=4)
+    yield drafter
+    drafter.close()
+
+
+async def propose(
+    session: ModelDrafterSession, tokens: list[int], k: int, params: SamplingParams
+) -> Proposal:
+    """A proposal for `tokens`, whatever the session holds."""
+    return await session.propose(0, tokens, k, params, None)
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_a_proposal_ends_where_the_draft_is_unsure_of_it(
+    tiny_models: Callable[..., Path], params: SamplingParams
+) -> None:
+    engine = Engine(EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=2))
+    drafter = ModelDrafter(engine, num_branches=0)
+    whole = await propose(drafter.open_session(), PROMPT, 8, params)
+    session = drafter.open_session()
+    await propose(session, PROMPT, 8, params)
+    chances = list(
+        itertools.accumulate(
+            (session._main.ranks[len(PROMPT) + i][0].prob for i in range(8)), operator.mul
+        )
+    )
+    drafter.close()
+    for num_tokens in range(1, 8):
+        # Just above what the draft has left after so many tokens, and below what it had.
+        unsure = ModelDrafter(
+            engine, num_branches=0, min_confidence=1.0001 * chances[num_tokens - 1]
+        )
+        proposal = await propose(unsure.open_session(), PROMPT, 8, params)
+        assert proposal.draft_token_ids == whole.draft_token_ids[:num_tokens]
+        assert proposal.sequence_length == len(PROMPT) + num_tokens - 1
+        unsure.close()
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_what_is_prepared_is_what_would_be_proposed(
+    drafter: ModelDrafter, params: SamplingParams
+) -> None:
+    session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
+    proposal = await propose(session, PROMPT, 3, params)
+    draft = proposal.draft_token_ids
+    session.prepare(3, Preparation(4, 3), table.add)
+    prepared = await table.full(4, 3)
+    assert len(prepared) == 4
+    for assumed, one in prepared.items():
+        assert one.context_length == len(PROMPT)
+        assert one.forward_ns > 0
+        alone = await propose(fresh, [*PROMPT, *assumed], 3, params)
+        assert one.draft_token_ids == alone.draft_token_ids, assumed
+        # Some draft tokens, then another than the next one, or one behind all of them.
+        assert assumed[:-1] == draft[: len(assumed) - 1]
+        assert len(assumed) == 4 or assumed[-1] != draft[len(assumed) - 1]
+    assert sorted(map(len, prepared))[-1] == 4
+
+
+async def test_a_session_goes_on_from_any_outcome(drafter: ModelDrafter) -> None:
+    """Whichever slot has most of the sequence becomes the one that goes on."""
+    session, fresh = drafter.open_session(), drafter.open_session()
+    tokens, table = list(PROMPT), Table()
+    proposal = await propose(session, tokens, 3, GREEDY)
+    session.prepare(3, Preparation(4, 3), table.add)
+    for turn in range(5):
+        prepared = await table.full(4, 3)
+        assumed, one = sorted(prepared.items())[turn % 4]
+        # The prepared draft is being verified: nothing is proposed, but prepared for it.
+        committed = [*tokens, *assumed]
+        sequence = [*committed, *one.draft_token_ids]
+        kept = len(tokens) if turn % 2 else 0
+        table = Table()
+        proposal = await session.propose(kept, sequence[kept:], 0, GREEDY, None)
+        assert proposal.draft_token_ids == ()
+        session.prepare(3, Preparation(4, 3), table.add)
+        tokens = committed
+        for again, other in (await table.full(4, 3)).items():
+            alone = await propose(fresh, [*committed, *again], 3, GREEDY)
+            assert other.draft_token_ids == alone.draft_token_ids
+
+
+async def test_what_would_come_too_late_is_not_drafted(
+    drafter: ModelDrafter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that the engine is free when the verdict comes: each branch has its first token only."""
+    monkeypatch.setattr(Breadth, "has_time", lambda *_: False)
+    session, table = drafter.open_session(), Table()
+    await propose(session, PROMPT, 3, GREEDY)
+    session.prepare(3, Preparation(4, 3), table.add)
+    await table.full(4, 1)
+    while drafter.scheduler.num_jobs:  # noqa: ASYNC110 (nobody tells)
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0)
+    assert [len(one.draft_token_ids) for one in table.prepared.values()] == [1] * 4
+
+
+async def test_preparations_that_never_ran_leave_no_holes(drafter: ModelDrafter) -> None:
+    """Another session's proposal keeps them waiting until the next request drops them."""
+    session, busy = drafter.open_session(), drafter.open_session()
+    await propose(session, PROMPT, 3, GREEDY)
+    other = asyncio.create_task(propose(busy, PROMPT[::-1], 60, GREEDY))
+    await asyncio.sleep(0)
+    session.prepare(3, Preparation(4, 3), Table().add)
+    tokens, table = [*PROMPT, 9], Table()
+    await session.propose(len(PROMPT), [9], 3, GREEDY, None)
+    await other
+    session.prepare(3, Preparation(4, 3), table.add)
+    for assumed, one in (await table.full(4, 3)).items():
+        alone = await propose(busy, [*tokens, *assumed], 3, GREEDY)
+        assert one.draft_token_ids == alone.draft_token_ids, assumed
+
+
+async def test_without_branches_nothing_is_prepared(tiny_models: Callable[..., Path]) -> None:
+    options = EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=2)
+    drafter, table = ModelDrafter(Engine(options), num_branches=0), Table()
+    session = drafter.open_session()
+    await propose(session, PROMPT, 3, GREEDY)
+    session.prepare(3, Preparation(4, 3), table.add)
+    await propose(session, PROMPT[::-1], 8, GREEDY)
+    assert table.prepared == {}
+    drafter.close()
+
+
+async def test_an_outcome_nobody_thought_of_is_proposed_for_as_ever(drafter: ModelDrafter) -> None:
+    session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
+    await propose(session, PROMPT, 3, GREEDY)
+    session.prepare(3, Preparation(4, 3), table.add)
+    tokens = [*PROMPT, 7, 7]
+    proposal = await session.propose(len(PROMPT), [7, 7], 4, GREEDY, None)
+    assert proposal.draft_token_ids == (await propose(fresh, tokens, 4, GREEDY)).draft_token_ids
+
+
+async def test_nothing_of_an_old_preparation_arrives_after_the_next_request(
+    drafter: ModelDrafter,
+) -> None:
+    session, stale = drafter.open_session(), Table()
+    for turn in range(20):
+        await propose(session, [*PROMPT, turn], 1, GREEDY)
+        stale.prepared.clear()
+        session.prepare(1, Preparation(4, 8), stale.add)
+        await asyncio.sleep(0)
+    await propose(session, PROMPT, 1, GREEDY)
+    stale.prepared.clear()
+    await propose(session, [*PROMPT, 5], 4, GREEDY)  # many passes later
+    assert stale.prepared == {}
+
+
+async def test_the_context_limit_ends_preparations(drafter: ModelDrafter) -> None:
+    session, table = drafter.open_session(), Table()
+    limit = 512
+    await propose(session, [5] * (limit - 3), 2, GREEDY)
+    session.prepare(2, Preparation(4, 3), table.add)
+    await propose(session, [5] * limit, 0, GREEDY)
+    assert table.prepared == {}
+
+
+@pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+async def test_slots_that_no_correction_wants_go_to_other_guesses(
+    drafter: ModelDrafter, params: SamplingParams
+) -> None:
+    """Without draft tokens, all outcomes are guesses of the target's next token."""
+    session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
+    await propose(session, PROMPT, 0, params)
+    session.prepare(0, Preparation(4, 2), table.add)
+    prepared = await table.full(4, 2)
+    assert all(len(assumed) == 1 for assumed in prepared)
+    for assumed, one in prepared.items():
+        alone = await propose(fresh, [*PROMPT, *assumed], 2, params)
+        assert one.draft_token_ids == alone.draft_token_ids
+    guess = await propose(fresh, PROMPT, 1, params)
+    assert guess.draft_token_ids in prepared
+
+
+async def test_some_tokens_are_read_by_the_pass_that_drafts_after_them(
+    drafter: ModelDrafter,
+) -> None:
+    """A pass of their own would delay what is prepared behind them."""
+    session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
+    await propose(session, PROMPT, 2, GREEDY)
+    passes = drafter.engine.passes
+    before = sum(passes.tokens.counts)
+    followed = await session.propose(len(PROMPT), [7, 8, 9], 0, GREEDY, None)
+    assert (followed.draft_token_ids, followed.sequence_length) == ((), len(PROMPT) + 3)
+    assert sum(passes.tokens.counts) == before
+    session.prepare(2, Preparation(1, 2), table.add)
+    [(assumed, one)] = (await table.full(1, 2)).items()
+    alone = await propose(fresh, [*PROMPT, 7, 8, 9, *assumed[2:]], 2, GREEDY)
+    assert one.draft_token_ids == alone.draft_token_ids
+
+
+async def test_a_long_prompt_is_read_at_once(drafter: ModelDrafter) -> None:
+    session, passes = drafter.open_session(), drafter.engine.passes
+    before = sum(passes.tokens.counts)
+    await propose(session, PROMPT, 0, GREEDY)
+    assert sum(passes.tokens.counts) == before + 1
+
+
+async def test_the_draft_chooses_how_many_outcomes_are_worth_it(
+    tiny_models: Callable[..., Path],
+) -> None:
+    engine = Engine(EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=8))
+    never = StepTime(first_ns=1e15)  # no pass ends in time
+    for step_time, num_prepared in ((StepTime(), 4), (never, 0)):
+        drafter = ModelDrafter(engine, num_branches=4, step_time=step_time)
+        session, unlimited, table = drafter.open_session(), Preparation(4, 3, True), Table()
+        for _ in range(2):  # behind the prompt, whose reading tells nothing, and once more
+            await propose(session, PROMPT, 3, GREEDY)
+            session.prepare(3, unlimited, Table().add)
+            assert session._branches is not None
+            assert len(session._branches._jobs) == 4
+        await propose(session, PROMPT, 3, GREEDY)
+        session.prepare(3, unlimited, table.add)
+        await table.full(num_prepared, 3)
+        assert session._branches is not None
+        assert len(session._branches._jobs) == num_prepared
+        session.prepare(3, Preparation(4, 3), table.add)  # the request says how many
+        assert len(await table.full(4, 3)) == 4
+        drafter.close()
+
+
+async def test_slots_of_all_branches_come_back(drafter: ModelDrafter) -> None:
+    sessions = [drafter.open_session(), drafter.open_session()]
+    assert drafter.num_free_slots == 0
+    with pytest.raises(NoFreeSlot):
+        drafter.open_session()
+    for session in sessions:
+        await propose(session, PROMPT, 2, GREEDY)
+        session.prepare(2, Preparation(4, 30), Table().add)
+        session.close()
+    fresh = await propose(await open_when_free(drafter), PROMPT, 2, GREEDY)
+    assert len(fresh.draft_token_ids) == 2
+
+
+async def open_when_free(drafter: ModelDrafter) -> ModelDrafterSession:
+    """A slot that a pass uses is free after it."""
+    async with asyncio.timeout(30):
+        while not drafter.num_free_slots:  # noqa: ASYNC110 (nobody tells)
+            await asyncio.sleep(0.001)
+    return drafter.open_session()

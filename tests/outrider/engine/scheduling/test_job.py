@@ -1,0 +1,121 @@
+"""Jobs whose tokens the engine chooses by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import pytest
+import torch
+
+from outrider.engine.chunk import Chunk
+from outrider.engine.scheduling.job import Job
+from outrider.engine.scheduling.scheduler import Scheduler
+from outrider.protocol.messages import GREEDY
+from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.sampler import Choice
+from tests.support.recording_engine import RecordingEngine, Steps, make
+
+__all__ = ["make"]
+
+LAST = 99
+
+
+class ChoosingEngine(RecordingEngine):
+    """Chooses 90, 91, 92, ... after whatever it is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_steps: list[int] = []
+
+    def choose(  # type: ignore[override]
+        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
+    ) -> list[list[list[Choice]]]:
+        self.forward(chunks)
+        self.num_steps.append(num_steps)
+        return [[[Choice(90 + step, 1.0)] for step in range(num_steps)] for _ in chunks]
+
+
+class Taking(Job):
+    """Takes tokens until `last`, so many at once."""
+
+    choosing = Choosing(GREEDY, num_ids=100)
+
+    def __init__(self, slot: int, token_ids: Sequence[int], at_once: int, last: int) -> None:
+        super().__init__(slot, 0, token_ids, num_logits=1)
+        self.taken: list[int] = []
+        self._at_once, self._last = at_once, last
+
+    @property
+    def num_at_once(self) -> int:
+        return self._at_once
+
+    def take(self, choices: Sequence[Choice]) -> list[int]:
+        self.taken.append(choices[0].token_id)
+        return [] if self.taken[-1] == self._last else self.taken[-1:]
+
+
+@pytest.fixture
+def engine() -> ChoosingEngine:
+    return ChoosingEngine()
+
+
+def test_what_was_chosen_and_read_is_in_the_slot(
+    engine: ChoosingEngine, make: Callable[..., Scheduler]
+) -> None:
+    """All but the last one that was wanted; what the engine read behind it does not count."""
+    scheduler = make(token_budget=40)
+    job = Taking(scheduler.acquire(), range(20), at_once=8, last=93)
+    scheduler.submit(job).result(10)
+    assert (engine.num_steps, job.taken, job.start) == ([8], [90, 91, 92, 93], 23)
+    scheduler.release(job.slot)
+    same = Steps(scheduler.acquire(), 1)
+    same.token_ids = [*range(20), 90, 91, 92, 93, 94]
+    scheduler.submit(same).result(10)
+    assert engine.passes[-1][0].start == 23
+
+
+def test_a_pass_goes_on_from_what_was_chosen(
+    engine: ChoosingEngine, make: Callable[..., Scheduler]
+) -> None:
+    scheduler = make(token_budget=40)
+    job = Taking(scheduler.acquire(), range(20), at_once=3, last=LAST)
+    scheduler.submit(job)
+    while len(engine.passes) < 3:
+        assert engine.entered.acquire(timeout=10)
+    scheduler.release(job.slot)
+    starts = [(chunk.start, list(chunk.token_ids)) for [chunk] in engine.passes[1:3]]
+    assert starts == [(22, [92]), (25, [92])]
+
+
+def test_who_wants_the_fewest_at_once_gets_them(
+    engine: ChoosingEngine, make: Callable[..., Scheduler]
+) -> None:
+    scheduler = make(token_budget=40)
+    first, second = (
+        Taking(scheduler.acquire(), range(4), at_once, last) for at_once, last in ((8, 91), (2, 91))
+    )
+    with scheduler._changed:  # the engine sees both at once
+        futures = [scheduler.submit(first), scheduler.submit(second)]
+    for future in futures:
+        future.result(10)
+    assert engine.num_steps == [2]
+    assert first.taken == second.taken == [90, 91]
+
+
+def test_a_job_that_chooses_itself_gets_logits_for_all(
+    engine: ChoosingEngine, make: Callable[..., Scheduler]
+) -> None:
+    class Both(Taking):
+        def advance(self, logits: torch.Tensor) -> list[int]:
+            assert logits.shape == (1, 4)
+            return []
+
+    scheduler = make(token_budget=40)
+    with scheduler._changed:
+        futures = [
+            scheduler.submit(Both(scheduler.acquire(), range(4), at_once=8, last=LAST)),
+            scheduler.submit(Steps(scheduler.acquire(), 3)),
+        ]
+    for future in futures:
+        future.result(10)
+    assert engine.num_steps == []
