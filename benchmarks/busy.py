@@ -108,7 +108,7 @@ def busy_machine(prompts: list[str], args: argparse.Namespace) -> dict[str, Any]
     with ExitStack() as stack:
         adaptive = System(stack)
         fixed = System(stack, no_adapt_threads=True)
-        quiet = in_turn([adaptive, fixed], prompts, num_tokens)
+        quiet = sequential([adaptive, fixed], prompts, num_tokens)
         figures: dict[str, Any] = {
             "quiet": {"adaptive_ms": quiet[0], "fixed_ms": quiet[1]},
             "cost_of_adapting": cost,
@@ -146,7 +146,7 @@ def cost_of_adapting(prompts: list[str], num_tokens: int) -> dict[str, float]:
     with ExitStack() as stack:
         ways = [{}, {"no_adapt_threads": True}, {"no_adapt_threads": True}]
         targets = [System(stack, has_draft=False, **way) for way in ways]
-        adaptive, fixed, again = in_turn(targets, prompts, num_tokens)
+        adaptive, fixed, again = sequential(targets, prompts, num_tokens)
     return {
         "adaptive_ms": adaptive,
         "fixed_ms": fixed,
@@ -166,7 +166,7 @@ def seconds_of_adapting(num_passes: int = 10_000) -> float:
     return (time.perf_counter() - began) / num_passes
 
 
-def in_turn(
+def sequential(
     systems: list[System], prompts: list[str], num_tokens: int, **fields: Any
 ) -> list[float]:
     """Medians of milliseconds a token, prompt by prompt; each system is the first in turn."""
@@ -243,7 +243,7 @@ def quota(prompts: list[str], num_tokens: int) -> dict[str, Any]:
     with one_core(), ExitStack() as stack:
         by_default = System(stack)
         one = System(stack, threads=1)
-        default_ms, one_ms = in_turn([by_default, one], 2 * prompts, num_tokens)
+        default_ms, one_ms = sequential([by_default, one], 2 * prompts, num_tokens)
     figures = {"cores": num_cores, "default_ms": default_ms, "one_thread_ms": one_ms}
     figures["default_to_one_thread"] = round(default_ms / one_ms, 3)
     print(figures)

@@ -44,7 +44,7 @@ from outrider.engine.device import choose_device
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
 from outrider.protocol.messages import GREEDY, SamplingParams
-from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider_bench import RESULTS
 from outrider_bench.harness.hosts import available_cores
 from outrider_bench.harness.measuring import measure
@@ -125,7 +125,7 @@ def passes(folder: str, dtype: str, device: str) -> dict[str, Any]:
             "over_reading_weights": {n: round(took / read_ms, 2) for n, took in ms.items()},
         }
         if engine.choices is not None:
-            found[way]["choosing"] = choosing(engine, read_ms)
+            found[way]["spec"] = spec(engine, read_ms)
             texts.append(chosen_text(engine))
         texts.append(greedy_text(engine))
         del engine
@@ -146,7 +146,7 @@ def pass_ms(engine: Engine, width: int) -> float:
     return median_ms(engine, lambda: engine.forward([chunk]))
 
 
-def choosing(engine: Engine, read_ms: float) -> dict[str, Any]:
+def spec(engine: Engine, read_ms: float) -> dict[str, Any]:
     """Medians of passes that end with tokens, ms, and over the reading of the weights."""
     found: dict[str, Any] = {}
     for name, params in (
@@ -154,8 +154,8 @@ def choosing(engine: Engine, read_ms: float) -> dict[str, Any]:
         ("sampled", SamplingParams(1.0, seed=1)),
         ("filtered", SamplingParams(1.0, top_p=0.95, seed=1)),
     ):
-        ms = {f"verification of {n}": choosing_ms(engine, params, n, 1) for n in WIDTHS}
-        steps_ms = choosing_ms(engine, params, 1, NUM_STEPS)
+        ms = {f"verification of {n}": spec_ms(engine, params, n, 1) for n in WIDTHS}
+        steps_ms = spec_ms(engine, params, 1, NUM_STEPS)
         ms[f"draft step, {NUM_STEPS} in a row"] = steps_ms and round(steps_ms / NUM_STEPS, 3)
         found[name] = {
             "ms": ms,
@@ -166,13 +166,13 @@ def choosing(engine: Engine, read_ms: float) -> dict[str, Any]:
     return found
 
 
-def choosing_ms(engine: Engine, params: SamplingParams, width: int, num_steps: int) -> float | None:
+def spec_ms(engine: Engine, params: SamplingParams, width: int, num_steps: int) -> float | None:
     """The median of a verification of so many tokens, or of so many draft steps.
 
     None if they are not recorded.
     """
     chunk = Chunk(0, CONTEXT, range(width), width)
-    one = Choosing(params, len(engine.logit_token_ids), width=1 if num_steps == 1 else 5)
+    one = SamplingSpec(params, len(engine.logit_token_ids), width=1 if num_steps == 1 else 5)
     [chosen] = engine.choose([chunk], [one], num_steps)
     if len(chosen) != max(width, num_steps) or isinstance(chosen, torch.Tensor):
         return None
@@ -205,10 +205,10 @@ def chosen_text(engine: Engine, num_tokens: int = 64) -> list[int]:
     """The same, by tokens that the engine chooses, several in a row."""
     tokens = [1, 2, 3]
     start = 0
-    choosing = Choosing(GREEDY, len(engine.logit_token_ids))
+    spec = SamplingSpec(GREEDY, len(engine.logit_token_ids))
     while len(tokens) < num_tokens:
         num_steps = min(NUM_STEPS, num_tokens - len(tokens))
-        [chosen] = engine.choose([Chunk(0, start, tokens[start:], 1)], [choosing], num_steps)
+        [chosen] = engine.choose([Chunk(0, start, tokens[start:], 1)], [spec], num_steps)
         tokens += [choices[0].token_id for choices in chosen]
         start = len(tokens) - 1
     return tokens

@@ -173,7 +173,7 @@ async def long_prompt(load: Load) -> dict[str, Any]:
     during = [ms for at, ms in gaps if arrived < at < done]
     median = statistics.median(before)
     return {
-        "prompt_tokens": response.usage.prompt_tokens,
+        "num_prompt_tokens": response.usage.num_prompt_tokens,
         "first_token_ms_of_long_prompt": round(response.latency.ttft_ns / 1e6),
         "gap_ms_before": {"median": round(median, 1), "worst": round(max(before), 1)},
         "gap_ms_during": {

@@ -54,12 +54,12 @@ def main() -> None:
     print(write_result("shared_memory", vars(args), target_pass_ms=medians, rounds=rounds))
 
 
-def draft(core: int, num_branches: int, is_ready: Event, drafting: Event) -> None:
+def draft(core: int, num_predrafts: int, is_ready: Event, drafting: Event) -> None:
     """Steps of the draft over so many slots, for as long as `drafting` is set."""
-    engine = engine_on(core, EMBEDDED_DRAFT, "int8", num_branches)
+    engine = engine_on(core, EMBEDDED_DRAFT, "int8", num_predrafts)
     is_ready.set()
     while drafting.wait():
-        engine.forward([Chunk(slot, CONTEXT, [5], 1) for slot in range(num_branches)])
+        engine.forward([Chunk(slot, CONTEXT, [5], 1) for slot in range(num_predrafts)])
 
 
 def engine_on(core: int, model: str, dtype: str, num_slots: int) -> Engine:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_BRANCHES
+from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_PREDRAFTS
 from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
     FiniteRange,
@@ -21,9 +21,9 @@ from outrider.settings.options import (
 @click.option(
     "--branches",
     type=click.IntRange(min=0),
-    default=DEFAULT_NUM_BRANCHES,
+    default=DEFAULT_NUM_PREDRAFTS,
     show_default=True,
-    help="Outcomes of a verification that a session can prepare for, at most.",
+    help="Outcomes of a verification that a session can predraft for, at most.",
 )
 @click.option(
     "--min-confidence",

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from draft_service.drafters import Drafter
-from draft_service.drafters.breadth import measure_step_time
 from draft_service.drafters.drafting import NUM_RUNNERS_UP
+from draft_service.drafters.fan_out import measure_step_time
 from draft_service.drafters.model import ModelDrafter
 from draft_service.drafters.ngram import NgramDrafter
 from draft_service.drafters.replay import REPLAY, ReplayDrafter, Script
 from draft_service.servicer import DraftServicer
-from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_BRANCHES
+from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_PREDRAFTS
 from outrider import __version__
 from outrider.embedded import EMBEDDED_DRAFT
 from outrider.engine.activity import PassCounts
@@ -32,7 +32,7 @@ NGRAM_SESSIONS = 256  # they cost next to nothing
 
 
 def run_draft(
-    server: ServerOptions, settings: dict[str, Any], num_branches: int, min_confidence: float
+    server: ServerOptions, settings: dict[str, Any], num_predrafts: int, min_confidence: float
 ) -> None:
     """Serves until SIGINT or SIGTERM. Raises OutriderError.
 
@@ -40,13 +40,13 @@ def run_draft(
         settings: fields of EngineOptions.
     """
     options = EngineOptions(**settings)
-    run(serve_draft(server, options, num_branches, min_confidence), server, "draft")
+    run(serve_draft(server, options, num_predrafts, min_confidence), server, "draft")
 
 
 async def serve_draft(
     server: ServerOptions,
     options: EngineOptions,
-    num_branches: int = DEFAULT_NUM_BRANCHES,
+    num_predrafts: int = DEFAULT_NUM_PREDRAFTS,
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
 ) -> None:
     """Loads the drafter and serves it until SIGINT or SIGTERM. Raises OutriderError."""
@@ -54,7 +54,7 @@ async def serve_draft(
 
     async def load() -> None:
         servicer.serve_model(
-            *await in_own_thread(lambda: load_drafter(options, num_branches, min_confidence))
+            *await in_own_thread(lambda: load_drafter(options, num_predrafts, min_confidence))
         )
 
     await serve(server, "DraftService", add_DraftServiceServicer_to_server, servicer, load)
@@ -62,7 +62,7 @@ async def serve_draft(
 
 def load_drafter(
     options: EngineOptions,
-    num_branches: int = DEFAULT_NUM_BRANCHES,
+    num_predrafts: int = DEFAULT_NUM_PREDRAFTS,
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
 ) -> tuple[ServedModel, Drafter]:
     """The drafter that `options.model` names; a session has a slot for each branch.
@@ -76,7 +76,7 @@ def load_drafter(
     model = Script.read(script).model if script else name
     if model in ("default", EMBEDDED_DRAFT):
         options, model = _embedded(options), EMBEDDED_DRAFT
-    slots = max(1, num_branches)
+    slots = max(1, num_predrafts)
     options = dataclasses.replace(
         options, model=model, slots_per_session=slots, is_draft=True, batch_invariant=False
     )
@@ -85,11 +85,11 @@ def load_drafter(
     num_sessions = engine.cache.num_slots // slots
     info = dataclasses.replace(served.info, model_id=model_id, num_slots=num_sessions)
     served = dataclasses.replace(served, info=info)
-    step_time = measure_step_time(engine, num_branches)
+    step_time = measure_step_time(engine, num_predrafts)
     engine.passes = PassCounts()  # those to come are somebody's
     if script:
-        return served, ReplayDrafter(engine, num_branches, script, step_time)
-    return served, ModelDrafter(engine, num_branches, min_confidence, step_time)
+        return served, ReplayDrafter(engine, num_predrafts, script, step_time)
+    return served, ModelDrafter(engine, num_predrafts, min_confidence, step_time)
 
 
 def _load_ngram(options: EngineOptions) -> tuple[ServedModel, Drafter]:

@@ -14,12 +14,12 @@ import grpc
 from draft_service.drafters import Drafter
 from outrider.observability import telemetry
 from outrider.protocol.codec import (
-    preparation_from_wire,
-    prepared_to_wire,
+    predraft_plan_from_wire,
+    predrafts_to_wire,
     proposal_to_wire,
     sampling_from_wire,
 )
-from outrider.protocol.messages import GREEDY, Prepared
+from outrider.protocol.messages import GREEDY, Predraft
 from outrider.serving.model_service import ModelServicer
 from outrider.v1 import draft_pb2, draft_pb2_grpc
 
@@ -41,7 +41,7 @@ class DraftServicer(ModelServicer[Drafter], draft_pb2_grpc.DraftServiceServicer)
                 arrived_ns = time.perf_counter_ns()
                 if request.HasField("sampling"):
                     params = sampling_from_wire(request.sampling)
-                preparation = preparation_from_wire(request)
+                plan = predraft_plan_from_wire(request)
                 vocab_size = request.vocab_size or vocab_size
                 with telemetry.span("propose", request.step_span_id) as span:
                     proposal = await session.propose(
@@ -62,10 +62,10 @@ class DraftServicer(ModelServicer[Drafter], draft_pb2_grpc.DraftServiceServicer)
                         )
                     )
                 )
-                session.prepare(
+                session.predraft(
                     len(request.draft_token_ids) + len(proposal.draft_token_ids),
-                    preparation,
-                    partial(responses.write_prepared, arrived_ns),
+                    plan,
+                    partial(responses.write_predrafts, arrived_ns),
                 )
         finally:
             session.close()
@@ -73,7 +73,7 @@ class DraftServicer(ModelServicer[Drafter], draft_pb2_grpc.DraftServiceServicer)
 
 
 class Responses:
-    """Writes to a stream for two: the handler, and what is prepared meanwhile."""
+    """Writes to a stream for two: the handler, and what is predrafted meanwhile."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -85,7 +85,7 @@ class Responses:
         async with self._turn:
             await self._context.write(response)
 
-    def write_prepared(self, arrived_ns: int, prepared: list[Prepared]) -> None:
+    def write_predrafts(self, arrived_ns: int, predrafts: list[Predraft]) -> None:
         """Returns at once. A stream that ends meanwhile has nobody who misses it.
 
         Args:
@@ -93,8 +93,8 @@ class Responses:
         """
         if self._is_closed:
             return
-        total_ns = time.perf_counter_ns() - arrived_ns
-        task = asyncio.create_task(self._write_if_open(prepared_to_wire(prepared, total_ns)))
+        elapsed_ns = time.perf_counter_ns() - arrived_ns
+        task = asyncio.create_task(self._write_if_open(predrafts_to_wire(predrafts, elapsed_ns)))
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
 

@@ -24,14 +24,14 @@ class Totals:
     """Sums over requests, those that run included."""
 
     num_prompt_tokens: int = 0
-    num_completion_tokens: int = 0
+    num_output_tokens: int = 0
     speculation: Speculation = field(default_factory=Speculation)
     critical_path: Counter[str] = field(default_factory=Counter)
     hidden: Counter[str] = field(default_factory=Counter)
 
     def add(self, generation: Generation) -> None:
         self.num_prompt_tokens += generation.num_prompt_tokens
-        self.num_completion_tokens += generation.num_committed_tokens
+        self.num_output_tokens += generation.num_committed_tokens
         self.speculation.add(generation.speculation)
         self.critical_path.update(generation.path.stages)
         self.hidden.update(generation.path.hidden)

@@ -24,7 +24,7 @@ from outrider.errors import ContextTooLong, InvalidRequest
 from outrider.protocol.messages import GREEDY, MAX_NUM_SPECULATIVE_TOKENS, ModelInfo, SamplingParams
 
 DEFAULT_MAX_NEW_TOKENS = 64
-MAX_NUM_BRANCHES = 64
+MAX_NUM_PREDRAFTS = 64
 MAX_NUM_STOP_STRINGS = 16
 MAX_STOP_STRING_LENGTH = 256
 
@@ -48,12 +48,12 @@ class Request:
     messages: tuple[Message, ...] = ()
     max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
     sampling: SamplingParams = GREEDY
-    stop: tuple[str, ...] = ()
+    stop_strings: tuple[str, ...] = ()
     num_speculative_tokens: int | None = None
     """None leaves the number to the policy."""
     ignore_eos: bool = False
-    num_branches: int | None = None
-    """None: as many as pay, up to DEFAULT_NUM_BRANCHES."""
+    num_predrafts: int | None = None
+    """None: as many as pay, up to DEFAULT_NUM_PREDRAFTS."""
     prompt_lookup: bool | None = None
     """Whether to look drafts up in the text. None: if the policy chooses their length."""
     continue_final_message: bool = False
@@ -78,10 +78,10 @@ class Request:
             raise InvalidRequest("max_new_tokens must be at least 1")
         if max_new_tokens is not None and self.max_new_tokens > max_new_tokens:
             raise InvalidRequest(f"max_new_tokens must be at most {max_new_tokens}")
-        if len(self.stop) > MAX_NUM_STOP_STRINGS:
+        if len(self.stop_strings) > MAX_NUM_STOP_STRINGS:
             raise InvalidRequest(f"there may be at most {MAX_NUM_STOP_STRINGS} stop strings")
-        check_stop_strings(self.stop)
-        if any(len(stop) > MAX_STOP_STRING_LENGTH for stop in self.stop):
+        check_stop_strings(self.stop_strings)
+        if any(len(stop) > MAX_STOP_STRING_LENGTH for stop in self.stop_strings):
             raise InvalidRequest(
                 f"a stop string may have at most {MAX_STOP_STRING_LENGTH} characters"
             )
@@ -89,8 +89,8 @@ class Request:
             raise InvalidRequest(
                 f"num_speculative_tokens must be at most {MAX_NUM_SPECULATIVE_TOKENS}"
             )
-        if (self.num_branches or 0) > MAX_NUM_BRANCHES:
-            raise InvalidRequest(f"num_branches must be at most {MAX_NUM_BRANCHES}")
+        if (self.num_predrafts or 0) > MAX_NUM_PREDRAFTS:
+            raise InvalidRequest(f"num_predrafts must be at most {MAX_NUM_PREDRAFTS}")
 
 
 def draw_seed() -> int:
@@ -170,7 +170,7 @@ class Generation:
         request = self.request
         max_length = min(len(prompt) + request.max_new_tokens, target.max_context_length)
         eos = frozenset() if request.ignore_eos else frozenset(target.eos_token_ids)
-        text_stream = TextStream(tokenizer, request.stop, prompt)
+        text_stream = TextStream(tokenizer, request.stop_strings, prompt)
         steps = decode(
             prompt,
             max_length,
@@ -178,7 +178,7 @@ class Generation:
             drafter,
             lengths,
             self.path,
-            request.num_branches,
+            request.num_predrafts,
             request.looks_up,
             distance,
         )
@@ -187,7 +187,7 @@ class Generation:
                 self.path.spend("orchestrator")
                 self._count(step)
                 if drafter is not None:
-                    self.speculation.num_prepared_tokens = drafter.num_prepared_tokens
+                    self.speculation.num_predrafted_tokens = drafter.num_predrafted_tokens
                 pieces = self._commit(step, text_stream, eos)
                 is_last = self.stopped or len(prompt) + len(self.token_ids) >= max_length
                 if is_last:
@@ -207,7 +207,7 @@ class Generation:
 
     def lengths(self, experience: Experience) -> LengthPolicy:
         if self.request.num_speculative_tokens is None:
-            return AdaptiveLength(experience, prepares=self.request.num_branches != 0)
+            return AdaptiveLength(experience, predrafts=self.request.num_predrafts != 0)
         return FixedLength(self.request.num_speculative_tokens, experience)
 
     def _finish(self, piece: Piece, text_stream: TextStream) -> Piece:
@@ -241,6 +241,6 @@ def _check_fits(num_prompt_tokens: int, target: ModelInfo, at_least: bool = Fals
         raise ContextTooLong(
             f"the prompt {has} {num_prompt_tokens} tokens, and the target's context limit is "
             f"{target.max_context_length}, with at least one new token",
-            prompt_tokens=str(num_prompt_tokens),
+            num_prompt_tokens=str(num_prompt_tokens),
             limit=str(target.max_context_length),
         )

@@ -29,8 +29,8 @@ def generation_metrics(activity: Activity, admission: Admission) -> Iterator[Met
     refused.add_metric(["queue"], admission.num_refused)
     refused.add_metric(["deadline"], admission.num_unreachable)
     yield refused
-    yield _counter("prompt_tokens", "Tokens of prompts.", totals.num_prompt_tokens)
-    yield _counter("completion_tokens", "Tokens committed.", totals.num_completion_tokens)
+    yield _counter("num_prompt_tokens", "Tokens of prompts.", totals.num_prompt_tokens)
+    yield _counter("num_output_tokens", "Tokens committed.", totals.num_output_tokens)
     yield from _speculation_metrics(totals.speculation)
     yield from _latency_metrics(activity)
 
@@ -47,18 +47,18 @@ def pair_metrics(pair: Pair | None) -> Iterator[Metric]:
 def _speculation_metrics(speculation: Speculation) -> Iterator[Metric]:
     steps = CounterMetricFamily(
         "outrider_steps",
-        "Steps with draft tokens, by where these came from; prepared is a hit in the table.",
+        "Steps with draft tokens, by where these came from; predrafted is a hit in the table.",
         labels=["source"],
     )
-    num_prepared, num_looked_up = speculation.num_prepared_steps, speculation.num_lookup_steps
-    steps.add_metric(["prepared"], num_prepared)
+    num_predrafted, num_looked_up = speculation.num_cache_hits, speculation.num_lookup_steps
+    steps.add_metric(["predrafted"], num_predrafted)
     steps.add_metric(["looked up"], num_looked_up)
-    steps.add_metric(["drafted"], speculation.num_steps - num_prepared - num_looked_up)
+    steps.add_metric(["drafted"], speculation.num_steps - num_predrafted - num_looked_up)
     yield steps
     yield _counter(
         "missed_steps",
-        "Steps that nothing was prepared for, and that went on without draft tokens.",
-        speculation.num_missed_steps,
+        "Steps that nothing was predrafted for, and that went on without draft tokens.",
+        speculation.num_cache_misses,
     )
     for name, text, at in (
         ("outrider_draft_tokens", "Draft tokens verified.", speculation.drafted_at),
@@ -69,9 +69,9 @@ def _speculation_metrics(speculation: Speculation) -> Iterator[Metric]:
             tokens.add_metric([str(position)], at(position))
         yield tokens
     yield _counter(
-        "prepared_tokens",
-        "Draft tokens prepared behind verifications, running requests included.",
-        speculation.num_prepared_tokens,
+        "predrafted_tokens",
+        "Draft tokens predrafted behind verifications, running requests included.",
+        speculation.num_predrafted_tokens,
     )
 
 

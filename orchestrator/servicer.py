@@ -17,7 +17,7 @@ from orchestrator.codec import (
     request_from_wire,
     result_to_wire,
 )
-from orchestrator.decoding.proposer import DEFAULT_NUM_BRANCHES
+from orchestrator.decoding.proposer import DEFAULT_NUM_PREDRAFTS
 from orchestrator.forecast import Work
 from orchestrator.generation import Generation, Piece
 from orchestrator.reporting.latency import CriticalPath
@@ -115,7 +115,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             version=__version__,
             target=model_info_to_wire(target_info),
             draft=None if draft_info is None else model_info_to_wire(draft_info),
-            default_num_branches=DEFAULT_NUM_BRANCHES,
+            default_num_predrafts=DEFAULT_NUM_PREDRAFTS,
             has_chat_template=pair.tokenizer.has_chat_template,
             activity=activity_to_wire(self.activity, self.admission.num_queued),
             draft_outage=None if outage is None else outage_to_wire(outage),
@@ -136,7 +136,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         self.admission.check_queue()
         prompt = await generation.encode(pair.tokenizer, pair.target_info)
         room = pair.target_info.max_context_length - len(prompt)
-        may_end = not request.ignore_eos or bool(request.stop)
+        may_end = not request.ignore_eos or bool(request.stop_strings)
         work = Work(len(prompt), min(request.max_new_tokens, room), may_end)
         async with self.admission.slot(work, _timeout(context)) as slot:
             generation.path.spend("queue")

@@ -50,7 +50,7 @@ class OverGrpc:
     client: Client
     is_chat: bool
     num_speculative_tokens: int | None = None
-    num_branches: int | None = None
+    num_predrafts: int | None = None
     prompt_lookup: bool | None = None
 
     def __call__(self, task: Task) -> Run:
@@ -65,7 +65,7 @@ class OverGrpc:
             temperature=task.temperature,
             seed=task.seed,
             num_speculative_tokens=self.num_speculative_tokens,
-            num_branches=self.num_branches,
+            num_predrafts=self.num_predrafts,
             prompt_lookup=self.prompt_lookup,
             ignore_eos=True,
         )

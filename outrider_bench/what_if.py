@@ -15,7 +15,7 @@ import click
 from outrider.errors import ConfigurationError
 from outrider.settings.options import run_group, settings_group
 from outrider_bench.harness.conclusions import Texts, read_texts
-from outrider_bench.harness.sections import GREEDY, IN_TURN, PIPELINED
+from outrider_bench.harness.sections import GREEDY, PIPELINED, SEQUENTIAL
 from outrider_bench.models.loop_model import Times, best_breadth, best_speedup
 
 _LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
@@ -24,14 +24,14 @@ _LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 @click.command()
 @click.argument("result", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--num-branches", default=4, show_default=True, help="Outcomes to prepare for, at most."
+    "--num-predrafts", default=4, show_default=True, help="Outcomes to predraft for, at most."
 )
-def what_if(result: Path, num_branches: int, **changes: float | None) -> None:
+def what_if(result: Path, num_predrafts: int, **changes: float | None) -> None:
     """Print the speedup over the target alone by draft length; all times are in ms."""
     texts, times = read(result)
     known = {name: value for name, value in changes.items() if value is not None}
     changed = {mode: dataclasses.replace(of_mode, **known) for mode, of_mode in times.items()}
-    for mode, branches in ((IN_TURN, 0), (PIPELINED, num_branches)):
+    for mode, branches in ((SEQUENTIAL, 0), (PIPELINED, num_predrafts)):
         for k in _LENGTHS:
             click.echo(_line(mode, k, texts, changed[mode], branches))
         speedup, best = best_speedup(texts, changed[mode], branches)
@@ -42,8 +42,8 @@ for _time in dataclasses.fields(Times):
     click.option(f"--{_time.name.replace('_', '-')}", type=float)(what_if)
 
 
-def _line(mode: str, k: int, texts: Texts, times: Times, num_branches: int) -> str:
-    found = best_breadth(texts, times, k, num_branches)
+def _line(mode: str, k: int, texts: Texts, times: Times, num_predrafts: int) -> str:
+    found = best_breadth(texts, times, k, num_predrafts)
     speedup = times.target_alone / found.ms_per_token
     return (
         f"{mode:10} k = {k:2}  {found.ms_per_token:6.1f} ms a token  {speedup:.2f}x  "

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from outrider.engine.scheduling.job import Job
 from outrider.protocol.messages import SamplingParams, Timings
-from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice, choose_tokens
 
 _STOPPED = (-1, Timings())  # wakes who waits for a choice
 
 
-class GoingOn(Job):
+class RunAhead(Job):
     """Reads a token, chooses the one after it, reads that one, and so on.
 
     Each choice goes to `choices` on the event loop, with what it took; if a pass fails,
@@ -42,7 +42,7 @@ class GoingOn(Job):
         self._num_tokens = self._num_left = num_tokens
         self._params = params
         self._logit_token_ids = logit_token_ids
-        self.choosing = Choosing(params, len(logit_token_ids))
+        self.spec = SamplingSpec(params, len(logit_token_ids))
         self._loop = loop
         self._choices: asyncio.Queue[tuple[int, Timings] | BaseException] = asyncio.Queue()
         self._is_stopped = False

@@ -12,8 +12,8 @@ import grpc
 
 from outrider.errors import VocabularyMismatch
 from outrider.observability import telemetry
-from outrider.protocol.codec import sampling_from_wire, verdict_to_wire
-from outrider.protocol.messages import GREEDY, Verdict
+from outrider.protocol.codec import sampling_from_wire, verify_result_to_wire
+from outrider.protocol.messages import GREEDY, VerifyResult
 from outrider.serving.model_service import ModelServicer
 from outrider.v1 import target_pb2, target_pb2_grpc
 from target_service.verifier import Verifier
@@ -27,7 +27,7 @@ class TargetServicer(ModelServicer[Verifier], target_pb2_grpc.TargetServiceServi
         requests: AsyncIterator[target_pb2.VerifyRequest],
         context: Context,
     ) -> None:
-        session = await self.available(self.worker).open_session_in_turn()
+        session = await self.available(self.worker).open_session_in_order()
         params = GREEDY
         requests = aiter(requests)
         more: asyncio.Task[None] | None = None
@@ -38,25 +38,25 @@ class TargetServicer(ModelServicer[Verifier], target_pb2_grpc.TargetServiceServi
                     session.stop()
                     await asyncio.shield(more)
                     more = None
-                if request.assumes_verdict and session.is_stale(
+                if request.assumes_result and session.is_stale(
                     request.context_length, request.token_ids
                 ):
-                    await context.write(target_pb2.VerifyResponse(is_stale=True))
+                    await context.write(target_pb2.VerifyResponse(stale=target_pb2.StaleRequest()))
                     continue
                 self._check_vocabulary(request.vocabulary_fingerprint)
                 if request.HasField("sampling"):
                     params = sampling_from_wire(request.sampling)
                 with telemetry.span("verify", request.step_span_id) as span:
-                    verdict = await session.verify(
+                    result = await session.verify(
                         request.context_length,
                         list(request.token_ids),
                         list(request.draft_token_ids),
                         params,
-                        request.num_more_tokens,
+                        request.num_run_ahead_tokens,
                     )
-                    span.set(**dataclasses.asdict(verdict.timings))
-                await _write(context, verdict, arrived_ns)
-                if request.num_more_tokens:
+                    span.set(**dataclasses.asdict(result.timings))
+                await _write(context, result, arrived_ns)
+                if request.num_run_ahead_tokens:
                     more = asyncio.create_task(_write_more(context, session.more()))
             if more is not None:
                 await asyncio.shield(more)  # all that was asked for
@@ -89,20 +89,20 @@ async def _next_request(
         request.cancel()
 
 
-async def _write_more(context: Context, verdicts: AsyncIterator[Verdict]) -> None:
+async def _write_more(context: Context, results: AsyncIterator[VerifyResult]) -> None:
     """Answers without a request, each from where the answer before was given.
 
-    It is not cancelled, but ends with the verdicts or with the stream: gRPC would not free what
+    It is not cancelled, but ends with the results or with the stream: gRPC would not free what
     is being written.
     """
     began_ns = time.perf_counter_ns()
     with suppress(grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError):
-        async for verdict in verdicts:
-            await _write(context, verdict, began_ns)
+        async for result in results:
+            await _write(context, result, began_ns)
             began_ns = time.perf_counter_ns()
 
 
-async def _write(context: Context, verdict: Verdict, began_ns: int) -> None:
+async def _write(context: Context, result: VerifyResult, began_ns: int) -> None:
     total_ns = time.perf_counter_ns() - began_ns
-    timings = dataclasses.replace(verdict.timings, total_ns=total_ns)
-    await context.write(verdict_to_wire(dataclasses.replace(verdict, timings=timings)))
+    timings = dataclasses.replace(result.timings, total_ns=total_ns)
+    await context.write(verify_result_to_wire(dataclasses.replace(result, timings=timings)))

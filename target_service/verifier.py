@@ -13,11 +13,11 @@ from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.engine.scheduling.sequence import TokenSequence
 from outrider.errors import ConfigurationError, InvalidRequest
-from outrider.protocol.messages import MAX_NUM_SPECULATIVE_TOKENS, SamplingParams, Verdict
+from outrider.protocol.messages import MAX_NUM_SPECULATIVE_TOKENS, SamplingParams, VerifyResult
 from outrider.sampling.acceptance import accept_matching
-from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice, choose_tokens
-from target_service.run_ahead import GoingOn
+from target_service.run_ahead import RunAhead
 
 # Each orchestrator sends no more sessions than there are slots: these are for several.
 MAX_WAITING = 64
@@ -27,7 +27,7 @@ class Verification(Job):
     """Reads committed and draft tokens in one go and picks the target's choice after each."""
 
     go_on: Callable[[], None] | None = None
-    """Called on the engine's thread once there is a verdict."""
+    """Called on the engine's thread once there is a result."""
 
     def __init__(
         self,
@@ -40,12 +40,12 @@ class Verification(Job):
     ) -> None:
         num_logits = len(draft_token_ids) + 1
         super().__init__(slot, start, [*token_ids, *draft_token_ids], num_logits)
-        self.length = start + len(token_ids)  # of what is committed before the verdict
+        self.length = start + len(token_ids)  # of what is committed before the result
         self.num_accepted = self.next_token_id = 0
         self._draft_token_ids = draft_token_ids
         self._params = params
         self._logit_token_ids = logit_token_ids
-        self.choosing = Choosing(params, len(logit_token_ids))
+        self.spec = SamplingSpec(params, len(logit_token_ids))
 
     def advance(self, logits: Tensor) -> list[int]:
         return self._judge(choose_tokens(logits, self._logit_token_ids, self._params, self.length))
@@ -83,18 +83,18 @@ class VerifierSession:
         self._logit_token_ids = engine.logit_token_ids
         self._slot = slot
         self._num_cached = 0  # how many tokens of the sequence the slot has read
-        self._next_token_id: int | None = None  # of the last verdict
-        self._going_on: GoingOn | None = None
+        self._next_token_id: int | None = None  # of the last result
+        self._run_ahead: RunAhead | None = None
 
     def is_stale(self, context_length: int, token_ids: Sequence[int]) -> bool:
-        """Whether a request that was sent ahead assumes another verdict than the last one.
+        """Whether a request that was sent ahead assumes another result than the last one.
 
         Raises InvalidRequest if there was none, or it does not assume one next token.
         """
         if self._next_token_id is None:
-            raise InvalidRequest("assumes_verdict needs a verdict before it")
+            raise InvalidRequest("assumes_result needs a result before it")
         if len(token_ids) != 1:
-            raise InvalidRequest("assumes_verdict goes with exactly one of token_ids")
+            raise InvalidRequest("assumes_result goes with exactly one of token_ids")
         is_true = context_length == len(self._sequence.token_ids)
         return not is_true or token_ids[0] != self._next_token_id
 
@@ -104,8 +104,8 @@ class VerifierSession:
         token_ids: Sequence[int],
         draft_token_ids: Sequence[int],
         params: SamplingParams,
-        num_more_tokens: int = 0,
-    ) -> Verdict:
+        num_run_ahead_tokens: int = 0,
+    ) -> VerifyResult:
         """Keeps `context_length` tokens, appends `token_ids`, verifies the draft tokens.
 
         Then it goes on alone, by so many tokens: see `more`.
@@ -116,16 +116,16 @@ class VerifierSession:
         if len(draft_token_ids) > MAX_NUM_SPECULATIVE_TOKENS:
             raise InvalidRequest(f"draft_token_ids must be at most {MAX_NUM_SPECULATIVE_TOKENS}")
         self._sequence.check_tokens(draft_token_ids)
-        room = len(draft_token_ids) + num_more_tokens
+        room = len(draft_token_ids) + num_run_ahead_tokens
         self._sequence.update(context_length, token_ids, room)
         tokens = self._sequence.token_ids
         # The last token is read again if it must be: its logits are what is wanted.
         start = min(self._num_cached, context_length, len(tokens) - 1)
         draft = self._rope.with_same_frequencies(len(tokens), draft_token_ids)
         job = Verification(self._slot, start, tokens[start:], draft, params, self._logit_token_ids)
-        if num_more_tokens:
+        if num_run_ahead_tokens:
             loop = asyncio.get_running_loop()
-            job.go_on = lambda: self._go_on(job, num_more_tokens, params, loop)
+            job.go_on = lambda: self._go_on(job, num_run_ahead_tokens, params, loop)
         self._num_cached = start
         timings = await asyncio.wrap_future(self._scheduler.submit(job))
         length = len(tokens)
@@ -133,7 +133,9 @@ class VerifierSession:
         self._num_cached = len(tokens)
         self._next_token_id = job.next_token_id
         is_bonus = job.num_accepted == len(draft_token_ids)
-        return Verdict(length, job.num_accepted, job.next_token_id, is_bonus, len(tokens), timings)
+        return VerifyResult(
+            length, job.num_accepted, job.next_token_id, is_bonus, len(tokens), timings
+        )
 
     def _go_on(
         self,
@@ -145,34 +147,34 @@ class VerifierSession:
         """Called on the engine's thread, whose next pass is the first without a message."""
         length = job.length + job.num_accepted
         ids = self._logit_token_ids
-        going_on = GoingOn(self._slot, length, job.next_token_id, num_tokens, params, ids, loop)
-        self._going_on = going_on
-        self._scheduler.follow_up(job, lambda: [going_on])
+        run_ahead = RunAhead(self._slot, length, job.next_token_id, num_tokens, params, ids, loop)
+        self._run_ahead = run_ahead
+        self._scheduler.follow_up(job, lambda: [run_ahead])
 
-    def more(self) -> AsyncIterator[Verdict]:
-        """The verdicts that follow the last one without a request, until `stop`."""
-        assert self._going_on is not None
-        return self._more(self._going_on)
+    def more(self) -> AsyncIterator[VerifyResult]:
+        """The results that follow the last one without a request, until `stop`."""
+        assert self._run_ahead is not None
+        return self._more(self._run_ahead)
 
-    async def _more(self, going_on: GoingOn) -> AsyncIterator[Verdict]:
-        async for token_id, timings in going_on.choices():
+    async def _more(self, run_ahead: RunAhead) -> AsyncIterator[VerifyResult]:
+        async for token_id, timings in run_ahead.choices():
             assert self._next_token_id is not None
             self._sequence.token_ids.append(self._next_token_id)
             self._next_token_id = token_id
             length = self._num_cached = len(self._sequence.token_ids)
-            yield Verdict(length, 0, token_id, True, length, timings, is_more=True)
+            yield VerifyResult(length, 0, token_id, True, length, timings, is_run_ahead=True)
 
     def stop(self) -> None:
-        """Ends `more`. What a pass has read behind its last verdict will be read again."""
-        if self._going_on is not None:
-            self._scheduler.drop([self._going_on])
-            self._going_on.stop()
-            self._going_on = None
+        """Ends `more`. What a pass has read behind its last result will be read again."""
+        if self._run_ahead is not None:
+            self._scheduler.drop([self._run_ahead])
+            self._run_ahead.stop()
+            self._run_ahead = None
 
     def close(self) -> None:
         """Ends `more`, too."""
-        if self._going_on is not None:
-            self._going_on.stop()
+        if self._run_ahead is not None:
+            self._run_ahead.stop()
         self._scheduler.release(self._slot)
 
 
@@ -194,7 +196,9 @@ class Verifier:
             raise ConfigurationError("a model in int8 can only be a draft")
         self.engine = engine
         self.max_waiting = max_waiting
-        self.scheduler = Scheduler(engine, engine.cache.num_slots, engine.pace, engine.threads)
+        self.scheduler = Scheduler(
+            engine, engine.cache.num_slots, engine.batch_limits, engine.threads
+        )
 
     @property
     def num_free_slots(self) -> int:
@@ -211,9 +215,9 @@ class Verifier:
         """Raises NoFreeSlot."""
         return VerifierSession(self.engine, self.scheduler, self.scheduler.acquire())
 
-    async def open_session_in_turn(self) -> VerifierSession:
+    async def open_session_in_order(self) -> VerifierSession:
         """Waits for a slot, in the order of the calls. Raises NoFreeSlot if too many wait."""
-        slot = await self.scheduler.acquire_in_turn(self.max_waiting)
+        slot = await self.scheduler.acquire_in_order(self.max_waiting)
         return VerifierSession(self.engine, self.scheduler, slot)
 
     def close(self) -> None:

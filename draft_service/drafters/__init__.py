@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from outrider.engine.activity import ModelActivity
-from outrider.protocol.messages import Preparation, Prepared, Proposal, SamplingParams
+from outrider.protocol.messages import Predraft, PredraftPlan, Proposal, SamplingParams
 
-OnPrepared = Callable[[list[Prepared]], None]
+OnPredrafts = Callable[[list[Predraft]], None]
 """Called on the event loop with continuations that have grown."""
 
 
@@ -34,8 +34,8 @@ class DrafterSession(Protocol):
         """
         ...
 
-    def prepare(
-        self, num_draft_tokens: int, preparation: Preparation, on_prepared: OnPrepared
+    def predraft(
+        self, num_draft_tokens: int, predraft_plan: PredraftPlan, on_predrafts: OnPredrafts
     ) -> None:
         """Drafts on past the proposal, in the background, until the next `propose`.
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.sequence import common_length
-from outrider.protocol.messages import Prepared, SamplingParams
-from outrider.sampling.recorded_sampling import Choosing
+from outrider.protocol.messages import Predraft, SamplingParams
+from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice, rank_tokens
 
 NUM_RUNNERS_UP = 4
@@ -30,9 +30,9 @@ class Sampler:
     eos_token_ids: Sequence[int]
 
     @property
-    def choosing(self) -> Choosing:
+    def spec(self) -> SamplingSpec:
         """How an engine that chooses by itself does what `rank` does."""
-        return Choosing(self.params, len(self.token_ids), 1 + NUM_RUNNERS_UP)
+        return SamplingSpec(self.params, len(self.token_ids), 1 + NUM_RUNNERS_UP)
 
     def rank(self, logits: Tensor, index: int) -> list[Choice]:
         """The choice at `index` of the sequence after `logits` [1, num_ids], then runners-up."""
@@ -120,7 +120,7 @@ class Drafting(Job):
         self._on_draft = on_draft
         self._min_confidence = min_confidence
         self._confidence = 1.0
-        self.choosing = sampler.choosing if num_tokens else None
+        self.spec = sampler.spec if num_tokens else None
 
     @property
     def num_at_once(self) -> int:
@@ -154,11 +154,11 @@ class Drafting(Job):
         )
         return [] if is_last else [token_id]
 
-    def prepared(self, context_length: int) -> Prepared:
+    def predrafted(self, context_length: int) -> Predraft:
         """What was drafted, if what comes before it, behind the context, is committed."""
         draft = tuple(self._sequence[self._num_assumed :])
         assumed = tuple(self._sequence[context_length : self._num_assumed])
-        return Prepared(context_length, assumed, draft, self.timings.forward_ns)
+        return Predraft(context_length, assumed, draft, self.timings.forward_ns)
 
     def settle(self) -> None:
         """Notes in the slot's content what has been read, or copied."""

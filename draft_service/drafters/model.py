@@ -2,7 +2,7 @@
 
 While the target verifies, the model drafts on: past the last draft token, as if all
 were accepted, and after the likeliest corrections, each in a slot of its own
-("Speculative Speculative Decoding", arXiv 2603.03251). Whatever the verdict is, the
+("Speculative Speculative Decoding", arXiv 2603.03251). Whatever the result is, the
 next proposal starts from the slot that has most of it.
 """
 
@@ -16,21 +16,21 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from draft_service.drafters import OnPrepared
-from draft_service.drafters.branches import Announcer, Branches
-from draft_service.drafters.breadth import (
+from draft_service.drafters import OnPredrafts
+from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
+from draft_service.drafters.fan_out import (
     EVERY_OUTCOME,
     UNKNOWN_STEP_TIME,
-    Breadth,
     Depth,
+    FanOut,
     StepTime,
 )
-from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
+from draft_service.drafters.predrafts import Announcer, Predrafts
 from outrider.engine.activity import ModelActivity, activity_of
 from outrider.engine.engine import Engine
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.engine.scheduling.sequence import TokenSequence
-from outrider.protocol.messages import GREEDY, Preparation, Proposal, SamplingParams
+from outrider.protocol.messages import GREEDY, PredraftPlan, Proposal, SamplingParams
 
 # So many tokens are read by the pass that drafts after them.
 _FEW_TOKENS = 16
@@ -49,31 +49,31 @@ class Proposable:
 
 
 class ModelDrafterSession:
-    """A sequence in one of a session's slots; the others are for preparations."""
+    """A sequence in one of a session's slots; the others are for predrafts."""
 
     def __init__(
         self,
         engine: Engine,
         scheduler: Scheduler,
         proposable: Proposable,
-        max_branches: int,
+        max_predrafts: int,
         min_confidence: float = 0.0,
         step_time: StepTime = UNKNOWN_STEP_TIME,
     ) -> None:
         self._min_confidence = min_confidence
         self._scheduler = scheduler
-        self._max_branches = max_branches
+        self._max_predrafts = max_predrafts
         self._max_length = engine.max_context_length
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
         self._proposable = proposable
         self._sampler = Sampler(GREEDY, engine.logit_token_ids, engine.eos_token_ids)
-        slots = scheduler.acquire_all(max(1, max_branches))
+        slots = scheduler.acquire_all(max(1, max_predrafts))
         self._contents = [SlotContent(slot, session=slots[0]) for slot in slots]
         self._main = self._contents[0]
         self._last_draft_token: list[int] = []  # which the sequence does not have yet
-        self._branches: Branches | None = None
-        self._breadth = Breadth(step_time)
-        self._is_behind_prompt = False  # what is prepared: the target reads that for long
+        self._branches: Predrafts | None = None
+        self._breadth = FanOut(step_time)
+        self._is_behind_prompt = False  # what is predrafted: the target reads that for long
 
     async def propose(
         self,
@@ -97,7 +97,7 @@ class ModelDrafterSession:
         self._is_behind_prompt = is_prompt = num_read == 0
         if num_speculative_tokens == 0 and not is_prompt and length - num_read <= _FEW_TOKENS:
             return Proposal(length, (), length)  # a pass of their own would only delay the others
-        # Somebody waits for these tokens, so they must be worth it; those prepared are free.
+        # Somebody waits for these tokens, so they must be worth it; those predrafted are free.
         job = Drafting(
             self._main,
             tokens,
@@ -111,24 +111,24 @@ class ModelDrafterSession:
         self._last_draft_token = job.draft_token_ids[-1:]
         return Proposal(length, tuple(job.draft_token_ids), len(tokens), timings)
 
-    def prepare(
-        self, num_draft_tokens: int, preparation: Preparation, on_prepared: OnPrepared
+    def predraft(
+        self, num_draft_tokens: int, predraft_plan: PredraftPlan, on_predrafts: OnPredrafts
     ) -> None:
         tokens = self._sequence.token_ids + self._last_draft_token
         num_committed = len(tokens) - num_draft_tokens
-        num_tokens = min(preparation.num_tokens, self._max_length - len(tokens) - 1)
-        num_branches = min(preparation.num_branches, self._max_branches)
-        if num_branches < 1 or num_tokens < 1:
+        num_tokens = min(predraft_plan.num_tokens, self._max_length - len(tokens) - 1)
+        num_predrafts = min(predraft_plan.num_predrafts, self._max_predrafts)
+        if num_predrafts < 1 or num_tokens < 1:
             return
         spare = [content for content in self._contents if content is not self._main]
-        self._branches = Branches(
+        self._branches = Predrafts(
             self._scheduler,
             self._main,
-            spare[: num_branches - 1],
+            spare[: num_predrafts - 1],
             self._sampler,
-            Depth(num_tokens, preparation.acceptance_rate),
-            Announcer(num_committed, on_prepared),
-            self._breadth if preparation.is_limit else EVERY_OUTCOME,
+            Depth(num_tokens, predraft_plan.acceptance_rate),
+            Announcer(num_committed, on_predrafts),
+            self._breadth if predraft_plan.is_limit else EVERY_OUTCOME,
         )
         self._branches.start(tokens[:num_committed], tokens[num_committed:])
 
@@ -150,7 +150,7 @@ class ModelDrafter:
     """Opens sessions on one engine.
 
     Args:
-        num_branches: how many outcomes a session can prepare for at most. A session
+        num_predrafts: how many outcomes a session can predraft for at most. A session
             takes a slot of the engine's cache for each.
         step_time: what a draft step takes, see `measure_step_time`.
         min_confidence: a proposal ends where the draft thinks that the target is less
@@ -162,23 +162,25 @@ class ModelDrafter:
     def __init__(
         self,
         engine: Engine,
-        num_branches: int,
+        num_predrafts: int,
         min_confidence: float = 0.0,
         step_time: StepTime = UNKNOWN_STEP_TIME,
     ) -> None:
         self.engine = engine
         self._step_time = step_time
-        self._num_branches = num_branches
+        self._num_predrafts = num_predrafts
         self._min_confidence = min_confidence
         self._proposable = Proposable(engine.logit_token_ids)
-        self.scheduler = Scheduler(engine, engine.cache.num_slots, engine.pace, engine.threads)
+        self.scheduler = Scheduler(
+            engine, engine.cache.num_slots, engine.batch_limits, engine.threads
+        )
 
     @property
     def num_free_slots(self) -> int:
-        return self.scheduler.num_free_slots // max(1, self._num_branches)
+        return self.scheduler.num_free_slots // max(1, self._num_predrafts)
 
     def activity(self) -> ModelActivity:
-        return activity_of(self.engine, self.scheduler, max(1, self._num_branches))
+        return activity_of(self.engine, self.scheduler, max(1, self._num_predrafts))
 
     def check(self) -> None:
         self.scheduler.check()
@@ -189,7 +191,7 @@ class ModelDrafter:
             self.engine,
             self.scheduler,
             self._proposable,
-            self._num_branches,
+            self._num_predrafts,
             self._min_confidence,
             self._step_time,
         )

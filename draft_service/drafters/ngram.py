@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from draft_service.drafters import OnPrepared
+from draft_service.drafters import OnPredrafts
 from outrider.engine.activity import ModelActivity
 from outrider.engine.scheduling.sequence import TokenSequence
 from outrider.engine.scheduling.slots import RETRY_SECONDS
 from outrider.errors import NoFreeSlot
-from outrider.protocol.messages import Preparation, Proposal, SamplingParams, Timings
+from outrider.protocol.messages import PredraftPlan, Proposal, SamplingParams, Timings
 from outrider.sampling.prompt_lookup import longest_match
 
 MAX_NGRAM = 4
@@ -46,8 +46,8 @@ class NgramSession:
         timings = Timings(sample_ns=time.perf_counter_ns() - began)
         return Proposal(len(tokens), tuple(draft), len(tokens), timings)
 
-    def prepare(
-        self, num_draft_tokens: int, preparation: Preparation, on_prepared: OnPrepared
+    def predraft(
+        self, num_draft_tokens: int, predraft_plan: PredraftPlan, on_predrafts: OnPredrafts
     ) -> None:
         """Nothing: looking up takes less time than sending what might be needed."""
 

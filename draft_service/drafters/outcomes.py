@@ -1,4 +1,4 @@
-"""Which outcomes of a verification are worth preparing for."""
+"""Which outcomes of a verification are worth predrafting for."""
 
 from __future__ import annotations
 

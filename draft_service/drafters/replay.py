@@ -1,7 +1,7 @@
 """Proposes a recorded text, each token wrong with a chosen probability, at a model's cost.
 
 For measurements that should not depend on how good a draft happens to be. The model
-runs as ever, with preparations and all; only what it chose is replaced afterwards.
+runs as ever, with predrafts and all; only what it chose is replaced afterwards.
 
 How errors are modelled: the token at each place of a text is right with the chosen
 probability, by a draw of its own that is the same in every branch. Where it is wrong,
@@ -21,8 +21,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from draft_service.drafters.breadth import UNKNOWN_STEP_TIME, StepTime
 from draft_service.drafters.drafting import Sampler
+from draft_service.drafters.fan_out import UNKNOWN_STEP_TIME, StepTime
 from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
 from outrider.engine.engine import Engine
 from outrider.errors import ConfigurationError, InvalidRequest
@@ -158,11 +158,11 @@ class ReplayDrafter(ModelDrafter):
     def __init__(
         self,
         engine: Engine,
-        num_branches: int,
+        num_predrafts: int,
         path: Path,
         step_time: StepTime = UNKNOWN_STEP_TIME,
     ) -> None:
-        super().__init__(engine, num_branches, step_time=step_time)
+        super().__init__(engine, num_predrafts, step_time=step_time)
         self._path = path
 
     def open_session(self) -> ReplaySession:

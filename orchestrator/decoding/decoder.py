@@ -32,9 +32,9 @@ class Step:
         return len(self.drafted.token_ids)
 
     @property
-    def was_missed(self) -> bool:
-        """Whether it had no draft tokens since none were prepared, and it went on without."""
-        return self.drafted.was_missed and not self.drafted.token_ids
+    def is_cache_miss(self) -> bool:
+        """Whether it had no draft tokens since none were predrafted, and it went on without."""
+        return self.drafted.is_cache_miss and not self.drafted.token_ids
 
 
 async def decode(
@@ -44,33 +44,33 @@ async def decode(
     drafter: Drafter | None,
     lengths: LengthPolicy,
     path: CriticalPath,
-    num_branches: int | None = 0,
+    num_predrafts: int | None = 0,
     looks_up: bool = False,
     distance: Distance | None = None,
 ) -> AsyncGenerator[Step, None]:
     """Continues `prompt` until the sequence has `max_length` tokens.
 
     Without a drafter, and where `lengths` says 0, a step commits one token: the target
-    alone, through the same code. With `num_branches`, the drafter works while the
+    alone, through the same code. With `num_predrafts`, the drafter works while the
     verifier does, on so many outcomes of the verification (None: as many as pay). With
     `looks_up`, what followed the last tokens when they stood in the text before is a draft,
     too, which costs nothing.
-    With a `distance`, which learns how far the target is, verifications of what is prepared
+    With a `distance`, which learns how far the target is, verifications of what is predrafted
     are sent ahead if it is far.
 
     Raises:
         OutriderError: the verifier failed. A failing drafter is dropped instead.
     """
     tokens = list(prompt)
-    proposer = Proposer(drafter, lengths, num_branches, looks_up, path, distance)
+    proposer = Proposer(drafter, lengths, num_predrafts, looks_up, path, distance)
     proposer.prefill(tokens)
     try:
         with telemetry.span("prefill"):
-            num_more_tokens = proposer.num_more_tokens(max_length - len(tokens) - 1)
-            verdict = await verifier.verify(tokens, (), num_more_tokens=num_more_tokens)
+            num_run_ahead_tokens = proposer.num_run_ahead_tokens(max_length - len(tokens) - 1)
+            result = await verifier.verify(tokens, (), num_run_ahead_tokens=num_run_ahead_tokens)
         path.spend("prefill_target")
-        tokens.append(verdict.next_token_id)
-        yield Step((verdict.next_token_id,))
+        tokens.append(result.next_token_id)
+        yield Step((result.next_token_id,))
         while len(tokens) < max_length:
             room = max_length - len(tokens) - 1
             with telemetry.span("step") as span:
@@ -78,20 +78,20 @@ async def decode(
                 draft = drafted.token_ids
                 path.spend("orchestrator")
                 foresight = proposer.foresight(tokens, drafted, room)
-                num_more_tokens = 0 if draft else proposer.num_more_tokens(room)
-                verdict = await verifier.verify(tokens, draft, foresight, num_more_tokens)
-                waited_ns = path.spend_waiting("verify", verdict.timings)
+                num_run_ahead_tokens = 0 if draft else proposer.num_run_ahead_tokens(room)
+                result = await verifier.verify(tokens, draft, foresight, num_run_ahead_tokens)
+                waited_ns = path.spend_waiting("verify", result.timings)
                 span.set(
                     draft_tokens=len(draft),
-                    accepted_tokens=verdict.num_accepted_tokens,
-                    was_prepared=drafted.was_prepared,
+                    accepted_tokens=result.num_accepted_tokens,
+                    is_cache_hit=drafted.is_cache_hit,
                     was_looked_up=drafted.was_looked_up,
-                    was_sent_ahead=drafted.was_sent_ahead,
-                    was_missed=drafted.was_missed,
+                    is_pipelined=drafted.is_pipelined,
+                    is_cache_miss=drafted.is_cache_miss,
                 )
-            proposer.observe(drafted, verdict, waited_ns)
-            committed = (*draft[: verdict.num_accepted_tokens], verdict.next_token_id)
+            proposer.observe(drafted, result, waited_ns)
+            committed = (*draft[: result.num_accepted_tokens], result.next_token_id)
             tokens.extend(committed)
-            yield Step(committed, verdict.num_accepted_tokens, drafted)
+            yield Step(committed, result.num_accepted_tokens, drafted)
     finally:
         proposer.close()

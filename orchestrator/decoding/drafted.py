@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.decoding.lookup import NOTHING, LookedUp
 from orchestrator.policy.experience import StepCost
-from outrider.protocol.messages import Verdict
+from outrider.protocol.messages import VerifyResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,20 +16,20 @@ class Drafted:
     token_ids: tuple[int, ...] = ()
     looked_up: LookedUp = NOTHING
     """The tokens, if they stood in the text before."""
-    was_prepared: bool = False
-    """Whether they were there before the verdict that they follow."""
-    was_missed: bool = False
-    """Whether the draft had prepared for other outcomes only. It was waited for or not."""
-    was_sent_ahead: bool = False
-    """Whether they went to the target before the verdict on the step before was known."""
+    is_cache_hit: bool = False
+    """Whether they were there before the result that they follow."""
+    is_cache_miss: bool = False
+    """Whether the draft had predrafted for other outcomes only. It was waited for or not."""
+    is_pipelined: bool = False
+    """Whether they went to the target before the result on the step before was known."""
     replaces_stale: bool = False
-    """Whether others were sent ahead in their place, which assumed a wrong verdict."""
+    """Whether others were sent ahead in their place, which assumed a wrong result."""
     catches_up: bool = False
     """Whether the draft was reading what it had missed, at rest or as a prompt."""
     waited_ns: int = 0
     """For the proposal; the reading of the prompt does not count."""
     awaited_ns: int = 0
-    """For what was under way when the verdict came."""
+    """For what was under way when the result came."""
 
     @property
     def was_looked_up(self) -> bool:
@@ -40,10 +40,10 @@ class Drafted:
         """Where the tokens came from."""
         if self.was_looked_up:
             return "looked up"
-        return "prepared" if self.was_prepared else "drafted"
+        return "predrafted" if self.is_cache_hit else "drafted"
 
-    def cost(self, verdict: Verdict, verify_ns: int, draft_rests: bool) -> StepCost:
-        """What the step took in which these tokens got that verdict.
+    def cost(self, result: VerifyResult, verify_ns: int, draft_rests: bool) -> StepCost:
+        """What the step took in which these tokens got that result.
 
         Args:
             verify_ns: for how long the loop waited for it.
@@ -51,17 +51,17 @@ class Drafted:
         """
         return StepCost(
             len(self.token_ids),
-            verdict.num_accepted_tokens,
+            result.num_accepted_tokens,
             self.waited_ns,
             verify_ns,
-            was_prepared=self.was_prepared,
+            is_cache_hit=self.is_cache_hit,
             match_length=self.looked_up.match_length,
-            batch_tokens=verdict.timings.batch_tokens,
-            batch_sessions=verdict.timings.batch_sessions,
+            batch_tokens=result.timings.batch_tokens,
+            batch_sessions=result.timings.batch_sessions,
             draft_rests=draft_rests,
-            was_missed=self.was_missed,
+            is_cache_miss=self.is_cache_miss,
             awaited_ns=self.awaited_ns,
-            was_unasked=verdict.is_more,
+            was_unasked=result.is_run_ahead,
             catches_up=self.catches_up,
             is_confirmed=self.looked_up.is_confirmed,
         )

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Sequence
 
 from orchestrator.decoding.interfaces import Drafter
 from outrider.errors import OutriderError, ServiceUnavailable
-from outrider.protocol.messages import Preparation, Prepared, Proposal
+from outrider.protocol.messages import Predraft, PredraftPlan, Proposal
 
 # A draft that is waited for longer than this is taken for lost.
 LONGEST_WAIT_SECONDS = 10.0
@@ -16,7 +16,7 @@ LONGEST_WAIT_SECONDS = 10.0
 log = logging.getLogger(__name__)
 
 
-class WorkingDrafter:
+class FailSafeDrafter:
     """A drafter for as long as it works: once it is lost, nothing is asked of it any more."""
 
     def __init__(self, drafter: Drafter | None) -> None:
@@ -30,10 +30,10 @@ class WorkingDrafter:
         """Whether it has not even begun to read the text."""
         return self.drafter is not None and not self._has_begun
 
-    def read(self, tokens: Sequence[int], preparation: Preparation) -> None:
+    def read(self, tokens: Sequence[int], predraft_plan: PredraftPlan) -> None:
         """Lets it begin with the text, once, while others go on."""
         self._has_begun = True
-        self._reading = asyncio.create_task(self._ask(list(tokens), 0, preparation))
+        self._reading = asyncio.create_task(self._ask(list(tokens), 0, predraft_plan))
 
     @property
     def is_reading(self) -> bool:
@@ -57,33 +57,33 @@ class WorkingDrafter:
             return 0
         return max(0, self.drafter.max_context_length - len(tokens))
 
-    def prepared(self, tokens: Sequence[int]) -> Prepared | None:
-        return None if self.drafter is None else self.drafter.prepared(tokens)
+    def predrafted(self, tokens: Sequence[int]) -> Predraft | None:
+        return None if self.drafter is None else self.drafter.predrafted(tokens)
 
     async def propose(
-        self, tokens: Sequence[int], num_tokens: int, preparation: Preparation
+        self, tokens: Sequence[int], num_tokens: int, predraft_plan: PredraftPlan
     ) -> Proposal | None:
         """None if it is lost."""
-        return await self._answer(self._ask(tokens, num_tokens, preparation))
+        return await self._answer(self._ask(tokens, num_tokens, predraft_plan))
 
     async def follow(
-        self, tokens: Sequence[int], draft: Sequence[int], preparation: Preparation
+        self, tokens: Sequence[int], draft: Sequence[int], predraft_plan: PredraftPlan
     ) -> None:
-        """Lets it prepare behind a draft that it was not asked for."""
+        """Lets it predraft behind a draft that it was not asked for."""
         if self.drafter is None or len(tokens) + len(draft) > self.drafter.max_context_length:
             return
         try:
-            await self.drafter.follow(tokens, draft, preparation)
+            await self.drafter.follow(tokens, draft, predraft_plan)
         except OutriderError as error:
             self._lose(error)
 
     async def _ask(
-        self, tokens: Sequence[int], num_tokens: int, preparation: Preparation
+        self, tokens: Sequence[int], num_tokens: int, predraft_plan: PredraftPlan
     ) -> Proposal | None:
         if self.drafter is None:
             return None
         try:
-            return await self.drafter.propose(tokens, num_tokens, preparation)
+            return await self.drafter.propose(tokens, num_tokens, predraft_plan)
         except OutriderError as error:
             self._lose(error)
             return None

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from orchestrator.decoding.lookup import NOTHING, LookedUp
 from outrider.errors import OutriderError
-from outrider.protocol.messages import Preparation, Prepared, Proposal, Verdict
+from outrider.protocol.messages import Predraft, PredraftPlan, Proposal, VerifyResult
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Ahead:
     looked_up: LookedUp = NOTHING
     """The draft tokens, if they stand in the text."""
     forward_ns: int = 0
-    """Spent on preparing the others."""
+    """Spent on predrafting the others."""
 
 
 Foresight = Callable[[], Awaitable[Ahead]]
@@ -32,7 +32,7 @@ Foresight = Callable[[], Awaitable[Ahead]]
 
 
 class Drafter(Protocol):
-    """Proposes tokens for one sequence, and prepares for what may become of them.
+    """Proposes tokens for one sequence, and predrafts for what may become of them.
 
     `propose` and `follow` raise OutriderError; the loop then goes on without the drafter.
     """
@@ -41,37 +41,37 @@ class Drafter(Protocol):
     def max_context_length(self) -> int: ...
 
     @property
-    def num_prepared_tokens(self) -> int:
-        """Draft tokens of all that was ever prepared."""
+    def num_predrafted_tokens(self) -> int:
+        """Draft tokens of all that was ever predrafted."""
         ...
 
     async def propose(
-        self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+        self, tokens: Sequence[int], num_speculative_tokens: int, predraft_plan: PredraftPlan
     ) -> Proposal:
         """Drafts tokens after `tokens`, then, unasked, after outcomes of their verification."""
         ...
 
     async def follow(
-        self, tokens: Sequence[int], draft: Sequence[int], preparation: Preparation
+        self, tokens: Sequence[int], draft: Sequence[int], predraft_plan: PredraftPlan
     ) -> None:
-        """Learns that `draft` is being verified, prepared or not its own; prepares for that."""
+        """Learns that `draft` is being verified, predrafted or not its own; predrafts for that."""
         ...
 
-    def prepared(self, tokens: Sequence[int]) -> Prepared | None:
-        """What has been prepared so far for the case that `tokens` are committed."""
+    def predrafted(self, tokens: Sequence[int]) -> Predraft | None:
+        """What has been predrafted so far for the case that `tokens` are committed."""
         ...
 
     def is_coming(self, tokens: Sequence[int]) -> bool:
-        """Whether something is being prepared for that case, but nothing is there yet."""
+        """Whether something is being predrafted for that case, but nothing is there yet."""
         ...
 
-    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
-        """What has been prepared so far for the case that all of `draft`, which is being
+    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
+        """What has been predrafted so far for the case that all of `draft`, which is being
         verified behind `tokens`, are accepted; the draft guesses the token after them."""
         ...
 
     def growth(self) -> asyncio.Future[None]:
-        """Done when more has been prepared; never, if nothing more will be."""
+        """Done when more has been predrafted; never, if nothing more will be."""
         ...
 
     def close(self, reason: OutriderError | None = None) -> None:
@@ -93,7 +93,7 @@ class Verifier(Protocol):
 
     @property
     def goes_on(self) -> bool:
-        """Whether verdicts are to come that need no request."""
+        """Whether results are to come that need no request."""
         ...
 
     async def verify(
@@ -101,15 +101,15 @@ class Verifier(Protocol):
         tokens: Sequence[int],
         draft_token_ids: Sequence[int],
         foresight: Foresight | None = None,
-        num_more_tokens: int = 0,
-    ) -> Verdict:
+        num_run_ahead_tokens: int = 0,
+    ) -> VerifyResult:
         """Raises OutriderError.
 
         While it waits it may send ahead what `foresight` says. If then just these tokens are
         committed, the next call must be for them and their draft tokens, and only awaits
-        the verdict; else what was sent is stale, and nobody's loss.
+        the result; else what was sent is stale, and nobody's loss.
 
-        Behind the verdict the target goes on alone by `num_more_tokens`: as many calls without
-        draft tokens only await verdicts. Another call ends that.
+        Behind the result the target goes on alone by `num_run_ahead_tokens`: as many calls without
+        draft tokens only await results. Another call ends that.
         """
         ...

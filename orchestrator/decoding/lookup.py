@@ -23,7 +23,7 @@ SURE_MATCH = 5
 class LookedUp:
     """Draft tokens that stand in the text behind a match of `match_length` tokens.
 
-    `is_confirmed` where the draft has prepared the first of them, too.
+    `is_confirmed` where the draft has predrafted the first of them, too.
     """
 
     token_ids: tuple[int, ...] = ()
@@ -39,21 +39,21 @@ def look_up(
     room: int,
     lengths: LengthPolicy,
     least: int = 1,
-    prepared: Sequence[int] = (),
+    predrafted: Sequence[int] = (),
 ) -> LookedUp:
     """What stands in the text behind what matches the last tokens.
 
-    Nothing where there are fewer than `least`, or where what the draft has `prepared` is
+    Nothing where there are fewer than `least`, or where what the draft has `predrafted` is
     likelier, or says the same and more.
     """
     match = longest_match(tokens, SHORTEST_MATCH, MAX_LENGTH)
     if match is None:
         return NOTHING
-    is_confirmed = list(prepared[:1]) == [tokens[match.end]]
-    if prepared and not is_confirmed and match.length < SURE_MATCH:
+    is_confirmed = list(predrafted[:1]) == [tokens[match.end]]
+    if predrafted and not is_confirmed and match.length < SURE_MATCH:
         return NOTHING
     num_tokens = min(lengths.lookup_length(match.length, is_confirmed), room)
     looked_up = tuple(tokens[match.end : match.end + num_tokens])
-    if len(looked_up) < max(1, least) or (is_confirmed and len(looked_up) < len(prepared)):
+    if len(looked_up) < max(1, least) or (is_confirmed and len(looked_up) < len(predrafted)):
         return NOTHING
     return LookedUp(looked_up, match.length, is_confirmed)

@@ -19,28 +19,28 @@ class Speculation:
     acceptance_histogram: list[int] = dataclasses.field(default_factory=list)
     length_histogram: list[int] = dataclasses.field(default_factory=list)
     """Entry k: steps with k draft tokens."""
-    num_prepared_steps: int = 0
-    num_prepared_accepted_tokens: int = 0
-    num_prepared_tokens: int = 0
+    num_cache_hits: int = 0
+    num_cache_hit_accepted_tokens: int = 0
+    num_predrafted_tokens: int = 0
     num_lookup_steps: int = 0
     num_lookup_draft_tokens: int = 0
     num_lookup_accepted_tokens: int = 0
-    num_ahead_steps: int = 0
+    num_pipelined_steps: int = 0
     num_stale_steps: int = 0
-    num_missed_steps: int = 0
+    num_cache_misses: int = 0
 
     def count(self, step: Step) -> None:
-        self.num_ahead_steps += step.drafted.was_sent_ahead
+        self.num_pipelined_steps += step.drafted.is_pipelined
         self.num_stale_steps += step.drafted.replaces_stale
-        self.num_missed_steps += step.was_missed
+        self.num_cache_misses += step.is_cache_miss
         if step.num_draft_tokens == 0:
             return
         self.num_steps += 1
         self.num_draft_tokens += step.num_draft_tokens
         self.num_accepted_tokens += step.num_accepted_tokens
-        if step.drafted.was_prepared:
-            self.num_prepared_steps += 1
-            self.num_prepared_accepted_tokens += step.num_accepted_tokens
+        if step.drafted.is_cache_hit:
+            self.num_cache_hits += 1
+            self.num_cache_hit_accepted_tokens += step.num_accepted_tokens
         if step.drafted.was_looked_up:
             self.num_lookup_steps += 1
             self.num_lookup_draft_tokens += step.num_draft_tokens

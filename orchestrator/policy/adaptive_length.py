@@ -34,7 +34,7 @@ _FIRST_CONFIRMED_ACCEPTANCE = 0.9
 _WORTHWHILE_GAIN = 1.03
 _LONGEST_MOVE = 2
 # A draft of which nothing was ever accepted rests after so many steps of a text. Those that
-# nothing was prepared for count: nobody hears what their drafts would have been worth.
+# nothing was predrafted for count: nobody hears what their drafts would have been worth.
 _BARREN_STEPS = 8
 _REQUESTS_BETWEEN_PROBES = 16
 # Without waiting nobody learns what waiting would take now.
@@ -45,16 +45,16 @@ class AdaptiveLength:
     """Moves towards the best length, a little at a time.
 
     Args:
-        prepares: the draft works while the target does. What it has not prepared then is
+        predrafts: the draft works while the target does. What it has not predrafted then is
             waited for only where that pays.
     """
 
-    def __init__(self, experience: Experience, prepares: bool = False) -> None:
+    def __init__(self, experience: Experience, predrafts: bool = False) -> None:
         self._experience = experience
-        self._prepares = prepares
+        self._predrafts = predrafts
         self._acceptance = experience.begin_text()
-        self._speed = Speed(experience, self._acceptance, prepares)
-        self._probes = Probes(experience, self._speed, self._acceptance, prepares)
+        self._speed = Speed(experience, self._acceptance, predrafts)
+        self._probes = Probes(experience, self._speed, self._acceptance, predrafts)
         self._lookups = Acceptance(_FIRST_LOOKUP_ACCEPTANCE * PRIOR_TOKENS)
         self._confirmed_lookups = Acceptance(_FIRST_CONFIRMED_ACCEPTANCE * PRIOR_TOKENS)
         self._length = experience.length
@@ -89,7 +89,7 @@ class AdaptiveLength:
     def acceptance_rate(self) -> float:
         return self._acceptance.rate
 
-    def prepared_length(self) -> int:
+    def predrafted_length(self) -> int:
         experience = self._experience
         if not experience.verify_ns.num_passes or not experience.has_accepted:
             return FIRST_LENGTH  # until it is known what more costs, and whether it brings anything
@@ -101,7 +101,7 @@ class AdaptiveLength:
         is_known = experience.draft_ns.weight and experience.misses_since_wait < (
             _MISSES_BETWEEN_WAITS
         )
-        if not self._prepares or not is_known:
+        if not self._predrafts or not is_known:
             return length
         return self._speed.most_gainful(
             length, self.speed(self._length), lambda k: experience.draft_ns.at(k) if k else 0.0
@@ -130,9 +130,9 @@ class AdaptiveLength:
         if cost.num_draft_tokens:
             self._acceptance.add(cost)
             self._experience.acceptance = self._acceptance
-        if cost.was_prepared:
+        if cost.is_cache_hit:
             # If all that was wanted is there, there might be more.
-            is_all = cost.num_draft_tokens >= self.prepared_length()
+            is_all = cost.num_draft_tokens >= self.predrafted_length()
             self._experience.ready.add(cost.num_draft_tokens + is_all)
         if not self.uses_draft:
             return
@@ -160,7 +160,7 @@ class AdaptiveLength:
 
     def _is_barren(self, cost: StepCost) -> bool:
         """Whether the draft has brought nothing in this text, nor ever. Then probes decide."""
-        self._barren_steps += cost.num_draft_tokens > 0 or cost.was_missed
+        self._barren_steps += cost.num_draft_tokens > 0 or cost.is_cache_miss
         return not self._experience.has_accepted and self._barren_steps >= _BARREN_STEPS
 
     def speed(self, length: int) -> float:

@@ -32,8 +32,8 @@ class LengthPolicy(Protocol):
         """How many draft tokens the next step wants; asked once a step, as it may begin a probe."""
         ...
 
-    def prepared_length(self) -> int:
-        """How many tokens are worth verifying that are prepared, and cost no waiting."""
+    def predrafted_length(self) -> int:
+        """How many tokens are worth verifying that are predrafted, and cost no waiting."""
         ...
 
     @property
@@ -42,23 +42,23 @@ class LengthPolicy(Protocol):
         ...
 
     def missed_length(self, length: int) -> int:
-        """How many of `length` tokens to wait for at a step that none are prepared for."""
+        """How many of `length` tokens to wait for at a step that none are predrafted for."""
         ...
 
     def patience_ns(self) -> float:
-        """How long to wait for what the draft is preparing when the verdict comes."""
+        """How long to wait for what the draft is predrafting when the result comes."""
         ...
 
     def lookup_length(self, match_length: int, is_confirmed: bool) -> int:
         """How many tokens to take from behind a match of so many tokens in the text.
 
         Args:
-            is_confirmed: whether the draft has prepared the first of them, too.
+            is_confirmed: whether the draft has predrafted the first of them, too.
         """
         ...
 
     def observe(self, cost: StepCost) -> None:
-        """Learns what the step took and brought; called once its verdict is there."""
+        """Learns what the step took and brought; called once its result is there."""
         ...
 
 
@@ -88,7 +88,7 @@ class FixedLength:
     def next_length(self) -> int:
         return self.length
 
-    def prepared_length(self) -> int:
+    def predrafted_length(self) -> int:
         return self.length
 
     @property

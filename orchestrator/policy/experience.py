@@ -24,7 +24,7 @@ _FIRST_ACCEPTANCE = 0.5
 _LATEST_TEXT = 0.7
 # A target that seems slower by so much than when it was last alone may be held up by the draft.
 _SLOWED = 1.25
-# So often the draft is taken to have prepared for something else until it has shown.
+# So often the draft is taken to have predrafted for something else until it has shown.
 _FIRST_MISSES = 0.4
 
 
@@ -36,7 +36,7 @@ class StepCost:
     num_accepted_tokens: int
     draft_ns: int
     verify_ns: int
-    was_prepared: bool = False
+    is_cache_hit: bool = False
     match_length: int = 0
     """For draft tokens that were looked up: how many tokens before them matched."""
     batch_tokens: int = 0
@@ -44,16 +44,16 @@ class StepCost:
     batch_sessions: int = 1
     draft_rests: bool = False
     """Whether the draft had nothing to do meanwhile. It may share cores or memory."""
-    was_missed: bool = False
-    """Whether the draft had prepared for other outcomes only. It was waited for or not."""
+    is_cache_miss: bool = False
+    """Whether the draft had predrafted for other outcomes only. It was waited for or not."""
     awaited_ns: int = 0
-    """For what the draft was about to have prepared, whether it came in time or not."""
+    """For what the draft was about to have predrafted, whether it came in time or not."""
     was_unasked: bool = False
     """Whether the target went on alone to it."""
     catches_up: bool = False
     """Whether the draft was reading what it had missed, at rest or as a prompt."""
     is_confirmed: bool = False
-    """For draft tokens that were looked up: whether the draft had prepared the first, too."""
+    """For draft tokens that were looked up: whether the draft had predrafted the first, too."""
 
     @property
     def ns(self) -> int:
@@ -65,7 +65,7 @@ class StepCost:
         """What the draft did meanwhile."""
         if self.draft_rests:
             return Beside.REST
-        return Beside.WORK_AFTER_HIT if self.was_prepared else Beside.WORK
+        return Beside.WORK_AFTER_HIT if self.is_cache_hit else Beside.WORK
 
 
 @dataclass
@@ -142,10 +142,10 @@ class Experience:
     num_requests: int = 0
     draft_ns: Line = field(default_factory=lambda: Line(origin=0.05))
     alone_ns: float = 0.0  # what the target alone took, as it was judged at its last step alone
-    # The share of steps that nothing had been prepared for.
+    # The share of steps that nothing had been predrafted for.
     misses: Average = field(default_factory=lambda: Average(_FIRST_MISSES, 2.0))
     misses_since_wait: int = 0
-    # What a step waited for what was under way; and how many tokens are prepared in time.
+    # What a step waited for what was under way; and how many tokens are predrafted in time.
     awaited_ns: Average = field(default_factory=lambda: Average(0.0))
     ready: Average = field(default_factory=lambda: Average(1.0))
     # What probes have cost and is not made up for yet, in steps of the target alone.
@@ -189,10 +189,10 @@ class Experience:
             self.verify_ns.doubt(self.verification_ns(0, Beside.REST) - self.alone_ns)
         self.verify_ns.add(num_tokens, cost.beside, cost.verify_ns, share)
         self.sessions += (1 - _FORGETTING_COSTS) * (max(1, cost.batch_sessions) - self.sessions)
-        if cost.was_missed or cost.was_prepared:
-            self.misses.add(cost.was_missed)
+        if cost.is_cache_miss or cost.is_cache_hit:
+            self.misses.add(cost.is_cache_miss)
             self.awaited_ns.add(cost.awaited_ns)
-        if cost.was_missed:
+        if cost.is_cache_miss:
             self.misses_since_wait += 1
         if cost.num_draft_tokens == 0:
             if cost.draft_rests:
@@ -201,7 +201,7 @@ class Experience:
         elif not cost.match_length:
             self.has_draft_steps = True
             self.has_accepted |= cost.num_accepted_tokens > 0
-            if not cost.was_prepared:
+            if not cost.is_cache_hit:
                 self.misses_since_wait = 0
                 self.draft_ns.add(cost.num_draft_tokens, cost.draft_ns)
 

@@ -30,7 +30,7 @@ class Beside(Enum):
     REST = auto()
     WORK = auto()
     WORK_AFTER_HIT = auto()
-    """A draft that had prepared in time does so again; one that had not may not begin at all."""
+    """A draft that had predrafted in time does so again; one that had not may not begin at all."""
 
 
 @dataclass

@@ -8,7 +8,7 @@ from orchestrator.policy.speed import Speed
 _STEPS_BETWEEN = 32
 # A target that goes on alone loses a pass and a way to a probe, besides.
 _STEPS_BETWEEN_INTERRUPTIONS = 128
-# A draft that prepares shows what it is worth from the second step on.
+# A draft that predrafts shows what it is worth from the second step on.
 _STEPS_WITH_A_DRAFT = 4
 # Of the time, probes of drafts that do not pay cost so much at most.
 _SHARE_OF_TIME = 0.01
@@ -29,12 +29,12 @@ class Probes:
     """Of one text. What they have cost and shown is experience, for all requests to a pair."""
 
     def __init__(
-        self, experience: Experience, speed: Speed, acceptance: Acceptance, prepares: bool
+        self, experience: Experience, speed: Speed, acceptance: Acceptance, predrafts: bool
     ) -> None:
         self._experience = experience
         self._speed = speed
         self._acceptance = acceptance
-        self._prepares = prepares
+        self._predrafts = predrafts
         self._steps = 0  # that are left of one
         self._is_in_vain = True
 
@@ -53,7 +53,7 @@ class Probes:
     def is_due_at_beginning(self) -> bool:
         """Whether a text without drafts begins with one: it may suit the draft better."""
         experience = self._experience
-        if not self._prepares or experience.num_plain_steps == 0 or experience.probes_in_vain:
+        if not self._predrafts or experience.num_plain_steps == 0 or experience.probes_in_vain:
             return False
         if experience.distance.is_far:
             return False  # it would hold up a target that goes on alone
@@ -104,7 +104,7 @@ class Probes:
 
     @property
     def _steps_with_a_draft(self) -> int:
-        return _STEPS_WITH_A_DRAFT if self._prepares else 1
+        return _STEPS_WITH_A_DRAFT if self._predrafts else 1
 
     def _patience(self, chosen: int) -> int:
         """The steps of all requests from one to the next."""

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 # machine alone take a millisecond or two.
 _FAR_NS = 4e6
 
-_WEIGHT = 0.2  # of the latest verdict
+_WEIGHT = 0.2  # of the latest result
 
-# A busy machine holds up a verdict now and then, and none is quicker than its way. So the
+# A busy machine holds up a result now and then, and none is quicker than its way. So the
 # estimate of the way falls at once and rises by little.
 _LARGEST_RISE = 4.0
 _SHORTEST_NS = 1e5
@@ -18,7 +18,7 @@ _SHORTEST_NS = 1e5
 
 @dataclass
 class Distance:
-    """What verdicts have taken lately, in nanoseconds: on their way, and at the target."""
+    """What results have taken lately, in nanoseconds: on their way, and at the target."""
 
     network_ns: float = 0.0
     server_ns: float = 0.0
@@ -27,9 +27,9 @@ class Distance:
     def is_far(self) -> bool:
         return self.network_ns > _FAR_NS
 
-    def observe(self, waited_ns: int, server_ns: int, was_sent_ahead: bool) -> None:
+    def observe(self, waited_ns: int, server_ns: int, is_pipelined: bool) -> None:
         """Of one sent ahead nobody can tell how long it was on its way."""
-        if not was_sent_ahead:
+        if not is_pipelined:
             way_ns = max(_SHORTEST_NS, waited_ns - server_ns)
             most_ns = _LARGEST_RISE * self.network_ns or way_ns
             self.network_ns = min(way_ns, _blend(self.network_ns, min(way_ns, most_ns)))
@@ -40,7 +40,7 @@ class Distance:
 
         Counted from when a verification was sent: what is sent when the target has had time
         for that one arrives when it is done. One that was sent ahead was begun when the
-        verdict before it left the target, a way ago, and another way is ahead.
+        result before it left the target, a way ago, and another way is ahead.
         """
         return self.server_ns - (self.network_ns if is_sent_ahead else 0.0)
 

@@ -20,36 +20,36 @@ class Expected:
 class Speed:
     """Of one text: committed tokens per nanosecond, with drafts of any length.
 
-    It is asked between a verdict and the next verification, so it may not take long itself.
+    It is asked between a result and the next verification, so it may not take long itself.
 
     Args:
         acceptance: of the text's draft tokens.
-        prepares: the draft works while the target does.
+        predrafts: the draft works while the target does.
     """
 
-    def __init__(self, experience: Experience, acceptance: Acceptance, prepares: bool) -> None:
+    def __init__(self, experience: Experience, acceptance: Acceptance, predrafts: bool) -> None:
         self._experience = experience
         self._acceptance = acceptance
-        self._prepares = prepares
+        self._predrafts = predrafts
 
     def at(self, length: int) -> float:
         """With drafts of this length, misses included.
 
-        Where the draft prepares, it is the length of what is waited for on a miss.
+        Where the draft predrafts, it is the length of what is waited for on a miss.
         """
         return self.of([length])[length]
 
     def of(self, lengths: Iterable[int]) -> dict[int, float]:
         """The speed at each of these lengths."""
-        if not self._prepares:
-            return {length: self._in_turn(length) for length in lengths}
+        if not self._predrafts:
+            return {length: self._sequential(length) for length in lengths}
         # Of what is ready the loop takes what pays; on a miss it waits or not, as is better.
         ready = self._experience.ready.value
         taken = (*range(1, int(ready) + 1), ready)
         hits = [self._step(length, Beside.WORK_AFTER_HIT) for length in taken]
-        without_waiting = self._prepared(hits, 0)
+        without_waiting = self._predrafted(hits, 0)
         return {
-            length: max(without_waiting, self._prepared(hits, length)) if length else self._alone
+            length: max(without_waiting, self._predrafted(hits, length)) if length else self._alone
             for length in lengths
         }
 
@@ -57,14 +57,14 @@ class Speed:
     def _alone(self) -> float:
         return 1 / max(1.0, self._experience.verification_ns(0, Beside.REST))
 
-    def _in_turn(self, length: int) -> float:
+    def _sequential(self, length: int) -> float:
         if length == 0:
             return self._alone
         step = self._step(length, Beside.WORK)
         return step.num_tokens / max(1.0, step.ns + self._experience.draft_ns.at(length))
 
-    def _prepared(self, hits: Sequence[Expected], on_miss: int) -> float:
-        """With the best of `hits` where some are prepared, and so many draft tokens elsewhere."""
+    def _predrafted(self, hits: Sequence[Expected], on_miss: int) -> float:
+        """With the best of `hits` where some are predrafted, and so many draft tokens elsewhere."""
         experience = self._experience
         misses = experience.misses.value
         miss = self._step(on_miss, Beside.WORK)

@@ -12,7 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from outrider.protocol.messages import Interval, Prepared, Timings
+from outrider.protocol.messages import Interval, Predraft, Timings
 
 ORCHESTRATOR, NETWORK, DRAFT, TARGET = "orchestrator", "network", "draft", "target"
 
@@ -29,7 +29,7 @@ class _Sent:
 
 @dataclass(slots=True)
 class _Branch:
-    """A lane of preparations, and what its passes have taken so far."""
+    """A lane of predrafts, and what its passes have taken so far."""
 
     lane: str
     forward_ns: int = 0
@@ -112,8 +112,8 @@ class Timeline:
             self._append(service, "session", name, begin_ns, part_end_ns, {})
             begin_ns = part_end_ns
 
-    def prepared(self, since_ns: int, grown: Sequence[Prepared]) -> None:
-        """The draft has prepared, and said so `since_ns` after its last answered message came.
+    def predrafted(self, since_ns: int, grown: Sequence[Predraft]) -> None:
+        """The draft has predrafted, and said so `since_ns` after its last answered message came.
 
         The passes that made a branch grow are drawn as one, which ends when it was told.
         """
@@ -121,15 +121,15 @@ class Timeline:
         for one in grown:
             branch = self._branches.get(one.assumed_token_ids)
             if branch is None:
-                branch = _Branch(f"prepares {len(self._branches) + 1}")
+                branch = _Branch(f"predrafts {len(self._branches) + 1}")
                 self._branches[one.assumed_token_ids] = branch
             duration_ns = one.forward_ns - branch.forward_ns
             branch.forward_ns = one.forward_ns
             counts = {
                 "assumed_tokens": len(one.assumed_token_ids),
-                "prepared_tokens": len(one.draft_token_ids),
+                "predrafted_tokens": len(one.draft_token_ids),
             }
-            self._add(DRAFT, branch.lane, "prepare", end_ns - duration_ns, end_ns, counts)
+            self._add(DRAFT, branch.lane, "predraft", end_ns - duration_ns, end_ns, counts)
 
     def _add(
         self,

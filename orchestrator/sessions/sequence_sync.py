@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class Mirror:
+class SequenceSync:
     """Turns "these are all committed tokens" into "keep so many, append these".
 
     A service holds the tokens that were committed when it was last called, and

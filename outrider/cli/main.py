@@ -118,11 +118,15 @@ def up(
 @click.option("--min-p", type=float, default=0.0)
 @click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1))
 @click.option(
-    "--stop", type=WHOLE_TEXT, multiple=True, help="A string that ends the text; repeatable."
+    "--stop",
+    "stop_strings",
+    type=WHOLE_TEXT,
+    multiple=True,
+    help="A string that ends the text; repeatable.",
 )
 @click.option("--num-speculative-tokens", type=click.IntRange(min=0), help="Fixed draft length.")
-@click.option("--num-branches", type=click.IntRange(min=0),
-              help="Outcomes to prepare for; 0: draft and target in turn.")  # fmt: skip
+@click.option("--num-predrafts", type=click.IntRange(min=0),
+              help="Outcomes to predraft for; 0: draft and target in turn.")  # fmt: skip
 @click.option("--prompt-lookup/--no-prompt-lookup", default=None,
               help="Drafts from the text itself; on unless their number is fixed.")  # fmt: skip
 @click.option("--no-speculation", is_flag=True, help="The target alone.")
@@ -182,10 +186,10 @@ _REQUEST_PARAMETERS = (
     "top_p",
     "min_p",
     "seed",
-    "stop",
+    "stop_strings",
     "num_speculative_tokens",
     "ignore_eos",
-    "num_branches",
+    "num_predrafts",
     "prompt_lookup",
 )
 

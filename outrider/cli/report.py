@@ -73,7 +73,7 @@ def _speeds(generation: Generation) -> str:
     latency, usage = generation.latency, generation.usage
     speed = f", {1e9 / latency.tpot_ns:.1f} tokens/s" if latency.tpot_ns else ""
     return (
-        f"{usage.prompt_tokens} prompt + {usage.completion_tokens} new tokens in "
+        f"{usage.num_prompt_tokens} prompt + {usage.num_output_tokens} new tokens in "
         f"{latency.wall_ns / 1e9:.2f} s · first token {latency.ttft_ns / 1e6:.0f} ms · "
         f"{latency.tpot_ns / 1e6:.1f} ms a token{speed} · {generation.finish_reason}"
     )
@@ -95,30 +95,30 @@ def _speculation(generation: Generation) -> str:
             f"({counts.num_lookup_accepted_tokens} of {counts.num_lookup_draft_tokens} "
             "tokens accepted)"
         )
-    if counts.num_prepared_tokens:
+    if counts.num_predrafted_tokens:
         text += f"\n{_table_hits(counts)}"
-    if counts.num_ahead_steps or counts.num_stale_steps:
+    if counts.num_pipelined_steps or counts.num_stale_steps:
         text += (
-            f"\n{counts.num_ahead_steps} steps were sent ahead of the verdict before them; "
+            f"\n{counts.num_pipelined_steps} steps were sent ahead of the result before them; "
             f"{counts.num_stale_steps} others assumed a wrong one"
         )
     return text
 
 
 def _table_hits(counts: Speculation) -> str:
-    """How often a draft was there before it was asked for, and what preparing was worth."""
-    num_hits, on_hits = counts.num_prepared_steps, counts.num_prepared_accepted_tokens
-    num_steps = counts.num_steps - counts.num_lookup_steps + counts.num_missed_steps
+    """How often a draft was there before it was asked for, and what predrafting was worth."""
+    num_hits, on_hits = counts.num_cache_hits, counts.num_cache_hit_accepted_tokens
+    num_steps = counts.num_steps - counts.num_lookup_steps + counts.num_cache_misses
     num_misses = num_steps - num_hits
     on_misses = counts.num_accepted_tokens - counts.num_lookup_accepted_tokens - on_hits
-    parts = [f"{num_hits} of {num_steps} steps found their draft prepared"]
+    parts = [f"{num_hits} of {num_steps} steps found their draft predrafted"]
     if num_hits:
         parts.append(f"{1 + on_hits / num_hits:.2f} tokens a step")
     if num_misses:
         parts.append(f"{1 + on_misses / num_misses:.2f} on the others")
-    if counts.num_missed_steps:
-        parts.append(f"{counts.num_missed_steps} of these went on without")
-    parts.append(f"of {counts.num_prepared_tokens} tokens prepared, {on_hits} were accepted")
+    if counts.num_cache_misses:
+        parts.append(f"{counts.num_cache_misses} of these went on without")
+    parts.append(f"of {counts.num_predrafted_tokens} tokens predrafted, {on_hits} were accepted")
     return " · ".join(parts)
 
 
@@ -135,8 +135,8 @@ def comparison(speculative: Sequence[Generation], alone: Sequence[Generation]) -
         speed = f"{1e9 / tpot_ns:.1f}" if tpot_ns else ""
         table.add_row(name, f"{tpot_ns / 1e6:.1f}", speed)
     texts = {tuple(generation.token_ids) for generation in (*speculative, *alone)}
-    verdict = "the same tokens" if len(texts) == 1 else "DIFFERENT tokens"
-    told = f"speedup {speedup(speculative, alone):.2f}x, {verdict}"
+    result = "the same tokens" if len(texts) == 1 else "DIFFERENT tokens"
+    told = f"speedup {speedup(speculative, alone):.2f}x, {result}"
     return Group(table, Text(f"{told} · medians of {len(alone)} texts each, in turn"))
 
 

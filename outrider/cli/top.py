@@ -145,12 +145,12 @@ def _taken(model: ModelInfo) -> str:
 
 
 def _speed(then: ServerActivity, now: ServerActivity, elapsed_ns: int) -> str:
-    num_tokens = now.num_completion_tokens - then.num_completion_tokens
+    num_tokens = now.num_output_tokens - then.num_output_tokens
     num_prompt_tokens = now.num_prompt_tokens - then.num_prompt_tokens
     seconds = elapsed_ns / 1e9 or 1.0
     return (
         f"{num_tokens / seconds:.1f} tokens/s · {num_prompt_tokens / seconds:.1f} prompt tokens/s"
-        f" · {now.num_completion_tokens} tokens since the start"
+        f" · {now.num_output_tokens} tokens since the start"
     )
 
 
@@ -164,7 +164,7 @@ def _acceptance(then: ServerActivity, now: ServerActivity) -> RenderableType:
     num_steps = now.num_steps - then.num_steps
     drafted = _difference(now.draft_tokens_by_position, then.draft_tokens_by_position)
     accepted = _difference(now.accepted_tokens_by_position, then.accepted_tokens_by_position)
-    prepared = (now.num_prepared_steps - then.num_prepared_steps) / num_steps
+    predrafted = (now.num_cache_hits - then.num_cache_hits) / num_steps
     looked_up = (now.num_lookup_steps - then.num_lookup_steps) / num_steps
     when = "" if recent else " (since the start)"
     table = Table(box=None, pad_edge=False, header_style="dim")
@@ -180,7 +180,7 @@ def _acceptance(then: ServerActivity, now: ServerActivity) -> RenderableType:
             )
     summary = (
         f"{sum(accepted) / sum(drafted):.1%} of draft tokens accepted · "
-        f"{1 + sum(accepted) / num_steps:.2f} tokens a step · drafts: {prepared:.1%} prepared, "
+        f"{1 + sum(accepted) / num_steps:.2f} tokens a step · drafts: {predrafted:.1%} predrafted, "
         f"{looked_up:.1%} looked up"
     )
     return Group(table, Text(summary))

@@ -124,11 +124,11 @@ class Client(_Client):
             min_p: samples from tokens with at least this share of the likeliest token's
                 probability, 0 to 1; default 0, from all.
             seed: of sampling, 0 to 2**64 - 1; default: drawn, below 2**53.
-            stop: a string or up to 16 that end the text and are not part of it.
+            stop_strings: a string or up to 16 that end the text and are not part of it.
             num_speculative_tokens: drafts so many tokens a step, up to 64, 0 for none; default:
                 as many as pay.
             ignore_eos: goes on after the model's end of text; default False.
-            num_branches: verifications' outcomes that the draft prepares for, up to 64, 0 for
+            num_predrafts: verifications' outcomes that the draft predrafts for, up to 64, 0 for
                 none; default: as many as pay.
             prompt_lookup: drafts from the text itself; default: if num_speculative_tokens is
                 not given.

@@ -24,10 +24,10 @@ class Parameters(TypedDict, total=False):
     top_p: float | None
     min_p: float | None
     seed: int | None
-    stop: str | Sequence[str] | None
+    stop_strings: str | Sequence[str] | None
     num_speculative_tokens: int | None
     ignore_eos: bool | None
-    num_branches: int | None
+    num_predrafts: int | None
     prompt_lookup: bool | None
     continue_final_message: bool | None
     chat_template_kwargs: Mapping[str, Any] | None
@@ -56,7 +56,7 @@ def request_to_wire(prompt: Prompt, parameters: Parameters) -> pb.GenerateReques
     else:
         request.messages.extend(_messages(prompt))
     for name, value in parameters.items():
-        if name == "stop" and isinstance(value, str):
+        if name == "stop_strings" and isinstance(value, str):
             _set(request, name, [value])
         elif value is not None:
             _set(request, name, value)

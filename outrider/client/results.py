@@ -22,8 +22,8 @@ class TextPiece:
 class Usage:
     """Counts of tokens."""
 
-    prompt_tokens: int
-    completion_tokens: int
+    num_prompt_tokens: int
+    num_output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,15 @@ class Speculation:
     draft_acceptance_rate: float
     mean_acceptance_length: float
     acceptance_histogram: list[int]
-    num_prepared_steps: int = 0
-    num_prepared_accepted_tokens: int = 0
-    num_prepared_tokens: int = 0
+    num_cache_hits: int = 0
+    num_cache_hit_accepted_tokens: int = 0
+    num_predrafted_tokens: int = 0
     num_lookup_steps: int = 0
     num_lookup_draft_tokens: int = 0
     num_lookup_accepted_tokens: int = 0
-    num_ahead_steps: int = 0
+    num_pipelined_steps: int = 0
     num_stale_steps: int = 0
-    num_missed_steps: int = 0
+    num_cache_misses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ class ServerActivity:
     num_running_requests: int = 0
     num_ended_requests: int = 0
     num_prompt_tokens: int = 0
-    num_completion_tokens: int = 0
+    num_output_tokens: int = 0
     num_steps: int = 0
-    num_prepared_steps: int = 0
+    num_cache_hits: int = 0
     num_lookup_steps: int = 0
     draft_tokens_by_position: list[int] = field(default_factory=list)
     accepted_tokens_by_position: list[int] = field(default_factory=list)
@@ -120,7 +120,7 @@ class ServerInfo:
     version: str
     target: ModelInfo
     draft: ModelInfo | None
-    default_num_branches: int
+    default_num_predrafts: int
     has_chat_template: bool
     activity: ServerActivity = field(default_factory=ServerActivity)
     draft_outage: DraftOutage | None = None

@@ -29,7 +29,7 @@ def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation
         token_ids=list(message.token_ids),
         finish_reason=finish_reason.removeprefix("FINISH_REASON_").lower(),
         seed=message.seed,
-        usage=Usage(message.usage.prompt_tokens, message.usage.completion_tokens),
+        usage=Usage(message.usage.num_prompt_tokens, message.usage.num_output_tokens),
         speculation=_speculation_from_wire(message.speculation),
         latency=Latency(
             wall_ns=latency.wall_ns,
@@ -79,7 +79,7 @@ def server_info_from_wire(message: generation_pb2.GetServerInfoResponse) -> Serv
         version=message.version,
         target=model_info_from_wire(message.target),
         draft=model_info_from_wire(message.draft) if message.HasField("draft") else None,
-        default_num_branches=message.default_num_branches,
+        default_num_predrafts=message.default_num_predrafts,
         has_chat_template=message.has_chat_template,
         activity=_activity_from_wire(message.activity),
         draft_outage=(

@@ -21,7 +21,7 @@ from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.errors import ConfigurationError
 from outrider.protocol.messages import SamplingParams
-from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice, choose_tokens
 
 SHARD_SIZE = 64
@@ -50,7 +50,7 @@ class Continuation(Job):
         self._first_index = len(prompt)
         self._num_tokens = num_tokens
         self._params = params
-        self.choosing = Choosing(params, len(engine.logit_token_ids))
+        self.spec = SamplingSpec(params, len(engine.logit_token_ids))
 
     @property
     def num_at_once(self) -> int:

@@ -27,7 +27,7 @@ from outrider.engine.loading.model_folder import eos_token_ids
 from outrider.engine.loading.weights import load_model
 from outrider.engine.network import Build, compile_network, networks_for
 from outrider.engine.options import EngineOptions
-from outrider.engine.scheduling.batch_limits import Pace
+from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.threads import AdaptiveThreads, use_threads
 from outrider.engine.self_check import check_boundaries
 from outrider.engine.shapes.attention_shapes import ANY_SHAPES
@@ -35,7 +35,7 @@ from outrider.engine.soundness import Result, check_finite, clear_unsound, diffe
 from outrider.engine.tensor_parallel import Ranks
 from outrider.errors import UnsupportedModel
 from outrider.protocol.messages import BatchInvariance
-from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Engine:
         ConfigurationError: a device or length that is not to be had.
     """
 
-    pace = Pace()
+    batch_limits = BatchLimits()
     """What a pass should do, and by how many threads; found when it is loaded to be served."""
     threads: AdaptiveThreads | None = None
 
@@ -129,12 +129,12 @@ class Engine:
 
     @torch.inference_mode()
     def choose(
-        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int = 1
+        self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int = 1
     ) -> list[list[list[Choice]]] | list[Tensor]:
         """See `StaticChoices.choose`; logits, as `forward` has them, if there is no recording."""
         self.cache.copy_for(chunks)
         began = time.perf_counter_ns()
-        chosen = self.choices.choose(chunks, choosings, num_steps) if self.choices else None
+        chosen = self.choices.choose(chunks, specs, num_steps) if self.choices else None
         if chosen is None:
             return self._forward(chunks)
         lengths = [len(chunk.token_ids) for chunk in chunks]

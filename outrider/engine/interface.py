@@ -10,7 +10,7 @@ from torch import Tensor
 from outrider.engine.attention.rope import Rope
 from outrider.engine.chunk import Chunk
 from outrider.engine.soundness import Result
-from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice
 
 
@@ -20,7 +20,7 @@ class Passes(Protocol):
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]: ...
 
     def choose(
-        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
+        self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int
     ) -> list[list[list[Choice]]] | list[Tensor]:
         """What is chosen after each chunk, or logits where the engine does not choose."""
         ...

@@ -8,12 +8,12 @@ from outrider.errors import InvalidRequest
 from outrider.protocol.messages import (
     BatchInvariance,
     ModelInfo,
-    Preparation,
-    Prepared,
+    Predraft,
+    PredraftPlan,
     Proposal,
     SamplingParams,
     Timings,
-    Verdict,
+    VerifyResult,
 )
 from outrider.v1 import common_pb2, draft_pb2, target_pb2
 
@@ -47,14 +47,14 @@ def sampling_to_wire(params: SamplingParams) -> common_pb2.SamplingParams:
     )
 
 
-def preparation_from_wire(message: draft_pb2.ProposeRequest) -> Preparation:
+def predraft_plan_from_wire(message: draft_pb2.ProposeRequest) -> PredraftPlan:
     """Raises InvalidRequest for values out of range (NaN included)."""
     if not 0.0 <= message.acceptance_rate <= 1.0:
         raise InvalidRequest("acceptance_rate must be between 0 and 1")
-    return Preparation(
-        message.num_branches,
-        message.num_prepared_tokens,
-        message.num_branches_is_limit,
+    return PredraftPlan(
+        message.num_predrafts or message.max_predrafts,
+        message.predraft_length,
+        message.WhichOneof("fan_out") == "max_predrafts",
         message.acceptance_rate,
     )
 
@@ -85,14 +85,16 @@ def timings_from_wire(message: common_pb2.ServerTimings) -> Timings:
 
 def proposal_to_wire(proposal: Proposal) -> draft_pb2.ProposeResponse:
     return draft_pb2.ProposeResponse(
-        context_length=proposal.context_length,
-        draft_token_ids=proposal.draft_token_ids,
-        sequence_length=proposal.sequence_length,
-        timings=timings_to_wire(proposal.timings),
+        proposal=draft_pb2.Proposal(
+            context_length=proposal.context_length,
+            draft_token_ids=proposal.draft_token_ids,
+            sequence_length=proposal.sequence_length,
+            timings=timings_to_wire(proposal.timings),
+        )
     )
 
 
-def proposal_from_wire(message: draft_pb2.ProposeResponse) -> Proposal:
+def proposal_from_wire(message: draft_pb2.Proposal) -> Proposal:
     return Proposal(
         message.context_length,
         tuple(message.draft_token_ids),
@@ -101,60 +103,66 @@ def proposal_from_wire(message: draft_pb2.ProposeResponse) -> Proposal:
     )
 
 
-def prepared_to_wire(prepared: Sequence[Prepared], total_ns: int) -> draft_pb2.ProposeResponse:
-    """At least one; all are of one context, whose request came `total_ns` ago."""
+def predrafts_to_wire(predrafts: Sequence[Predraft], elapsed_ns: int) -> draft_pb2.ProposeResponse:
+    """At least one; all follow one proposal, whose request came `elapsed_ns` ago."""
     return draft_pb2.ProposeResponse(
-        context_length=prepared[0].context_length,
-        timings=common_pb2.ServerTimings(total_ns=total_ns),
-        prepared=[
-            draft_pb2.PreparedProposal(
-                assumed_token_ids=one.assumed_token_ids,
-                draft_token_ids=one.draft_token_ids,
-                forward_ns=one.forward_ns,
-            )
-            for one in prepared
-        ],
+        predrafts=draft_pb2.PredraftUpdate(
+            context_length=predrafts[0].context_length,
+            predrafts=[
+                draft_pb2.Predraft(
+                    assumed_token_ids=one.assumed_token_ids,
+                    draft_token_ids=one.draft_token_ids,
+                    forward_ns=one.forward_ns,
+                )
+                for one in predrafts
+            ],
+            elapsed_ns=elapsed_ns,
+        )
     )
 
 
-def prepared_from_wire(message: draft_pb2.ProposeResponse) -> list[Prepared]:
+def predrafts_from_wire(message: draft_pb2.PredraftUpdate) -> list[Predraft]:
     return [
-        Prepared(
+        Predraft(
             message.context_length,
             tuple(one.assumed_token_ids),
             tuple(one.draft_token_ids),
             one.forward_ns,
         )
-        for one in message.prepared
+        for one in message.predrafts
     ]
 
 
-def verdict_to_wire(verdict: Verdict) -> target_pb2.VerifyResponse:
+def verify_result_to_wire(result: VerifyResult) -> target_pb2.VerifyResponse:
     kind = (
         target_pb2.NEXT_TOKEN_KIND_BONUS
-        if verdict.is_bonus
+        if result.is_bonus
         else target_pb2.NEXT_TOKEN_KIND_RECOVERED
     )
-    return target_pb2.VerifyResponse(
-        context_length=verdict.context_length,
-        num_accepted_tokens=verdict.num_accepted_tokens,
-        next_token_id=verdict.next_token_id,
+    message = target_pb2.VerifyResult(
+        context_length=result.context_length,
+        num_accepted_tokens=result.num_accepted_tokens,
+        next_token_id=result.next_token_id,
         next_token_kind=kind,
-        sequence_length=verdict.sequence_length,
-        timings=timings_to_wire(verdict.timings),
-        is_more=verdict.is_more,
+        sequence_length=result.sequence_length,
+        timings=timings_to_wire(result.timings),
     )
+    if result.is_run_ahead:
+        return target_pb2.VerifyResponse(run_ahead=message)
+    return target_pb2.VerifyResponse(result=message)
 
 
-def verdict_from_wire(message: target_pb2.VerifyResponse) -> Verdict:
-    return Verdict(
+def verify_result_from_wire(
+    message: target_pb2.VerifyResult, is_run_ahead: bool = False
+) -> VerifyResult:
+    return VerifyResult(
         message.context_length,
         message.num_accepted_tokens,
         message.next_token_id,
         message.next_token_kind == target_pb2.NEXT_TOKEN_KIND_BONUS,
         message.sequence_length,
         timings_from_wire(message.timings),
-        message.is_more,
+        is_run_ahead,
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 """What this release means by the messages of a session; see GetModelInfoResponse."""
 
 # Draft tokens of one step, whoever asks. Each wants a row of logits of the target.
@@ -61,21 +61,21 @@ class Proposal:
 
 
 @dataclass(frozen=True, slots=True)
-class Preparation:
-    """How many outcomes of a verification to prepare for, and how many tokens after each.
+class PredraftPlan:
+    """How many outcomes of a verification to predraft for, and how many tokens after each.
 
-    With `is_limit` the draft chooses how many, at most `num_branches`, knowing that draft
+    With `is_limit` the draft chooses how many, at most `num_predrafts`, knowing that draft
     tokens behind accepted ones are accepted at `acceptance_rate`; 0 if that is unknown.
     """
 
-    num_branches: int = 0
+    num_predrafts: int = 0
     num_tokens: int = 0
     is_limit: bool = False
     acceptance_rate: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared:
+class Predraft:
     """What the draft would propose if the verification turned out in one way.
 
     It continues the first `context_length` tokens and `assumed_token_ids`: accepted
@@ -89,7 +89,7 @@ class Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class VerifyResult:
     """The target's answer to draft tokens after the first `context_length` tokens.
 
     `is_bonus` tells whether all draft tokens were accepted, so that
@@ -103,7 +103,7 @@ class Verdict:
     is_bonus: bool
     sequence_length: int
     timings: Timings = Timings()
-    is_more: bool = False
+    is_run_ahead: bool = False
     """Whether the target went on alone to it."""
 
 

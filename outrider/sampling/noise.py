@@ -15,7 +15,7 @@ _GOLDEN = 0x9E3779B97F4A7C15
 
 _NUM_BITS = 53
 _LARGEST_EXPONENT = 700.0
-_A_HAIR = 1e-6
+_EPSILON = 1e-6
 
 
 def gumbel_noise(seed: int, index: int, ids: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ def gumbel_rows(keys: Tensor, indices: Tensor, ids: Tensor) -> Tensor:
 
 def has_noise_above(seed: int, index: int, ids: Tensor, least: float) -> Tensor:
     """Whether `gumbel_noise` is at least `least` for each id, or may be: too often by a hair."""
-    uniform = math.exp(-math.exp(_A_HAIR - least)) if least > -_LARGEST_EXPONENT else 0.0
+    uniform = math.exp(-math.exp(_EPSILON - least)) if least > -_LARGEST_EXPONENT else 0.0
     return _noise_bits(seed, index, ids) >= math.floor(uniform * 2.0**_NUM_BITS) - 1
 
 

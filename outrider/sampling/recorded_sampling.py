@@ -20,7 +20,7 @@ from outrider.protocol.messages import SamplingParams
 from outrider.sampling.noise import gumbel_rows, key_of
 
 
-class Choosing(NamedTuple):
+class SamplingSpec(NamedTuple):
     """How tokens are to be chosen after a chunk's logits."""
 
     params: SamplingParams
@@ -58,19 +58,19 @@ NUM_SETTINGS = len(RowSettings._fields)
 _NUM_INTEGERS = 3
 
 
-def work_of(choosings: Sequence[Choosing]) -> SamplingWork:
-    params = [choosing.params for choosing in choosings if not choosing.params.greedy]
+def work_of(specs: Sequence[SamplingSpec]) -> SamplingWork:
+    params = [spec.params for spec in specs if not spec.params.greedy]
     return SamplingWork(not params, any(each.excludes_tokens for each in params))
 
 
-def settings_of(choosing: Choosing, num_columns: int) -> list[int]:
+def settings_of(spec: SamplingSpec, num_columns: int) -> list[int]:
     """A row's `RowSettings`: integers, and the bits of other numbers."""
-    params = choosing.params
+    params = spec.params
     if params.greedy:
-        return [choosing.num_ids, 0, num_columns, *map(_bits_of, (1.0, 0.0, 1.0, 0.0))]
+        return [spec.num_ids, 0, num_columns, *map(_bits_of, (1.0, 0.0, 1.0, 0.0))]
     top_k = params.top_k if 0 < params.top_k < num_columns else num_columns
     others = (params.temperature, 1.0, params.top_p, params.min_p)
-    return [choosing.num_ids, key_of(params.seed), top_k, *map(_bits_of, others)]
+    return [spec.num_ids, key_of(params.seed), top_k, *map(_bits_of, others)]
 
 
 def _bits_of(number: float) -> int:

@@ -131,8 +131,8 @@ def _contenders(
     if len(scores) > _NUM_LIKELY:
         likely = scores.topk(_NUM_LIKELY)
         noisy = likely.values + gumbel_noise(params.seed, index, token_ids[likely.indices])
-        lack = noisy.topk(width).values[-1] - likely.values[-1]  # of the best of the others
-        can_win = has_noise_above(params.seed, index, token_ids, lack.item())
+        gap = noisy.topk(width).values[-1] - likely.values[-1]  # of the best of the others
+        can_win = has_noise_above(params.seed, index, token_ids, gap.item())
         can_win[likely.indices] = True
         columns = can_win.nonzero()[:, 0]
         scores, token_ids = scores[columns], token_ids[columns]

@@ -19,7 +19,7 @@ from outrider.engine.cpu.pass_comparison import compare_passes
 from outrider.engine.engine import Engine
 from outrider.engine.loading.model_folder import read_settings, settings_not_applied
 from outrider.engine.options import EngineOptions
-from outrider.engine.scheduling.batch_limits import measure_pace
+from outrider.engine.scheduling.batch_limits import measure_batch_limits
 from outrider.engine.scheduling.threads import measured_threads, use_free_cores
 from outrider.models.chat_template import ChatTemplate
 from outrider.models.hub import revision_of
@@ -32,7 +32,7 @@ from outrider.models.tokenizer_files import (
     vocabulary_fingerprint,
 )
 from outrider.protocol.messages import GREEDY, ModelInfo, SamplingParams
-from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.serving.model_service import ServedModel
 
 log = logging.getLogger(__name__)
@@ -109,10 +109,10 @@ def load_served_model(
     progress(f"{name}: warm-up")
     warm_up(engine, num_choices)
     use_free_cores(engine.thread_counts)  # those of what was loaded beside it may be free again
-    engine.pace = measure_pace(engine, replays_steps=engine.graphs is not None)
+    engine.batch_limits = measure_batch_limits(engine, replays_steps=engine.graphs is not None)
     if (claim := engine.batch_invariance) is not None:
-        engine.batch_invariance = claim = compare_passes(engine, claim, engine.pace.widest)
-        engine.pace = dataclasses.replace(engine.pace, max_tokens=claim.max_tokens)
+        engine.batch_invariance = claim = compare_passes(engine, claim, engine.batch_limits.widest)
+        engine.batch_limits = dataclasses.replace(engine.batch_limits, max_tokens=claim.max_tokens)
         log.info("%s: bits do not depend on the pass: %s", name, claim)
     engine.threads = measured_threads(engine)
     engine.passes = PassCounts()  # those to come are somebody's
@@ -125,7 +125,7 @@ def load_served_model(
         engine.cache.num_slots,
         engine.max_context_length,
         engine.cache.num_bytes / 1e6,
-        engine.pace.token_budget,
+        engine.batch_limits.token_budget,
         time.perf_counter() - began,
     )
     info = _describe(name, path, engine, files.tokenizer_json)
@@ -143,21 +143,21 @@ def warm_up(engine: Engine, num_choices: int = 1) -> None:
     # What one session needs is recorded now, what others need when they share its passes.
     for longer in engine.graphs.lengths if engine.graphs else ():
         for params in _WARM_UP_PARAMS:
-            choosing = Choosing(params, len(engine.logit_token_ids), num_choices)
-            _record(engine, choosing, longer)
+            spec = SamplingSpec(params, len(engine.logit_token_ids), num_choices)
+            _record(engine, spec, longer)
 
 
-def _record(engine: Engine, choosing: Choosing, length: int) -> None:
-    """Passes of one session up to a length: a draft's steps and its branches, or verdicts."""
-    is_draft = choosing.width > 1
+def _record(engine: Engine, spec: SamplingSpec, length: int) -> None:
+    """Passes of one session up to a length: a draft's steps and its branches, or results."""
+    is_draft = spec.width > 1
     for width in _WARM_UP_WIDTHS:
         start = max(0, length - 2 * width)
         chunk = Chunk(0, start, [0] * width, num_logits=1 if is_draft else width)
-        engine.choose([chunk], [choosing], num_steps=2 if is_draft else 1)
+        engine.choose([chunk], [spec], num_steps=2 if is_draft else 1)
     if is_draft:
         slots = range(min(_WARM_UP_BRANCHES, engine.cache.num_slots))
         branches = [Chunk(slot, length - 2, [0], 1) for slot in slots]
-        engine.choose(branches, [choosing] * len(branches))
+        engine.choose(branches, [spec] * len(branches))
 
 
 def _describe(name: str, folder: str, engine: Engine, tokenizer_json: str) -> ModelInfo:
@@ -173,7 +173,7 @@ def _describe(name: str, folder: str, engine: Engine, tokenizer_json: str) -> Mo
         num_slots=engine.cache.num_slots,
         num_free_slots=engine.cache.num_slots,
         version=__version__,
-        token_ns=round(1e9 * engine.pace.token_seconds),
+        token_ns=round(1e9 * engine.batch_limits.token_seconds),
         batch_invariance=engine.batch_invariance,
         num_threads=engine.threads.current if engine.threads else 0,
     )

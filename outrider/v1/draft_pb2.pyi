@@ -8,46 +8,62 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ProposeRequest(_message.Message):
-    __slots__ = ("context_length", "token_ids", "num_speculative_tokens", "sampling", "vocab_size", "draft_token_ids", "num_branches", "num_prepared_tokens", "num_branches_is_limit", "acceptance_rate", "step_span_id")
+    __slots__ = ("context_length", "token_ids", "draft_token_ids", "num_speculative_tokens", "sampling", "vocab_size", "num_predrafts", "max_predrafts", "predraft_length", "acceptance_rate", "step_span_id")
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     NUM_SPECULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     SAMPLING_FIELD_NUMBER: _ClassVar[int]
     VOCAB_SIZE_FIELD_NUMBER: _ClassVar[int]
-    DRAFT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
-    NUM_BRANCHES_FIELD_NUMBER: _ClassVar[int]
-    NUM_PREPARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    NUM_BRANCHES_IS_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREDRAFTS_FIELD_NUMBER: _ClassVar[int]
+    MAX_PREDRAFTS_FIELD_NUMBER: _ClassVar[int]
+    PREDRAFT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     ACCEPTANCE_RATE_FIELD_NUMBER: _ClassVar[int]
     STEP_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     context_length: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
+    draft_token_ids: _containers.RepeatedScalarFieldContainer[int]
     num_speculative_tokens: int
     sampling: _common_pb2.SamplingParams
     vocab_size: int
-    draft_token_ids: _containers.RepeatedScalarFieldContainer[int]
-    num_branches: int
-    num_prepared_tokens: int
-    num_branches_is_limit: bool
+    num_predrafts: int
+    max_predrafts: int
+    predraft_length: int
     acceptance_rate: float
     step_span_id: int
-    def __init__(self, context_length: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., num_speculative_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., vocab_size: _Optional[int] = ..., draft_token_ids: _Optional[_Iterable[int]] = ..., num_branches: _Optional[int] = ..., num_prepared_tokens: _Optional[int] = ..., num_branches_is_limit: _Optional[bool] = ..., acceptance_rate: _Optional[float] = ..., step_span_id: _Optional[int] = ...) -> None: ...
+    def __init__(self, context_length: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_token_ids: _Optional[_Iterable[int]] = ..., num_speculative_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., vocab_size: _Optional[int] = ..., num_predrafts: _Optional[int] = ..., max_predrafts: _Optional[int] = ..., predraft_length: _Optional[int] = ..., acceptance_rate: _Optional[float] = ..., step_span_id: _Optional[int] = ...) -> None: ...
 
 class ProposeResponse(_message.Message):
-    __slots__ = ("context_length", "draft_token_ids", "sequence_length", "timings", "prepared")
+    __slots__ = ("proposal", "predrafts")
+    PROPOSAL_FIELD_NUMBER: _ClassVar[int]
+    PREDRAFTS_FIELD_NUMBER: _ClassVar[int]
+    proposal: Proposal
+    predrafts: PredraftUpdate
+    def __init__(self, proposal: _Optional[_Union[Proposal, _Mapping]] = ..., predrafts: _Optional[_Union[PredraftUpdate, _Mapping]] = ...) -> None: ...
+
+class Proposal(_message.Message):
+    __slots__ = ("context_length", "draft_token_ids", "sequence_length", "timings")
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     DRAFT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     SEQUENCE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     TIMINGS_FIELD_NUMBER: _ClassVar[int]
-    PREPARED_FIELD_NUMBER: _ClassVar[int]
     context_length: int
     draft_token_ids: _containers.RepeatedScalarFieldContainer[int]
     sequence_length: int
     timings: _common_pb2.ServerTimings
-    prepared: _containers.RepeatedCompositeFieldContainer[PreparedProposal]
-    def __init__(self, context_length: _Optional[int] = ..., draft_token_ids: _Optional[_Iterable[int]] = ..., sequence_length: _Optional[int] = ..., timings: _Optional[_Union[_common_pb2.ServerTimings, _Mapping]] = ..., prepared: _Optional[_Iterable[_Union[PreparedProposal, _Mapping]]] = ...) -> None: ...
+    def __init__(self, context_length: _Optional[int] = ..., draft_token_ids: _Optional[_Iterable[int]] = ..., sequence_length: _Optional[int] = ..., timings: _Optional[_Union[_common_pb2.ServerTimings, _Mapping]] = ...) -> None: ...
 
-class PreparedProposal(_message.Message):
+class PredraftUpdate(_message.Message):
+    __slots__ = ("context_length", "predrafts", "elapsed_ns")
+    CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
+    PREDRAFTS_FIELD_NUMBER: _ClassVar[int]
+    ELAPSED_NS_FIELD_NUMBER: _ClassVar[int]
+    context_length: int
+    predrafts: _containers.RepeatedCompositeFieldContainer[Predraft]
+    elapsed_ns: int
+    def __init__(self, context_length: _Optional[int] = ..., predrafts: _Optional[_Iterable[_Union[Predraft, _Mapping]]] = ..., elapsed_ns: _Optional[int] = ...) -> None: ...
+
+class Predraft(_message.Message):
     __slots__ = ("assumed_token_ids", "draft_token_ids", "forward_ns")
     ASSUMED_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]

@@ -56,11 +56,10 @@ class DraftServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Propose(self, request_iterator, context):
-        """A stream is a session: its slot of the KV cache lives as long as the stream.
-        Every request gets one response, in order. Requests may be sent without
-        waiting for responses. Behind the response to a request with num_branches
-        come responses that have only context_length, prepared and timings, as long
-        as no other request arrives.
+        """A stream is a session: its slots of the KV cache live as long as the stream.
+        Requests may be sent without waiting for responses. Every request gets one
+        proposal, in order. Predrafts for the latest request follow its proposal, as
+        long as no other request arrives.
 
         Errors: RESOURCE_EXHAUSTED (no free slot), INVALID_ARGUMENT (token ids out
         of range, nothing to continue), FAILED_PRECONDITION (context_length beyond
@@ -77,8 +76,7 @@ class DraftServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetTokenizer(self, request, context):
-        """UNIMPLEMENTED where the draft has no model.
-        """
+        """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

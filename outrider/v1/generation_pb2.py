@@ -26,7 +26,7 @@ from google.protobuf import struct_pb2 as google_dot_protobuf_dot_struct__pb2
 from outrider.v1 import common_pb2 as outrider_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1coutrider/v1/generation.proto\x12\x0boutrider.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x18outrider/v1/common.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x8c\x04\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.outrider.v1.ChatMessage\x12\x1b\n\x0emax_new_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0btemperature\x18\x04 \x01(\x02\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x12\n\x05top_p\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05min_p\x18\x07 \x01(\x02\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x02\x88\x01\x01\x12\x0c\n\x04stop\x18\t \x03(\t\x12#\n\x16num_speculative_tokens\x18\n \x01(\rH\x03\x88\x01\x01\x12\x12\n\nignore_eos\x18\x0b \x01(\x08\x12\x19\n\x0cnum_branches\x18\x0c \x01(\rH\x04\x88\x01\x01\x12\r\n\x05trace\x18\r \x01(\x08\x12\x1a\n\rprompt_lookup\x18\x0e \x01(\x08H\x05\x88\x01\x01\x12\x1e\n\x16\x63ontinue_final_message\x18\x0f \x01(\x08\x12\x35\n\x14\x63hat_template_kwargs\x18\x10 \x01(\x0b\x32\x17.google.protobuf.StructB\x11\n\x0f_max_new_tokensB\x08\n\x06_top_pB\x07\n\x05_seedB\x19\n\x17_num_speculative_tokensB\x0f\n\r_num_branchesB\x10\n\x0e_prompt_lookup\"9\n\x05Usage\x12\x15\n\rprompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11\x63ompletion_tokens\x18\x02 \x01(\r\"\xc3\x03\n\x10SpeculationStats\x12\x11\n\tnum_steps\x18\x01 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x02 \x01(\r\x12\x1b\n\x13num_accepted_tokens\x18\x03 \x01(\r\x12\x1d\n\x15\x64raft_acceptance_rate\x18\x04 \x01(\x01\x12\x1e\n\x16mean_acceptance_length\x18\x05 \x01(\x01\x12\x1c\n\x14\x61\x63\x63\x65ptance_histogram\x18\x06 \x03(\r\x12\x1a\n\x12num_prepared_steps\x18\x07 \x01(\r\x12$\n\x1cnum_prepared_accepted_tokens\x18\x08 \x01(\r\x12\x1b\n\x13num_prepared_tokens\x18\t \x01(\r\x12\x18\n\x10num_lookup_steps\x18\n \x01(\r\x12\x1f\n\x17num_lookup_draft_tokens\x18\x0b \x01(\r\x12\"\n\x1anum_lookup_accepted_tokens\x18\x0c \x01(\r\x12\x17\n\x0fnum_ahead_steps\x18\r \x01(\r\x12\x17\n\x0fnum_stale_steps\x18\x0e \x01(\r\x12\x18\n\x10num_missed_steps\x18\x0f \x01(\r\"3\n\rStageDuration\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_ns\x18\x02 \x01(\x04\"\xa1\x01\n\rLatencyReport\x12\x0f\n\x07wall_ns\x18\x01 \x01(\x04\x12\x0f\n\x07ttft_ns\x18\x02 \x01(\x04\x12\x0f\n\x07tpot_ns\x18\x03 \x01(\x04\x12\x31\n\rcritical_path\x18\x04 \x03(\x0b\x32\x1a.outrider.v1.StageDuration\x12*\n\x06hidden\x18\x05 \x03(\x0b\x32\x1a.outrider.v1.StageDuration\"\xd5\x02\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x30\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x19.outrider.v1.FinishReason\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.outrider.v1.Usage\x12\x32\n\x0bspeculation\x18\x06 \x01(\x0b\x32\x1d.outrider.v1.SpeculationStats\x12+\n\x07latency\x18\x07 \x01(\x0b\x32\x1a.outrider.v1.LatencyReport\x12)\n\x05trace\x18\x08 \x03(\x0b\x32\x1a.outrider.v1.TraceInterval\x12\x15\n\rdraft_failure\x18\t \x01(\t\x12\x1a\n\x12num_target_threads\x18\n \x01(\r\"\xc8\x01\n\rTraceInterval\x12\r\n\x05track\x18\x01 \x01(\t\x12\x0c\n\x04lane\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08\x62\x65gin_ns\x18\x04 \x01(\x04\x12\x13\n\x0b\x64uration_ns\x18\x05 \x01(\x04\x12\x36\n\x06\x63ounts\x18\x06 \x03(\x0b\x32&.outrider.v1.TraceInterval.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"U\n\tTextPiece\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12(\n\x06source\x18\x03 \x01(\x0e\x32\x18.outrider.v1.TokenSource\"o\n\x16GenerateStreamResponse\x12&\n\x06pieces\x18\x01 \x03(\x0b\x32\x16.outrider.v1.TextPiece\x12-\n\x06result\x18\x02 \x01(\x0b\x32\x1d.outrider.v1.GenerateResponse\"\x16\n\x14GetServerInfoRequest\"\xab\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x31\n\x06target\x18\x02 \x01(\x0b\x32!.outrider.v1.GetModelInfoResponse\x12\x30\n\x05\x64raft\x18\x03 \x01(\x0b\x32!.outrider.v1.GetModelInfoResponse\x12\x1c\n\x14\x64\x65\x66\x61ult_num_branches\x18\x06 \x01(\r\x12\x19\n\x11has_chat_template\x18\x05 \x01(\x08\x12-\n\x08\x61\x63tivity\x18\x07 \x01(\x0b\x32\x1b.outrider.v1.ServerActivity\x12.\n\x0c\x64raft_outage\x18\x08 \x01(\x0b\x32\x18.outrider.v1.DraftOutageJ\x04\x08\x04\x10\x05\"@\n\x0b\x44raftOutage\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\"\xa3\x03\n\x0eServerActivity\x12\x11\n\tuptime_ns\x18\x01 \x01(\x04\x12\x1b\n\x13num_queued_requests\x18\x02 \x01(\r\x12\x1c\n\x14num_running_requests\x18\x03 \x01(\r\x12\x1a\n\x12num_ended_requests\x18\x04 \x01(\x04\x12\x19\n\x11num_prompt_tokens\x18\x05 \x01(\x04\x12\x1d\n\x15num_completion_tokens\x18\x06 \x01(\x04\x12\x11\n\tnum_steps\x18\x07 \x01(\x04\x12\x1a\n\x12num_prepared_steps\x18\x08 \x01(\x04\x12\x18\n\x10num_lookup_steps\x18\r \x01(\x04\x12 \n\x18\x64raft_tokens_by_position\x18\t \x03(\x04\x12#\n\x1b\x61\x63\x63\x65pted_tokens_by_position\x18\n \x03(\x04\x12\x31\n\rcritical_path\x18\x0b \x03(\x0b\x32\x1a.outrider.v1.StageDuration\x12*\n\x06hidden\x18\x0c \x03(\x0b\x32\x1a.outrider.v1.StageDuration*\x80\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1f\n\x1b\x46INISH_REASON_CONTEXT_LIMIT\x10\x03*\\\n\x0bTokenSource\x12\x1c\n\x18TOKEN_SOURCE_UNSPECIFIED\x10\x00\x12\x16\n\x12TOKEN_SOURCE_DRAFT\x10\x01\x12\x17\n\x13TOKEN_SOURCE_TARGET\x10\x02\x32\x8b\x02\n\x11GenerationService\x12G\n\x08Generate\x12\x1c.outrider.v1.GenerateRequest\x1a\x1d.outrider.v1.GenerateResponse\x12U\n\x0eGenerateStream\x12\x1c.outrider.v1.GenerateRequest\x1a#.outrider.v1.GenerateStreamResponse0\x01\x12V\n\rGetServerInfo\x12!.outrider.v1.GetServerInfoRequest\x1a\".outrider.v1.GetServerInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1coutrider/v1/generation.proto\x12\x0boutrider.v1\x1a\x1cgoogle/protobuf/struct.proto\x1a\x18outrider/v1/common.proto\",\n\x0b\x43hatMessage\x12\x0c\n\x04role\x18\x01 \x01(\t\x12\x0f\n\x07\x63ontent\x18\x02 \x01(\t\"\x96\x04\n\x0fGenerateRequest\x12\x0e\n\x06prompt\x18\x01 \x01(\t\x12*\n\x08messages\x18\x02 \x03(\x0b\x32\x18.outrider.v1.ChatMessage\x12\x1b\n\x0emax_new_tokens\x18\x03 \x01(\rH\x00\x88\x01\x01\x12\x13\n\x0btemperature\x18\x04 \x01(\x02\x12\r\n\x05top_k\x18\x05 \x01(\r\x12\x12\n\x05top_p\x18\x06 \x01(\x02H\x01\x88\x01\x01\x12\r\n\x05min_p\x18\x07 \x01(\x02\x12\x11\n\x04seed\x18\x08 \x01(\x04H\x02\x88\x01\x01\x12\x14\n\x0cstop_strings\x18\t \x03(\t\x12#\n\x16num_speculative_tokens\x18\n \x01(\rH\x03\x88\x01\x01\x12\x12\n\nignore_eos\x18\x0b \x01(\x08\x12\x1a\n\rnum_predrafts\x18\x0c \x01(\rH\x04\x88\x01\x01\x12\r\n\x05trace\x18\r \x01(\x08\x12\x1a\n\rprompt_lookup\x18\x0e \x01(\x08H\x05\x88\x01\x01\x12\x1e\n\x16\x63ontinue_final_message\x18\x0f \x01(\x08\x12\x35\n\x14\x63hat_template_kwargs\x18\x10 \x01(\x0b\x32\x17.google.protobuf.StructB\x11\n\x0f_max_new_tokensB\x08\n\x06_top_pB\x07\n\x05_seedB\x19\n\x17_num_speculative_tokensB\x10\n\x0e_num_predraftsB\x10\n\x0e_prompt_lookup\"=\n\x05Usage\x12\x19\n\x11num_prompt_tokens\x18\x01 \x01(\r\x12\x19\n\x11num_output_tokens\x18\x02 \x01(\r\"\xc6\x03\n\x10SpeculationStats\x12\x11\n\tnum_steps\x18\x01 \x01(\r\x12\x18\n\x10num_draft_tokens\x18\x02 \x01(\r\x12\x1b\n\x13num_accepted_tokens\x18\x03 \x01(\r\x12\x1d\n\x15\x64raft_acceptance_rate\x18\x04 \x01(\x01\x12\x1e\n\x16mean_acceptance_length\x18\x05 \x01(\x01\x12\x1c\n\x14\x61\x63\x63\x65ptance_histogram\x18\x06 \x03(\r\x12\x16\n\x0enum_cache_hits\x18\x07 \x01(\r\x12%\n\x1dnum_cache_hit_accepted_tokens\x18\x08 \x01(\r\x12\x1d\n\x15num_predrafted_tokens\x18\t \x01(\r\x12\x18\n\x10num_lookup_steps\x18\n \x01(\r\x12\x1f\n\x17num_lookup_draft_tokens\x18\x0b \x01(\r\x12\"\n\x1anum_lookup_accepted_tokens\x18\x0c \x01(\r\x12\x1b\n\x13num_pipelined_steps\x18\r \x01(\r\x12\x17\n\x0fnum_stale_steps\x18\x0e \x01(\r\x12\x18\n\x10num_cache_misses\x18\x0f \x01(\r\"3\n\rStageDuration\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x13\n\x0b\x64uration_ns\x18\x02 \x01(\x04\"\xa1\x01\n\rLatencyReport\x12\x0f\n\x07wall_ns\x18\x01 \x01(\x04\x12\x0f\n\x07ttft_ns\x18\x02 \x01(\x04\x12\x0f\n\x07tpot_ns\x18\x03 \x01(\x04\x12\x31\n\rcritical_path\x18\x04 \x03(\x0b\x32\x1a.outrider.v1.StageDuration\x12*\n\x06hidden\x18\x05 \x03(\x0b\x32\x1a.outrider.v1.StageDuration\"\xd5\x02\n\x10GenerateResponse\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x30\n\rfinish_reason\x18\x03 \x01(\x0e\x32\x19.outrider.v1.FinishReason\x12\x0c\n\x04seed\x18\x04 \x01(\x04\x12!\n\x05usage\x18\x05 \x01(\x0b\x32\x12.outrider.v1.Usage\x12\x32\n\x0bspeculation\x18\x06 \x01(\x0b\x32\x1d.outrider.v1.SpeculationStats\x12+\n\x07latency\x18\x07 \x01(\x0b\x32\x1a.outrider.v1.LatencyReport\x12)\n\x05trace\x18\x08 \x03(\x0b\x32\x1a.outrider.v1.TraceInterval\x12\x15\n\rdraft_failure\x18\t \x01(\t\x12\x1a\n\x12num_target_threads\x18\n \x01(\r\"\xc8\x01\n\rTraceInterval\x12\r\n\x05track\x18\x01 \x01(\t\x12\x0c\n\x04lane\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x10\n\x08\x62\x65gin_ns\x18\x04 \x01(\x04\x12\x13\n\x0b\x64uration_ns\x18\x05 \x01(\x04\x12\x36\n\x06\x63ounts\x18\x06 \x03(\x0b\x32&.outrider.v1.TraceInterval.CountsEntry\x1a-\n\x0b\x43ountsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"U\n\tTextPiece\x12\x0c\n\x04text\x18\x01 \x01(\t\x12\x10\n\x08token_id\x18\x02 \x01(\r\x12(\n\x06source\x18\x03 \x01(\x0e\x32\x18.outrider.v1.TokenSource\"o\n\x16GenerateStreamResponse\x12&\n\x06pieces\x18\x01 \x03(\x0b\x32\x16.outrider.v1.TextPiece\x12-\n\x06result\x18\x02 \x01(\x0b\x32\x1d.outrider.v1.GenerateResponse\"\x16\n\x14GetServerInfoRequest\"\xa6\x02\n\x15GetServerInfoResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x31\n\x06target\x18\x02 \x01(\x0b\x32!.outrider.v1.GetModelInfoResponse\x12\x30\n\x05\x64raft\x18\x03 \x01(\x0b\x32!.outrider.v1.GetModelInfoResponse\x12\x1d\n\x15\x64\x65\x66\x61ult_num_predrafts\x18\x04 \x01(\r\x12\x19\n\x11has_chat_template\x18\x05 \x01(\x08\x12-\n\x08\x61\x63tivity\x18\x06 \x01(\x0b\x32\x1b.outrider.v1.ServerActivity\x12.\n\x0c\x64raft_outage\x18\x07 \x01(\x0b\x32\x18.outrider.v1.DraftOutage\"@\n\x0b\x44raftOutage\x12\x0f\n\x07\x61\x64\x64ress\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x10\n\x08since_ms\x18\x03 \x01(\x04\"\x9b\x03\n\x0eServerActivity\x12\x11\n\tuptime_ns\x18\x01 \x01(\x04\x12\x1b\n\x13num_queued_requests\x18\x02 \x01(\r\x12\x1c\n\x14num_running_requests\x18\x03 \x01(\r\x12\x1a\n\x12num_ended_requests\x18\x04 \x01(\x04\x12\x19\n\x11num_prompt_tokens\x18\x05 \x01(\x04\x12\x19\n\x11num_output_tokens\x18\x06 \x01(\x04\x12\x11\n\tnum_steps\x18\x07 \x01(\x04\x12\x16\n\x0enum_cache_hits\x18\x08 \x01(\x04\x12\x18\n\x10num_lookup_steps\x18\t \x01(\x04\x12 \n\x18\x64raft_tokens_by_position\x18\n \x03(\x04\x12#\n\x1b\x61\x63\x63\x65pted_tokens_by_position\x18\x0b \x03(\x04\x12\x31\n\rcritical_path\x18\x0c \x03(\x0b\x32\x1a.outrider.v1.StageDuration\x12*\n\x06hidden\x18\r \x03(\x0b\x32\x1a.outrider.v1.StageDuration*\x80\x01\n\x0c\x46inishReason\x12\x1d\n\x19\x46INISH_REASON_UNSPECIFIED\x10\x00\x12\x16\n\x12\x46INISH_REASON_STOP\x10\x01\x12\x18\n\x14\x46INISH_REASON_LENGTH\x10\x02\x12\x1f\n\x1b\x46INISH_REASON_CONTEXT_LIMIT\x10\x03*\\\n\x0bTokenSource\x12\x1c\n\x18TOKEN_SOURCE_UNSPECIFIED\x10\x00\x12\x16\n\x12TOKEN_SOURCE_DRAFT\x10\x01\x12\x17\n\x13TOKEN_SOURCE_TARGET\x10\x02\x32\x8b\x02\n\x11GenerationService\x12G\n\x08Generate\x12\x1c.outrider.v1.GenerateRequest\x1a\x1d.outrider.v1.GenerateResponse\x12U\n\x0eGenerateStream\x12\x1c.outrider.v1.GenerateRequest\x1a#.outrider.v1.GenerateStreamResponse0\x01\x12V\n\rGetServerInfo\x12!.outrider.v1.GetServerInfoRequest\x1a\".outrider.v1.GetServerInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,40 +35,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_TRACEINTERVAL_COUNTSENTRY']._loaded_options = None
   _globals['_TRACEINTERVAL_COUNTSENTRY']._serialized_options = b'8\001'
-  _globals['_FINISHREASON']._serialized_start=2966
-  _globals['_FINISHREASON']._serialized_end=3094
-  _globals['_TOKENSOURCE']._serialized_start=3096
-  _globals['_TOKENSOURCE']._serialized_end=3188
+  _globals['_FINISHREASON']._serialized_start=2970
+  _globals['_FINISHREASON']._serialized_end=3098
+  _globals['_TOKENSOURCE']._serialized_start=3100
+  _globals['_TOKENSOURCE']._serialized_end=3192
   _globals['_CHATMESSAGE']._serialized_start=101
   _globals['_CHATMESSAGE']._serialized_end=145
   _globals['_GENERATEREQUEST']._serialized_start=148
-  _globals['_GENERATEREQUEST']._serialized_end=672
-  _globals['_USAGE']._serialized_start=674
-  _globals['_USAGE']._serialized_end=731
-  _globals['_SPECULATIONSTATS']._serialized_start=734
-  _globals['_SPECULATIONSTATS']._serialized_end=1185
-  _globals['_STAGEDURATION']._serialized_start=1187
-  _globals['_STAGEDURATION']._serialized_end=1238
-  _globals['_LATENCYREPORT']._serialized_start=1241
-  _globals['_LATENCYREPORT']._serialized_end=1402
-  _globals['_GENERATERESPONSE']._serialized_start=1405
-  _globals['_GENERATERESPONSE']._serialized_end=1746
-  _globals['_TRACEINTERVAL']._serialized_start=1749
-  _globals['_TRACEINTERVAL']._serialized_end=1949
-  _globals['_TRACEINTERVAL_COUNTSENTRY']._serialized_start=1904
-  _globals['_TRACEINTERVAL_COUNTSENTRY']._serialized_end=1949
-  _globals['_TEXTPIECE']._serialized_start=1951
-  _globals['_TEXTPIECE']._serialized_end=2036
-  _globals['_GENERATESTREAMRESPONSE']._serialized_start=2038
-  _globals['_GENERATESTREAMRESPONSE']._serialized_end=2149
-  _globals['_GETSERVERINFOREQUEST']._serialized_start=2151
-  _globals['_GETSERVERINFOREQUEST']._serialized_end=2173
-  _globals['_GETSERVERINFORESPONSE']._serialized_start=2176
-  _globals['_GETSERVERINFORESPONSE']._serialized_end=2475
-  _globals['_DRAFTOUTAGE']._serialized_start=2477
-  _globals['_DRAFTOUTAGE']._serialized_end=2541
-  _globals['_SERVERACTIVITY']._serialized_start=2544
-  _globals['_SERVERACTIVITY']._serialized_end=2963
-  _globals['_GENERATIONSERVICE']._serialized_start=3191
-  _globals['_GENERATIONSERVICE']._serialized_end=3458
+  _globals['_GENERATEREQUEST']._serialized_end=682
+  _globals['_USAGE']._serialized_start=684
+  _globals['_USAGE']._serialized_end=745
+  _globals['_SPECULATIONSTATS']._serialized_start=748
+  _globals['_SPECULATIONSTATS']._serialized_end=1202
+  _globals['_STAGEDURATION']._serialized_start=1204
+  _globals['_STAGEDURATION']._serialized_end=1255
+  _globals['_LATENCYREPORT']._serialized_start=1258
+  _globals['_LATENCYREPORT']._serialized_end=1419
+  _globals['_GENERATERESPONSE']._serialized_start=1422
+  _globals['_GENERATERESPONSE']._serialized_end=1763
+  _globals['_TRACEINTERVAL']._serialized_start=1766
+  _globals['_TRACEINTERVAL']._serialized_end=1966
+  _globals['_TRACEINTERVAL_COUNTSENTRY']._serialized_start=1921
+  _globals['_TRACEINTERVAL_COUNTSENTRY']._serialized_end=1966
+  _globals['_TEXTPIECE']._serialized_start=1968
+  _globals['_TEXTPIECE']._serialized_end=2053
+  _globals['_GENERATESTREAMRESPONSE']._serialized_start=2055
+  _globals['_GENERATESTREAMRESPONSE']._serialized_end=2166
+  _globals['_GETSERVERINFOREQUEST']._serialized_start=2168
+  _globals['_GETSERVERINFOREQUEST']._serialized_end=2190
+  _globals['_GETSERVERINFORESPONSE']._serialized_start=2193
+  _globals['_GETSERVERINFORESPONSE']._serialized_end=2487
+  _globals['_DRAFTOUTAGE']._serialized_start=2489
+  _globals['_DRAFTOUTAGE']._serialized_end=2553
+  _globals['_SERVERACTIVITY']._serialized_start=2556
+  _globals['_SERVERACTIVITY']._serialized_end=2967
+  _globals['_GENERATIONSERVICE']._serialized_start=3195
+  _globals['_GENERATIONSERVICE']._serialized_end=3462
 # @@protoc_insertion_point(module_scope)

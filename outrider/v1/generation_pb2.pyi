@@ -38,7 +38,7 @@ class ChatMessage(_message.Message):
     def __init__(self, role: _Optional[str] = ..., content: _Optional[str] = ...) -> None: ...
 
 class GenerateRequest(_message.Message):
-    __slots__ = ("prompt", "messages", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop", "num_speculative_tokens", "ignore_eos", "num_branches", "trace", "prompt_lookup", "continue_final_message", "chat_template_kwargs")
+    __slots__ = ("prompt", "messages", "max_new_tokens", "temperature", "top_k", "top_p", "min_p", "seed", "stop_strings", "num_speculative_tokens", "ignore_eos", "num_predrafts", "trace", "prompt_lookup", "continue_final_message", "chat_template_kwargs")
     PROMPT_FIELD_NUMBER: _ClassVar[int]
     MESSAGES_FIELD_NUMBER: _ClassVar[int]
     MAX_NEW_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -47,10 +47,10 @@ class GenerateRequest(_message.Message):
     TOP_P_FIELD_NUMBER: _ClassVar[int]
     MIN_P_FIELD_NUMBER: _ClassVar[int]
     SEED_FIELD_NUMBER: _ClassVar[int]
-    STOP_FIELD_NUMBER: _ClassVar[int]
+    STOP_STRINGS_FIELD_NUMBER: _ClassVar[int]
     NUM_SPECULATIVE_TOKENS_FIELD_NUMBER: _ClassVar[int]
     IGNORE_EOS_FIELD_NUMBER: _ClassVar[int]
-    NUM_BRANCHES_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREDRAFTS_FIELD_NUMBER: _ClassVar[int]
     TRACE_FIELD_NUMBER: _ClassVar[int]
     PROMPT_LOOKUP_FIELD_NUMBER: _ClassVar[int]
     CONTINUE_FINAL_MESSAGE_FIELD_NUMBER: _ClassVar[int]
@@ -63,57 +63,57 @@ class GenerateRequest(_message.Message):
     top_p: float
     min_p: float
     seed: int
-    stop: _containers.RepeatedScalarFieldContainer[str]
+    stop_strings: _containers.RepeatedScalarFieldContainer[str]
     num_speculative_tokens: int
     ignore_eos: bool
-    num_branches: int
+    num_predrafts: int
     trace: bool
     prompt_lookup: bool
     continue_final_message: bool
     chat_template_kwargs: _struct_pb2.Struct
-    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop: _Optional[_Iterable[str]] = ..., num_speculative_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., num_branches: _Optional[int] = ..., trace: _Optional[bool] = ..., prompt_lookup: _Optional[bool] = ..., continue_final_message: _Optional[bool] = ..., chat_template_kwargs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
+    def __init__(self, prompt: _Optional[str] = ..., messages: _Optional[_Iterable[_Union[ChatMessage, _Mapping]]] = ..., max_new_tokens: _Optional[int] = ..., temperature: _Optional[float] = ..., top_k: _Optional[int] = ..., top_p: _Optional[float] = ..., min_p: _Optional[float] = ..., seed: _Optional[int] = ..., stop_strings: _Optional[_Iterable[str]] = ..., num_speculative_tokens: _Optional[int] = ..., ignore_eos: _Optional[bool] = ..., num_predrafts: _Optional[int] = ..., trace: _Optional[bool] = ..., prompt_lookup: _Optional[bool] = ..., continue_final_message: _Optional[bool] = ..., chat_template_kwargs: _Optional[_Union[_struct_pb2.Struct, _Mapping]] = ...) -> None: ...
 
 class Usage(_message.Message):
-    __slots__ = ("prompt_tokens", "completion_tokens")
-    PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    prompt_tokens: int
-    completion_tokens: int
-    def __init__(self, prompt_tokens: _Optional[int] = ..., completion_tokens: _Optional[int] = ...) -> None: ...
+    __slots__ = ("num_prompt_tokens", "num_output_tokens")
+    NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    num_prompt_tokens: int
+    num_output_tokens: int
+    def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ...) -> None: ...
 
 class SpeculationStats(_message.Message):
-    __slots__ = ("num_steps", "num_draft_tokens", "num_accepted_tokens", "draft_acceptance_rate", "mean_acceptance_length", "acceptance_histogram", "num_prepared_steps", "num_prepared_accepted_tokens", "num_prepared_tokens", "num_lookup_steps", "num_lookup_draft_tokens", "num_lookup_accepted_tokens", "num_ahead_steps", "num_stale_steps", "num_missed_steps")
+    __slots__ = ("num_steps", "num_draft_tokens", "num_accepted_tokens", "draft_acceptance_rate", "mean_acceptance_length", "acceptance_histogram", "num_cache_hits", "num_cache_hit_accepted_tokens", "num_predrafted_tokens", "num_lookup_steps", "num_lookup_draft_tokens", "num_lookup_accepted_tokens", "num_pipelined_steps", "num_stale_steps", "num_cache_misses")
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_ACCEPTANCE_RATE_FIELD_NUMBER: _ClassVar[int]
     MEAN_ACCEPTANCE_LENGTH_FIELD_NUMBER: _ClassVar[int]
     ACCEPTANCE_HISTOGRAM_FIELD_NUMBER: _ClassVar[int]
-    NUM_PREPARED_STEPS_FIELD_NUMBER: _ClassVar[int]
-    NUM_PREPARED_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    NUM_PREPARED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHE_HITS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHE_HIT_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PREDRAFTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_LOOKUP_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_LOOKUP_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_LOOKUP_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    NUM_AHEAD_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_PIPELINED_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_STALE_STEPS_FIELD_NUMBER: _ClassVar[int]
-    NUM_MISSED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHE_MISSES_FIELD_NUMBER: _ClassVar[int]
     num_steps: int
     num_draft_tokens: int
     num_accepted_tokens: int
     draft_acceptance_rate: float
     mean_acceptance_length: float
     acceptance_histogram: _containers.RepeatedScalarFieldContainer[int]
-    num_prepared_steps: int
-    num_prepared_accepted_tokens: int
-    num_prepared_tokens: int
+    num_cache_hits: int
+    num_cache_hit_accepted_tokens: int
+    num_predrafted_tokens: int
     num_lookup_steps: int
     num_lookup_draft_tokens: int
     num_lookup_accepted_tokens: int
-    num_ahead_steps: int
+    num_pipelined_steps: int
     num_stale_steps: int
-    num_missed_steps: int
-    def __init__(self, num_steps: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., draft_acceptance_rate: _Optional[float] = ..., mean_acceptance_length: _Optional[float] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., num_prepared_steps: _Optional[int] = ..., num_prepared_accepted_tokens: _Optional[int] = ..., num_prepared_tokens: _Optional[int] = ..., num_lookup_steps: _Optional[int] = ..., num_lookup_draft_tokens: _Optional[int] = ..., num_lookup_accepted_tokens: _Optional[int] = ..., num_ahead_steps: _Optional[int] = ..., num_stale_steps: _Optional[int] = ..., num_missed_steps: _Optional[int] = ...) -> None: ...
+    num_cache_misses: int
+    def __init__(self, num_steps: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., draft_acceptance_rate: _Optional[float] = ..., mean_acceptance_length: _Optional[float] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., num_cache_hits: _Optional[int] = ..., num_cache_hit_accepted_tokens: _Optional[int] = ..., num_predrafted_tokens: _Optional[int] = ..., num_lookup_steps: _Optional[int] = ..., num_lookup_draft_tokens: _Optional[int] = ..., num_lookup_accepted_tokens: _Optional[int] = ..., num_pipelined_steps: _Optional[int] = ..., num_stale_steps: _Optional[int] = ..., num_cache_misses: _Optional[int] = ...) -> None: ...
 
 class StageDuration(_message.Message):
     __slots__ = ("stage", "duration_ns")
@@ -207,22 +207,22 @@ class GetServerInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetServerInfoResponse(_message.Message):
-    __slots__ = ("version", "target", "draft", "default_num_branches", "has_chat_template", "activity", "draft_outage")
+    __slots__ = ("version", "target", "draft", "default_num_predrafts", "has_chat_template", "activity", "draft_outage")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     TARGET_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FIELD_NUMBER: _ClassVar[int]
-    DEFAULT_NUM_BRANCHES_FIELD_NUMBER: _ClassVar[int]
+    DEFAULT_NUM_PREDRAFTS_FIELD_NUMBER: _ClassVar[int]
     HAS_CHAT_TEMPLATE_FIELD_NUMBER: _ClassVar[int]
     ACTIVITY_FIELD_NUMBER: _ClassVar[int]
     DRAFT_OUTAGE_FIELD_NUMBER: _ClassVar[int]
     version: str
     target: _common_pb2.GetModelInfoResponse
     draft: _common_pb2.GetModelInfoResponse
-    default_num_branches: int
+    default_num_predrafts: int
     has_chat_template: bool
     activity: ServerActivity
     draft_outage: DraftOutage
-    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., draft: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., default_num_branches: _Optional[int] = ..., has_chat_template: _Optional[bool] = ..., activity: _Optional[_Union[ServerActivity, _Mapping]] = ..., draft_outage: _Optional[_Union[DraftOutage, _Mapping]] = ...) -> None: ...
+    def __init__(self, version: _Optional[str] = ..., target: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., draft: _Optional[_Union[_common_pb2.GetModelInfoResponse, _Mapping]] = ..., default_num_predrafts: _Optional[int] = ..., has_chat_template: _Optional[bool] = ..., activity: _Optional[_Union[ServerActivity, _Mapping]] = ..., draft_outage: _Optional[_Union[DraftOutage, _Mapping]] = ...) -> None: ...
 
 class DraftOutage(_message.Message):
     __slots__ = ("address", "reason", "since_ms")
@@ -235,15 +235,15 @@ class DraftOutage(_message.Message):
     def __init__(self, address: _Optional[str] = ..., reason: _Optional[str] = ..., since_ms: _Optional[int] = ...) -> None: ...
 
 class ServerActivity(_message.Message):
-    __slots__ = ("uptime_ns", "num_queued_requests", "num_running_requests", "num_ended_requests", "num_prompt_tokens", "num_completion_tokens", "num_steps", "num_prepared_steps", "num_lookup_steps", "draft_tokens_by_position", "accepted_tokens_by_position", "critical_path", "hidden")
+    __slots__ = ("uptime_ns", "num_queued_requests", "num_running_requests", "num_ended_requests", "num_prompt_tokens", "num_output_tokens", "num_steps", "num_cache_hits", "num_lookup_steps", "draft_tokens_by_position", "accepted_tokens_by_position", "critical_path", "hidden")
     UPTIME_NS_FIELD_NUMBER: _ClassVar[int]
     NUM_QUEUED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     NUM_RUNNING_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     NUM_ENDED_REQUESTS_FIELD_NUMBER: _ClassVar[int]
     NUM_PROMPT_TOKENS_FIELD_NUMBER: _ClassVar[int]
-    NUM_COMPLETION_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    NUM_OUTPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
-    NUM_PREPARED_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_CACHE_HITS_FIELD_NUMBER: _ClassVar[int]
     NUM_LOOKUP_STEPS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_TOKENS_BY_POSITION_FIELD_NUMBER: _ClassVar[int]
     ACCEPTED_TOKENS_BY_POSITION_FIELD_NUMBER: _ClassVar[int]
@@ -254,12 +254,12 @@ class ServerActivity(_message.Message):
     num_running_requests: int
     num_ended_requests: int
     num_prompt_tokens: int
-    num_completion_tokens: int
+    num_output_tokens: int
     num_steps: int
-    num_prepared_steps: int
+    num_cache_hits: int
     num_lookup_steps: int
     draft_tokens_by_position: _containers.RepeatedScalarFieldContainer[int]
     accepted_tokens_by_position: _containers.RepeatedScalarFieldContainer[int]
     critical_path: _containers.RepeatedCompositeFieldContainer[StageDuration]
     hidden: _containers.RepeatedCompositeFieldContainer[StageDuration]
-    def __init__(self, uptime_ns: _Optional[int] = ..., num_queued_requests: _Optional[int] = ..., num_running_requests: _Optional[int] = ..., num_ended_requests: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_completion_tokens: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_prepared_steps: _Optional[int] = ..., num_lookup_steps: _Optional[int] = ..., draft_tokens_by_position: _Optional[_Iterable[int]] = ..., accepted_tokens_by_position: _Optional[_Iterable[int]] = ..., critical_path: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ..., hidden: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ...) -> None: ...
+    def __init__(self, uptime_ns: _Optional[int] = ..., num_queued_requests: _Optional[int] = ..., num_running_requests: _Optional[int] = ..., num_ended_requests: _Optional[int] = ..., num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ..., num_steps: _Optional[int] = ..., num_cache_hits: _Optional[int] = ..., num_lookup_steps: _Optional[int] = ..., draft_tokens_by_position: _Optional[_Iterable[int]] = ..., accepted_tokens_by_position: _Optional[_Iterable[int]] = ..., critical_path: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ..., hidden: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ...) -> None: ...

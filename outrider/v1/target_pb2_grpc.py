@@ -57,15 +57,16 @@ class TargetServiceServicer:
 
     def Verify(self, request_iterator, context):
         """A stream is a session: its slot of the KV cache lives as long as the stream.
-        Every request gets one response, in order, and as many more as it asks for.
-        Requests may be sent without waiting for responses.
+        Requests may be sent without waiting for responses. Every request gets one
+        response (result or stale), in order; run-ahead results come in addition.
 
-        A session more than there are slots waits for its turn.
+        A session that finds no free slot waits for one.
 
-        Errors: RESOURCE_EXHAUSTED (too many wait for a slot), INVALID_ARGUMENT (token ids out
-        of range, nothing to continue, assumes_verdict without a verdict before or without
-        exactly one of token_ids), FAILED_PRECONDITION (context_length beyond
-        what the session holds, or another vocabulary_fingerprint), OUT_OF_RANGE (longer than a slot).
+        Errors: RESOURCE_EXHAUSTED (too many sessions wait for a slot),
+        INVALID_ARGUMENT (token ids out of range, nothing to continue, assumes_result
+        in the first request or without exactly one of token_ids),
+        FAILED_PRECONDITION (context_length beyond what the session holds, or another
+        vocabulary_fingerprint), OUT_OF_RANGE (longer than a slot).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -17,16 +17,16 @@ from orchestrator.policy.adaptive_length import AdaptiveLength
 from orchestrator.policy.draft_length import FixedLength
 from orchestrator.policy.experience import Experience
 from orchestrator.reporting.latency import CriticalPath
-from orchestrator.sessions.sequence_sync import Mirror
+from orchestrator.sessions.sequence_sync import SequenceSync
 from outrider.engine.options import EngineOptions
 from outrider.errors import OutriderError
 from outrider.protocol.messages import (
     GREEDY,
-    Preparation,
-    Prepared,
+    Predraft,
+    PredraftPlan,
     Proposal,
     SamplingParams,
-    Verdict,
+    VerifyResult,
 )
 from outrider.serving.loading import load_served_model, wait_for_own_thread
 from outrider_bench.models.loop_model import Place
@@ -51,7 +51,7 @@ def load(target: EngineOptions, draft: EngineOptions) -> None:
     _loaded["max_context_length"] = engine.max_context_length
     _loaded["verifier"] = Verifier(engine)
     _loaded["drafter"] = wait_for_own_thread(lambda: load_drafter(draft, 0))[1]
-    _loaded["experience"] = Experience(token_ns=1e9 * engine.pace.token_seconds)
+    _loaded["experience"] = Experience(token_ns=1e9 * engine.batch_limits.token_seconds)
 
 
 def generate(prompt: list[int], task: Task, k: int | None, looks_up: bool) -> Run:
@@ -89,33 +89,33 @@ class LocalDrafter:
 
     def __init__(self, session: DrafterSession, params: SamplingParams) -> None:
         self.max_context_length = _loaded["max_context_length"]
-        self.num_prepared_tokens = 0
+        self.num_predrafted_tokens = 0
         self._session = session
         self._params = params
-        self._mirror = Mirror()
+        self._sync = SequenceSync()
 
     async def propose(
-        self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+        self, tokens: Sequence[int], num_speculative_tokens: int, predraft_plan: PredraftPlan
     ) -> Proposal:
-        context_length, token_ids = self._mirror.difference(tokens)
+        context_length, token_ids = self._sync.difference(tokens)
         proposal = await self._session.propose(
             context_length, token_ids, num_speculative_tokens, self._params, None
         )
-        self._mirror.hold(tokens, proposal.draft_token_ids, proposal.sequence_length)
+        self._sync.hold(tokens, proposal.draft_token_ids, proposal.sequence_length)
         return proposal
 
     async def follow(
-        self, tokens: Sequence[int], draft: Sequence[int], preparation: Preparation
+        self, tokens: Sequence[int], draft: Sequence[int], predraft_plan: PredraftPlan
     ) -> None:
-        """Never called: nothing is prepared here."""
+        """Never called: nothing is predrafted here."""
 
-    def prepared(self, tokens: Sequence[int]) -> Prepared | None:
+    def predrafted(self, tokens: Sequence[int]) -> Predraft | None:
         return None
 
     def is_coming(self, tokens: Sequence[int]) -> bool:
         return False
 
-    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
+    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
         return None
 
     def growth(self) -> asyncio.Future[None]:
@@ -134,22 +134,22 @@ class LocalVerifier:
         self.ahead: Ahead | None = None
         self._session = session
         self._params = params
-        self._mirror = Mirror()
+        self._sync = SequenceSync()
 
     async def verify(
         self,
         tokens: Sequence[int],
         draft_token_ids: Sequence[int],
         foresight: Foresight | None = None,
-        num_more_tokens: int = 0,
-    ) -> Verdict:
+        num_run_ahead_tokens: int = 0,
+    ) -> VerifyResult:
         """Sends nothing ahead, and does not go on alone: there is no way."""
-        context_length, token_ids = self._mirror.difference(tokens)
-        verdict = await self._session.verify(
+        context_length, token_ids = self._sync.difference(tokens)
+        result = await self._session.verify(
             context_length, token_ids, draft_token_ids, self._params
         )
-        self._mirror.hold(tokens, draft_token_ids, verdict.sequence_length)
-        return verdict
+        self._sync.hold(tokens, draft_token_ids, result.sequence_length)
+        return result
 
 
 def trace(text: list[int], num_output_tokens: int, params: SamplingParams) -> Traced:
@@ -195,7 +195,7 @@ async def _target_pass_ms(prompt: list[int], num_tokens: int, num_passes: int) -
     draft = [0] * (num_tokens - 1)
     times_ns: list[int] = []
     for _ in range(num_passes):  # each rolls the one before back
-        verdict = await session.verify(len(prompt), [0], draft, GREEDY)
-        times_ns.append(verdict.timings.forward_ns)
+        result = await session.verify(len(prompt), [0], draft, GREEDY)
+        times_ns.append(result.timings.forward_ns)
     session.close()
     return statistics.median(times_ns) / 1e6

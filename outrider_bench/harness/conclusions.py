@@ -10,9 +10,9 @@ from draft_service.settings import DEFAULT_MIN_CONFIDENCE
 from outrider_bench.harness.sections import (
     CURVE_TEXTS,
     GREEDY,
-    IN_TURN,
     PIPELINED,
     REJECTION,
+    SEQUENTIAL,
     SHARED_NOISE,
 )
 from outrider_bench.models.costs import cost_table, decode_ms_per_token, fit_times
@@ -43,27 +43,27 @@ CHANGES_ON_OWN_HOSTS: dict[str, Callable[[Times], Times]] = {
 }
 
 
-def conclude(sections: Mapping[str, Any], num_branches: int) -> dict[str, Any]:
+def conclude(sections: Mapping[str, Any], num_predrafts: int) -> dict[str, Any]:
     """What the sections that were run allow."""
     found: dict[str, Any] = {}
     lengths, trace = sections.get("lengths"), sections.get("trace")
     if not lengths or not _has_steps(lengths):
         return found
     target_ms = decode_ms_per_token(lengths[TARGET_ONLY])
-    found["costs"] = cost_table(lengths[IN_TURN], target_ms)
+    found["costs"] = cost_table(lengths[SEQUENTIAL], target_ms)
     if not trace:
         return found
     times = {
         mode: fit_times(
             lengths[mode],
-            lengths[IN_TURN],
+            lengths[SEQUENTIAL],
             target_ms,
             trace["draft_pass_ms"],
             trace["target_pass_ms"],
         )
-        for mode in (IN_TURN, PIPELINED)
+        for mode in (SEQUENTIAL, PIPELINED)
     }
-    branches = {IN_TURN: 0, PIPELINED: num_branches}
+    branches = {SEQUENTIAL: 0, PIPELINED: num_predrafts}
     texts = read_texts(trace[GREEDY]["texts"])
     curve_texts = read_texts(trace[CURVE_TEXTS]["texts"])
     found["times"] = {mode: dataclasses.asdict(of_mode) for mode, of_mode in times.items()}
@@ -72,16 +72,16 @@ def conclude(sections: Mapping[str, Any], num_branches: int) -> dict[str, Any]:
         for mode in times
         for k, figures in lengths[mode].items()
     ]
-    found["what_if"] = speedups_if(texts, times, num_branches)
-    found["on_own_hosts"] = speedups_on_own_hosts(texts, times, num_branches)
-    found["table"] = table_hits(trace, times[PIPELINED], lengths[PIPELINED], num_branches)
+    found["what_if"] = speedups_if(texts, times, num_predrafts)
+    found["on_own_hosts"] = speedups_on_own_hosts(texts, times, num_predrafts)
+    found["table"] = table_hits(trace, times[PIPELINED], lengths[PIPELINED], num_predrafts)
     return found
 
 
 def _has_steps(lengths: Mapping[str, Any]) -> bool:
     """Whether there were draft tokens at every length."""
     return all(
-        "counts" in found for mode in (IN_TURN, PIPELINED) for found in lengths[mode].values()
+        "counts" in found for mode in (SEQUENTIAL, PIPELINED) for found in lengths[mode].values()
     )
 
 
@@ -97,25 +97,25 @@ def _beside(mode: str, k: int, measured: Any, predicted: Replay) -> dict[str, An
 
 
 def speedups_if(
-    texts: Texts, times: Mapping[str, Times], num_branches: int
+    texts: Texts, times: Mapping[str, Times], num_predrafts: int
 ) -> dict[str, dict[str, float]]:
     """Speedups over the target alone with other times, each at its best draft length."""
-    ways = {mode: what_if(times[mode]) for mode in (IN_TURN, PIPELINED)}
+    ways = {mode: what_if(times[mode]) for mode in (SEQUENTIAL, PIPELINED)}
     return {
-        name: _both_modes(texts, ways[IN_TURN][name], ways[PIPELINED][name], num_branches)
-        for name in ways[IN_TURN]
+        name: _both_modes(texts, ways[SEQUENTIAL][name], ways[PIPELINED][name], num_predrafts)
+        for name in ways[SEQUENTIAL]
     }
 
 
 def speedups_on_own_hosts(
-    texts: Texts, times: Mapping[str, Times], num_branches: int
+    texts: Texts, times: Mapping[str, Times], num_predrafts: int
 ) -> dict[str, dict[str, dict[str, float]]]:
     """The same on hosts that share nothing, also for drafts of chosen acceptance.
 
     Simulated hosts share the memory of one machine, which costs the pipelined loop's
     verifications; in turn the target has it for itself, as on a host of its own.
     """
-    own = times[IN_TURN]
+    own = times[SEQUENTIAL]
     undisturbed = {name: getattr(own, name) for name in ("verify", "verify_per_token")}
     pipelined = dataclasses.replace(times[PIPELINED], **undisturbed)
     drafts: dict[str, tuple[Texts, float]] = {"the draft": (texts, DEFAULT_MIN_CONFIDENCE)}
@@ -124,7 +124,7 @@ def speedups_on_own_hosts(
         drafts[f"accepted {acceptance}"] = (chosen_texts(acceptance), 0.0)
     return {
         draft: {
-            name: _both_modes(seen, change(own), change(pipelined), num_branches, confidence)
+            name: _both_modes(seen, change(own), change(pipelined), num_predrafts, confidence)
             for name, change in CHANGES_ON_OWN_HOSTS.items()
         }
         for draft, (seen, confidence) in drafts.items()
@@ -133,23 +133,23 @@ def speedups_on_own_hosts(
 
 def _both_modes(
     texts: Texts,
-    in_turn: Times,
+    sequential: Times,
     pipelined: Times,
-    num_branches: int,
+    num_predrafts: int,
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
 ) -> dict[str, float]:
-    turn, turn_k = best_speedup(texts, in_turn, 0, min_confidence)
-    ahead, ahead_k = best_speedup(texts, pipelined, num_branches, min_confidence)
+    turn, turn_k = best_speedup(texts, sequential, 0, min_confidence)
+    ahead, ahead_k = best_speedup(texts, pipelined, num_predrafts, min_confidence)
     return {
-        IN_TURN: round(turn, 3),
-        f"k {IN_TURN}": turn_k,
+        SEQUENTIAL: round(turn, 3),
+        f"k {SEQUENTIAL}": turn_k,
         PIPELINED: round(ahead, 3),
         f"k {PIPELINED}": ahead_k,
     }
 
 
 def table_hits(
-    trace: Mapping[str, Any], times: Times, lengths: Mapping[int, Any], num_branches: int
+    trace: Mapping[str, Any], times: Times, lengths: Mapping[int, Any], num_predrafts: int
 ) -> dict[str, dict[int, float]]:
     """The table's hit rate by rule of sampling and draft length, by the model of the loop.
 
@@ -158,7 +158,7 @@ def table_hits(
     """
     return {
         rule: {
-            k: round(replay(read_texts(trace[rule]["texts"]), times, k, num_branches).hit_rate, 3)
+            k: round(replay(read_texts(trace[rule]["texts"]), times, k, num_predrafts).hit_rate, 3)
             for k in lengths
         }
         for rule in (GREEDY, SHARED_NOISE, REJECTION)

@@ -50,13 +50,13 @@ def measure(
     hosts = Hosts.of(models.threads, available_cores())
     with console.status("starting") as status, Stand(models, hosts, status.update) as stand:
         found, seconds = sections.run(stand, plan, names)
-        num_branches = stand.info.default_num_branches
+        num_predrafts = stand.info.default_num_predrafts
         served = {"target": asdict(stand.info.target), "draft": stand.draft_info()}
     settings = {
         "models": asdict(models),
         "served": served,
         "hosts": str(hosts),
-        "num_branches": num_branches,
+        "num_predrafts": num_predrafts,
         "plan": asdict(plan)
         | {part: [t.prompt for t in getattr(plan, part)] for part in ("tasks", "curve_tasks")},
         "max_new_tokens": plan.tasks[0].max_new_tokens,
@@ -66,5 +66,5 @@ def measure(
     return {
         "settings": settings,
         "sections": found,
-        "conclusions": conclude(found, num_branches),
+        "conclusions": conclude(found, num_predrafts),
     }

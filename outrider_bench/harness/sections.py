@@ -20,7 +20,7 @@ from outrider_bench.models.loop_model import Place
 from outrider_bench.models.trace import runner_up_coverage
 from outrider_bench.runs import Run, Task, Way, interleave
 
-IN_TURN, PIPELINED = "in turn", "pipelined"
+SEQUENTIAL, PIPELINED = "sequential", "pipelined"
 ONE_PROCESS, TRANSFORMERS, ASSISTED = "one process", "transformers", "transformers assisted"
 NO_DRAFT_TOKENS, PROMPT_LOOKUP = "k = 0", "prompt lookup, no draft"
 GREEDY, SHARED_NOISE, REJECTION = "greedy", "shared noise", "rejection sampling"
@@ -30,7 +30,7 @@ CURVE_TEXTS = "greedy, texts of the curves"
 LEGS = {"draft": (1, 0), "target": (0, 1), "both": (1, 1)}
 LEG_NAMES = {"draft": "the draft", "target": "the target", "both": "draft and target"}
 
-BRANCHES: dict[str, int | None] = {IN_TURN: 0, PIPELINED: None}  # None: the default
+BRANCHES: dict[str, int | None] = {SEQUENTIAL: 0, PIPELINED: None}  # None: the default
 
 # Passes of the draft that are timed by how many sequences they serve, and of the target by
 # how many tokens they have.
@@ -67,10 +67,10 @@ def modes(stand: Stand, plan: Plan) -> dict[str, Any]:
                     plain_transformers.generate_assisted, task, plan.k
                 ),
                 TARGET_ONLY: stand.target_only,
-                NO_DRAFT_TOKENS: stand.over_grpc(clients[IN_TURN], 0),
+                NO_DRAFT_TOKENS: stand.over_grpc(clients[SEQUENTIAL], 0),
                 PROMPT_LOOKUP: stand.over_grpc(stand.alone, plan.k, prompt_lookup=True),
                 ONE_PROCESS: lambda task: stand.one_process.run(
-                    one_process.generate, stand.prompt_tokens(task), task, plan.k, plan.looks_up
+                    one_process.generate, stand.num_prompt_tokens(task), task, plan.k, plan.looks_up
                 ),
             }
             ways |= {
@@ -137,7 +137,7 @@ def trace(stand: Stand, plan: Plan) -> dict[str, Any]:
         SHARED_NOISE: _trace_figures([text.places for text in traced]),
         REJECTION: _trace_figures(drawn),
     }
-    prompt = stand.prompt_tokens(plan.tasks[0])
+    prompt = stand.num_prompt_tokens(plan.tasks[0])
     found["draft_pass_ms"] = {
         rows: round(stand.one_process.run(one_process.draft_pass_ms, prompt, rows, _NUM_PASSES), 2)
         for rows in _NUM_ROWS

@@ -213,14 +213,14 @@ class Stand:
         self,
         client: Client,
         num_speculative_tokens: int | None = None,
-        num_branches: int | None = None,
+        num_predrafts: int | None = None,
         prompt_lookup: bool | None = None,
     ) -> OverGrpc:
         """A way through one of the orchestrators."""
         is_chat = self.info.has_chat_template
-        return OverGrpc(client, is_chat, num_speculative_tokens, num_branches, prompt_lookup)
+        return OverGrpc(client, is_chat, num_speculative_tokens, num_predrafts, prompt_lookup)
 
-    def prompt_tokens(self, task: Task) -> list[int]:
+    def num_prompt_tokens(self, task: Task) -> list[int]:
         return self.transformers.run(plain_transformers.encode, task.prompt)
 
     def target_only(self, task: Task) -> Run:
@@ -232,7 +232,7 @@ class Stand:
     def text(self, task: Task) -> list[int]:
         """The prompt's tokens and the target's after them."""
         run = self._references.get(task) or self.target_only(task)
-        return [*self.prompt_tokens(task), *run.token_ids]
+        return [*self.num_prompt_tokens(task), *run.token_ids]
 
     def replaying_draft(self, stack: ExitStack) -> tuple[str, Callable[[Task, float], None]]:
         """The address of a draft that replays, and what tells it the text and the acceptance."""

@@ -99,7 +99,7 @@ def cost_table(
 
 def fit_times(
     lengths: Mapping[int, Mapping[str, Any]],
-    in_turn: Mapping[int, Mapping[str, Any]],
+    sequential: Mapping[int, Mapping[str, Any]],
     target_ms: float,
     draft_pass_ms: Mapping[int, float],
     target_pass_ms: Mapping[int, float],
@@ -112,23 +112,23 @@ def fit_times(
     Args:
         lengths: figures by draft length of the mode to be modelled: verification takes
             longer there if the draft computes meanwhile.
-        in_turn: figures by draft length of the loop in turn, for what a draft takes.
+        sequential: figures by draft length of the loop in turn, for what a draft takes.
         draft_pass_ms: of a pass of the draft by its number of sequences.
         target_pass_ms: of a pass of the target by its number of tokens.
     """
-    costs = [StepCost.of(found, target_ms) for found in in_turn.values()]
+    costs = [StepCost.of(found, target_ms) for found in sequential.values()]
     own_costs = [StepCost.of(found, target_ms) for found in lengths.values()]
     _, verify_per_token = line(list(target_pass_ms.items()))
     verify = _mean([cost.verify_ms - verify_per_token * cost.k for cost in own_costs])
     draft, draft_step = line([(cost.k, cost.draft_ms) for cost in costs])
-    one, per_branch = line([(rows - 1, ms) for rows, ms in draft_pass_ms.items()])
+    one, per_predraft = line([(rows - 1, ms) for rows, ms in draft_pass_ms.items()])
     return Times(
         target_alone=target_ms,
         verify=verify,
         verify_per_token=verify_per_token,
         draft=max(0.0, draft),
         draft_step=draft_step,
-        draft_per_branch=draft_step * per_branch / one,
+        draft_per_predraft=draft_step * per_predraft / one,
         overhead=_mean([cost.other_ms for cost in costs]),
         draft_overhead=_mean([cost.draft_network_ms for cost in costs]),
     )

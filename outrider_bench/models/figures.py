@@ -22,10 +22,10 @@ class Counts:
     num_steps: int = 0
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
-    num_missed_steps: int = 0
-    num_prepared_steps: int = 0
-    num_prepared_accepted_tokens: int = 0
-    num_prepared_tokens: int = 0
+    num_cache_misses: int = 0
+    num_cache_hits: int = 0
+    num_cache_hit_accepted_tokens: int = 0
+    num_predrafted_tokens: int = 0
     num_lookup_steps: int = 0
     num_lookup_draft_tokens: int = 0
     num_lookup_accepted_tokens: int = 0
@@ -47,28 +47,28 @@ class Counts:
         Steps that looked their draft up in the text count in those per step only.
         """
         num_drafted = self.num_steps - self.num_lookup_steps
-        num_missed = num_drafted - self.num_prepared_steps + self.num_missed_steps
+        num_cache_misses = num_drafted - self.num_cache_hits + self.num_cache_misses
         draft_tokens = self.num_draft_tokens - self.num_lookup_draft_tokens
         accepted = self.num_accepted_tokens - self.num_lookup_accepted_tokens
-        accepted_on_miss = accepted - self.num_prepared_accepted_tokens
+        accepted_on_miss = accepted - self.num_cache_hit_accepted_tokens
         at_least = list(itertools.accumulate(reversed(self.acceptance_histogram)))[::-1]
         return {
             "draft_acceptance_rate": _ratio(accepted, draft_tokens),
             "mean_draft_length": _ratio(draft_tokens, num_drafted),
             "mean_acceptance_length": _per_step(self.num_accepted_tokens, self.num_steps),
             "acceptance_rate_per_position": [_ratio(n, self.num_steps) for n in at_least[1:]],
-            "table_hit_rate": _ratio(self.num_prepared_steps, self.num_prepared_steps + num_missed),
+            "table_hit_rate": _ratio(self.num_cache_hits, self.num_cache_hits + num_cache_misses),
             "tokens_per_step_on_hit": _per_step(
-                self.num_prepared_accepted_tokens, self.num_prepared_steps
+                self.num_cache_hit_accepted_tokens, self.num_cache_hits
             ),
-            "tokens_per_step_on_miss": _per_step(accepted_on_miss, num_missed),
+            "tokens_per_step_on_miss": _per_step(accepted_on_miss, num_cache_misses),
             "lookup_step_rate": _ratio(self.num_lookup_steps, self.num_steps),
             "lookup_acceptance_rate": _ratio(
                 self.num_lookup_accepted_tokens, self.num_lookup_draft_tokens
             ),
-            "prepared_in_vain": _ratio(
-                self.num_prepared_tokens - self.num_prepared_accepted_tokens,
-                self.num_prepared_tokens,
+            "predrafted_in_vain": _ratio(
+                self.num_predrafted_tokens - self.num_cache_hit_accepted_tokens,
+                self.num_predrafted_tokens,
             ),
         }
 

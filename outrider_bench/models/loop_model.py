@@ -61,7 +61,7 @@ class Times:
 
     A verification of k draft tokens takes `verify + k * verify_per_token`, drafting them
     `draft + k * draft_step`, a pass of the draft over n branches
-    `draft_step + (n - 1) * draft_per_branch`; `overhead` is what a step takes on top,
+    `draft_step + (n - 1) * draft_per_predraft`; `overhead` is what a step takes on top,
     `draft_overhead` what it takes on top if it asks the draft.
     """
 
@@ -70,14 +70,14 @@ class Times:
     verify_per_token: float
     draft: float
     draft_step: float
-    draft_per_branch: float
+    draft_per_predraft: float
     overhead: float = 0.0
     draft_overhead: float = 0.0
     rtt_draft: float = 0.0
     rtt_target: float = 0.0
 
-    def branches_step(self, num_branches: int) -> float:
-        return self.draft_step + max(0, num_branches - 1) * self.draft_per_branch
+    def branches_step(self, num_predrafts: int) -> float:
+        return self.draft_step + max(0, num_predrafts - 1) * self.draft_per_predraft
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Replay:
 
     @property
     def hit_rate(self) -> float:
-        """Steps that found their draft prepared, of those with draft tokens."""
+        """Steps that found their draft predrafted, of those with draft tokens."""
         return self.num_hits / self.num_steps if self.num_steps else 0.0
 
 
@@ -104,13 +104,13 @@ def replay(
     texts: Sequence[Sequence[Place]],
     times: Times,
     k: int,
-    num_branches: int = 0,
+    num_predrafts: int = 0,
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
 ) -> Replay:
-    """The loop over all texts with draft length k, in turn or with branches prepared."""
+    """The loop over all texts with draft length k, in turn or with branches predrafted."""
     result = Replay()
     for text in texts:
-        _replay_text(text, times, k, num_branches, min_confidence, result)
+        _replay_text(text, times, k, num_predrafts, min_confidence, result)
     return result
 
 
@@ -118,16 +118,16 @@ def _replay_text(
     text: Sequence[Place],
     times: Times,
     k: int,
-    num_branches: int,
+    num_predrafts: int,
     min_confidence: float,
     result: Replay,
 ) -> None:
-    pass_ms = max(times.branches_step(num_branches), _SHORTEST_PASS_MS)
-    position, num_prepared = 1, 0  # the target's own first token comes with its prompt
+    pass_ms = max(times.branches_step(num_predrafts), _SHORTEST_PASS_MS)
+    position, num_predrafted = 1, 0  # the target's own first token comes with its prompt
     while position < len(text):
         room = len(text) - position - 1
-        is_hit = min(num_prepared, room) > 0
-        length = min(k, room, num_prepared) if is_hit else min(k, room)
+        is_hit = min(num_predrafted, room) > 0
+        length = min(k, room, num_predrafted) if is_hit else min(k, room)
         if length and not is_hit:
             length = _proposed_length(text[position : position + length], min_confidence)
             result.ms += _drafting_ms(times, length)
@@ -135,12 +135,12 @@ def _replay_text(
         result.ms += verify_ms + times.overhead
         drafted = text[position : position + length]
         accepted = next((i for i, place in enumerate(drafted) if place.rank), length)
-        num_prepared = 0
-        if num_branches and length and room > accepted + 1:
-            # Of what was prepared the draft must hear before it follows.
+        num_predrafted = 0
+        if num_predrafts and length and room > accepted + 1:
+            # Of what was predrafted the draft must hear before it follows.
             passes = (verify_ms - (times.rtt_draft if is_hit else 0.0)) / pass_ms
-            num_prepared, awaited = _prepared_soon(
-                text[position:], length, accepted, num_branches, passes
+            num_predrafted, awaited = _predrafted_soon(
+                text[position:], length, accepted, num_predrafts, passes
             )
             result.ms += awaited * pass_ms
         result.num_steps += length > 0
@@ -163,34 +163,36 @@ def _drafting_ms(times: Times, length: int) -> float:
     return drafting + times.draft_overhead + times.rtt_draft
 
 
-def _prepared_soon(
-    ahead: Sequence[Place], length: int, accepted: int, num_branches: int, passes: float
+def _predrafted_soon(
+    ahead: Sequence[Place], length: int, accepted: int, num_predrafts: int, passes: float
 ) -> tuple[int, float]:
-    """Tokens prepared for the verdict, and the part of a pass that is waited for the first."""
+    """Tokens predrafted for the result, and the part of a pass that is waited for the first."""
     in_time = max(0, int(passes))
-    found = prepared_length(ahead, length, accepted, num_branches, in_time)
+    found = predrafted_length(ahead, length, accepted, num_predrafts, in_time)
     # What is under way then is less than a pass from being there.
-    under_way = 0 if found else prepared_length(ahead, length, accepted, num_branches, in_time + 1)
+    under_way = (
+        0 if found else predrafted_length(ahead, length, accepted, num_predrafts, in_time + 1)
+    )
     return (1, in_time + 1 - max(0.0, passes)) if under_way else (found, 0.0)
 
 
-def prepared_length(
-    ahead: Sequence[Place], length: int, accepted: int, num_branches: int, num_passes: int
+def predrafted_length(
+    ahead: Sequence[Place], length: int, accepted: int, num_predrafts: int, num_passes: int
 ) -> int:
-    """How many tokens are prepared for what the verdict turned out to be; 0 on a miss."""
+    """How many tokens are predrafted for what the result turned out to be; 0 on a miss."""
     if accepted == length:
         # The first pass guesses the bonus token.
         return max(0, num_passes - 1) if ahead[length].guesses_bonus else 0
     probs = tuple(place.probs for place in ahead[:length])
     outcome = (0,) * accepted + (ahead[accepted].rank,)
-    return num_passes if outcome in _prepared_corrections(probs, num_branches - 1) else 0
+    return num_passes if outcome in _predrafted_corrections(probs, num_predrafts - 1) else 0
 
 
 @cache
-def _prepared_corrections(
+def _predrafted_corrections(
     probs: tuple[tuple[float, ...], ...], count: int
 ) -> frozenset[tuple[int, ...]]:
-    """Those that are prepared for, as ranks; the same steps come up again with other times."""
+    """Those that are predrafted for, as ranks; the same steps come up again with other times."""
     ranks = [[Choice(rank, prob) for rank, prob in enumerate(of_place)] for of_place in probs]
     corrections = likeliest_corrections([0] * len(probs), ranks, count)
     return frozenset(tuple(correction.token_ids) for correction in corrections)
@@ -200,19 +202,19 @@ def best_breadth(
     texts: Sequence[Sequence[Place]],
     times: Times,
     k: int,
-    num_branches: int,
+    num_predrafts: int,
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
 ) -> Replay:
     """The fastest with at most so many branches: how many pay, the draft service finds out."""
-    breadths = range(min(1, num_branches), num_branches + 1)
-    ways = [replay(texts, times, k, breadth, min_confidence) for breadth in breadths]
+    breadths = range(min(1, num_predrafts), num_predrafts + 1)
+    ways = [replay(texts, times, k, fan_out, min_confidence) for fan_out in breadths]
     return min(ways, key=lambda way: way.ms_per_token)
 
 
 def best_speedup(
     texts: Sequence[Sequence[Place]],
     times: Times,
-    num_branches: int,
+    num_predrafts: int,
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
     longest: int = 16,
 ) -> tuple[float, int]:
@@ -222,7 +224,7 @@ def best_speedup(
     """
     alone = times.target_alone
     ways = {
-        k: best_breadth(texts, times, k, num_branches, min_confidence).ms_per_token
+        k: best_breadth(texts, times, k, num_predrafts, min_confidence).ms_per_token
         for k in range(1, longest + 1)
     }
     best = min(ways, key=lambda k: ways[k])
@@ -234,14 +236,14 @@ def draft_twice_as_fast(times: Times) -> Times:
         times,
         draft=times.draft / 2,
         draft_step=times.draft_step / 2,
-        draft_per_branch=times.draft_per_branch / 2,
+        draft_per_predraft=times.draft_per_predraft / 2,
     )
 
 
 def draft_for_nothing(times: Times) -> Times:
     """The bound of all drafts of an acceptance: in turn, where all there is to win is won."""
     return dataclasses.replace(
-        times, draft=0.0, draft_step=0.0, draft_per_branch=0.0, draft_overhead=0.0
+        times, draft=0.0, draft_step=0.0, draft_per_predraft=0.0, draft_overhead=0.0
     )
 
 
@@ -257,7 +259,7 @@ def what_if(times: Times) -> dict[str, Times]:
         "as measured": times,
         "verification flat in k": flat_in_k(times),
         "draft twice as fast": draft_twice_as_fast(times),
-        "branches for nothing": change(times, draft_per_branch=0.0),
+        "predrafts for nothing": change(times, draft_per_predraft=0.0),
         "no overhead": change(times, overhead=0.0, draft_overhead=0.0),
         "draft 20 ms away": change(times, rtt_draft=20.0),
         "draft 50 ms away": change(times, rtt_draft=50.0),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from orchestrator.policy.adaptive_length import AdaptiveLength
 from orchestrator.policy.experience import Experience, StepCost
 
-# What a draft that has prepared for the likeliest outcomes hits of the verdicts: a part in any
+# What a draft that has predrafted for the likeliest outcomes hits of the results: a part in any
 # case, and more the better it is. About as the default pair does at chosen acceptance.
 _LEAST_HITS, _MORE_HITS, _MOST_HITS = 0.35, 0.6, 0.95
 # The machine gets slower and faster, by little from step to step.
@@ -67,8 +67,8 @@ class SimulatedPair:
 
     def write(self, num_tokens: int) -> None:
         """One text more of so many tokens."""
-        policy = AdaptiveLength(self._experience, prepares=True)
-        is_preparing, to_read = False, _STEPS_TO_READ
+        policy = AdaptiveLength(self._experience, predrafts=True)
+        is_predrafting, to_read = False, _STEPS_TO_READ
         while num_tokens > 0:
             self._drift()
             wanted = policy.next_length()
@@ -78,24 +78,24 @@ class SimulatedPair:
             elif to_read > 0:
                 to_read -= 1
                 took_ns = self._ns(self._machine.alone + self._machine.reading)
-                cost = StepCost(0, 0, 0, took_ns, was_missed=is_preparing, catches_up=True)
+                cost = StepCost(0, 0, 0, took_ns, is_cache_miss=is_predrafting, catches_up=True)
             else:
-                cost = self._step(policy, wanted, is_preparing, num_tokens)
-            is_preparing = wanted > 0
+                cost = self._step(policy, wanted, is_predrafting, num_tokens)
+            is_predrafting = wanted > 0
             policy.observe(cost)
             num_tokens -= 1 + cost.num_accepted_tokens
             self.ms += cost.ns / 1e6
             self.ms_alone += (1 + cost.num_accepted_tokens) * self._alone_ms
 
     def _step(
-        self, policy: AdaptiveLength, wanted: int, is_preparing: bool, num_tokens: int
+        self, policy: AdaptiveLength, wanted: int, is_predrafting: bool, num_tokens: int
     ) -> StepCost:
         """A step of a draft that has read the text."""
         machine, draft_ns = self._machine, 0
         hits = min(_MOST_HITS, _LEAST_HITS + _MORE_HITS * self._acceptance)
-        if is_hit := is_preparing and self._chance.random() < hits:
+        if is_hit := is_predrafting and self._chance.random() < hits:
             ready = 1 + max(0, int((machine.alone - machine.draft) / machine.next_draft))
-            length = min(ready, policy.prepared_length(), num_tokens - 1)
+            length = min(ready, policy.predrafted_length(), num_tokens - 1)
             ms = (machine.alone + machine.token * length) * machine.after_hit
         else:
             length = min(policy.missed_length(wanted), num_tokens - 1)
@@ -111,8 +111,8 @@ class SimulatedPair:
             accepted,
             draft_ns,
             verify_ns,
-            was_prepared=is_hit,
-            was_missed=is_preparing and not is_hit,
+            is_cache_hit=is_hit,
+            is_cache_miss=is_predrafting and not is_hit,
         )
 
     def _drift(self) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from outrider.errors import ConfigurationError, install_hint
-from outrider_bench.harness.sections import IN_TURN, LEG_NAMES, PIPELINED
+from outrider_bench.harness.sections import LEG_NAMES, PIPELINED, SEQUENTIAL
 from outrider_bench.models.figures import TARGET_ONLY
 
 _SIZE = (6.4, 3.6)  # inches
@@ -71,7 +71,7 @@ def _round_trips(axes: Any, sections: Mapping[str, Any]) -> bool:
         return False
     for leg, style in (("draft", "-"), ("target", ":"), ("both", "--")):
         by_rtt = {"0": found["draft"]["0"], **found[leg]}
-        for mode, colour in ((IN_TURN, "C0"), (PIPELINED, "C1")):
+        for mode, colour in ((SEQUENTIAL, "C0"), (PIPELINED, "C1")):
             points = [(float(rtt), ways[mode]["speedup"]) for rtt, ways in by_rtt.items()]
             label = f"{mode}, {LEG_NAMES[leg]}"
             axes.plot(*zip(*points, strict=True), f"o{style}", color=colour, label=label)
@@ -88,7 +88,7 @@ def _lengths(axes: Any, sections: Mapping[str, Any]) -> bool:
         return False
     _plot_modes(axes, found)
     points = [
-        (int(k), way["ratios"]["draft_acceptance_rate"]) for k, way in _drafted(found[IN_TURN])
+        (int(k), way["ratios"]["draft_acceptance_rate"]) for k, way in _drafted(found[SEQUENTIAL])
     ]
     if points:
         axes.plot(
@@ -105,7 +105,7 @@ def _drafted(found: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
 
 
 def _plot_modes(axes: Any, found: Mapping[str, Any]) -> None:
-    for mode, colour in ((IN_TURN, "C0"), (PIPELINED, "C1")):
+    for mode, colour in ((SEQUENTIAL, "C0"), (PIPELINED, "C1")):
         points = [(float(point), way["speedup"]) for point, way in found[mode].items()]
         axes.plot(*zip(*points, strict=True), "o-", color=colour, label=mode)
     axes.axhline(1.0, color="grey", linewidth=0.8)
@@ -126,7 +126,7 @@ def _stages(axes: Any, sections: Mapping[str, Any]) -> bool:
     ways: Mapping[str, Any] = next(iter(sections.get("modes", {}).values()), {})
     if not ways:
         return False
-    ours = [name for name in (TARGET_ONLY, IN_TURN, PIPELINED) if name in ways]
+    ours = [name for name in (TARGET_ONLY, SEQUENTIAL, PIPELINED) if name in ways]
     stages = {stage: None for name in ours for stage in ways[name]["critical_path_ms_per_token"]}
     ends = [0.0] * len(ours)
     for stage in stages:

@@ -8,7 +8,7 @@ from typing import Any
 
 from rich.table import Table
 
-from outrider_bench.harness.sections import IN_TURN, LEG_NAMES, PIPELINED
+from outrider_bench.harness.sections import LEG_NAMES, PIPELINED, SEQUENTIAL
 from outrider_bench.models.figures import TARGET_ONLY
 
 
@@ -78,7 +78,7 @@ def _ratio_cells(ratios: Mapping[str, Any]) -> list[str]:
         "table_hit_rate",
         "tokens_per_step_on_hit",
         "tokens_per_step_on_miss",
-        "prepared_in_vain",
+        "predrafted_in_vain",
         "lookup_step_rate",
     )
     return [_cell(ratios.get(name)) for name in names]
@@ -86,10 +86,16 @@ def _ratio_cells(ratios: Mapping[str, Any]) -> list[str]:
 
 def _round_trips(leg: str, by_rtt: Mapping[str, Any]) -> Table:
     title = f"added round trips to {LEG_NAMES[leg]}"
-    headings = ("target only, ms a token", IN_TURN, PIPELINED, f"{PIPELINED} / {IN_TURN}", "k")
+    headings = (
+        "target only, ms a token",
+        SEQUENTIAL,
+        PIPELINED,
+        f"{PIPELINED} / {SEQUENTIAL}",
+        "k",
+    )
     table = _table(title, "ms", *headings)
     for rtt, ways in by_rtt.items():
-        turn, ahead = ways[IN_TURN], ways[PIPELINED]
+        turn, ahead = ways[SEQUENTIAL], ways[PIPELINED]
         table.add_row(
             rtt,
             _cell(ways[TARGET_ONLY]["ms_per_token"], 1),
@@ -108,9 +114,16 @@ def _prompt_ratio(slow: Mapping[str, Any], fast: Mapping[str, Any]) -> float:
 
 
 def _curve(title: str, column: str, found: Mapping[str, Any]) -> Table:
-    headings = ("accepted", IN_TURN, PIPELINED, f"{PIPELINED} / {IN_TURN}", "tokens a step", "hits")
+    headings = (
+        "accepted",
+        SEQUENTIAL,
+        PIPELINED,
+        f"{PIPELINED} / {SEQUENTIAL}",
+        "tokens a step",
+        "hits",
+    )
     table = _table(title, column, *headings)
-    for point, turn in found[IN_TURN].items():
+    for point, turn in found[SEQUENTIAL].items():
         ahead = found[PIPELINED][point]
         table.add_row(
             str(point),
@@ -157,12 +170,12 @@ def _predicted(found: list[dict[str, Any]]) -> Table:
 
 
 def _speedups(title: str, found: Mapping[str, Mapping[str, float]]) -> Table:
-    table = _table(title, "", IN_TURN, "k", PIPELINED, "k")
+    table = _table(title, "", SEQUENTIAL, "k", PIPELINED, "k")
     for name, row in found.items():
         table.add_row(
             name,
-            f"{row[IN_TURN]:.2f}x",
-            str(row[f"k {IN_TURN}"]),
+            f"{row[SEQUENTIAL]:.2f}x",
+            str(row[f"k {SEQUENTIAL}"]),
             f"{row[PIPELINED]:.2f}x",
             str(row[f"k {PIPELINED}"]),
         )

@@ -48,7 +48,7 @@ def test_it_measures_choices(tiny_models: Callable[..., Path]) -> None:
     engine = Engine(EngineOptions(str(tiny_models("gpt_neox")), "cpu", "float32", slots=2))
     engine.use_graphs(Again)
     engine.use_choices()
-    found = gpu.choosing(engine, read_ms=0.1)
+    found = gpu.spec(engine, read_ms=0.1)
     assert gpu.chosen_text(engine) == gpu.greedy_text(engine)
     for figures in found.values():
         assert len(figures["ms"]) == len(gpu.WIDTHS) + 1

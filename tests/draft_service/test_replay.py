@@ -22,7 +22,7 @@ from draft_service.service import load_drafter
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
 from outrider.errors import ConfigurationError, InvalidRequest
-from outrider.protocol.messages import GREEDY, Preparation, Prepared
+from outrider.protocol.messages import GREEDY, Predraft, PredraftPlan
 
 PROMPT = list(range(20, 40))
 OUTPUT = [7, 5, 9, 8, 6, 11, 10, 13, 12, 15, 14, 16]
@@ -76,7 +76,7 @@ def drafter(tiny_models: Callable[..., Path], path: Path) -> ReplayDrafter:
     return ReplayDrafter(Engine(options), 4, path)
 
 
-async def test_a_perfect_draft_says_and_prepares_the_text(
+async def test_a_perfect_draft_says_and_predrafts_the_text(
     drafter: ReplayDrafter, path: Path
 ) -> None:
     Script("m", 1.0, [[1, 2, 3], TEXT]).write(path)
@@ -84,19 +84,19 @@ async def test_a_perfect_draft_says_and_prepares_the_text(
     await session.propose(0, PROMPT, 0, GREEDY, None)
     proposal = await session.propose(len(PROMPT), OUTPUT[:1], 3, GREEDY, None)
     assert list(proposal.draft_token_ids) == OUTPUT[1:4]
-    grown: asyncio.Queue[list[Prepared]] = asyncio.Queue()
-    session.prepare(3, Preparation(4, 3), grown.put_nowait)
+    grown: asyncio.Queue[list[Predraft]] = asyncio.Queue()
+    session.predraft(3, PredraftPlan(4, 3), grown.put_nowait)
     right: list[int] = []
     while len(right) < 3:
-        for prepared in await asyncio.wait_for(grown.get(), 30):
-            if list(prepared.assumed_token_ids) == OUTPUT[1:5]:
-                right = list(prepared.draft_token_ids)
+        for predrafted in await asyncio.wait_for(grown.get(), 30):
+            if list(predrafted.assumed_token_ids) == OUTPUT[1:5]:
+                right = list(predrafted.draft_token_ids)
     assert right == OUTPUT[5:8]
     session.close()
     drafter.close()
 
 
-async def test_a_useless_draft_is_never_right_and_prepares_corrections_that_are(
+async def test_a_useless_draft_is_never_right_and_predrafts_corrections_that_are(
     drafter: ReplayDrafter, path: Path
 ) -> None:
     Script("m", 0.0, [TEXT]).write(path)
@@ -106,12 +106,12 @@ async def test_a_useless_draft_is_never_right_and_prepares_corrections_that_are(
     await session.propose(0, PROMPT, 0, GREEDY, None)
     proposal = await session.propose(len(PROMPT), TEXT[len(PROMPT) : first], 2, GREEDY, None)
     assert proposal.draft_token_ids[0] != TEXT[first]
-    grown: asyncio.Queue[list[Prepared]] = asyncio.Queue()
-    session.prepare(2, Preparation(4, 1), grown.put_nowait)
+    grown: asyncio.Queue[list[Predraft]] = asyncio.Queue()
+    session.predraft(2, PredraftPlan(4, 1), grown.put_nowait)
     assumed: set[tuple[int, ...]] = set()
     while (TEXT[first],) not in assumed:
-        prepared = await asyncio.wait_for(grown.get(), 30)
-        assumed |= {one.assumed_token_ids for one in prepared}
+        predrafted = await asyncio.wait_for(grown.get(), 30)
+        assumed |= {one.assumed_token_ids for one in predrafted}
     session.close()
     drafter.close()
 
@@ -149,7 +149,7 @@ def test_the_service_shows_that_its_draft_replays(
     Script(str(tiny_models("llama")), 0.5, [TEXT]).write(path)
     assert json.loads(path.read_text())["texts"] == [TEXT]
     options = EngineOptions(f"replay:{path}", "cpu", "float32", slots=2)
-    served, drafter = load_drafter(options, num_branches=2)
+    served, drafter = load_drafter(options, num_predrafts=2)
     assert isinstance(drafter, ReplayDrafter)
     assert dataclasses.asdict(served.info)["model_id"] == f"replay:{path}"
     assert drafter.num_free_slots == served.info.num_slots == 2

@@ -48,9 +48,9 @@ def test_counts_are_summed_before_they_are_divided() -> None:
                 num_lookup_steps=1,
                 num_lookup_draft_tokens=3,
                 num_lookup_accepted_tokens=1,
-                num_prepared_steps=1,
-                num_prepared_accepted_tokens=2,
-                num_prepared_tokens=10,
+                num_cache_hits=1,
+                num_cache_hit_accepted_tokens=2,
+                num_predrafted_tokens=10,
                 acceptance_histogram=[1, 1, 3],
             ),
             report(
@@ -69,7 +69,7 @@ def test_counts_are_summed_before_they_are_divided() -> None:
         "tokens_per_step_on_miss": 2.0,
         "lookup_step_rate": 0.167,
         "lookup_acceptance_rate": 0.333,
-        "prepared_in_vain": 0.8,
+        "predrafted_in_vain": 0.8,
     }
 
 
@@ -128,11 +128,11 @@ def test_times_are_lines_through_the_costs() -> None:
         row = {"way": Run([0] * (k + 2), 0, 1.0, one)}
         return dict(figures([row], "way")["way"])
 
-    in_turn = {k: at(k) for k in (1, 2, 4)}
-    times = fit_times(in_turn, in_turn, 20.0, {1: 10.0, 3: 14.0}, {1: 18.0, 2: 20.0, 5: 26.0})
+    sequential = {k: at(k) for k in (1, 2, 4)}
+    times = fit_times(sequential, sequential, 20.0, {1: 10.0, 3: 14.0}, {1: 18.0, 2: 20.0, 5: 26.0})
     assert (times.verify, times.verify_per_token) == pytest.approx((20, 2), rel=1e-2)
     assert times.draft_step == pytest.approx(3, rel=1e-2)
-    assert times.draft_per_branch == pytest.approx(0.6, rel=1e-2)
+    assert times.draft_per_predraft == pytest.approx(0.6, rel=1e-2)
     assert times.overhead == pytest.approx(1, rel=2e-2)
 
 

@@ -22,7 +22,7 @@ from outrider_bench.models.loop_model import (
     best_breadth,
     best_speedup,
     chosen_texts,
-    prepared_length,
+    predrafted_length,
     replay,
     what_if,
 )
@@ -34,7 +34,7 @@ TIMES = Times(
     verify_per_token=1,
     draft=0,
     draft_step=2,
-    draft_per_branch=0,
+    draft_per_predraft=0,
     overhead=0.5,
     draft_overhead=0.25,
 )
@@ -65,7 +65,7 @@ def test_a_proposal_ends_where_the_draft_is_unsure_of_it() -> None:
 
 def test_on_a_hit_only_the_verification_counts() -> None:
     text = [RIGHT] * 8
-    found = replay([text], TIMES, k=2, num_branches=4)
+    found = replay([text], TIMES, k=2, num_predrafts=4)
     miss = (2 * 2 + 0.25) + 12.5
     hit = 12.5
     # 3 + 3 tokens, then one that has no room for a draft.
@@ -78,17 +78,17 @@ def test_round_trips_are_waited_for_and_leave_less_time_to_prepare() -> None:
     near = replay([text], TIMES, 2)
     far = replay([text], dataclasses.replace(TIMES, rtt_draft=20, rtt_target=10), 2)
     assert far.ms - near.ms == pytest.approx(30 * near.num_steps)
-    hidden = replay([text], dataclasses.replace(TIMES, rtt_draft=4), 2, num_branches=4)
+    hidden = replay([text], dataclasses.replace(TIMES, rtt_draft=4), 2, num_predrafts=4)
     assert hidden.hit_rate > 0.9
-    # What takes longer to hear of than to verify cannot be prepared in time.
-    late = replay([text], dataclasses.replace(TIMES, rtt_draft=20), 2, num_branches=4)
+    # What takes longer to hear of than to verify cannot be predrafted in time.
+    late = replay([text], dataclasses.replace(TIMES, rtt_draft=20), 2, num_predrafts=4)
     assert late.hit_rate == pytest.approx(0.5, abs=0.05)
 
 
-def test_what_is_under_way_when_the_verdict_comes_is_waited_for() -> None:
+def test_what_is_under_way_when_the_result_comes_is_waited_for() -> None:
     """A verification of 12 leaves time for one pass of 8; the next one is at its half."""
     slow = dataclasses.replace(TIMES, draft_step=8)
-    found = replay([[RIGHT] * 9], slow, k=2, num_branches=1)
+    found = replay([[RIGHT] * 9], slow, k=2, num_predrafts=1)
     # 3 tokens; 2, after 4 ms for the one drafted; 2, after the 5 ms that 11 leave; the last one.
     steps = [2 * 8 + 0.25 + 12.5, 4 + 11.5, 5 + 11.5, 10.5]
     assert (found.num_steps, found.num_hits) == (3, 2)
@@ -105,13 +105,13 @@ def test_what_is_under_way_when_the_verdict_comes_is_waited_for() -> None:
         (1, [RIGHT, NOWHERE, RIGHT], 0),
     ],
 )
-def test_what_is_prepared(accepted: int, ahead: list[Place], expected: int) -> None:
-    assert prepared_length(ahead, 2, accepted, num_branches=4, num_passes=5) == expected
+def test_what_is_predrafted(accepted: int, ahead: list[Place], expected: int) -> None:
+    assert predrafted_length(ahead, 2, accepted, num_predrafts=4, num_passes=5) == expected
 
 
-def test_one_branch_prepares_for_no_correction() -> None:
+def test_one_branch_predrafts_for_no_correction() -> None:
     ahead = [FIRST_RUNNER_UP, RIGHT]
-    assert prepared_length(ahead, 1, 0, num_branches=1, num_passes=5) == 0
+    assert predrafted_length(ahead, 1, 0, num_predrafts=1, num_passes=5) == 0
 
 
 def test_the_best_length_is_none_where_nothing_is_right() -> None:
@@ -121,15 +121,15 @@ def test_the_best_length_is_none_where_nothing_is_right() -> None:
     assert k > 4
 
 
-def test_a_draft_that_is_mostly_right_prepares_for_few_outcomes() -> None:
+def test_a_draft_that_is_mostly_right_predrafts_for_few_outcomes() -> None:
     """Passes over few branches are shorter, so that there are more of them in time."""
-    times = dataclasses.replace(TIMES, draft_step=3, draft_per_branch=1)
+    times = dataclasses.replace(TIMES, draft_step=3, draft_per_predraft=1)
     right = [[RIGHT] * 40]
-    best = best_breadth(right, times, k=4, num_branches=4)
-    assert best.ms == replay(right, times, 4, num_branches=1).ms < replay(right, times, 4, 4).ms
+    best = best_breadth(right, times, k=4, num_predrafts=4)
+    assert best.ms == replay(right, times, 4, num_predrafts=1).ms < replay(right, times, 4, 4).ms
     corrected = [[FIRST_RUNNER_UP] * 40]
-    best = best_breadth(corrected, times, k=1, num_branches=4)
-    assert best.ms < replay(corrected, times, 1, num_branches=1).ms
+    best = best_breadth(corrected, times, k=1, num_predrafts=4)
+    assert best.ms < replay(corrected, times, 1, num_predrafts=1).ms
     assert best_breadth(right, times, 4, 0).num_hits == 0  # in turn
 
 
@@ -143,13 +143,13 @@ def test_other_times_change_what_they_say() -> None:
 def test_nothing_is_concluded_without_draft_tokens() -> None:
     assert conclude({}, 4) == {}
     way = {"critical_path_ms_per_token": {}, "num_tokens": 4, "num_prompts": 1}
-    lengths = {"target only": way, "in turn": {1: way}, "pipelined": {1: way}}
+    lengths = {"target only": way, "sequential": {1: way}, "pipelined": {1: way}}
     assert conclude({"lengths": lengths}, 4) == {}
 
 
 def test_the_command_reads_a_result_and_changes_its_times(tmp_path: Path) -> None:
     texts = [[RIGHT.stored()] * 20]
-    times = {mode: dataclasses.asdict(TIMES) for mode in ("in turn", "pipelined")}
+    times = {mode: dataclasses.asdict(TIMES) for mode in ("sequential", "pipelined")}
     sections = {"trace": {"greedy": {"texts": texts}}}
     result = tmp_path / "result.json"
     result.write_text(json.dumps({"sections": sections, "conclusions": {"times": times}}))
@@ -167,27 +167,27 @@ def test_the_command_reads_a_result_and_changes_its_times(tmp_path: Path) -> Non
 def test_hosts_of_their_own_have_the_verifications_of_the_loop_in_turn() -> None:
     texts = [[RIGHT] * 30]
     disturbed = dataclasses.replace(TIMES, verify=15.0)
-    times = {"in turn": TIMES, "pipelined": disturbed}
+    times = {"sequential": TIMES, "pipelined": disturbed}
     apart = speedups_on_own_hosts(texts, times, 4)
     together = speedups_if(texts, times, 4)["as measured"]
-    assert apart["the draft"]["as measured"]["in turn"] == together["in turn"]
+    assert apart["the draft"]["as measured"]["sequential"] == together["sequential"]
     assert apart["the draft"]["as measured"]["pipelined"] > together["pipelined"]
     for by_times in apart.values():
         pipelined = {name: found["pipelined"] for name, found in by_times.items()}
         assert pipelined["as measured"] < pipelined["verification flat in k"] < pipelined["both"]
-    by_draft = [apart[f"accepted {acceptance}"]["both"]["in turn"] for acceptance in (0.8, 0.95)]
+    by_draft = [apart[f"accepted {acceptance}"]["both"]["sequential"] for acceptance in (0.8, 0.95)]
     assert by_draft == sorted(by_draft)
 
 
 @cache
 def apart_at_the_same_times() -> dict[str, dict[str, dict[str, float]]]:
-    return speedups_on_own_hosts([[RIGHT] * 30], {"in turn": TIMES, "pipelined": TIMES}, 4)
+    return speedups_on_own_hosts([[RIGHT] * 30], {"sequential": TIMES, "pipelined": TIMES}, 4)
 
 
 @pytest.mark.parametrize("acceptance", [0.8, 0.95])
 def test_a_draft_for_nothing_is_the_bound_of_its_acceptance(acceptance: float) -> None:
     by_times = apart_at_the_same_times()[f"accepted {acceptance}"]
-    bound = by_times["draft for nothing"]["in turn"]
+    bound = by_times["draft for nothing"]["sequential"]
     assert bound >= by_times["draft for nothing"]["pipelined"]
     assert bound > by_times["draft twice as fast"]["pipelined"]
     step_ms = [TIMES.verify + TIMES.overhead + k * TIMES.verify_per_token for k in range(17)]

@@ -50,7 +50,7 @@ class Link:
     """One direction of a stream: what is on its way, oldest first."""
 
     arrive: Callable[[Any], None]
-    pace: float
+    batch_limits: float
     items: deque[Any] = field(default_factory=deque)
 
     def deliver(self) -> None:
@@ -91,11 +91,11 @@ class Network:
         self.on_point(service, point, count)
 
     def events(self) -> list[tuple[float, Callable[[], None]]]:
-        """What can happen next, with its pace: a delivery, or room for a message."""
+        """What can happen next, with its batch_limits: a delivery, or room for a message."""
         links = [link for stream in self.streams for link in (stream.up, stream.down)]
         self._full = [room for room in self._full if not room.done()]
         return [
-            *((link.pace, link.deliver) for link in links if link.items),
+            *((link.batch_limits, link.deliver) for link in links if link.items),
             *((1.0, partial(room.set_result, None)) for room in self._full),
         ]
 
@@ -105,7 +105,7 @@ class Network:
             self._full.append(asyncio.get_running_loop().create_future())
             await self._full[-1]
 
-    def pace(self) -> float:
+    def batch_limits(self) -> float:
         return self.random.choice(_PACES)
 
 
@@ -116,8 +116,8 @@ class Stream:
         self.service = service
         self.room = network.room
         self._network = network
-        self.up = Link(self._arrive_at_server, network.pace())
-        self.down = Link(self._arrive_at_client, network.pace())
+        self.up = Link(self._arrive_at_server, network.batch_limits())
+        self.down = Link(self._arrive_at_client, network.batch_limits())
         self.call = ClientCall(self)
         self._context = ServerContext(self)
         self._handler: asyncio.Task[None] | None = None
@@ -185,8 +185,8 @@ class Stream:
 
 
 def _is_table(message: Any) -> bool:
-    """Whether a response has nothing but prepared continuations."""
-    return "prepared" in message.DESCRIPTOR.fields_by_name and bool(message.prepared)
+    """Whether a response has nothing but predrafted continuations."""
+    return "predrafted" in message.DESCRIPTOR.fields_by_name and bool(message.predrafted)
 
 
 async def guarded(method: str, handler: Any) -> Handler:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from orchestrator.decoding.interfaces import Ahead, Foresight
 from orchestrator.policy.round_trip import Distance
 from outrider.errors import OutriderError, ServiceUnavailable
-from outrider.protocol.messages import Preparation, Prepared, Proposal, Timings, Verdict
+from outrider.protocol.messages import Predraft, PredraftPlan, Proposal, Timings, VerifyResult
 from outrider.sampling.acceptance import accept_matching
 
 NextToken = Callable[[Sequence[int]], int]
@@ -41,12 +41,12 @@ class FakeVerifier:
         tokens: Sequence[int],
         draft_token_ids: Sequence[int],
         foresight: Foresight | None = None,
-        num_more_tokens: int = 0,
-    ) -> Verdict:
+        num_run_ahead_tokens: int = 0,
+    ) -> VerifyResult:
         self.calls.append((list(tokens), tuple(draft_token_ids)))
-        is_more = self.goes_on and not draft_token_ids
-        self._num_more = self._num_more - 1 if is_more else num_more_tokens
-        self.num_requests += not is_more
+        is_run_ahead = self.goes_on and not draft_token_ids
+        self._num_more = self._num_more - 1 if is_run_ahead else num_run_ahead_tokens
+        self.num_requests += not is_run_ahead
         if self.ahead is not None and self.ahead.tokens == tokens:
             assert self.ahead.draft_token_ids == draft_token_ids
         self.ahead = None
@@ -61,7 +61,9 @@ class FakeVerifier:
         num_accepted, next_token = accept_matching(draft_token_ids, choices)
         length = len(tokens) + num_accepted
         is_bonus = num_accepted == len(draft_token_ids)
-        return Verdict(len(tokens), num_accepted, next_token, is_bonus, length, TIMINGS, is_more)
+        return VerifyResult(
+            len(tokens), num_accepted, next_token, is_bonus, length, TIMINGS, is_run_ahead
+        )
 
     async def _send_ahead(self, foresight: Foresight) -> None:
         foreseeing = asyncio.ensure_future(foresight())
@@ -72,21 +74,21 @@ class FakeVerifier:
 
 
 class Far(Distance):
-    """A target that is far away and takes `server_ns`, whatever verdicts take."""
+    """A target that is far away and takes `server_ns`, whatever results take."""
 
     is_far = True
 
-    def observe(self, waited_ns: int, server_ns: int, was_sent_ahead: bool) -> None: ...
+    def observe(self, waited_ns: int, server_ns: int, is_pipelined: bool) -> None: ...
 
 
-def nothing_prepared(tokens: Sequence[int]) -> int:
+def nothing_predrafted(tokens: Sequence[int]) -> int:
     return 0
 
 
 class FakeDrafter:
     """Proposes by a function, and fails from call `fails_at` on.
 
-    Where branches are asked for, it has prepared `num_prepared(tokens)` tokens for the
+    Where branches are asked for, it has predrafted `num_predrafted(tokens)` tokens for the
     case that `tokens` are committed; if `is_late`, not before its growth is awaited.
     """
 
@@ -95,58 +97,60 @@ class FakeDrafter:
         next_token: NextToken,
         fails_at: int | None = None,
         max_context_length: int = 1000,
-        num_prepared: NextToken = nothing_prepared,
+        num_predrafted: NextToken = nothing_predrafted,
         is_late: bool = False,
     ) -> None:
         self._next_token = next_token
         self._fails_at = fails_at
-        self._num_prepared = num_prepared
-        self._preparation = Preparation()
+        self._num_predrafted = num_predrafted
+        self._predraft_plan = PredraftPlan()
         self._is_late = is_late
         self._awaited: list[int] = []
-        self._late: list[int] = []  # what is prepared for, but was not there yet when it was asked
+        self._late: list[
+            int
+        ] = []  # what is predrafted for, but was not there yet when it was asked
         self.max_context_length = max_context_length
-        self.num_prepared_tokens = 0
+        self.num_predrafted_tokens = 0
         self.is_closed = False
         self.calls: list[tuple[list[int], int]] = []
         self.followed: list[tuple[list[int], tuple[int, ...]]] = []
 
     async def propose(
-        self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+        self, tokens: Sequence[int], num_speculative_tokens: int, predraft_plan: PredraftPlan
     ) -> Proposal:
         self.calls.append((list(tokens), num_speculative_tokens))
-        self._take_call(preparation)
+        self._take_call(predraft_plan)
         draft = self._draft(tokens, num_speculative_tokens)
         length = len(tokens) + max(0, len(draft) - 1)
         return Proposal(len(tokens), draft, length, TIMINGS)
 
     async def follow(
-        self, tokens: Sequence[int], draft: Sequence[int], preparation: Preparation
+        self, tokens: Sequence[int], draft: Sequence[int], predraft_plan: PredraftPlan
     ) -> None:
         self.followed.append((list(tokens), tuple(draft)))
-        self._take_call(preparation)
+        self._take_call(predraft_plan)
 
-    def prepared(self, tokens: Sequence[int]) -> Prepared | None:
+    def predrafted(self, tokens: Sequence[int]) -> Predraft | None:
         if self._is_late and self._late != tokens:
             return None
-        num_tokens = min(self._num_prepared(tokens), self._preparation.num_tokens)
-        if not self._preparation.num_branches or num_tokens == 0:
+        num_tokens = min(self._num_predrafted(tokens), self._predraft_plan.num_tokens)
+        if not self._predraft_plan.num_predrafts or num_tokens == 0:
             return None
-        self.num_prepared_tokens += num_tokens
-        return Prepared(0, tuple(tokens), self._draft(tokens, num_tokens), forward_ns=7)
+        self.num_predrafted_tokens += num_tokens
+        return Predraft(0, tuple(tokens), self._draft(tokens, num_tokens), forward_ns=7)
 
     def is_coming(self, tokens: Sequence[int]) -> bool:
-        if not self._is_late or self._late == tokens or not self._num_prepared(tokens):
+        if not self._is_late or self._late == tokens or not self._num_predrafted(tokens):
             return False
         self._awaited = list(tokens)
-        return self._preparation.num_branches > 0
+        return self._predraft_plan.num_predrafts > 0
 
-    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
+    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
         guess = self._next_token([*tokens, *draft])
-        prepared = self.prepared([*tokens, *draft, guess])
-        if prepared is None:
+        predrafted = self.predrafted([*tokens, *draft, guess])
+        if predrafted is None:
             return None
-        return dataclasses.replace(prepared, assumed_token_ids=(*draft, guess))
+        return dataclasses.replace(predrafted, assumed_token_ids=(*draft, guess))
 
     def growth(self) -> asyncio.Future[None]:
         growth = asyncio.get_running_loop().create_future()
@@ -158,8 +162,8 @@ class FakeDrafter:
     def close(self, reason: OutriderError | None = None) -> None:
         self.is_closed = True
 
-    def _take_call(self, preparation: Preparation) -> None:
-        self._preparation = preparation
+    def _take_call(self, predraft_plan: PredraftPlan) -> None:
+        self._predraft_plan = predraft_plan
         num_calls = len(self.calls) + len(self.followed)
         if self._fails_at is not None and num_calls > self._fails_at:
             raise ServiceUnavailable("the draft is gone")

@@ -11,7 +11,7 @@ import torch
 
 from outrider.engine.attention.rope import NO_ROPE
 from outrider.engine.chunk import Chunk
-from outrider.engine.scheduling.batch_limits import Pace
+from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.scheduler import Scheduler
 
@@ -69,7 +69,7 @@ def make(engine: RecordingEngine) -> Iterator[Callable[..., Scheduler]]:
     def make_scheduler(
         num_slots: int = 4, token_budget: int = 8, gather_seconds: float = 0.0
     ) -> Scheduler:
-        schedulers.append(Scheduler(engine, num_slots, Pace(token_budget, gather_seconds)))
+        schedulers.append(Scheduler(engine, num_slots, BatchLimits(token_budget, gather_seconds)))
         return schedulers[-1]
 
     yield make_scheduler

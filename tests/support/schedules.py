@@ -21,11 +21,11 @@ from orchestrator.sessions.target_session import TargetSession
 from outrider.protocol.messages import (
     GREEDY,
     ModelInfo,
-    Preparation,
-    Prepared,
+    Predraft,
+    PredraftPlan,
     Proposal,
     SamplingParams,
-    Verdict,
+    VerifyResult,
 )
 from tests.support.fake_network import Network, guarded
 from tests.support.fakes import Far
@@ -62,7 +62,7 @@ class Lengths:
     def next_length(self) -> int:
         return self._random.choice([0, self._random.randint(0, self._longest)])
 
-    def prepared_length(self) -> int:
+    def predrafted_length(self) -> int:
         return self._random.randint(1, max(1, self._longest))
 
     @property
@@ -92,27 +92,27 @@ class CheckedDrafter:
         return getattr(self._session, name)
 
     async def propose(
-        self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+        self, tokens: Sequence[int], num_speculative_tokens: int, predraft_plan: PredraftPlan
     ) -> Proposal:
-        proposal = await self._session.propose(tokens, num_speculative_tokens, preparation)
+        proposal = await self._session.propose(tokens, num_speculative_tokens, predraft_plan)
         self._check(tokens, proposal.draft_token_ids)
         assert len(proposal.draft_token_ids) <= num_speculative_tokens
         return proposal
 
-    def prepared(self, tokens: Sequence[int]) -> Prepared | None:
-        prepared = self._session.prepared(tokens)
-        if prepared is not None:
+    def predrafted(self, tokens: Sequence[int]) -> Predraft | None:
+        predrafted = self._session.predrafted(tokens)
+        if predrafted is not None:
             self.num_hits += 1
-            assert tuple(tokens[prepared.context_length :]) == prepared.assumed_token_ids
-            self._check(tokens, prepared.draft_token_ids)
-        return prepared
+            assert tuple(tokens[predrafted.context_length :]) == predrafted.assumed_token_ids
+            self._check(tokens, predrafted.draft_token_ids)
+        return predrafted
 
-    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Prepared | None:
-        prepared = self._session.likeliest(tokens, draft)
-        if prepared is not None:
-            assert prepared.assumed_token_ids[:-1] == tuple(draft)
-            self._check([*tokens, *prepared.assumed_token_ids], prepared.draft_token_ids)
-        return prepared
+    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
+        predrafted = self._session.likeliest(tokens, draft)
+        if predrafted is not None:
+            assert predrafted.assumed_token_ids[:-1] == tuple(draft)
+            self._check([*tokens, *predrafted.assumed_token_ids], predrafted.draft_token_ids)
+        return predrafted
 
     def _check(self, tokens: Sequence[int], draft: Sequence[int]) -> None:
         expected = self._model.continuation(tokens, len(draft), self._params)
@@ -125,12 +125,12 @@ class CountedTarget(TargetSession):
     num_more = 0
     num_interrupted = 0
 
-    async def verify(self, *args: Any, **kwargs: Any) -> Verdict:
+    async def verify(self, *args: Any, **kwargs: Any) -> VerifyResult:
         went_on = self.goes_on
-        verdict = await super().verify(*args, **kwargs)
-        self.num_more += verdict.is_more
-        self.num_interrupted += went_on and not verdict.is_more
-        return verdict
+        result = await super().verify(*args, **kwargs)
+        self.num_more += result.is_run_ahead
+        self.num_interrupted += went_on and not result.is_run_ahead
+        return result
 
 
 class Schedule:
@@ -141,7 +141,7 @@ class Schedule:
         seed: int,
         unlikeness: float = 0.3,
         num_sessions: int = 1,
-        num_branches: int = 4,
+        num_predrafts: int = 4,
         min_confidence: float = 0.0,
     ) -> None:
         self.seed = seed
@@ -150,21 +150,21 @@ class Schedule:
         self.services = toy_pair(
             unlikeness,
             num_sessions,
-            num_branches,
+            num_predrafts,
             min_confidence,
             chooses=seed % 2 == 1,
         )
         self.num_hits = 0
-        self.num_ahead_steps = 0
+        self.num_pipelined_steps = 0
         self.num_stale_steps = 0
         self.num_more_steps = 0
         self.num_interrupted = 0
         self.before_event: Callable[[int], Any] = lambda _: None
         self._paces = {
-            scheduler: self.network.pace()
+            scheduler: self.network.batch_limits()
             for scheduler in (self.services.draft, self.services.target)
         }
-        self._time_pace = self.network.pace()
+        self._time_batch_limits = self.network.batch_limits()
         self._seconds = 0.0
         client: Any = self
         self._pair = Pair(client, self.services.info, client, client)
@@ -200,7 +200,7 @@ class Schedule:
     async def text(
         self,
         lengths: LengthPolicy,
-        num_branches: int = 4,
+        num_predrafts: int = 4,
         params: SamplingParams = GREEDY,
         num_tokens: int = 24,
         prompt: Sequence[int] = PROMPT,
@@ -219,14 +219,14 @@ class Schedule:
                 drafter,
                 lengths,
                 path,
-                num_branches,
+                num_predrafts,
                 looks_up,
                 Far(server_ns=self.random.choice([0.0, 1e9])) if is_far else None,
             )
             async with aclosing(steps):
                 async for step in steps:
                     text.extend(step.token_ids)
-                    self.num_ahead_steps += step.drafted.was_sent_ahead
+                    self.num_pipelined_steps += step.drafted.is_pipelined
                     self.num_stale_steps += step.drafted.replaces_stale
             assert isinstance(drafter, CheckedDrafter)
             assert isinstance(verifier, CountedTarget)
@@ -270,12 +270,12 @@ class Schedule:
     def _happen(self) -> bool:
         """One event, unless there is none."""
         events = self.network.events()
-        for scheduler, pace in self._paces.items():
+        for scheduler, batch_limits in self._paces.items():
             if scheduler.is_busy:
-                events.append((pace, scheduler.step))
+                events.append((batch_limits, scheduler.step))
         loop: Any = asyncio.get_running_loop()
         if any(not timer.cancelled() for timer in loop._scheduled):
-            events.append((self._time_pace, self._pass_time))
+            events.append((self._time_batch_limits, self._pass_time))
         if not events:
             return False
         paces, actions = zip(*events, strict=True)

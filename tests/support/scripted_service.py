@@ -32,7 +32,7 @@ def response() -> pb.GenerateResponse:
         token_ids=[7, 8],
         finish_reason=pb.FINISH_REASON_LENGTH,
         seed=5,
-        usage=pb.Usage(prompt_tokens=3, completion_tokens=2),
+        usage=pb.Usage(num_prompt_tokens=3, num_output_tokens=2),
         speculation=pb.SpeculationStats(
             num_steps=1,
             num_draft_tokens=2,

@@ -21,10 +21,10 @@ from draft_service.drafters.model import ModelDrafter
 from draft_service.servicer import DraftServicer
 from outrider.engine.attention.rope import NO_ROPE
 from outrider.engine.chunk import Chunk
-from outrider.engine.scheduling.batch_limits import Pace
+from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.protocol.messages import ModelInfo, SamplingParams
-from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice, choose_tokens, rank_tokens
 from outrider.serving.model_service import ServedModel
 from target_service.servicer import TargetServicer
@@ -35,7 +35,7 @@ EOS = 3
 MAX_CONTEXT_LENGTH = 96
 
 # Few enough tokens that a prompt is read in several passes; nobody is waited for.
-PACE = Pace(token_budget=7, gather_seconds=0.0)
+LIMITS = BatchLimits(token_budget=7, gather_seconds=0.0)
 
 _NUM_ROWS = 997
 
@@ -86,7 +86,7 @@ class ToyEngine:
     threads = None
     has_draft_vocabulary = False
     is_int8 = False
-    pace = PACE
+    batch_limits = LIMITS
 
     def __init__(self, model: ToyModel, num_slots: int, chooses: bool = False) -> None:
         self.model = model
@@ -107,23 +107,23 @@ class ToyEngine:
         return [self._read_chunk(chunk) for chunk in chunks]
 
     def choose(
-        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
+        self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int
     ) -> list[list[list[Choice]]] | list[Tensor]:
         """As an engine on a GPU does, which reads its own choices."""
         if not self.chooses:
             return self.forward(chunks)
         chosen = [
             [
-                self._ranked(choosing, row, chunk.end - chunk.num_logits + 1 + index)
+                self._ranked(spec, row, chunk.end - chunk.num_logits + 1 + index)
                 for index, row in enumerate(rows)
             ]
-            for chunk, choosing, rows in zip(chunks, choosings, self.forward(chunks), strict=True)
+            for chunk, spec, rows in zip(chunks, specs, self.forward(chunks), strict=True)
         ]
         for step in range(1, num_steps):
-            for chunk, choosing, ranks in zip(chunks, choosings, chosen, strict=True):
+            for chunk, spec, ranks in zip(chunks, specs, chosen, strict=True):
                 place = chunk.end + step - 1
                 [row] = self._read_chunk(Chunk(chunk.slot, place, [ranks[-1][0].token_id], 1))
-                ranks.append(self._ranked(choosing, row, place + 1))
+                ranks.append(self._ranked(spec, row, place + 1))
         return chosen
 
     rope = NO_ROPE
@@ -131,10 +131,10 @@ class ToyEngine:
     def clear_unsound(self, chunks: Sequence[Chunk], results: Sequence[Any]) -> list[bool]:
         return [True] * len(chunks)
 
-    def _ranked(self, choosing: Choosing, row: Tensor, index: int) -> list[Choice]:
-        columns = slice(choosing.num_ids)
+    def _ranked(self, spec: SamplingSpec, row: Tensor, index: int) -> list[Choice]:
+        columns = slice(spec.num_ids)
         logits, ids = row[None, columns], self.logit_token_ids[columns]
-        return rank_tokens(logits, ids, choosing.params, index, choosing.width)
+        return rank_tokens(logits, ids, spec.params, index, spec.width)
 
     def _read_chunk(self, chunk: Chunk) -> Tensor:
         slot = self._slots[chunk.slot]
@@ -149,9 +149,11 @@ class ToyEngine:
 class SteppedScheduler(Scheduler):
     """Its passes begin and end when a test says so."""
 
-    def __init__(self, engine: Any, num_slots: int, pace: Pace, threads: None) -> None:
+    def __init__(
+        self, engine: Any, num_slots: int, batch_limits: BatchLimits, threads: None
+    ) -> None:
         self._chunks: list[Any] = []
-        super().__init__(engine, num_slots, pace, threads)
+        super().__init__(engine, num_slots, batch_limits, threads)
 
     def _run(self) -> None:
         """Nothing on a thread of its own."""
@@ -189,13 +191,13 @@ class ToyPair:
 def toy_pair(
     unlikeness: float,
     num_sessions: int,
-    num_branches: int,
+    num_predrafts: int,
     min_confidence: float,
     chooses: bool = False,
 ) -> ToyPair:
     """Services with slots for `num_sessions` sessions, whose engines choose tokens or do not."""
     info = ModelInfo("toy", MAX_CONTEXT_LENGTH, VOCAB_SIZE, num_slots=num_sessions)
-    num_slots = num_sessions * max(1, num_branches)
+    num_slots = num_sessions * max(1, num_predrafts)
     draft_model = ToyModel(unlikeness)
     draft_engine: Any = ToyEngine(draft_model, num_slots, chooses)
     target_engine: Any = ToyEngine(ToyModel(), num_sessions, chooses)
@@ -203,7 +205,7 @@ def toy_pair(
         mock.patch("draft_service.drafters.model.Scheduler", SteppedScheduler),
         mock.patch("target_service.verifier.Scheduler", SteppedScheduler),
     ):
-        drafter = ModelDrafter(draft_engine, num_branches, min_confidence)
+        drafter = ModelDrafter(draft_engine, num_predrafts, min_confidence)
         verifier = Verifier(target_engine)
     draft_servicer, target_servicer = DraftServicer(), TargetServicer()
     draft_servicer.serve_model(ServedModel(info), drafter)

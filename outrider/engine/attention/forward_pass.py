@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from outrider.engine.attention.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of
-from outrider.engine.attention.query_blocks import Pieces, attend_pieces
+from outrider.engine.attention.query_blocks import QueryBlocks, attend_blocks
 from outrider.engine.attention.rotation import Rotation
 from outrider.engine.cache.kv_cache import SlotCache
 from outrider.engine.chunk import Chunk, text_lengths
@@ -53,7 +53,7 @@ class ForwardPass:
 
     Args:
         positions: [num_tokens], of the pass's tokens in their sequences
-        pieces: what attends by itself; else all are in `batches`
+        blocks: what attends by itself; else all are in `batches`
         slots: [num_tokens], where the tokens of `batches` are stored
     """
 
@@ -61,14 +61,14 @@ class ForwardPass:
         self,
         cache: SlotCache,
         positions: Tensor,
-        pieces: Pieces | None = None,
+        blocks: QueryBlocks | None = None,
         batches: Sequence[Batch] = (),
         slots: Tensor | None = None,
     ) -> None:
         self.cache = cache
         self.positions = positions
         self.chunks: Sequence[Chunk] = ()
-        self.pieces = pieces
+        self.blocks = blocks
         self.batches = batches
         self.slots = slots
         self.windows: set[int] = set()
@@ -86,18 +86,18 @@ class ForwardPass:
         """Stores keys and values, and attends: [num_tokens, num_heads, head_dim].
 
         Args:
-            rotation: queries and keys are turned by it first.
+            rotation: queries and keys are rotated by it first.
             output: where the result goes, maybe the place of `query`.
         """
         if rotation is not None:
-            query, key = rotation.turn(query), rotation.turn(key)
+            query, key = rotation.rotate(query), rotation.rotate(key)
         if layer.window is not None:
             self.windows.add(layer.window)
         keys, values = self.cache.storage(layer.number, key, value)
         groups = query.shape[1] // key.shape[1]
-        if self.pieces is not None:
-            pieces = self.pieces.of(query, groups, layer.window)
-            attended = attend_pieces(query, key, value, keys, values, pieces, layer.scale)
+        if self.blocks is not None:
+            blocks = self.blocks.of(query, groups, layer.window)
+            attended = attend_blocks(query, key, value, keys, values, blocks, layer.scale)
         else:
             assert self.slots is not None
             # Dimensions that are indexed come first.
@@ -129,7 +129,7 @@ class Pass(ForwardPass):
             [position for c in chunks for position in range(c.start, c.end)], device=device
         )  # [num_tokens]
         if len(chunks) == 1 or not together:
-            super().__init__(cache, positions, Pieces(chunks, shapes))
+            super().__init__(cache, positions, QueryBlocks(chunks, shapes))
             self.chunks = chunks
             return
         slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)

@@ -1,9 +1,9 @@
 """Attention chunk by chunk, each to its own slot.
 
-Chunks attend in pieces of a few queries, which see no more of the slot than they need to,
+Chunks attend in blocks of a few queries, which see no more of the slot than they need to,
 and in shapes that give each query the same bits in every pass (`attention_shapes.py`).
 """
-# Without postponed annotations: TorchScript reads those of `Piece`.
+# Without postponed annotations: TorchScript reads those of `QueryBlock`.
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.shapes.attention_shapes import AttentionShapes
 
 
-class Piece(NamedTuple):
+class QueryBlock(NamedTuple):
     """Consecutive tokens of a chunk, which attend together."""
 
     slot: int
@@ -28,13 +28,13 @@ class Piece(NamedTuple):
     mask: Tensor | None  # additive, [groups * (end - begin) or more, length]; None: all is visible
 
 
-def attend_pieces(
+def attend_blocks(
     query: Tensor,  # [num_tokens, num_heads, head_dim]
     key: Tensor,  # [num_tokens, num_kv_heads, head_dim]
     value: Tensor,
     keys: Tensor,  # [num_slots, num_kv_heads, max_length, head_dim]
     values: Tensor,
-    pieces: list[Piece],
+    blocks: list[QueryBlock],
     scale: float,
 ) -> Tensor:
     """Stores keys and values, and attends: [num_tokens, num_heads, head_dim]. For TorchScript, too.
@@ -44,20 +44,20 @@ def attend_pieces(
     """
     num_heads, head_dim = query.shape[1], query.shape[2]
     outputs: list[Tensor] = []
-    for piece in pieces:
-        begin, end, slot = piece.begin, piece.end, piece.slot
-        stop = piece.start + end - begin
-        keys[slot, :, piece.start : stop] = key[begin:end].transpose(0, 1)
-        values[slot, :, piece.start : stop] = value[begin:end].transpose(0, 1)
+    for block in blocks:
+        begin, end, slot = block.begin, block.end, block.slot
+        stop = block.start + end - begin
+        keys[slot, :, block.start : stop] = key[begin:end].transpose(0, 1)
+        values[slot, :, block.start : stop] = value[begin:end].transpose(0, 1)
         # [1, num_kv_heads, groups * num_queries, head_dim]
         rows = query[begin:end].transpose(0, 1).reshape(1, keys.shape[1], -1, head_dim)
-        num_rows, mask = rows.shape[2], piece.mask
+        num_rows, mask = rows.shape[2], block.mask
         if mask is not None and len(mask) > num_rows:
             rows = pad(rows, [0, 0, 0, len(mask) - num_rows])
         output = scaled_dot_product_attention(
             rows,
-            keys[slot : slot + 1, :, : piece.length],
-            values[slot : slot + 1, :, : piece.length],
+            keys[slot : slot + 1, :, : block.length],
+            values[slot : slot + 1, :, : block.length],
             attn_mask=mask,
             scale=scale,
         )
@@ -68,34 +68,34 @@ def attend_pieces(
     return torch.cat(outputs) if outputs else torch.empty_like(query)
 
 
-class Pieces:
-    """The pieces of a pass, shared by all layers that attend alike."""
+class QueryBlocks:
+    """The blocks of a pass, shared by all layers that attend alike."""
 
     def __init__(self, chunks: Sequence[Chunk], shapes: AttentionShapes) -> None:
         self._chunks = chunks
         self._shapes = shapes
-        self._pieces: dict[tuple[int, int | None], list[Piece]] = {}
+        self._blocks: dict[tuple[int, int | None], list[QueryBlock]] = {}
 
     @property
     def groups(self) -> set[int]:
         """Query heads to a key-value head, of the layers that have asked."""
-        return {groups for groups, _ in self._pieces}
+        return {groups for groups, _ in self._blocks}
 
-    def of(self, like: Tensor, groups: int, window: int | None = None) -> list[Piece]:
+    def of(self, like: Tensor, groups: int, window: int | None = None) -> list[QueryBlock]:
         """For layers with so many query heads to a key-value head, and such a sliding window.
 
         Args:
             like: has the masks' type and device.
         """
         kind = (groups, window)
-        if kind not in self._pieces:
-            pieces: list[Piece] = []
+        if kind not in self._blocks:
+            blocks: list[QueryBlock] = []
             begin = 0
             for chunk in self._chunks:
-                pieces.extend(self._of_chunk(chunk, begin, like, *kind))
+                blocks.extend(self._of_chunk(chunk, begin, like, *kind))
                 begin += len(chunk.token_ids)
-            self._pieces[kind] = pieces
-        return self._pieces[kind]
+            self._blocks[kind] = blocks
+        return self._blocks[kind]
 
     def _of_chunk(
         self,
@@ -104,7 +104,7 @@ class Pieces:
         like: Tensor,
         groups: int,
         window: int | None,
-    ) -> Iterator[Piece]:
+    ) -> Iterator[QueryBlock]:
         """Of a chunk whose tokens are those from `first` on in the pass."""
         step = self._shapes.queries_at_once(len(chunk.token_ids), groups)
         for start in range(chunk.start, chunk.end, step):
@@ -116,7 +116,7 @@ class Pieces:
             if not sees_all or self._shapes.are_chosen:
                 mask = _causal_mask(range(start, stop), length, num_rows, groups, window, like)
             begin = first + start - chunk.start
-            yield Piece(chunk.slot, start, begin, begin + stop - start, length, mask)
+            yield QueryBlock(chunk.slot, start, begin, begin + stop - start, length, mask)
 
 
 def _causal_mask(

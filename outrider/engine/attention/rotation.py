@@ -9,24 +9,24 @@ from torch import Tensor
 
 
 class Rotation(NamedTuple):
-    """By what the heads of some tokens are turned."""
+    """By what the heads of some tokens are rotated."""
 
-    cos: Tensor  # [num_tokens, 1, head_dim]; 1 where nothing is turned
-    sin: Tensor  # [num_tokens, 1, head_dim]; 0 where nothing is turned
+    cos: Tensor  # [num_tokens, 1, head_dim]; 1 where nothing is rotated
+    sin: Tensor  # [num_tokens, 1, head_dim]; 0 where nothing is rotated
     """With the sign that one half of the rotated heads would have."""
     size: int
-    """How many dimensions are turned, the first half of them with the second."""
+    """How many dimensions are rotated, the first half of them with the second."""
 
     def at(self, positions: Tensor) -> Rotation:
         """Of tokens at these positions, if this one is of all."""
         return Rotation(self.cos[positions], self.sin[positions], self.size)
 
-    def turn(self, heads: Tensor) -> Tensor:
-        """Queries or keys [num_tokens, num_heads, head_dim], turned."""
-        rotated = heads[..., : self.size].roll(self.size // 2, dims=-1)
+    def rotate(self, heads: Tensor) -> Tensor:
+        """Queries or keys [num_tokens, num_heads, head_dim], rotated."""
+        halves = heads[..., : self.size].roll(self.size // 2, dims=-1)
         if self.size < heads.shape[-1]:
-            rotated = torch.cat((rotated, heads[..., self.size :]), dim=-1)
-        return torch.addcmul(heads * self.cos, rotated, self.sin)
+            halves = torch.cat((halves, heads[..., self.size :]), dim=-1)
+        return torch.addcmul(heads * self.cos, halves, self.sin)
 
 
 def rotation_of(cos: Tensor, sin: Tensor, head_dim: int) -> Rotation:

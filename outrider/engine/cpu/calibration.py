@@ -51,7 +51,7 @@ _TYPICAL_QUERIES = (1, 3, 5, 9, 40)
 
 _NUM_FINE_KEYS = (KEY_BLOCK, 384, 256, 128, KEY_STEP, 0)
 # Numbers of visible keys: at the ends of steps and blocks, so that a query alone sees fewer keys
-# than one of a piece that reaches further, and between them.
+# than one of a block that reaches further, and between them.
 _VISIBLE_KEYS = (
     *(1, 66, *range(KEY_STEP, KEY_BLOCK + 1, KEY_STEP), 514, 640, 770, 896, 1000, 1024),
     *(4000, 4032),
@@ -68,10 +68,10 @@ class AttentionKind(NamedTuple):
 
 def attention_kinds(forward_pass: ForwardPass) -> list[AttentionKind]:
     """How the layers that a pass went through attend."""
-    assert forward_pass.pieces is not None  # passes on a CPU have them
+    assert forward_pass.blocks is not None  # passes on a CPU have them
     return [
         AttentionKind(groups, *heads)
-        for groups in sorted(forward_pass.pieces.groups)
+        for groups in sorted(forward_pass.blocks.groups)
         for heads in sorted(forward_pass.cache.head_shapes)
     ]
 

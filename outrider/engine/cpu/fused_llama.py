@@ -2,7 +2,7 @@
 
 A short pass of a small model is made of calls, not of arithmetic: in transformers'
 layer, those that are no products take longer than an int8 product. These layers
-multiply query, key and value at once, and gate and up; turn query and key at
+multiply query, key and value at once, and gate and up; rotate query and key at
 once; and normalise in one kernel. On a CPU they are the only model code of the
 engine (for GPUs see `gpu_network.py`), and are compared with transformers' own like
 all else when a model loads.
@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from outrider.engine.attention.forward_pass import ForwardPass
-from outrider.engine.attention.query_blocks import Piece, attend_pieces
+from outrider.engine.attention.query_blocks import QueryBlock, attend_blocks
 from outrider.engine.attention.rotation import rotation_of
 from outrider.engine.cache.kv_cache import SlotCache
 from outrider.engine.cpu.activations import silu_by_rows
@@ -52,25 +52,25 @@ class FusedLayer(nn.Module):
         sin: Tensor,
         keys: Tensor,  # [num_slots, num_kv_heads, max_length, head_dim]
         values: Tensor,
-        pieces: list[Piece],
+        blocks: list[QueryBlock],
     ) -> Tensor:
         """[num_tokens, hidden_size] to the same."""
         query, key, value = self.heads_of(states, cos, sin).split(self.num_each, dim=1)
-        output = attend_pieces(query, key, value, keys, values, pieces, self.scaling)
+        output = attend_blocks(query, key, value, keys, values, blocks, self.scaling)
         return self.finish(states, output.reshape(states.shape[0], -1))
 
     @torch.jit.export
     def heads_of(self, states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """Queries, keys and values, the first two turned: [num_tokens, num_heads, head_dim].
+        """Queries, keys and values, the first two rotated: [num_tokens, num_heads, head_dim].
 
         Rotary position embedding (arXiv 2104.09864); the sign that one half of the rotated
         heads would have is in `sin`.
         """
         heads: Tensor = self.qkv(self.attention_norm(states))
         heads = heads.view(states.shape[0], -1, self.head_dim)
-        turned = heads[:, : self.num_heads + self.num_kv_heads]
-        rotated = turned.roll(self.head_dim // 2, dims=-1)
-        turned.copy_(torch.addcmul(turned * cos, rotated, sin))
+        rotated = heads[:, : self.num_heads + self.num_kv_heads]
+        halves = rotated.roll(self.head_dim // 2, dims=-1)
+        rotated.copy_(torch.addcmul(rotated * cos, halves, sin))
         return heads
 
     @torch.jit.export
@@ -128,10 +128,10 @@ class FusedLlama(nn.Module):
     def _run_layers(
         self, states: Tensor, cos: Tensor, sin: Tensor, forward_pass: ForwardPass
     ) -> Tensor:
-        assert forward_pass.pieces is not None  # passes on a CPU have them
-        pieces = forward_pass.pieces.of(states, self.num_groups)
+        assert forward_pass.blocks is not None  # passes on a CPU have them
+        blocks = forward_pass.blocks.of(states, self.num_groups)
         keys, values = self._storage(forward_pass.cache, states)
-        output: Tensor = self._run(states, cos, sin, keys, values, pieces)
+        output: Tensor = self._run(states, cos, sin, keys, values, blocks)
         return output
 
     def _storage(self, cache: SlotCache, states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -156,8 +156,8 @@ class Layers(nn.Module):
         sin: Tensor,
         keys: list[Tensor],  # of each layer, [num_slots, num_kv_heads, max_length, head_dim]
         values: list[Tensor],
-        pieces: list[Piece],
+        blocks: list[QueryBlock],
     ) -> Tensor:
         for index, layer in enumerate(self.layers):
-            states = layer(states, cos, sin, keys[index], values[index], pieces)
+            states = layer(states, cos, sin, keys[index], values[index], blocks)
         return states

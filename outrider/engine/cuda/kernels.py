@@ -1,6 +1,6 @@
 """Kernels for GPUs, in Triton, for what a short pass has between its products.
 
-Torch does it in a dozen kernels a layer: turn the heads, write keys and values, gather the
+Torch does it in a dozen kernels a layer: rotate the heads, write keys and values, gather the
 slots, mask, attend. Each takes longer to begin than to work. Here it is one, which reads of
 each slot only what its sequence has: flash attention (arXiv 2205.14135), and behind long
 contexts in parts that are joined after (flash-decoding).
@@ -32,7 +32,7 @@ _KEYS_OF_A_PART = 512
 
 
 @triton.jit
-def _turned(heads, dims, has_dim, is_row, cos, sin, SIZE: tl.constexpr):
+def _rotated(heads, dims, has_dim, is_row, cos, sin, SIZE: tl.constexpr):
     """Rows of heads, in float32; `heads`, `cos` and `sin` point to the first dimension of each."""
     mask = is_row[:, None] & has_dim[None, :]
     own = tl.load(heads[:, None] + dims[None, :], mask=mask, other=0.0).to(tl.float32)
@@ -41,9 +41,9 @@ def _turned(heads, dims, has_dim, is_row, cos, sin, SIZE: tl.constexpr):
     half: tl.constexpr = SIZE // 2
     others = tl.where(dims < half, dims + half, tl.where(dims < SIZE, dims - half, dims))
     other = tl.load(heads[:, None] + others[None, :], mask=mask, other=0.0).to(tl.float32)
-    turned_by = tl.load(cos[:, None] + dims[None, :], mask=mask, other=0.0).to(tl.float32)
+    rotated_by = tl.load(cos[:, None] + dims[None, :], mask=mask, other=0.0).to(tl.float32)
     and_by = tl.load(sin[:, None] + dims[None, :], mask=mask, other=0.0).to(tl.float32)
-    return own * turned_by + other * and_by
+    return own * rotated_by + other * and_by
 
 
 @triton.jit
@@ -80,9 +80,9 @@ def _attend_kernel(
     own_token = index % WIDTH
     token = row * WIDTH + own_token
     head = kv_head * GROUPS + index // WIDTH
-    turn = token * HEAD_DIM
+    rotation_row = token * HEAD_DIM
     heads = query + token * query_token + head * query_head
-    queries = _turned(heads, dims, has_dim, is_query, cos + turn, sin + turn, SIZE)
+    queries = _rotated(heads, dims, has_dim, is_query, cos + rotation_row, sin + rotation_row, SIZE)
     queries = queries.to(keys.dtype.element_ty)
     states = tl.zeros([QUERIES, DIMS], dtype=tl.float32)
     best = tl.full([QUERIES], -1.0e30, dtype=tl.float32)
@@ -115,8 +115,10 @@ def _attend_kernel(
         is_new = new < WIDTH
         new_token = row * WIDTH + new
         new_heads = key + new_token * key_token + kv_head * key_head
-        new_turn = new_token * HEAD_DIM
-        new_keys = _turned(new_heads, dims, has_dim, is_new, cos + new_turn, sin + new_turn, SIZE)
+        new_rotation_row = new_token * HEAD_DIM
+        new_keys = _rotated(
+            new_heads, dims, has_dim, is_new, cos + new_rotation_row, sin + new_rotation_row, SIZE
+        )
         new_keys = new_keys.to(keys.dtype.element_ty)
         new_mask = is_new[:, None] & has_dim[None, :]
         new_places = value + new_token * value_token + kv_head * value_head
@@ -180,7 +182,7 @@ def attend(
 
     Args:
         length: no slot's sequence is longer. No more is read than there is.
-        rotation: queries and keys are turned by it first.
+        rotation: queries and keys are rotated by it first.
 
     Raises:
         ValueError: values differ in size from keys, or heads are not of numbers in a row.

@@ -19,7 +19,7 @@ from outrider.engine.cuda.static_passes import Record, StaticPasses
 from outrider.engine.soundness import difference
 from outrider.protocol.messages import GREEDY, SamplingParams
 from outrider.sampling.noise import gumbel_noise
-from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice, filter_logits
 
 log = logging.getLogger(__name__)
@@ -119,11 +119,11 @@ def _choose_the_same(
     params: Sequence[SamplingParams],
     width: int,
 ) -> bool:
-    choosings = [Choosing(each, len(token_ids), width) for each in params]
+    specs = [SamplingSpec(each, len(token_ids), width) for each in params]
     verified = [Chunk(slot, 0, [1, 2, 3], 2) for slot in range(len(params))]
     drafted = [Chunk(slot, 3, [4], 1) for slot in range(len(params))]
     for chunks, num_steps in ((verified, 1), (drafted, _NUM_STEPS)):
-        chosen = choices.choose(chunks, choosings, num_steps)
+        chosen = choices.choose(chunks, specs, num_steps)
         num_chosen = max(num_steps, chunks[0].num_logits)
         if chosen is None or len(chosen[0]) < num_chosen:
             return False
@@ -135,20 +135,20 @@ def _choose_the_same(
             index = chunk.end - chunk.num_logits + 1
             for row, ranks in enumerate(chosen[place]):
                 has_all = each.excludes_tokens or len(ranks) == width
-                lack = _lack(logits[row], token_ids, each, index + row, ranks)
-                if not has_all or not lack <= tolerance:
+                gap = _logit_gap(logits[row], token_ids, each, index + row, ranks)
+                if not has_all or not gap <= tolerance:
                     return False
     return True
 
 
-def _lack(
+def _logit_gap(
     logits: Tensor,
     token_ids: Tensor,
     params: SamplingParams,
     index: int,
     ranks: Sequence[Choice],
 ) -> float:
-    """What the scores of ranked tokens lack to the best ones, beside how much logits vary.
+    """The gap between the scores of ranked tokens and the best ones, beside how much logits vary.
 
     Or, if that is more, how far a probability is off. Infinite if there is no such token, or a
     filter excludes it by far: tokens at the border may be on either side.

@@ -26,8 +26,8 @@ from outrider.engine.cuda.static_passes import (
 )
 from outrider.sampling.recorded_sampling import (
     NUM_SETTINGS,
-    Choosing,
     RowSettings,
+    SamplingSpec,
     SamplingWork,
     rank_rows,
     settings_of,
@@ -115,7 +115,7 @@ class StaticChoices:
         return len(self._graphs)
 
     def choose(
-        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
+        self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int
     ) -> list[list[list[Choice]]] | None:
         """For each chunk, what is chosen after its tokens whose logits are wanted.
 
@@ -133,14 +133,14 @@ class StaticChoices:
             return None
         if at_end:  # a product of one row takes a kernel more for its bias
             shape = shape._replace(num_rows=max(_FEWEST_ROWS, shape.num_rows))
-        num_ids, work = len(self._token_ids), work_of(choosings)
+        num_ids, work = len(self._token_ids), work_of(specs)
         num_chosen = shape.num_rows if at_end else shape.num_tokens
         if num_chosen * num_ids > (_MOST_GREEDY_SCORES if work.is_greedy else _MOST_SCORES):
             return None
-        width = min(num_ids, max(choosing.width for choosing in choosings))
+        width = min(num_ids, max(spec.width for spec in specs))
         program = Program(shape, work, width, at_end, is_step=False)
         states = self._states_of(shape.num_rows, width)
-        inputs = sendable(self._inputs(chunks, choosings, shape), self._device)
+        inputs = sendable(self._inputs(chunks, specs, shape), self._device)
         first = self._graph(program, inputs, lambda place: self._read(program, place, states))
         if first is None:
             return None
@@ -160,7 +160,7 @@ class StaticChoices:
         return self._states[key]
 
     def _inputs(
-        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], shape: Shape
+        self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], shape: Shape
     ) -> list[int]:
         """All that differs between passes of a shape, so that it travels at once.
 
@@ -168,7 +168,7 @@ class StaticChoices:
         """
         rows = filled_up(chunks, shape.num_rows)
         lasts = [row * shape.width + len(chunk.token_ids) - 1 for row, chunk in enumerate(rows)]
-        settings = [settings_of(choosing, len(self._token_ids)) for choosing in choosings]
+        settings = [settings_of(spec, len(self._token_ids)) for spec in specs]
         numbers = [
             (chunk.slot, chunk.end, *own)
             for chunk, own in zip(rows, filled_up(settings, shape.num_rows), strict=True)

@@ -43,7 +43,7 @@ class Passes(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class BatchLimits:
     """What a scheduler aims at."""
 
     token_budget: int = 256
@@ -62,7 +62,7 @@ class Pace:
         return min(most, self.max_tokens) if self.max_tokens else most
 
 
-def measure_pace(engine: Passes, replays_steps: bool = False) -> Pace:
+def measure_batch_limits(engine: Passes, replays_steps: bool = False) -> BatchLimits:
     """The widest pass that takes no more than LONGEST_PASS times as long as a step.
 
     Args:
@@ -79,7 +79,7 @@ def measure_pace(engine: Passes, replays_steps: bool = False) -> Pace:
             break
         chosen = budget
     token_seconds = max(0.0, step - shortest) / (num_tokens - 1)
-    return Pace(chosen, max(_SHORTEST_GATHERING, shortest / _GATHERINGS), token_seconds)
+    return BatchLimits(chosen, max(_SHORTEST_GATHERING, shortest / _GATHERINGS), token_seconds)
 
 
 def _seconds(engine: Passes, num_tokens: int) -> float:

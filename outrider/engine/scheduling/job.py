@@ -12,7 +12,7 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.soundness import Result, num_sound_choices
 from outrider.errors import NotANumber
 from outrider.protocol.messages import Timings
-from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice
 
 # Passes that a job may be left out of before it goes first.
@@ -23,7 +23,7 @@ class Job:
     """Tokens for one slot to read, and what to do with the logits after them.
 
     Subclasses implement `advance`. If they say how the engine may choose tokens by itself
-    (`choosing`), they implement `take` as well, or `advance_by` if these follow several
+    (`spec`), they implement `take` as well, or `advance_by` if these follow several
     tokens. Everything else belongs to the scheduler.
     `done` gives the durations, all but the total, once `advance` wants no more.
 
@@ -37,7 +37,7 @@ class Job:
             its jobs, one of these slots. None: `slot`.
     """
 
-    choosing: Choosing | None = None
+    spec: SamplingSpec | None = None
     """How the engine may choose tokens by itself, if it can; None: `advance` does it."""
 
     def __init__(

@@ -20,7 +20,7 @@ import torch
 
 from outrider.engine.chunk import Chunk
 from outrider.engine.interface import Passes
-from outrider.engine.scheduling.batch_limits import Pace
+from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.job import Job, in_order
 from outrider.engine.scheduling.placing import place
 from outrider.engine.scheduling.priority import give_way
@@ -46,10 +46,10 @@ class Scheduler:
         self,
         engine: Passes,
         num_slots: int,
-        pace: Pace = Pace(),  # noqa: B008
+        batch_limits: BatchLimits = BatchLimits(),  # noqa: B008
         threads: AdaptiveThreads | None = None,
     ) -> None:
-        self.pace = pace
+        self.batch_limits = batch_limits
         self.threads = threads or AdaptiveThreads({torch.get_num_threads(): 0.0})
         self.num_reused_tokens = 0  # not read, since a slot had them
         self._engine = engine
@@ -94,7 +94,7 @@ class Scheduler:
         with self._changed:
             return self._slots.request(max_waiting)
 
-    async def acquire_in_turn(self, max_waiting: int) -> int:
+    async def acquire_in_order(self, max_waiting: int) -> int:
         """Takes a slot when one is free. Raises NoFreeSlot if so many wait already."""
         future = self.request_slot(max_waiting)
         try:
@@ -219,7 +219,7 @@ class Scheduler:
             if self._closed or all(job.is_background for job in self._jobs):
                 return
             reads_prompt = any(len(job.token_ids) > _LONGEST_STEP for job in self._jobs)
-            patience = self.pace.gather_seconds * (_BEFORE_PROMPTS if reads_prompt else 1)
+            patience = self.batch_limits.gather_seconds * (_BEFORE_PROMPTS if reads_prompt else 1)
             if not self._changed.wait(patience):
                 self._answered -= missing
 
@@ -231,10 +231,10 @@ class Scheduler:
         the budget. Copies between slots are made in this order, before anything is written.
         """
         packed: list[tuple[Job, Chunk]] = []
-        budget = min(self.pace.token_budget, self.pace.widest)
+        budget = min(self.batch_limits.token_budget, self.batch_limits.widest)
         if len(self._jobs) == 1 and not self._has_answered:
             # The last pass was this job's, too: no other session is about to come back.
-            budget = self.pace.widest
+            budget = self.batch_limits.widest
         budget_of_late = budget // 2
         for job in in_order([job for job in self._jobs if self._may_run(job)]):
             source, num_known = place(job, self._slots, self._engine.rope)
@@ -269,10 +269,10 @@ class Scheduler:
 
     def _results(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> Sequence[Result]:
         """Of each job: what was chosen, if the engine can and all jobs let it; or logits."""
-        choosings = [job.choosing for job in jobs if job.choosing is not None]
-        if len(choosings) < len(jobs) or not all(chunk.num_logits for chunk in chunks):
+        specs = [job.spec for job in jobs if job.spec is not None]
+        if len(specs) < len(jobs) or not all(chunk.num_logits for chunk in chunks):
             return self._engine.forward(chunks)
-        return self._engine.choose(chunks, choosings, min(job.num_at_once for job in jobs))
+        return self._engine.choose(chunks, specs, min(job.num_at_once for job in jobs))
 
     def _end_pass(self, packed: Sequence[tuple[Job, Chunk]], failed: bool) -> None:
         with self._changed:

@@ -107,7 +107,7 @@ def measured_threads(engine: Engine) -> AdaptiveThreads:
         seconds[count] = min(seconds.values())  # more threads are not expected to be slower
     claim = engine.batch_invariance
     any_time = claim is None or not claim.holds or claim.across_threads
-    return AdaptiveThreads(seconds, engine.pace.token_seconds, any_time, current)
+    return AdaptiveThreads(seconds, engine.batch_limits.token_seconds, any_time, current)
 
 
 class AdaptiveThreads:

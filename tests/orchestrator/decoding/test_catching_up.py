@@ -12,7 +12,7 @@ from orchestrator.decoding.decoder import decode
 from orchestrator.policy.draft_length import FixedLength
 from orchestrator.policy.experience import Experience, StepCost
 from orchestrator.reporting.latency import CriticalPath
-from outrider.protocol.messages import Preparation, Proposal
+from outrider.protocol.messages import PredraftPlan, Proposal
 from tests.orchestrator.decoding.test_decoder import (
     plain_decoding,
     run,
@@ -23,9 +23,9 @@ from tests.orchestrator.decoding.test_decoder import (
 from tests.support.fakes import FakeDrafter, FakeVerifier
 
 
-@pytest.mark.parametrize("num_branches", [2, 0])
+@pytest.mark.parametrize("num_predrafts", [2, 0])
 async def test_what_a_draft_takes_to_read_what_it_missed_is_not_what_drafting_takes(
-    num_branches: int,
+    num_predrafts: int,
 ) -> None:
     class Scripted(FixedLength):
         lengths = iter([2, 2, 0, 0, *[2] * 40])
@@ -41,7 +41,7 @@ async def test_what_a_draft_takes_to_read_what_it_missed_is_not_what_drafting_ta
     experience, verifier = Experience(), FakeVerifier(target_model)
     drafter, lengths = FakeDrafter(unrelated_model), Scripted(0, experience)
     async for _ in decode(
-        [1, 2, 3], 16, verifier, drafter, lengths, CriticalPath(), num_branches=num_branches
+        [1, 2, 3], 16, verifier, drafter, lengths, CriticalPath(), num_predrafts=num_predrafts
     ):
         pass
     # It reads while the target works, for so many steps; then it is slow.
@@ -60,12 +60,12 @@ async def test_a_draft_that_lives_and_never_answers_is_lost(
         num_asked = 0
 
         async def propose(
-            self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+            self, tokens: Sequence[int], num_speculative_tokens: int, predraft_plan: PredraftPlan
         ) -> Proposal:
             self.num_asked += 1
             if self.num_asked > answers:
                 await asyncio.Event().wait()
-            return await super().propose(tokens, num_speculative_tokens, preparation)
+            return await super().propose(tokens, num_speculative_tokens, predraft_plan)
 
     monkeypatch.setattr(working_drafter, "LONGEST_WAIT_SECONDS", 0.01)
     drafter = Stuck(unrelated_model)
@@ -80,10 +80,10 @@ async def test_nor_is_what_the_target_takes_beside_a_draft_that_reads_the_prompt
 
     class Reading(FakeDrafter):
         async def propose(
-            self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+            self, tokens: Sequence[int], num_speculative_tokens: int, predraft_plan: PredraftPlan
         ) -> Proposal:
             await is_read.wait()
-            return await super().propose(tokens, num_speculative_tokens, preparation)
+            return await super().propose(tokens, num_speculative_tokens, predraft_plan)
 
     class Watched(FixedLength):
         is_at_rest = False
@@ -103,8 +103,8 @@ async def test_nor_is_what_the_target_takes_beside_a_draft_that_reads_the_prompt
     assert len(costs) > 6
 
 
-@pytest.mark.parametrize("num_branches", [2, 0])
-async def test_a_draft_at_rest_reads_nothing_before_it_is_wanted(num_branches: int) -> None:
+@pytest.mark.parametrize("num_predrafts", [2, 0])
+async def test_a_draft_at_rest_reads_nothing_before_it_is_wanted(num_predrafts: int) -> None:
     class Scripted(FixedLength):
         lengths = iter([0] * 5 + [2] * 40)
 
@@ -117,7 +117,7 @@ async def test_a_draft_at_rest_reads_nothing_before_it_is_wanted(num_branches: i
     costs: list[StepCost] = []
     drafter, verifier = FakeDrafter(target_model), FakeVerifier(target_model)
     lengths, path = Scripted(0, Experience()), CriticalPath()
-    async for _ in decode([1, 2, 3], 30, verifier, drafter, lengths, path, num_branches):
+    async for _ in decode([1, 2, 3], 30, verifier, drafter, lengths, path, num_predrafts):
         await asyncio.sleep(0)
     # The first length is asked for with the prompt, and four steps went by.
     reading, *others = drafter.calls

@@ -11,8 +11,8 @@ from orchestrator.policy.round_trip import Distance
 from orchestrator.reporting import latency
 from orchestrator.reporting.latency import CriticalPath
 from outrider.errors import ServiceUnavailable
-from outrider.protocol.messages import Preparation, Proposal
-from tests.support.fakes import FakeDrafter, FakeVerifier, Far, NextToken, nothing_prepared
+from outrider.protocol.messages import PredraftPlan, Proposal
+from tests.support.fakes import FakeDrafter, FakeVerifier, Far, NextToken, nothing_predrafted
 
 
 def target_model(tokens: list[int]) -> int:
@@ -44,7 +44,7 @@ async def run(
     drafter: FakeDrafter | None,
     k: int,
     max_length: int = 40,
-    num_branches: int = 0,
+    num_predrafts: int = 0,
     path: CriticalPath | None = None,
     looks_up: bool = False,
     target: NextToken = target_model,
@@ -54,7 +54,7 @@ async def run(
     path = path or CriticalPath()
     lengths = FixedLength(k, Experience())
     steps = decode(
-        [1, 2, 3], max_length, verifier, drafter, lengths, path, num_branches, looks_up, distance
+        [1, 2, 3], max_length, verifier, drafter, lengths, path, num_predrafts, looks_up, distance
     )
     return [step async for step in steps]
 
@@ -71,26 +71,26 @@ def some_of_it(tokens: list[int]) -> int:
     return (len(tokens) // 2) % 4
 
 
-PREPARATIONS = [nothing_prepared, as_much_as_wanted, some_of_it]
+PREDRAFT_PLANS = [nothing_predrafted, as_much_as_wanted, some_of_it]
 
 
 @pytest.mark.parametrize("k", range(9))
 @pytest.mark.parametrize("draft_model", [target_model, unrelated_model, mostly_right_model])
-@pytest.mark.parametrize("num_prepared", PREPARATIONS)
+@pytest.mark.parametrize("num_predrafted", PREDRAFT_PLANS)
 async def test_output_is_plain_decoding_whatever_the_draft(
-    num_prepared: NextToken, draft_model: NextToken, k: int
+    num_predrafted: NextToken, draft_model: NextToken, k: int
 ) -> None:
-    for num_branches, distance in ((0, None), (3, None), (0, Far()), (3, Far())):
-        drafter = FakeDrafter(draft_model, num_prepared=num_prepared)
-        steps = await run(drafter, k, num_branches=num_branches, distance=distance)
+    for num_predrafts, distance in ((0, None), (3, None), (0, Far()), (3, Far())):
+        drafter = FakeDrafter(draft_model, num_predrafted=num_predrafted)
+        steps = await run(drafter, k, num_predrafts=num_predrafts, distance=distance)
         assert text(steps) == plain_decoding([1, 2, 3], 40)
 
 
 @pytest.mark.parametrize("max_length", range(4, 16))
-@pytest.mark.parametrize("num_branches", [0, 2])
-async def test_never_goes_beyond_max_length(num_branches: int, max_length: int) -> None:
-    drafter = FakeDrafter(target_model, num_prepared=as_much_as_wanted)
-    steps = await run(drafter, 4, max_length, num_branches, distance=Far())
+@pytest.mark.parametrize("num_predrafts", [0, 2])
+async def test_never_goes_beyond_max_length(num_predrafts: int, max_length: int) -> None:
+    drafter = FakeDrafter(target_model, num_predrafted=as_much_as_wanted)
+    steps = await run(drafter, 4, max_length, num_predrafts, distance=Far())
     assert text(steps) == plain_decoding([1, 2, 3], max_length)
 
 
@@ -105,8 +105,8 @@ async def test_without_draft_every_step_commits_one_token() -> None:
 
 
 async def test_k_zero_asks_for_no_draft_tokens() -> None:
-    drafter = FakeDrafter(target_model, num_prepared=as_much_as_wanted)
-    steps = await run(drafter, 0, num_branches=3)
+    drafter = FakeDrafter(target_model, num_predrafted=as_much_as_wanted)
+    steps = await run(drafter, 0, num_predrafts=3)
     assert all(k == 0 for _, k in drafter.calls)  # it may read the prompt
     assert drafter.followed == []
     assert {step.num_draft_tokens for step in steps} == {0}
@@ -119,21 +119,21 @@ async def test_the_draft_reads_the_prompt_beside_the_target() -> None:
 
 
 @pytest.mark.parametrize("fails_at", range(8))
-@pytest.mark.parametrize("num_prepared", PREPARATIONS)
-async def test_a_lost_draft_costs_speed_only(num_prepared: NextToken, fails_at: int) -> None:
+@pytest.mark.parametrize("num_predrafted", PREDRAFT_PLANS)
+async def test_a_lost_draft_costs_speed_only(num_predrafted: NextToken, fails_at: int) -> None:
     for distance in (None, Far()):
-        drafter = FakeDrafter(mostly_right_model, fails_at=fails_at, num_prepared=num_prepared)
-        steps = await run(drafter, 3, num_branches=2, distance=distance)
+        drafter = FakeDrafter(mostly_right_model, fails_at=fails_at, num_predrafted=num_predrafted)
+        steps = await run(drafter, 3, num_predrafts=2, distance=distance)
         assert text(steps) == plain_decoding([1, 2, 3], 40)
         assert len(drafter.calls) + len(drafter.followed) == fails_at + 1  # it is not asked again
 
 
-async def test_what_is_prepared_is_taken_at_once_and_followed() -> None:
-    drafter = FakeDrafter(mostly_right_model, num_prepared=as_much_as_wanted)
+async def test_what_is_predrafted_is_taken_at_once_and_followed() -> None:
+    drafter = FakeDrafter(mostly_right_model, num_predrafted=as_much_as_wanted)
     path = CriticalPath()
-    steps = await run(drafter, 3, num_branches=2, path=path)
+    steps = await run(drafter, 3, num_predrafts=2, path=path)
     assert drafter.calls == [([1, 2, 3], 0)]  # the prompt; then it was never waited for
-    assert all(step.drafted.was_prepared for step in steps[1:-1])
+    assert all(step.drafted.is_cache_hit for step in steps[1:-1])
     committed = [1, 2, 3, *steps[0].token_ids]
     for step, (tokens, draft) in zip(steps[1:], drafter.followed, strict=False):
         assert tokens == committed
@@ -144,18 +144,18 @@ async def test_what_is_prepared_is_taken_at_once_and_followed() -> None:
 
 
 async def test_with_an_empty_table_the_draft_is_asked() -> None:
-    drafter = FakeDrafter(mostly_right_model, num_prepared=some_of_it)
-    steps = await run(drafter, 3, num_branches=2)
-    num_prepared = sum(step.drafted.was_prepared for step in steps)
-    assert 0 < num_prepared == len(drafter.followed)
+    drafter = FakeDrafter(mostly_right_model, num_predrafted=some_of_it)
+    steps = await run(drafter, 3, num_predrafts=2)
+    num_predrafted = sum(step.drafted.is_cache_hit for step in steps)
+    assert 0 < num_predrafted == len(drafter.followed)
     assert len(drafter.calls) > 1
 
 
-async def test_without_branches_nothing_is_prepared() -> None:
-    drafter = FakeDrafter(target_model, num_prepared=as_much_as_wanted)
+async def test_without_branches_nothing_is_predrafted() -> None:
+    drafter = FakeDrafter(target_model, num_predrafted=as_much_as_wanted)
     steps = await run(drafter, 3)
     assert drafter.followed == []
-    assert not any(step.drafted.was_prepared for step in steps)
+    assert not any(step.drafted.is_cache_hit for step in steps)
 
 
 async def test_a_draft_that_is_not_used_is_told_to_rest_once() -> None:
@@ -168,7 +168,7 @@ async def test_a_draft_that_is_not_used_is_told_to_rest_once() -> None:
     drafter = FakeDrafter(unrelated_model)
     lengths = Scripted(0, Experience())
     verifier = FakeVerifier(target_model)
-    steps = decode([1, 2, 3], 40, verifier, drafter, lengths, CriticalPath(), num_branches=2)
+    steps = decode([1, 2, 3], 40, verifier, drafter, lengths, CriticalPath(), num_predrafts=2)
     drafted = [step.num_draft_tokens async for step in steps][1:8]
     assert drafted == [2, 2, 0, 0, 0, 0, 0]
     assert [draft for _, draft in drafter.followed] == [(), (), ()]
@@ -188,11 +188,11 @@ async def test_reading_the_prompt_is_not_a_cost_of_drafting(
 
     class SlowReader(FakeDrafter):
         async def propose(
-            self, tokens: Sequence[int], num_speculative_tokens: int, preparation: Preparation
+            self, tokens: Sequence[int], num_speculative_tokens: int, predraft_plan: PredraftPlan
         ) -> Proposal:
             nonlocal now_ns
             now_ns += 0 if num_speculative_tokens else 10**9
-            return await super().propose(tokens, num_speculative_tokens, preparation)
+            return await super().propose(tokens, num_speculative_tokens, predraft_plan)
 
     monkeypatch.setattr(latency.time, "perf_counter_ns", clock)
     lengths, path = FixedLength(3, Experience()), CriticalPath()
@@ -227,11 +227,11 @@ async def test_beyond_the_drafts_context_the_target_goes_on_alone() -> None:
 async def test_output_is_plain_decoding_with_tokens_from_the_text(
     draft_model: NextToken | None, target: NextToken, k: int
 ) -> None:
-    for num_prepared in PREPARATIONS:
+    for num_predrafted in PREDRAFT_PLANS:
         for distance in (None, Far()):
-            drafter = draft_model and FakeDrafter(draft_model, num_prepared=num_prepared)
+            drafter = draft_model and FakeDrafter(draft_model, num_predrafted=num_predrafted)
             steps = await run(
-                drafter, k, 60, num_branches=3, looks_up=True, target=target, distance=distance
+                drafter, k, 60, num_predrafts=3, looks_up=True, target=target, distance=distance
             )
             assert text(steps) == plain_decoding([1, 2, 3], 60, target)
 
@@ -246,9 +246,9 @@ async def test_what_repeats_needs_no_draft() -> None:
     assert not [stage for stage in path.stages if stage.startswith("draft_")]
 
 
-async def test_the_draft_prepares_behind_what_was_looked_up() -> None:
+async def test_the_draft_predrafts_behind_what_was_looked_up() -> None:
     drafter = FakeDrafter(repeating_model)
-    steps = await run(drafter, 4, 60, num_branches=2, looks_up=True, target=repeating_model)
+    steps = await run(drafter, 4, 60, num_predrafts=2, looks_up=True, target=repeating_model)
     looked_up = [step for step in steps if step.drafted.was_looked_up]
     assert len(looked_up) == len(drafter.followed) > 0
     committed = [1, 2, 3, *text(steps)]
@@ -270,6 +270,6 @@ async def test_one_token_that_stood_there_before_does_not_replace_a_draft() -> N
 async def test_a_draft_that_is_lost_while_following_costs_speed_only() -> None:
     for fails_at in range(1, 6):
         drafter = FakeDrafter(repeating_model, fails_at=fails_at)
-        steps = await run(drafter, 4, 60, num_branches=2, looks_up=True, target=repeating_model)
+        steps = await run(drafter, 4, 60, num_predrafts=2, looks_up=True, target=repeating_model)
         assert text(steps) == plain_decoding([1, 2, 3], 60, repeating_model)
         assert len(drafter.calls) + len(drafter.followed) == fails_at + 1

@@ -26,7 +26,7 @@ TABLES = {Point.TABLE_SENT, Point.TABLE_RECEIVED}
 
 POINTS = [(point, count) for point in Point for count in range(1 if point in ONCE else 3)]
 TARGET_POINTS = [(point, count) for point, count in POINTS if point not in TABLES]
-# Outcomes that are prepared for, and how tokens are chosen. Without any there is no table.
+# Outcomes that are predrafted for, and how tokens are chosen. Without any there is no table.
 Mode = tuple[int, SamplingParams]
 MODES: list[Mode] = [(4, GREEDY), (1, SAMPLED), (0, GREEDY), (4, SAMPLED), (0, SAMPLED)]
 ALL_POINTS = [("draft", *point) for point in POINTS] + [("target", *p) for p in TARGET_POINTS]
@@ -73,14 +73,14 @@ async def outcome(schedule: Schedule, text: asyncio.Task[list[int]], mode: Mode)
 
 
 def begin(schedule: Schedule, mode: Mode) -> asyncio.Task[list[int]]:
-    num_branches, params = mode
+    num_predrafts, params = mode
     random = Random(repr(schedule.seed))
     choices: list[LengthPolicy] = [FixedLength(3, Experience()), Lengths(random, 8)]
     lengths = random.choice(choices)
     looks_up = random.choice([True, False])
     is_far = random.random() < 0.7
     return asyncio.create_task(
-        schedule.text(lengths, num_branches, params, NUM_TOKENS, looks_up=looks_up, is_far=is_far)
+        schedule.text(lengths, num_predrafts, params, NUM_TOKENS, looks_up=looks_up, is_far=is_far)
     )
 
 

@@ -1,4 +1,4 @@
-"""Steps that nothing was prepared for, where the draft is not worth waiting for."""
+"""Steps that nothing was predrafted for, where the draft is not worth waiting for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from orchestrator.metrics import generation_metrics
 from orchestrator.policy.draft_length import FixedLength, LengthPolicy
 from orchestrator.policy.experience import Experience
 from orchestrator.reporting.latency import CriticalPath
-from outrider.protocol.messages import Verdict
+from outrider.protocol.messages import VerifyResult
 from tests.support.fakes import FakeDrafter, FakeVerifier
 
 PROMPT = [1, 2, 3]
@@ -50,21 +50,21 @@ class SlowVerifier(FakeVerifier):
         tokens: Sequence[int],
         draft_token_ids: Sequence[int],
         foresight: Foresight | None = None,
-        num_more_tokens: int = 0,
-    ) -> Verdict:
+        num_run_ahead_tokens: int = 0,
+    ) -> VerifyResult:
         await asyncio.sleep(0)
-        return await super().verify(tokens, draft_token_ids, foresight, num_more_tokens)
+        return await super().verify(tokens, draft_token_ids, foresight, num_run_ahead_tokens)
 
 
 async def run(
     drafter: FakeDrafter,
-    num_branches: int,
+    num_predrafts: int,
     verifier: FakeVerifier,
     path: CriticalPath,
     lengths: LengthPolicy | None = None,
 ) -> list[Step]:
     lengths = lengths or NeverWaiting(3, Experience())
-    steps = decode(PROMPT, MAX_LENGTH, verifier, drafter, lengths, path, num_branches)
+    steps = decode(PROMPT, MAX_LENGTH, verifier, drafter, lengths, path, num_predrafts)
     return [step async for step in steps]
 
 
@@ -78,16 +78,16 @@ def check_text(steps: Sequence[Step]) -> None:
 
 
 async def test_it_goes_on_without_and_says_so() -> None:
-    """So that the draft prepares for the next verdict."""
-    drafter = FakeDrafter(draft_model, num_prepared=lambda tokens: len(tokens) % 3)
+    """So that the draft predrafts for the next result."""
+    drafter = FakeDrafter(draft_model, num_predrafted=lambda tokens: len(tokens) % 3)
     path = CriticalPath()
     steps = await run(drafter, 2, SlowVerifier(target_model), path)
     check_text(steps)
     assert len(drafter.calls) == 1  # for the prompt
-    missed = [step for step in steps if step.was_missed]
+    missed = [step for step in steps if step.is_cache_miss]
     assert missed
     assert all(step.num_draft_tokens == 0 for step in missed)
-    assert any(step.drafted.was_prepared for step in steps)
+    assert any(step.drafted.is_cache_hit for step in steps)
     committed = [*PROMPT, *steps[0].token_ids]
     for step, (tokens, draft) in zip(steps[1:], drafter.followed, strict=False):
         assert tokens == committed
@@ -98,21 +98,21 @@ async def test_it_goes_on_without_and_says_so() -> None:
 
 @pytest.mark.parametrize("is_patient", [True, False])
 async def test_what_is_under_way_is_waited_for_as_long_as_it_is_worth(is_patient: bool) -> None:
-    drafter = FakeDrafter(draft_model, num_prepared=lambda tokens: 2, is_late=True)
+    drafter = FakeDrafter(draft_model, num_predrafted=lambda tokens: 2, is_late=True)
     lengths = (Patient if is_patient else NeverWaiting)(3, Experience())
     path = CriticalPath()
     steps = await run(drafter, 2, SlowVerifier(target_model), path, lengths)
     check_text(steps)
-    found = [step.drafted.was_prepared for step in steps[3:]]
+    found = [step.drafted.is_cache_hit for step in steps[3:]]
     assert all(found) if is_patient else not any(found)
     assert len(drafter.calls) == 1  # for the prompt
 
 
 async def test_the_prompt_is_not_waited_for_either() -> None:
-    drafter = FakeDrafter(draft_model, num_prepared=lambda tokens: 2)
+    drafter = FakeDrafter(draft_model, num_predrafted=lambda tokens: 2)
     steps = await run(drafter, 2, FakeVerifier(target_model), CriticalPath())  # never idle
     check_text(steps)
-    assert not any(step.num_draft_tokens or step.was_missed for step in steps)
+    assert not any(step.num_draft_tokens or step.is_cache_miss for step in steps)
 
 
 async def test_in_turn_the_draft_is_waited_for() -> None:
@@ -124,7 +124,7 @@ async def test_in_turn_the_draft_is_waited_for() -> None:
 
 def test_they_are_told_to_prometheus() -> None:
     generation = Generation(Request(), CriticalPath(None))
-    generation.speculation = Speculation(num_missed_steps=3)
+    generation.speculation = Speculation(num_cache_misses=3)
     activity = Activity()
     with activity.running(generation):
         pass
@@ -133,4 +133,4 @@ def test_they_are_told_to_prometheus() -> None:
         for metric in generation_metrics(activity, Admission(1))
         for sample in metric.samples
     }
-    assert values["outrider_missed_steps_total"] == 3
+    assert values["outrider_cache_misses_total"] == 3

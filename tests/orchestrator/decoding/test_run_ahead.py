@@ -16,7 +16,7 @@ from orchestrator.policy.experience import Experience
 from orchestrator.reporting.latency import CriticalPath
 from outrider.engine.chunk import Chunk
 from outrider.errors import ContextTooLong
-from outrider.protocol.messages import GREEDY, ModelInfo, SamplingParams, Verdict
+from outrider.protocol.messages import GREEDY, ModelInfo, SamplingParams, VerifyResult
 from outrider.serving.model_service import ServedModel
 from outrider.v1 import target_pb2
 from target_service.servicer import TargetServicer
@@ -64,26 +64,26 @@ def alone(num_tokens: int, params: SamplingParams) -> list[int]:
     return ToyModel().continuation(PROMPT, num_tokens, params)
 
 
-async def all_of(session: VerifierSession) -> list[Verdict]:
-    return [verdict async for verdict in session.more()]
+async def all_of(session: VerifierSession) -> list[VerifyResult]:
+    return [result async for result in session.more()]
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED])
 @pytest.mark.parametrize("num_right", range(3))
-async def test_it_goes_on_from_its_verdict(
+async def test_it_goes_on_from_its_result(
     verifier: Verifier, params: SamplingParams, num_right: int
 ) -> None:
     session, text = verifier.open_session(), alone(9, params)
     wrong = (text[num_right] + 1) % 12
     draft = [*text[:num_right], wrong, wrong]
-    verdict = await session.verify(0, PROMPT, draft, params, num_more_tokens=4)
-    assert (verdict.num_accepted_tokens, verdict.is_more) == (num_right, False)
+    result = await session.verify(0, PROMPT, draft, params, num_run_ahead_tokens=4)
+    assert (result.num_accepted_tokens, result.is_run_ahead) == (num_right, False)
     more = await all_of(session)
-    said = [*text[:num_right], verdict.next_token_id, *(one.next_token_id for one in more)]
+    said = [*text[:num_right], result.next_token_id, *(one.next_token_id for one in more)]
     assert said == text[: num_right + 5]
     first = len(PROMPT) + num_right + 1
     assert [one.context_length for one in more] == list(range(first, first + 4))
-    assert all(one.is_more and one.sequence_length == one.context_length for one in more)
+    assert all(one.is_run_ahead and one.sequence_length == one.context_length for one in more)
 
 
 async def test_a_request_interrupts_it_wherever_it_is(engine: Engine, verifier: Verifier) -> None:
@@ -93,8 +93,8 @@ async def test_a_request_interrupts_it_wherever_it_is(engine: Engine, verifier: 
         engine.gate = threading.Semaphore(0)
         for _ in range(1 + num_heard):
             engine.gate.release()
-        verdict = await session.verify(0, PROMPT, [], GREEDY, num_more_tokens=10)
-        more, heard = session.more(), [verdict.next_token_id]
+        result = await session.verify(0, PROMPT, [], GREEDY, num_run_ahead_tokens=10)
+        more, heard = session.more(), [result.next_token_id]
         for _ in range(num_heard):
             heard.append((await anext(more)).next_token_id)
         engine.gate.release(20)  # the pass that is under way, and all after it
@@ -102,15 +102,15 @@ async def test_a_request_interrupts_it_wherever_it_is(engine: Engine, verifier: 
         assert [one async for one in more] == []
         held = len(PROMPT) + num_heard
         draft = text[num_heard + 1 : num_heard + 4]
-        verdict = await session.verify(held, heard[-1:], draft, GREEDY)
-        assert [*heard, *draft, verdict.next_token_id] == text[: num_heard + 5]
+        result = await session.verify(held, heard[-1:], draft, GREEDY)
+        assert [*heard, *draft, result.next_token_id] == text[: num_heard + 5]
         session.close()
 
 
 async def test_a_pass_that_fails_is_heard_of(engine: Engine, verifier: Verifier) -> None:
     engine.fails_at = 3
     session = verifier.open_session()
-    await session.verify(0, PROMPT, [], GREEDY, num_more_tokens=5)
+    await session.verify(0, PROMPT, [], GREEDY, num_run_ahead_tokens=5)
     with pytest.raises(RuntimeError, match="out of memory"):
         await all_of(session)
 
@@ -121,13 +121,13 @@ async def test_what_is_being_written_is_not_cancelled_with_its_call(verifier: Ve
 
     class Context:
         async def write(self, response: target_pb2.VerifyResponse) -> None:
-            if response.is_more:
+            if response.HasField("run_ahead"):
                 writing.set()
                 await go_on.wait()
                 written.set()
 
     async def requests() -> AsyncIterator[target_pb2.VerifyRequest]:
-        yield target_pb2.VerifyRequest(token_ids=PROMPT, num_more_tokens=4)
+        yield target_pb2.VerifyRequest(token_ids=PROMPT, num_run_ahead_tokens=4)
         await asyncio.Event().wait()
 
     servicer, context, num_slots = TargetServicer(), Context(), verifier.num_free_slots
@@ -140,15 +140,15 @@ async def test_what_is_being_written_is_not_cancelled_with_its_call(verifier: Ve
         go_on.set()
         await written.wait()
         for _ in range(num_slots):  # all are free, once the pass has ended
-            await verifier.open_session_in_turn()
+            await verifier.open_session_in_order()
 
 
 async def test_what_does_not_fit_is_refused_before_it_begins(verifier: Verifier) -> None:
     session = verifier.open_session()
     room = MAX_CONTEXT_LENGTH - len(PROMPT)
     with pytest.raises(ContextTooLong):
-        await session.verify(0, PROMPT, [], GREEDY, num_more_tokens=room + 1)
-    await session.verify(0, PROMPT, [], GREEDY, num_more_tokens=room)
+        await session.verify(0, PROMPT, [], GREEDY, num_run_ahead_tokens=room + 1)
+    await session.verify(0, PROMPT, [], GREEDY, num_run_ahead_tokens=room)
     assert len(await all_of(session)) == room
 
 

@@ -1,4 +1,4 @@
-"""The text is the target's own, whatever comes early, late, or never before the verdict."""
+"""The text is the target's own, whatever comes early, late, or never before the result."""
 
 from __future__ import annotations
 
@@ -32,15 +32,17 @@ def fixed(k: int) -> LengthPolicy:
 
 @pytest.mark.parametrize("k", range(9))
 @pytest.mark.parametrize(
-    ("num_branches", "is_far"), [*((n, False) for n in range(5)), (1, True), (4, True)]
+    ("num_predrafts", "is_far"), [*((n, False) for n in range(5)), (1, True), (4, True)]
 )
 async def test_every_mode_is_exact_under_any_schedule(
-    num_branches: int, is_far: bool, k: int
+    num_predrafts: int, is_far: bool, k: int
 ) -> None:
     for seed, params in enumerate((GREEDY, SAMPLED)):
         for unlikeness in (0.0, 0.3):
-            schedule = await Schedule.start(100 * k + 10 * num_branches + seed, unlikeness)
-            text = asyncio.create_task(schedule.text(fixed(k), num_branches, params, is_far=is_far))
+            schedule = await Schedule.start(100 * k + 10 * num_predrafts + seed, unlikeness)
+            text = asyncio.create_task(
+                schedule.text(fixed(k), num_predrafts, params, is_far=is_far)
+            )
             await schedule.drive(text)
             assert await text == alone(params)
             await schedule.finish()
@@ -112,17 +114,17 @@ async def test_a_draft_may_be_taken_for_lost_at_any_wait(
 
 
 async def test_schedules_send_ahead_what_comes_true_and_what_does_not() -> None:
-    num_ahead, num_stale = [], []
+    num_pipelined, num_stale = [], []
     for seed in range(20):
         schedule = await Schedule.start(seed, unlikeness=0.2 * (seed % 2))
         text = asyncio.create_task(schedule.text(fixed(1), is_far=True))
         await schedule.drive(text)
-        num_ahead.append(schedule.num_ahead_steps)
+        num_pipelined.append(schedule.num_pipelined_steps)
         num_stale.append(schedule.num_stale_steps)
         await schedule.finish()
-    assert sum(num_ahead) >= 20
+    assert sum(num_pipelined) >= 20
     assert sum(num_stale) >= 20
-    assert any(map(all, zip(num_ahead, num_stale, strict=True)))  # in one text
+    assert any(map(all, zip(num_pipelined, num_stale, strict=True)))  # in one text
 
 
 async def test_schedules_let_the_target_go_on_alone_and_interrupt_it() -> None:

@@ -141,13 +141,13 @@ def test_what_long_verifications_take_is_not_forgotten() -> None:
     assert line.at(8.0) == pytest.approx(100.0, rel=0.05)
 
 
-def test_drafts_that_are_prepared_cost_no_waiting() -> None:
+def test_drafts_that_are_predrafted_cost_no_waiting() -> None:
     pair, experience = Pair(0.7, draft=40, verify=40), Experience()
     policy = AdaptiveLength(experience)
     for _ in range(100):
         step = pair.step(policy.next_length())
         policy.observe(StepCost(step.num_draft_tokens, step.num_accepted_tokens, 0,
-                                step.verify_ns, was_prepared=True,
+                                step.verify_ns, is_cache_hit=True,
                                 draft_rests=step.draft_rests))  # fmt: skip
     assert policy.next_length() >= 3
 
@@ -259,8 +259,8 @@ def test_a_fixed_length_limits_what_is_looked_up() -> None:
 
 def test_a_text_counts_once_for_those_that_follow() -> None:
     experience = Experience()
-    bad = AdaptiveLength(experience, prepares=True)
+    bad = AdaptiveLength(experience, predrafts=True)
     for _ in range(30):
-        bad.observe(StepCost(1, 0, 0, 40_000_000, was_prepared=True))
-    rates = [AdaptiveLength(experience, prepares=True).acceptance_rate for _ in range(5)]
+        bad.observe(StepCost(1, 0, 0, 40_000_000, is_cache_hit=True))
+    rates = [AdaptiveLength(experience, predrafts=True).acceptance_rate for _ in range(5)]
     assert rates[0] == rates[-1] > 2 * bad.acceptance_rate

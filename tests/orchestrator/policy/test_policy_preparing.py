@@ -14,7 +14,7 @@ from orchestrator.policy.pass_time import Beside
 
 @dataclass
 class Pair:
-    """A pair of models with given times (ms), acceptance, and share of verdicts prepared for."""
+    """A pair of models with given times (ms), acceptance, and share of results predrafted for."""
 
     acceptance: float
     draft: float
@@ -25,13 +25,13 @@ class Pair:
     num_waits: int = 0
     num_tokens: int = 0
     ms: float = 0.0
-    was_preparing: bool = False
+    was_predrafting: bool = False
 
     def step(self, policy: AdaptiveLength) -> None:
         wanted = policy.next_length()
-        is_hit = wanted > 0 and self.was_preparing and self.chance.random() < self.hits
+        is_hit = wanted > 0 and self.was_predrafting and self.chance.random() < self.hits
         ready = max(1, int(self.verify / self.draft))
-        hit_length = min(ready, policy.prepared_length())
+        hit_length = min(ready, policy.predrafted_length())
         length = hit_length if is_hit else policy.missed_length(wanted)
         draft_ms = 0.0 if is_hit else self.draft * length
         self.num_waits += draft_ms > 0
@@ -46,18 +46,18 @@ class Pair:
                 accepted,
                 int(1e6 * draft_ms),
                 int(1e6 * verify_ms),
-                was_prepared=is_hit,
+                is_cache_hit=is_hit,
                 draft_rests=wanted == 0,
-                was_missed=wanted > 0 and not is_hit and self.was_preparing,
+                is_cache_miss=wanted > 0 and not is_hit and self.was_predrafting,
             )
         )
-        self.was_preparing = wanted > 0
+        self.was_predrafting = wanted > 0
         self.num_tokens += 1 + accepted
         self.ms += draft_ms + verify_ms
 
-    def run(self, num_steps: int, prepares: bool = True) -> float:
+    def run(self, num_steps: int, predrafts: bool = True) -> float:
         """The speed, over that of the target alone."""
-        policy = AdaptiveLength(Experience(), prepares)
+        policy = AdaptiveLength(Experience(), predrafts)
         for _ in range(num_steps):
             self.step(policy)
         return self.num_tokens / self.ms * self.verify
@@ -68,7 +68,7 @@ def test_what_would_cost_more_than_it_gives_is_not_waited_for() -> None:
     assert pair.run(1000) > 1.2
     assert pair.num_waits < 40  # now and then, to learn what it would take
     waiting = Pair(acceptance=0.55, draft=12, verify=20, hits=0.0)
-    assert waiting.run(1000, prepares=False) < 1.05
+    assert waiting.run(1000, predrafts=False) < 1.05
 
 
 def test_a_fast_draft_is_waited_for() -> None:
@@ -94,7 +94,7 @@ def test_a_draft_that_slows_the_target_down_rests() -> None:
 
 
 def test_a_draft_that_has_become_good_is_found_out_without_waiting() -> None:
-    policy = AdaptiveLength(Experience(), prepares=True)
+    policy = AdaptiveLength(Experience(), predrafts=True)
     pair = Pair(acceptance=0.0, draft=12, verify=20, hits=0.6)
     for _ in range(400):
         pair.step(policy)
@@ -105,49 +105,51 @@ def test_a_draft_that_has_become_good_is_found_out_without_waiting() -> None:
     assert pair.num_waits < 30
 
 
-def prepared(num_tokens: int, awaited_ms: float = 0.0) -> StepCost:
+def predrafted(num_tokens: int, awaited_ms: float = 0.0) -> StepCost:
     awaited_ns = int(1e6 * awaited_ms)
     return StepCost(num_tokens, num_tokens, 0, 20_000_000, True, awaited_ns=awaited_ns)
 
 
 def test_what_is_under_way_is_waited_for_as_long_as_a_draft_token_is_worth() -> None:
-    policy = AdaptiveLength(Experience(), prepares=True)
+    policy = AdaptiveLength(Experience(), predrafts=True)
     for _ in range(50):
-        policy.observe(prepared(1))
+        policy.observe(predrafted(1))
     # A step of 20 ms gives two tokens or nearly so: a token is worth 10.
     assert policy.patience_ns() == pytest.approx(10e6, rel=0.2)
 
 
 def test_waiting_for_what_is_under_way_counts() -> None:
-    quick, slow = (AdaptiveLength(Experience(), prepares=True) for _ in range(2))
+    quick, slow = (AdaptiveLength(Experience(), predrafts=True) for _ in range(2))
     for _ in range(50):
-        quick.observe(prepared(1))
-        slow.observe(prepared(1, awaited_ms=15))
+        quick.observe(predrafted(1))
+        slow.observe(predrafted(1, awaited_ms=15))
     assert slow.speed(1) < 0.7 * quick.speed(1)
 
 
 def test_what_is_ready_in_time_bounds_what_is_hoped_for() -> None:
-    little, much = (AdaptiveLength(Experience(), prepares=True) for _ in range(2))
+    little, much = (AdaptiveLength(Experience(), predrafts=True) for _ in range(2))
     for policy, length in ((little, 1), (much, 4)):
         policy.observe(StepCost(1, 1, 40_000_000, 20_000_000))  # asking takes long
         for _ in range(50):
-            policy.observe(prepared(length))
+            policy.observe(predrafted(length))
     assert much.speed(1) > 2 * little.speed(1)
     assert little.speed(8) == little.speed(1)
 
 
 @pytest.mark.parametrize(("acceptance", "low", "high"), [(0.0, 1, 1), (0.5, 1, 3), (0.95, 6, 16)])
-def test_as_much_is_prepared_as_is_worth_verifying(acceptance: float, low: int, high: int) -> None:
+def test_as_much_is_predrafted_as_is_worth_verifying(
+    acceptance: float, low: int, high: int
+) -> None:
     """Whether there is time for so much is the draft's to know."""
-    policy, chance = AdaptiveLength(Experience(token_ns=3e6), prepares=True), random.Random(0)
+    policy, chance = AdaptiveLength(Experience(token_ns=3e6), predrafts=True), random.Random(0)
     policy.observe(StepCost(0, 0, 0, 20_000_000, draft_rests=True))
-    assert policy.prepared_length() == 1  # as long as nothing was ever accepted
+    assert policy.predrafted_length() == 1  # as long as nothing was ever accepted
     for _ in range(60):
         accepted = 0
         while accepted < 2 and chance.random() < acceptance:
             accepted += 1
-        policy.observe(StepCost(2, accepted, 0, 26_000_000, was_prepared=True))
-    assert low <= policy.prepared_length() <= high
+        policy.observe(StepCost(2, accepted, 0, 26_000_000, is_cache_hit=True))
+    assert low <= policy.predrafted_length() <= high
     assert policy.acceptance_rate == pytest.approx(acceptance, abs=0.15)
 
 
@@ -162,8 +164,8 @@ def test_another_text_is_probed_at_its_beginning_if_a_probe_is_nearly_due(
     experience.steps_since_probe = steps_since
     for _ in range(4):
         experience.verify_ns.add(1, Beside.WORK, slowness * 20e6)
-    assert AdaptiveLength(experience, prepares=False).next_length() == 0
-    assert AdaptiveLength(experience, prepares=True).next_length() == length
+    assert AdaptiveLength(experience, predrafts=False).next_length() == 0
+    assert AdaptiveLength(experience, predrafts=True).next_length() == length
 
 
 def at_rest(probes_in_vain: int = 0, sessions: float = 1.0) -> Experience:
@@ -176,10 +178,10 @@ def at_rest(probes_in_vain: int = 0, sessions: float = 1.0) -> Experience:
 
 def test_of_texts_that_begin_together_one_is_probed_and_none_where_many_are_served() -> None:
     experience = at_rest()
-    lengths = [AdaptiveLength(experience, prepares=True).next_length() for _ in range(16)]
+    lengths = [AdaptiveLength(experience, predrafts=True).next_length() for _ in range(16)]
     assert sum(lengths) == 1
     experience = at_rest(sessions=8.0)
-    lengths = [AdaptiveLength(experience, prepares=True).next_length() for _ in range(16)]
+    lengths = [AdaptiveLength(experience, predrafts=True).next_length() for _ in range(16)]
     assert sum(lengths) == 0
 
 
@@ -188,7 +190,7 @@ def test_a_draft_that_is_no_good_reads_few_prompts_until_it_is() -> None:
 
     def text() -> bool:
         """Whether the draft is used."""
-        policy = AdaptiveLength(experience, prepares=True)
+        policy = AdaptiveLength(experience, predrafts=True)
         for _ in range(32):
             pair.step(policy)
         return policy.uses_draft
@@ -200,10 +202,10 @@ def test_a_draft_that_is_no_good_reads_few_prompts_until_it_is() -> None:
     assert all(used[-16:])
 
 
-@pytest.mark.parametrize("prepares", [True, False])
+@pytest.mark.parametrize("predrafts", [True, False])
 @pytest.mark.parametrize(("rtt_ms", "verify_ms", "most"), [(50.0, 16.0, 1.25), (5.0, 40.0, 1.045)])
 def test_a_far_target_that_goes_on_alone_is_seldom_held_up(
-    rtt_ms: float, verify_ms: float, most: float, prepares: bool
+    rtt_ms: float, verify_ms: float, most: float, predrafts: bool
 ) -> None:
     """Draft steps wait for a round trip each, and the target alone for one in 33.
 
@@ -213,7 +215,7 @@ def test_a_far_target_that_goes_on_alone_is_seldom_held_up(
     for number in range(6 * 8):
         if number % 8 == 0:  # another pair
             experience, chance, num_unasked = Experience(), random.Random(number), 0
-        policy = AdaptiveLength(experience, prepares)
+        policy = AdaptiveLength(experience, predrafts)
         for _ in range(32):
             length = policy.next_length()
             waits = length > 0 or num_unasked == 0
@@ -241,17 +243,17 @@ def test_a_far_target_that_goes_on_alone_is_seldom_held_up(
 
 def test_what_was_ready_for_good_texts_promises_nothing_for_bad_ones() -> None:
     """Of what is ready, the loop takes as much as pays: here one token, and none of four."""
-    policy = AdaptiveLength(Experience(token_ns=12_600_000), prepares=True)
+    policy = AdaptiveLength(Experience(token_ns=12_600_000), predrafts=True)
     for _ in range(60):
-        policy.observe(StepCost(4, 4, 0, 85_000_000, was_prepared=True))
+        policy.observe(StepCost(4, 4, 0, 85_000_000, is_cache_hit=True))
     for _ in range(60):
         policy.observe(StepCost(0, 0, 0, 34_000_000, draft_rests=True))
-        policy.observe(StepCost(1, 0, 0, 47_000_000, was_prepared=True))
-        policy.observe(StepCost(1, 1, 0, 47_000_000, was_prepared=True))
+        policy.observe(StepCost(1, 0, 0, 47_000_000, is_cache_hit=True))
+        policy.observe(StepCost(1, 1, 0, 47_000_000, is_cache_hit=True))
     short = Experience(token_ns=12_600_000)
-    same = AdaptiveLength(short, prepares=True)
+    same = AdaptiveLength(short, predrafts=True)
     for _ in range(200):
         same.observe(StepCost(0, 0, 0, 34_000_000, draft_rests=True))
-        same.observe(StepCost(1, 0, 0, 47_000_000, was_prepared=True))
-        same.observe(StepCost(1, 1, 0, 47_000_000, was_prepared=True))
+        same.observe(StepCost(1, 0, 0, 47_000_000, is_cache_hit=True))
+        same.observe(StepCost(1, 1, 0, 47_000_000, is_cache_hit=True))
     assert policy.speed(1) == pytest.approx(same.speed(1), rel=0.15)

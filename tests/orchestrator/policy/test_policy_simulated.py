@@ -48,7 +48,7 @@ def test_a_good_draft_pays_from_the_first_texts_on(name: str, least: float) -> N
 def test_a_step_is_decided_with_few_looks_at_what_passes_take(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It stands between a verdict and the next verification."""
+    """It stands between a result and the next verification."""
     num_looks, at = 0, PassTime.at
 
     def counted(self: PassTime, num_tokens: float, beside: Beside) -> float:
@@ -66,12 +66,12 @@ def test_a_step_is_decided_with_few_looks_at_what_passes_take(
 def test_a_step_that_was_held_up_for_long_puts_off_probes_for_some_time_only() -> None:
     experience = Experience(token_ns=1e6)
     experience.length = 0
-    policy = AdaptiveLength(experience, prepares=True)
+    policy = AdaptiveLength(experience, predrafts=True)
 
     steps_to_probe(policy)
     policy.observe(StepCost(0, 0, 0, 10_000_000_000, catches_up=True))
     for _ in range(4):
-        policy.observe(StepCost(1, 0, 0, 90_000_000, was_prepared=True))
+        policy.observe(StepCost(1, 0, 0, 90_000_000, is_cache_hit=True))
     # Eight steps, at which it is counted, and one and a quarter of each of four.
     assert steps_to_probe(policy) == pytest.approx(1300, rel=0.05)
 
@@ -81,7 +81,7 @@ def test_probes_that_texts_end_in_are_made_up_for_all_the_same() -> None:
     experience, num_steps_beside = Experience(token_ns=1e6), 0
     experience.length = 0
     for _ in range(40):
-        policy = AdaptiveLength(experience, prepares=True)
+        policy = AdaptiveLength(experience, predrafts=True)
         for _ in range(40):
             if policy.next_length():
                 num_steps_beside += 1

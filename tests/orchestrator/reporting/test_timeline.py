@@ -5,7 +5,7 @@ import pytest
 from orchestrator.reporting import latency, timeline
 from orchestrator.reporting.latency import CriticalPath
 from orchestrator.reporting.timeline import MAX_INTERVALS, Timeline
-from outrider.protocol.messages import Interval, Prepared, Timings
+from outrider.protocol.messages import Interval, Predraft, Timings
 
 
 class Clock:
@@ -70,20 +70,23 @@ def test_a_service_cannot_have_worked_longer_than_was_waited(clock: Clock) -> No
     assert of_lane(times, "draft", "session") == [("propose", 0, 50), ("queue", 0, 50)]
 
 
-def test_preparations_end_when_they_were_told_of_in_a_lane_for_each_branch(clock: Clock) -> None:
+def test_predrafts_end_when_they_were_told_of_in_a_lane_for_each_branch(clock: Clock) -> None:
     times = Timeline()
     times.sent("draft", "propose", [])
     clock.now_ns += 100
     times.answered("draft", Timings(total_ns=80), [])  # from 10 to 90
     clock.now_ns += 200
-    times.prepared(120, [Prepared(5, (7,), (8,), 25), Prepared(5, (9,), (1,), 25)])
-    times.prepared(170, [Prepared(5, (7,), (8, 3), 40)])
-    assert of_lane(times, "draft", "prepares 1") == [("prepare", 105, 130), ("prepare", 165, 180)]
-    assert of_lane(times, "draft", "prepares 2") == [("prepare", 105, 130)]
+    times.predrafted(120, [Predraft(5, (7,), (8,), 25), Predraft(5, (9,), (1,), 25)])
+    times.predrafted(170, [Predraft(5, (7,), (8, 3), 40)])
+    assert of_lane(times, "draft", "predrafts 1") == [
+        ("predraft", 105, 130),
+        ("predraft", 165, 180),
+    ]
+    assert of_lane(times, "draft", "predrafts 2") == [("predraft", 105, 130)]
     times.sent("draft", "propose", [])
     times.answered("draft", Timings(), [])
-    times.prepared(50, [Prepared(6, (7,), (8,), 30)])  # a new branch, though it looks the same
-    assert of_lane(times, "draft", "prepares 1")[-1] == ("prepare", 270, 300)
+    times.predrafted(50, [Predraft(6, (7,), (8,), 30)])  # a new branch, though it looks the same
+    assert of_lane(times, "draft", "predrafts 1")[-1] == ("predraft", 270, 300)
 
 
 def test_the_critical_path_and_the_steps(clock: Clock) -> None:
@@ -93,13 +96,13 @@ def test_the_critical_path_and_the_steps(clock: Clock) -> None:
     path.spend("tokenize")
     clock.now_ns += 20
     path.spend_waiting("verify", Timings(total_ns=5))
-    times.step(3, 2, "prepared")
+    times.step(3, 2, "predrafted")
     times.step(0, 0, "drafted")  # nothing happened meanwhile: nothing to draw
     assert of_lane(times, "orchestrator", "critical path") == [
         ("tokenize", 0, 7),
         ("verify", 7, 27),
     ]
-    assert of_lane(times, "orchestrator", "steps") == [("2 of 3 accepted, prepared", 0, 27)]
+    assert of_lane(times, "orchestrator", "steps") == [("2 of 3 accepted, predrafted", 0, 27)]
 
 
 def test_a_full_trace_says_so(clock: Clock) -> None:

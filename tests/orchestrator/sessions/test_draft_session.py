@@ -12,11 +12,11 @@ from grpc.aio import Metadata
 
 from orchestrator.sessions.draft_session import DraftSession
 from outrider.errors import OutriderError, ServiceUnavailable
-from outrider.protocol.codec import preparation_from_wire
-from outrider.protocol.messages import GREEDY, ModelInfo, Preparation
+from outrider.protocol.codec import predraft_plan_from_wire
+from outrider.protocol.messages import GREEDY, ModelInfo, PredraftPlan
 from outrider.v1 import draft_pb2
 
-PREPARATION = Preparation(num_branches=2, num_tokens=3, is_limit=True, acceptance_rate=0.5)
+PREDRAFT_PLAN = PredraftPlan(num_predrafts=2, num_tokens=3, is_limit=True, acceptance_rate=0.5)
 MODEL = ModelInfo("draft", max_context_length=100, vocab_size=50)
 
 
@@ -47,9 +47,9 @@ class ScriptedCall:
         for _ in range(5):
             await asyncio.sleep(0)
 
-    async def prepare(self, context_length: int, assumed: list[int], draft: list[int]) -> None:
-        prepared = draft_pb2.PreparedProposal(assumed_token_ids=assumed, draft_token_ids=draft)
-        await self.respond(context_length=context_length, prepared=[prepared])
+    async def predraft(self, context_length: int, assumed: list[int], draft: list[int]) -> None:
+        predrafted = draft_pb2.Predraft(assumed_token_ids=assumed, draft_token_ids=draft)
+        await self.respond(context_length=context_length, predrafted=[predrafted])
 
     def cancel(self) -> None:
         self.is_cancelled = True
@@ -68,52 +68,52 @@ async def session(call: ScriptedCall) -> DraftSession:
 async def begin(call: ScriptedCall) -> DraftSession:
     """A session that has read the prompt 1, 2, 3."""
     session = DraftSession(lambda: call, GREEDY, MODEL, MODEL)
-    reading = asyncio.create_task(session.propose([1, 2, 3], 0, PREPARATION))
+    reading = asyncio.create_task(session.propose([1, 2, 3], 0, PREDRAFT_PLAN))
     await call.respond(context_length=3, sequence_length=3)
     await reading
     return session
 
 
-async def test_what_is_prepared_is_found_by_what_is_committed(
+async def test_what_is_predrafted_is_found_by_what_is_committed(
     session: DraftSession, call: ScriptedCall
 ) -> None:
-    assert session.prepared([1, 2, 3, 4]) is None
-    await call.prepare(3, [4], [5])
-    await call.prepare(3, [4], [5, 6])
-    await call.prepare(3, [7], [8])
-    prepared = session.prepared([1, 2, 3, 4])
-    assert prepared is not None
-    assert prepared.draft_token_ids == (5, 6)
-    assert session.prepared([1, 2, 3, 9]) is None
-    assert session.num_prepared_tokens == 3
+    assert session.predrafted([1, 2, 3, 4]) is None
+    await call.predraft(3, [4], [5])
+    await call.predraft(3, [4], [5, 6])
+    await call.predraft(3, [7], [8])
+    predrafted = session.predrafted([1, 2, 3, 4])
+    assert predrafted is not None
+    assert predrafted.draft_token_ids == (5, 6)
+    assert session.predrafted([1, 2, 3, 9]) is None
+    assert session.num_predrafted_tokens == 3
 
 
 async def test_what_is_under_way_is_coming_until_it_is_there(
     session: DraftSession, call: ScriptedCall
 ) -> None:
     assert not session.is_coming([1, 2, 3, 4])
-    await call.prepare(3, [4], [])
+    await call.predraft(3, [4], [])
     assert session.is_coming([1, 2, 3, 4])
-    assert session.prepared([1, 2, 3, 4]) is None
+    assert session.predrafted([1, 2, 3, 4]) is None
     assert session.likeliest([1, 2, 3], ()) is None  # not worth sending ahead
     growth = session.growth()
-    await call.prepare(3, [4], [5])
+    await call.predraft(3, [4], [5])
     assert growth.done()
     assert not session.is_coming([1, 2, 3, 4])
-    assert session.prepared([1, 2, 3, 4]) is not None
+    assert session.predrafted([1, 2, 3, 4]) is not None
 
 
 async def test_following_is_one_message_that_nobody_waits_for(
     session: DraftSession, call: ScriptedCall
 ) -> None:
-    await call.prepare(3, [4], [5, 6])
-    await session.follow([1, 2, 3, 4], (5, 6), PREPARATION)
+    await call.predraft(3, [4], [5, 6])
+    await session.follow([1, 2, 3, 4], (5, 6), PREDRAFT_PLAN)
     request = call.requests[-1]
     assert (request.context_length, list(request.token_ids)) == (3, [4])
     assert list(request.draft_token_ids) == [5, 6]
-    assert preparation_from_wire(request) == PREPARATION
+    assert predraft_plan_from_wire(request) == PREDRAFT_PLAN
     # Its confirmation comes before the answer to what is asked next.
-    asking = asyncio.create_task(session.propose([1, 2, 3, 4, 5, 9], 1, PREPARATION))
+    asking = asyncio.create_task(session.propose([1, 2, 3, 4, 5, 9], 1, PREDRAFT_PLAN))
     await call.respond(context_length=4, sequence_length=6)
     await call.respond(context_length=6, draft_token_ids=[10], sequence_length=6)
     assert (await asking).draft_token_ids == (10,)
@@ -122,20 +122,20 @@ async def test_following_is_one_message_that_nobody_waits_for(
 
 
 @pytest.mark.parametrize(
-    ("preparation", "num_asked"),
+    ("predraft_plan", "num_asked"),
     [
-        (Preparation(num_branches=0, num_tokens=2), 1),  # in turn
-        (Preparation(num_branches=2, num_tokens=2), 0),  # what is prepared reads them, too
-        (Preparation(), 0),  # at rest
+        (PredraftPlan(num_predrafts=0, num_tokens=2), 1),  # in turn
+        (PredraftPlan(num_predrafts=2, num_tokens=2), 0),  # what is predrafted reads them, too
+        (PredraftPlan(), 0),  # at rest
     ],
 )
-async def test_a_draft_that_prepares_nothing_reads_while_the_target_works(
-    session: DraftSession, call: ScriptedCall, preparation: Preparation, num_asked: int
+async def test_a_draft_that_predrafts_nothing_reads_while_the_target_works(
+    session: DraftSession, call: ScriptedCall, predraft_plan: PredraftPlan, num_asked: int
 ) -> None:
     """Else the next proposal would read it all, and seem slow. It reads to propose only."""
-    await session.follow([1, 2, 3, 4], (5,), preparation)
+    await session.follow([1, 2, 3, 4], (5,), predraft_plan)
     assert call.requests[-1].num_speculative_tokens == num_asked
-    asking = asyncio.create_task(session.propose([1, 2, 3, 4, 5, 9], 1, preparation))
+    asking = asyncio.create_task(session.propose([1, 2, 3, 4, 5, 9], 1, predraft_plan))
     await call.respond(context_length=4, draft_token_ids=[8] * num_asked, sequence_length=5)
     await call.respond(context_length=6, draft_token_ids=[10], sequence_length=6)
     assert (await asking).draft_token_ids == (10,)
@@ -143,13 +143,13 @@ async def test_a_draft_that_prepares_nothing_reads_while_the_target_works(
 
 
 async def test_what_comes_late_is_dropped(session: DraftSession, call: ScriptedCall) -> None:
-    await call.prepare(3, [4], [5])
-    await session.follow([1, 2, 3, 4], (5,), PREPARATION)
-    await call.prepare(3, [4], [5, 6])
-    await call.prepare(3, [7], [8])
-    assert session.prepared([1, 2, 3, 4]) is None
-    assert session.prepared([1, 2, 3, 4, 7]) is None
-    assert session.num_prepared_tokens == 1
+    await call.predraft(3, [4], [5])
+    await session.follow([1, 2, 3, 4], (5,), PREDRAFT_PLAN)
+    await call.predraft(3, [4], [5, 6])
+    await call.predraft(3, [7], [8])
+    assert session.predrafted([1, 2, 3, 4]) is None
+    assert session.predrafted([1, 2, 3, 4, 7]) is None
+    assert session.num_predrafted_tokens == 1
 
 
 async def test_an_answer_nobody_asked_for_ends_the_session(
@@ -157,15 +157,15 @@ async def test_an_answer_nobody_asked_for_ends_the_session(
 ) -> None:
     await call.respond(context_length=3)
     with pytest.raises(ServiceUnavailable, match="not asked"):
-        await session.propose([1, 2, 3, 4], 2, PREPARATION)
+        await session.propose([1, 2, 3, 4], 2, PREDRAFT_PLAN)
     with pytest.raises(ServiceUnavailable, match="not asked"):
-        await session.follow([1, 2, 3, 4], (5,), PREPARATION)
+        await session.follow([1, 2, 3, 4], (5,), PREDRAFT_PLAN)
 
 
 async def test_what_cannot_be_decoded_ends_the_session_and_whoever_waits(
     session: DraftSession, call: ScriptedCall
 ) -> None:
-    asking = asyncio.create_task(session.propose([1, 2, 3, 4], 2, PREPARATION))
+    asking = asyncio.create_task(session.propose([1, 2, 3, 4], 2, PREDRAFT_PLAN))
     await asyncio.sleep(0)
     await call.respond_with(None)  # as gRPC has it
     with pytest.raises(OutriderError, match="decoded"):
@@ -179,7 +179,7 @@ async def test_an_error_is_reported_once(call: ScriptedCall) -> None:
     session = await begin(call)
     call.breaks_in_a_write = True
     with pytest.raises(ServiceUnavailable):
-        await session.propose([1, 2, 3, 4], 2, PREPARATION)
+        await session.propose([1, 2, 3, 4], 2, PREDRAFT_PLAN)
     del session
     gc.collect()
     assert complaints == []

@@ -35,7 +35,7 @@ class Call:
             raise failure
 
     async def read(self) -> Any:
-        return target_pb2.VerifyResponse(next_token_id=7)
+        return target_pb2.VerifyResponse(result=target_pb2.VerifyResult(next_token_id=7))
 
 
 def stream(failures: list[Exception | None], opened: list[Call]) -> SessionStream:

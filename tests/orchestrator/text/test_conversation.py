@@ -30,7 +30,7 @@ ASSISTANT = {"role": "assistant", "content": "Sure"}
         ({"prompt": "hi", "temperature": float("nan")}, "temperature"),
         ({"prompt": "hi", "top_p": 1.5}, "top_p"),
         ({"prompt": "hi", "min_p": 2}, "min_p"),
-        ({"prompt": "hi", "stop": [""]}, "stop"),
+        ({"prompt": "hi", "stop_strings": [""]}, "stop"),
         ({"prompt": "hi", "num_speculative_tokens": 1000}, "num_speculative_tokens"),
         ({"messages": [{"role": "usr", "content": "hi"}]}, r"messages\[0\] .* role 'usr'"),
         ({"messages": [{"content": "hi"}]}, r"messages\[0\] has no role"),

@@ -71,7 +71,7 @@ def test_flags_reach_the_request(service: ScriptedService) -> None:
     assert (request.min_p, request.seed, request.temperature) == (0.25, 0, 2.0)
     assert request.HasField("seed")
     assert request.ignore_eos
-    assert list(request.stop) == ["END", "a b"]
+    assert list(request.stop_strings) == ["END", "a b"]
     assert not request.HasField("num_speculative_tokens")
 
 

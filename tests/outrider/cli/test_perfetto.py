@@ -14,7 +14,7 @@ def test_tracks_are_processes_and_lanes_are_threads() -> None:
         [
             Interval("draft", "session", "propose", 1500, 2000, {"draft_tokens": 3}),
             Interval("target", "session", "verify", 4000, 500),
-            Interval("draft", "prepares 1", "prepare", 4000, 500),
+            Interval("draft", "predrafts 1", "predraft", 4000, 500),
         ],
     )
     events = json.loads(file.getvalue())["traceEvents"]
@@ -27,7 +27,7 @@ def test_tracks_are_processes_and_lanes_are_threads() -> None:
     assert [(processes[e["pid"]], threads[e["pid"], e["tid"]]) for e in slices] == [
         ("draft", "session"),
         ("target", "session"),
-        ("draft", "prepares 1"),
+        ("draft", "predrafts 1"),
     ]
     first = slices[0]
     assert (first["name"], first["ts"], first["dur"]) == ("propose", 1.5, 2.0)

@@ -72,24 +72,24 @@ def test_speculation_is_told_in_counts() -> None:
     text = shown(report.report(SPECULATIVE))
     assert "3 of 4 draft tokens accepted (75.0%) in 2 steps · 2.50 tokens a step" in text
     assert "1.5 ms a token, 666.7 tokens/s" in text
-    assert "prepared" not in text
+    assert "predrafted" not in text
 
 
-def test_what_was_prepared_is_told() -> None:
+def test_what_was_predrafted_is_told() -> None:
     counts = dataclasses.replace(
         SPECULATIVE.speculation,
-        num_prepared_steps=1,
-        num_prepared_accepted_tokens=2,
-        num_prepared_tokens=9,
+        num_cache_hits=1,
+        num_cache_hit_accepted_tokens=2,
+        num_predrafted_tokens=9,
     )
     text = shown(report.report(dataclasses.replace(SPECULATIVE, speculation=counts)))
-    expected = "1 of 2 steps found their draft prepared · 3.00 tokens a step · 2.00 on the others"
-    assert f"{expected} · of 9 tokens prepared, 2 were accepted" in text
+    expected = "1 of 2 steps found their draft predrafted · 3.00 tokens a step · 2.00 on the others"
+    assert f"{expected} · of 9 tokens predrafted, 2 were accepted" in text
 
 
 def test_what_was_sent_ahead_is_told() -> None:
-    counts = dataclasses.replace(SPECULATIVE.speculation, num_ahead_steps=4, num_stale_steps=2)
-    told = "4 steps were sent ahead of the verdict before them; 2 others assumed a wrong one"
+    counts = dataclasses.replace(SPECULATIVE.speculation, num_pipelined_steps=4, num_stale_steps=2)
+    told = "4 steps were sent ahead of the result before them; 2 others assumed a wrong one"
     assert told in shown(report.report(dataclasses.replace(SPECULATIVE, speculation=counts)))
     assert "ahead" not in shown(report.report(SPECULATIVE))
 

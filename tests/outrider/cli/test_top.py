@@ -20,7 +20,7 @@ from tests.support.scripted_service import ScriptedService, serving
 EARLIER = pb.ServerActivity(
     uptime_ns=10_000_000_000,
     num_prompt_tokens=100,
-    num_completion_tokens=50,
+    num_output_tokens=50,
     num_steps=10,
     draft_tokens_by_position=[10, 5],
     accepted_tokens_by_position=[9, 5],
@@ -32,9 +32,9 @@ LATER = pb.ServerActivity(
     num_running_requests=3,
     num_ended_requests=40,
     num_prompt_tokens=100,
-    num_completion_tokens=110,
+    num_output_tokens=110,
     num_steps=30,
-    num_prepared_steps=5,
+    num_cache_hits=5,
     num_lookup_steps=2,
     draft_tokens_by_position=[30, 25, 10],
     accepted_tokens_by_position=[19, 10, 0],
@@ -73,7 +73,7 @@ def test_a_frame_shows_what_happened_between_two_looks(
     assert line(output, "1   ")[:3] == ["1", "20", "25.0%"]
     assert line(output, "2   ")[:3] == ["2", "10", "0.0%"]
     assert "30.0% of draft tokens accepted · 1.75 tokens a step" in output
-    assert "drafts: 25.0% prepared, 10.0% looked up" in output
+    assert "drafts: 25.0% predrafted, 10.0% looked up" in output
     assert line(output, "verify_compute")[1:3] == ["300.0", "75.0%"]
     assert line(output, "draft_compute")[1:3] == ["100.0", "25.0%"]
 
@@ -99,7 +99,7 @@ def test_another_process_at_the_same_address_starts_anew(
 def test_and_so_does_one_that_has_run_for_longer_by_then(
     service: tuple[ScriptedService, str],
 ) -> None:
-    another = pb.ServerActivity(uptime_ns=14_000_000_000, num_completion_tokens=28)
+    another = pb.ServerActivity(uptime_ns=14_000_000_000, num_output_tokens=28)
     assert "2.0 tokens/s" in once(service, LATER, another)
 
 

@@ -48,7 +48,7 @@ def test_a_generation_as_a_dictionary(client: Client) -> None:
         "token_ids": [7, 8],
         "finish_reason": "length",
         "seed": 5,
-        "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+        "usage": {"num_prompt_tokens": 3, "num_output_tokens": 2},
         "speculation": {
             "num_steps": 1,
             "num_draft_tokens": 2,
@@ -56,15 +56,15 @@ def test_a_generation_as_a_dictionary(client: Client) -> None:
             "draft_acceptance_rate": 0.5,
             "mean_acceptance_length": 2.0,
             "acceptance_histogram": [0, 1, 0],
-            "num_prepared_steps": 0,
-            "num_prepared_accepted_tokens": 0,
-            "num_prepared_tokens": 0,
+            "num_cache_hits": 0,
+            "num_cache_hit_accepted_tokens": 0,
+            "num_predrafted_tokens": 0,
             "num_lookup_steps": 0,
             "num_lookup_draft_tokens": 0,
             "num_lookup_accepted_tokens": 0,
-            "num_ahead_steps": 0,
+            "num_pipelined_steps": 0,
             "num_stale_steps": 0,
-            "num_missed_steps": 0,
+            "num_cache_misses": 0,
         },
         "latency": {
             "wall_ns": 100,
@@ -101,8 +101,8 @@ def test_a_conversation_travels_as_messages(client: Client, scripted: ScriptedSe
 def test_one_stop_string_is_not_taken_apart(
     stop: Any, client: Client, scripted: ScriptedService
 ) -> None:
-    client.generate("hi", stop=stop)
-    assert list(scripted.requests[0].stop) == ["END"]
+    client.generate("hi", stop_strings=stop)
+    assert list(scripted.requests[0].stop_strings) == ["END"]
 
 
 @pytest.mark.parametrize(
@@ -114,8 +114,8 @@ def test_one_stop_string_is_not_taken_apart(
         ("hi", {"max_new_tokens": 2.5}, "max_new_tokens cannot be 2.5"),
         ("hi", {"top_k": True}, "top_k cannot be True"),
         ("hi", {"ignore_eos": "no"}, "ignore_eos cannot be 'no': it must be True or False"),
-        ("hi", {"stop": [1]}, "stop cannot be [1]: it must be a list of text"),
-        ("hi", {"stop": 5}, "stop cannot be 5"),
+        ("hi", {"stop_strings": [1]}, "stop_strings cannot be [1]: it must be a list of text"),
+        ("hi", {"stop_strings": 5}, "stop_strings cannot be 5"),
         ("hi", {"seed": "9" * 10_000}, "seed cannot be '99999"),
         ("hi", {"request_id": "a b"}, "request_id must be"),
         ("\ud800", {}, "prompt cannot be"),

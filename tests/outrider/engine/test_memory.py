@@ -100,7 +100,7 @@ def test_what_the_cache_takes_is_said_in_the_log(
     for said in (3, engine.max_context_length, engine.cache.num_bytes / 1e6):
         assert isinstance(record.args, tuple)
         assert said in record.args
-    assert engine.pace.token_budget in record.args
+    assert engine.batch_limits.token_budget in record.args
 
 
 @pytest.mark.parametrize("sizes", [[(2, 4), (2, 4), (2, 4)], [(2, 4), (1, 8)]])

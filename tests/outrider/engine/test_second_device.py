@@ -80,7 +80,7 @@ def test_layers_for_gpus_do_not_wait_either(family: str, tiny_models: Callable[.
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED, FILTERED])
-async def test_a_proposal_and_a_verdict_wait_once(
+async def test_a_proposal_and_a_result_wait_once(
     params: SamplingParams, tiny_models: Callable[..., Path]
 ) -> None:
     engine = engine_of(tiny_models("llama"), DEVICE)

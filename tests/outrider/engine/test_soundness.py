@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from outrider.engine.chunk import Chunk
 from outrider.engine.engine import Engine
-from outrider.engine.scheduling.batch_limits import Pace
+from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.job import Job
 from outrider.errors import NotANumber, UnsupportedModel
 from outrider.protocol.channel import from_rpc_error
@@ -47,11 +47,11 @@ def engine(poisoned: Path) -> Engine:
     return Engine(options(poisoned, slots=1))
 
 
-async def verdicts(verifier: Verifier, tokens: list[int], *draft: int) -> tuple[int, int]:
-    session = await verifier.open_session_in_turn()
+async def results(verifier: Verifier, tokens: list[int], *draft: int) -> tuple[int, int]:
+    session = await verifier.open_session_in_order()
     try:
-        verdict = await session.verify(0, tokens, draft, GREEDY)
-        return verdict.num_accepted_tokens, verdict.next_token_id
+        result = await session.verify(0, tokens, draft, GREEDY)
+        return result.num_accepted_tokens, result.next_token_id
     finally:
         session.close()
 
@@ -63,29 +63,29 @@ async def test_a_prompt_with_it_fails_and_leaves_nothing(
     engine: Engine, place: int, params: SamplingParams
 ) -> None:
     verifier = Verifier(engine)
-    verifier.scheduler.pace = Pace(token_budget=16)
-    expected = await verdicts(verifier, GOOD)
-    session = await verifier.open_session_in_turn()
+    verifier.scheduler.batch_limits = BatchLimits(token_budget=16)
+    expected = await results(verifier, GOOD)
+    session = await verifier.open_session_in_order()
     prompt = [20 + i for i in range(80)]
     prompt[BAD - 20] = 19
     prompt[place] = BAD
     with pytest.raises(NotANumber, match="NaN"):
         await session.verify(0, prompt, [], params)
     session.close()
-    assert await verdicts(verifier, GOOD) == expected
+    assert await results(verifier, GOOD) == expected
     verifier.close()
 
 
 async def test_a_draft_token_that_is_rejected_spoils_nothing(engine: Engine) -> None:
     verifier = Verifier(engine)
-    _, first = await verdicts(verifier, GOOD)
-    _, second = await verdicts(verifier, [*GOOD, first])
-    session = await verifier.open_session_in_turn()
-    verdict = await session.verify(0, GOOD, [first, BAD, 5], GREEDY)
-    assert (verdict.num_accepted_tokens, verdict.next_token_id) == (0, first)
-    verdict = await session.verify(len(GOOD), [first, second], [], GREEDY)
+    _, first = await results(verifier, GOOD)
+    _, second = await results(verifier, [*GOOD, first])
+    session = await verifier.open_session_in_order()
+    result = await session.verify(0, GOOD, [first, BAD, 5], GREEDY)
+    assert (result.num_accepted_tokens, result.next_token_id) == (0, first)
+    result = await session.verify(len(GOOD), [first, second], [], GREEDY)
     session.close()
-    assert (0, verdict.next_token_id) == await verdicts(verifier, [*GOOD, first, second])
+    assert (0, result.next_token_id) == await results(verifier, [*GOOD, first, second])
     verifier.close()
 
 
@@ -94,7 +94,7 @@ async def test_what_is_not_sound_is_no_prefix_of_another_text(engine: Engine) ->
     prompt = [20 + i for i in range(30)] + [BAD]
     for _ in range(2):
         with pytest.raises(NotANumber):
-            await verdicts(verifier, [*prompt, 5])
+            await results(verifier, [*prompt, 5])
     verifier.close()
 
 

@@ -27,7 +27,7 @@ def verify(channel: grpc.aio.Channel) -> Any:
 
 
 async def test_a_write_may_outlast_its_handler() -> None:
-    """What a session prepares is written beside its handler, which the client may end."""
+    """What a session predrafts is written beside its handler, which the client may end."""
     written = asyncio.Event()
 
     class Context:
@@ -35,7 +35,7 @@ async def test_a_write_may_outlast_its_handler() -> None:
             await written.wait()
 
     async with asyncio.timeout(None) as limit:
-        write = asyncio.create_task(_TimedContext(Context(), limit, 1.0).write("prepared"))  # type: ignore[arg-type]
+        write = asyncio.create_task(_TimedContext(Context(), limit, 1.0).write("predrafted"))  # type: ignore[arg-type]
         await asyncio.sleep(0)
     written.set()
     await write
@@ -118,7 +118,7 @@ async def test_what_a_cancelled_handler_waited_for_is_not_cancelled(
 async def test_what_is_written_behind_the_end_of_its_handler_is_no_mistake(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """As what a draft prepares is, whose session is closed meanwhile."""
+    """As what a draft predrafts is, whose session is closed meanwhile."""
     tasks: list[asyncio.Task[None]] = []
 
     async def verify_and_go(requests: Any, context: Any) -> None:

@@ -48,7 +48,7 @@ async def test_a_full_queue_answers_with_the_time_to_come_back(system: System) -
     assert error.retry_after is not None
     assert error.retry_after > 0
     running.cancel()
-    assert (await waiting).usage.completion_tokens == 2
+    assert (await waiting).usage.num_output_tokens == 2
 
 
 async def test_retries_by_grpc_come_back_when_they_are_told_to(system: System) -> None:
@@ -70,7 +70,7 @@ async def test_retries_by_grpc_come_back_when_they_are_told_to(system: System) -
             if system.servicer.admission.num_refused:
                 break
         running.cancel()
-        assert (await call).usage.completion_tokens == 2
+        assert (await call).usage.num_output_tokens == 2
     assert system.servicer.admission.num_refused == 1
 
 
@@ -104,8 +104,8 @@ async def test_lengths_and_times_are_learned_from_requests(system: System) -> No
     forecast = system.servicer.admission.forecast
     assert 0 < forecast.seconds(Work(4, 40), 1) < 60
     stop = whole.text[4:8]
-    text = await system.generate("the cat", max_new_tokens=40, ignore_eos=True, stop=[stop])
-    assert text.usage.completion_tokens < 30
+    text = await system.generate("the cat", max_new_tokens=40, ignore_eos=True, stop_strings=[stop])
+    assert text.usage.num_output_tokens < 30
     stopped = forecast.seconds(Work(4, 40, may_end=True), 1)
     assert 0 < stopped < 0.9 * forecast.seconds(Work(4, 40), 1)
 
@@ -124,14 +124,14 @@ async def test_limits_of_a_request(system: System) -> None:
     system.servicer.max_new_tokens = 50
     for word, fields in (
         ("max_new_tokens", {"max_new_tokens": 51}),
-        ("at most 16 stop strings", {"stop": ["a"] * 17}),
-        ("256 characters", {"stop": ["a" * 257]}),
-        ("must not be empty", {"stop": ["a", ""]}),
+        ("at most 16 stop strings", {"stop_strings": ["a"] * 17}),
+        ("256 characters", {"stop_strings": ["a" * 257]}),
+        ("must not be empty", {"stop_strings": ["a", ""]}),
     ):
         error = await refusal(system, **fields)
         assert isinstance(error, InvalidRequest)
         assert word in error.message
-    assert (await system.generate("hi", max_new_tokens=50)).usage.completion_tokens
+    assert (await system.generate("hi", max_new_tokens=50)).usage.num_output_tokens
     # Whoever asks for nothing in particular gets what there is to have.
     whole = await system.generate("hi", ignore_eos=True)
-    assert whole.usage.completion_tokens == 50
+    assert whole.usage.num_output_tokens == 50

@@ -121,18 +121,18 @@ async def test_generate_json_is_one_object_with_these_keys(system: System) -> No
         "draft_failure",
     ]
     assert document["finish_reason"] == "length"
-    assert document["usage"]["completion_tokens"] == len(document["token_ids"]) == 9
+    assert document["usage"]["num_output_tokens"] == len(document["token_ids"]) == 9
     assert set(document["speculation"]) == {
         "num_steps",
-        "num_prepared_steps",
-        "num_prepared_accepted_tokens",
-        "num_prepared_tokens",
+        "num_cache_hits",
+        "num_cache_hit_accepted_tokens",
+        "num_predrafted_tokens",
         "num_lookup_steps",
         "num_lookup_draft_tokens",
         "num_lookup_accepted_tokens",
-        "num_ahead_steps",
+        "num_pipelined_steps",
         "num_stale_steps",
-        "num_missed_steps",
+        "num_cache_misses",
         "num_draft_tokens",
         "num_accepted_tokens",
         "draft_acceptance_rate",
@@ -148,7 +148,7 @@ async def test_text_is_a_user_message_unless_raw(system: System) -> None:
     flags = ["--json", "--max-new-tokens", "4", "--no-speculation"]
     chat = json.loads((await outrider(system, "generate", TEXT, *flags)).stdout)
     raw = json.loads((await outrider(system, "generate", TEXT, *flags, "--raw")).stdout)
-    assert chat["usage"]["prompt_tokens"] > raw["usage"]["prompt_tokens"]
+    assert chat["usage"]["num_prompt_tokens"] > raw["usage"]["num_prompt_tokens"]
     assert raw["speculation"]["num_steps"] == 0
 
 

@@ -27,7 +27,7 @@ async def token_ids(system: System, k: int, **fields: Any) -> list[int]:
     response = await system.generate(
         PROMPT, max_new_tokens=40, num_speculative_tokens=k, ignore_eos=True, **fields
     )
-    assert response.usage.completion_tokens == len(response.token_ids) == 40
+    assert response.usage.num_output_tokens == len(response.token_ids) == 40
     return list(response.token_ids)
 
 
@@ -59,8 +59,12 @@ async def test_text_is_the_targets_own(
         expected = await token_ids(system, 0, **sampling)
         assert len(set(expected)) > 5  # a text that repeats one token proves nothing
         for k in (1, 2, 4, 7):
-            for num_branches, prompt_lookup in ((0, False), (1, False), (4, False), (4, True)):
-                fields = {"num_branches": num_branches, "prompt_lookup": prompt_lookup, **sampling}
+            for num_predrafts, prompt_lookup in ((0, False), (1, False), (4, False), (4, True)):
+                fields = {
+                    "num_predrafts": num_predrafts,
+                    "prompt_lookup": prompt_lookup,
+                    **sampling,
+                }
                 assert await token_ids(system, k, **fields) == expected, (k, fields)
 
 
@@ -73,7 +77,7 @@ async def test_the_target_itself_as_draft_is_always_accepted(
                 PROMPT,
                 max_new_tokens=36,
                 num_speculative_tokens=4,
-                num_branches=0,
+                num_predrafts=0,
                 ignore_eos=True,
                 **fields,
             )
@@ -89,7 +93,7 @@ async def test_greedy_text_is_that_of_transformers(tiny_models: Callable[..., Pa
     async with running_system(folder, "ngram") as system:
         response = await system.generate(PROMPT, max_new_tokens=40, ignore_eos=True)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    prompt_length = response.usage.prompt_tokens
+    prompt_length = response.usage.num_prompt_tokens
     ids = encode(folder, PROMPT)
     assert len(ids) == prompt_length
     output = model.generate(
@@ -178,9 +182,9 @@ async def test_the_default_pair(real_target: Path) -> None:
         }
         alone = await system.generate("", num_speculative_tokens=0, **fields)
         num_accepted = num_drafted = 0
-        for num_branches in (0, 4):
+        for num_predrafts in (0, 4):
             text = await system.generate(
-                "", num_speculative_tokens=2, num_branches=num_branches, **fields
+                "", num_speculative_tokens=2, num_predrafts=num_predrafts, **fields
             )
             assert text.token_ids == alone.token_ids
             num_accepted += text.speculation.num_accepted_tokens

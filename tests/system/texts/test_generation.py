@@ -48,7 +48,7 @@ async def test_eos_inside_accepted_tokens_ends_the_text(tiny_models: Callable[..
             response = await system.generate(PROMPT, num_speculative_tokens=k)
             assert response.finish_reason == generation_pb2.FINISH_REASON_STOP
             assert response.token_ids == ids
-            assert response.usage.completion_tokens == len(ids)
+            assert response.usage.num_output_tokens == len(ids)
         alone = await system.generate(PROMPT, num_speculative_tokens=0)
         assert response.text == alone.text
 
@@ -68,11 +68,15 @@ async def test_a_stop_string_cuts_text_and_tokens(system: System) -> None:
     cut = whole.text.index(stop)
     for k in (0, 4):
         response = await system.generate(
-            PROMPT, max_new_tokens=40, ignore_eos=True, stop=[stop], num_speculative_tokens=k
+            PROMPT,
+            max_new_tokens=40,
+            ignore_eos=True,
+            stop_strings=[stop],
+            num_speculative_tokens=k,
         )
         assert response.text == whole.text[:cut]
         assert response.finish_reason == generation_pb2.FINISH_REASON_STOP
-        assert response.usage.completion_tokens == len(response.token_ids) < 40
+        assert response.usage.num_output_tokens == len(response.token_ids) < 40
         assert list(response.token_ids) == list(whole.token_ids)[: len(response.token_ids)]
 
 
@@ -146,12 +150,12 @@ async def test_messages_go_through_the_chat_template(system: System, continues: 
     by_messages = await system.generation.Generate(request)
     by_prompt = await system.generate(rendered, max_new_tokens=8)
     assert by_messages.token_ids == by_prompt.token_ids
-    assert by_messages.usage.prompt_tokens == by_prompt.usage.prompt_tokens
+    assert by_messages.usage.num_prompt_tokens == by_prompt.usage.num_prompt_tokens
 
 
 async def test_a_bare_prompt_is_a_whole_request(system: System) -> None:
     response = await system.generate("hi")
-    assert 0 < response.usage.completion_tokens <= 64
+    assert 0 < response.usage.num_output_tokens <= 64
     assert response.num_target_threads == 1
 
 
@@ -175,10 +179,10 @@ async def test_the_context_limit_ends_the_text(tiny_models: Callable[..., Path])
         response = await system.generate(PROMPT, max_new_tokens=64, ignore_eos=True)
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await system.generate("the cat " * 20)
-    assert response.usage.prompt_tokens + response.usage.completion_tokens == 32
+    assert response.usage.num_prompt_tokens + response.usage.num_output_tokens == 32
     assert response.finish_reason == generation_pb2.FINISH_REASON_CONTEXT_LIMIT
     error = from_rpc_error(caught.value)
-    assert f"{error.metadata['prompt_tokens']} tokens" in error.message
+    assert f"{error.metadata['num_prompt_tokens']} tokens" in error.message
     assert "limit is 32" in error.message
 
 
@@ -262,4 +266,4 @@ async def test_server_info_names_both_models(system: System) -> None:
     info = await system.generation.GetServerInfo(generation_pb2.GetServerInfoRequest())
     assert info.target.dtype == info.draft.dtype == "float32"
     assert info.has_chat_template
-    assert info.default_num_branches == 4
+    assert info.default_num_predrafts == 4

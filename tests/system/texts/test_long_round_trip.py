@@ -23,16 +23,16 @@ SAMPLED = {"temperature": 0.9, "seed": 7}
 async def test_a_draft_that_is_right_saves_round_trips(
     sampling: dict[str, Any], tiny_models: Callable[..., Path]
 ) -> None:
-    """The draft is the target itself, so whatever it prepares comes true."""
+    """The draft is the target itself, so whatever it predrafts comes true."""
     target = tiny_models("llama")
     fields = {"max_new_tokens": 25, "num_speculative_tokens": 2, "ignore_eos": True, **sampling}
     async with running_system(target, target, target_rtt_seconds=FAR_SECONDS) as system:
-        waiting = await system.generate(PROMPT, num_branches=0, **fields)
-        ahead = await system.generate(PROMPT, num_branches=2, **fields)
+        waiting = await system.generate(PROMPT, num_predrafts=0, **fields)
+        ahead = await system.generate(PROMPT, num_predrafts=2, **fields)
     assert ahead.token_ids == waiting.token_ids
-    assert waiting.speculation.num_ahead_steps == 0
+    assert waiting.speculation.num_pipelined_steps == 0
     # After the first step at most every other one waits for the whole way.
-    assert ahead.speculation.num_ahead_steps >= (ahead.speculation.num_steps - 1) // 2 > 0
+    assert ahead.speculation.num_pipelined_steps >= (ahead.speculation.num_steps - 1) // 2 > 0
     assert ahead.speculation.num_stale_steps == 0
     stages = {stage.stage: stage.duration_ns for stage in ahead.latency.critical_path}
     assert min(stages.values()) >= 0
@@ -50,7 +50,7 @@ async def test_a_draft_that_is_wrong_changes_nothing(tiny_models: Callable[..., 
 
 
 def num_unasked(generation: Any) -> int:
-    """Verdicts that came without a request."""
+    """VerifyResults that came without a request."""
     sessions = [one for one in generation.trace if (one.track, one.lane) == ("target", "session")]
     return sum(one.name == "goes on" for one in sessions)
 
@@ -89,8 +89,8 @@ async def test_what_the_target_goes_on_with_comes_after_a_half_close(
 ) -> None:
     async with running_system(tiny_models("llama")) as system:
         call = system.target.Verify()
-        await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7], num_more_tokens=5))
+        await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7], num_run_ahead_tokens=5))
         await call.done_writing()
         responses = [response async for response in call]
-    assert [response.is_more for response in responses] == [False] + [True] * 5
+    assert [response.is_run_ahead for response in responses] == [False] + [True] * 5
     assert [response.context_length for response in responses] == [3, 4, 5, 6, 7, 8]

@@ -14,12 +14,12 @@ ENDINGS = [[7, 8, 9], [9], [8] * 30, []]
 
 
 async def continued(verifier: Verifier, prompt: Sequence[int], num_tokens: int = 8) -> list[int]:
-    session = await verifier.open_session_in_turn()
+    session = await verifier.open_session_in_order()
     tokens, held = list(prompt), 0
     for _ in range(num_tokens):
-        verdict = await session.verify(held, tokens[held:], (), GREEDY)
-        held = verdict.sequence_length
-        tokens.append(verdict.next_token_id)
+        result = await session.verify(held, tokens[held:], (), GREEDY)
+        held = result.sequence_length
+        tokens.append(result.next_token_id)
     session.close()
     return tokens
 

@@ -78,10 +78,10 @@ async def test_what_was_sent_ahead_is_answered_if_what_it_assumed_is_so(system: 
         {"context_length": 5, "token_ids": chosen[2:3], "draft_token_ids": [chosen[3], wrong]},
     ]
     for index, fields in enumerate(requests):
-        await call.write(target_pb2.VerifyRequest(**fields, assumes_verdict=index > 0))
+        await call.write(target_pb2.VerifyRequest(**fields, assumes_result=index > 0))
     first, *stale, last = [await call.read() for _ in requests]
     assert (first.num_accepted_tokens, first.next_token_id) == (2, chosen[2])
-    assert stale == [target_pb2.VerifyResponse(is_stale=True)] * 2
+    assert stale == [target_pb2.VerifyResponse(stale=target_pb2.StaleRequest())] * 2
     assert not last.is_stale
     assert (last.context_length, last.num_accepted_tokens, last.sequence_length) == (6, 1, 7)
     assert last.next_token_id == chosen[4]
@@ -90,22 +90,22 @@ async def test_what_was_sent_ahead_is_answered_if_what_it_assumed_is_so(system: 
 async def test_a_stale_request_takes_no_pass_and_changes_nothing(system: System) -> None:
     call = system.target.Verify()
     await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7], draft_token_ids=[1, 2]))
-    verdict = await call.read()
+    result = await call.read()
     choose = Mock(wraps=system.verifier.engine.choose)
     system.verifier.engine.choose = choose  # type: ignore[method-assign]
     # Token ids that do not exist would be an error if anybody looked at them.
     ahead = {"context_length": 90, "token_ids": [10**6], "draft_token_ids": [10**6]}
-    await call.write(target_pb2.VerifyRequest(**ahead, assumes_verdict=True))
+    await call.write(target_pb2.VerifyRequest(**ahead, assumes_result=True))
     assert (await call.read()).is_stale
     choose.assert_not_called()
     await call.write(
         target_pb2.VerifyRequest(
-            context_length=verdict.sequence_length,
-            token_ids=[verdict.next_token_id],
-            assumes_verdict=True,
+            context_length=result.sequence_length,
+            token_ids=[result.next_token_id],
+            assumes_result=True,
         )
     )
-    assert (await call.read()).context_length == verdict.sequence_length + 1
+    assert (await call.read()).context_length == result.sequence_length + 1
     choose.assert_called_once()
 
 
@@ -116,13 +116,13 @@ async def test_what_is_sent_ahead_assumes_one_next_token(
     call = system.target.Verify()
     await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7]))
     await call.read()
-    ahead = target_pb2.VerifyRequest(context_length=3, token_ids=token_ids, assumes_verdict=True)
+    ahead = target_pb2.VerifyRequest(context_length=3, token_ids=token_ids, assumes_result=True)
     expected = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert await refusal(call, ahead) == expected
 
 
-async def test_nothing_can_be_sent_ahead_of_the_first_verdict(system: System) -> None:
-    ahead = target_pb2.VerifyRequest(token_ids=[5], assumes_verdict=True)
+async def test_nothing_can_be_sent_ahead_of_the_first_result(system: System) -> None:
+    ahead = target_pb2.VerifyRequest(token_ids=[5], assumes_result=True)
     expected = (grpc.StatusCode.INVALID_ARGUMENT, "INVALID_REQUEST")
     assert await refusal(system.target.Verify(), ahead) == expected
 
@@ -150,42 +150,44 @@ async def table_of(
         while num_outcomes > sum(len(p.draft_token_ids) == num_tokens for p in table.values()):
             response = await call.read()
             assert not response.draft_token_ids
-            for prepared in response.prepared:
-                table[tuple(prepared.assumed_token_ids)] = prepared
+            for predrafted in response.predrafted:
+                table[tuple(predrafted.assumed_token_ids)] = predrafted
             assert response.context_length == context_length
     return table
 
 
 async def test_outcomes_are_pushed_and_can_be_followed(system: System) -> None:
     call, fresh = system.draft.Propose(), system.draft.Propose()
-    preparation = {"num_branches": 3, "num_prepared_tokens": 2}
-    request = draft_pb2.ProposeRequest(token_ids=[5, 6, 7], num_speculative_tokens=2, **preparation)
+    predraft_plan = {"num_predrafts": 3, "num_predrafted_tokens": 2}
+    request = draft_pb2.ProposeRequest(
+        token_ids=[5, 6, 7], num_speculative_tokens=2, **predraft_plan
+    )
     await call.write(request)
     draft = list((await call.read()).draft_token_ids)
     table = await table_of(call, 3, 3, 2)
     assert [list(assumed[:2]) == draft for assumed in table].count(True) == 1
-    for assumed, prepared in table.items():
+    for assumed, predrafted in table.items():
         await fresh.write(
             draft_pb2.ProposeRequest(token_ids=[5, 6, 7, *assumed], num_speculative_tokens=2)
         )
-        assert (await fresh.read()).draft_token_ids == prepared.draft_token_ids
+        assert (await fresh.read()).draft_token_ids == predrafted.draft_token_ids
     # One came true, and its draft is being verified.
-    assumed, prepared = next(iter(table.items()))
+    assumed, predrafted = next(iter(table.items()))
     await call.write(
         draft_pb2.ProposeRequest(
             context_length=3,
             token_ids=assumed,
-            draft_token_ids=prepared.draft_token_ids,
-            **preparation,
+            draft_token_ids=predrafted.draft_token_ids,
+            **predraft_plan,
         )
     )
     answer = await call.read()
-    while answer.prepared:  # was on its way
+    while answer.predrafted:  # was on its way
         assert answer.context_length == 3
         answer = await call.read()
     assert (answer.context_length, list(answer.draft_token_ids)) == (3 + len(assumed), [])
     assert answer.sequence_length == 3 + len(assumed) + 2
-    assert not (await call.read()).prepared[0].draft_token_ids  # it is under way
+    assert not (await call.read()).predrafted[0].draft_token_ids  # it is under way
     assert await table_of(call, answer.context_length, 1, 1)
 
 

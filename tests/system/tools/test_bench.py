@@ -149,15 +149,15 @@ def test_a_longer_way_is_felt_where_somebody_waits_for_it(found: dict[str, Any])
     """From token to token the target goes on alone."""
     for leg in ("target", "both"):
         assert found["rtt"][leg]["20"]["target only"]["first_token_ms"] >= 20
-    assert found["rtt"]["draft"]["20"]["in turn"]["ms_per_token"] >= 20 / 3
+    assert found["rtt"]["draft"]["20"]["sequential"]["ms_per_token"] >= 20 / 3
 
 
 def test_a_replaying_draft_is_right_as_often_as_it_was_told(found: dict[str, Any]) -> None:
-    in_turn = found["acceptance"]["in turn"]
-    assert "0" not in in_turn or in_turn["0"]["ratios"]["draft_acceptance_rate"] == 0
-    assert in_turn["0.9"]["ratios"]["draft_acceptance_rate"] > 0.5
+    sequential = found["acceptance"]["sequential"]
+    assert "0" not in sequential or sequential["0"]["ratios"]["draft_acceptance_rate"] == 0
+    assert sequential["0.9"]["ratios"]["draft_acceptance_rate"] > 0.5
     # Random models agree on nothing.
-    assert found["lengths"]["in turn"][2]["ratios"]["draft_acceptance_rate"] < 0.3
+    assert found["lengths"]["sequential"][2]["ratios"]["draft_acceptance_rate"] < 0.3
     assert found["trace"]["greedy"]["acceptance_rate"] < 0.3
 
 

@@ -63,10 +63,10 @@ async def test_what_requests_did_is_counted(system: System) -> None:
     value = await scrape(system.metrics["orchestrator"])
     both = (response, other)
     assert value("outrider_completion_tokens_total") == sum(len(r.token_ids) for r in both)
-    assert value("outrider_prompt_tokens_total") == sum(r.usage.prompt_tokens for r in both)
+    assert value("outrider_prompt_tokens_total") == sum(r.usage.num_prompt_tokens for r in both)
     assert value("outrider_steps_total") == sum(r.speculation.num_steps for r in both)
-    prepared = sum(r.speculation.num_prepared_steps for r in both)
-    assert value("outrider_steps_total", source="prepared") == prepared
+    predrafted = sum(r.speculation.num_cache_hits for r in both)
+    assert value("outrider_steps_total", source="predrafted") == predrafted
     assert value("outrider_steps_total", source="looked up") == 0  # not where lengths are fixed
     drafted = sum(r.speculation.num_draft_tokens for r in both)
     accepted = sum(r.speculation.num_accepted_tokens for r in both)
@@ -115,10 +115,10 @@ async def test_server_info_says_the_same(system: System) -> None:
     info = await system.generation.GetServerInfo(generation_pb2.GetServerInfoRequest())
     activity, counts = info.activity, response.speculation
     assert (activity.num_ended_requests, activity.num_running_requests) == (1, 0)
-    assert activity.num_prompt_tokens == response.usage.prompt_tokens
-    assert activity.num_completion_tokens == len(response.token_ids)
+    assert activity.num_prompt_tokens == response.usage.num_prompt_tokens
+    assert activity.num_output_tokens == len(response.token_ids)
     assert activity.num_steps == activity.draft_tokens_by_position[0] == counts.num_steps
-    assert activity.num_prepared_steps == counts.num_prepared_steps
+    assert activity.num_cache_hits == counts.num_cache_hits
     assert sum(activity.draft_tokens_by_position) == counts.num_draft_tokens
     assert sum(activity.accepted_tokens_by_position) == counts.num_accepted_tokens
     assert sum(stage.duration_ns for stage in activity.critical_path) == response.latency.wall_ns
@@ -129,7 +129,7 @@ async def test_tokens_cut_by_a_stop_string_stay_counted(system: System) -> None:
     """A counter that falls is taken for one that started anew."""
     whole = await system.generate(PROMPT, max_new_tokens=40, ignore_eos=True)
     stop = whole.text[10:13]
-    cut = await system.generate(PROMPT, max_new_tokens=40, ignore_eos=True, stop=[stop])
+    cut = await system.generate(PROMPT, max_new_tokens=40, ignore_eos=True, stop_strings=[stop])
     value = await scrape(system.metrics["orchestrator"])
     committed = value("outrider_completion_tokens_total")
     assert committed >= len(whole.token_ids) + len(cut.token_ids)

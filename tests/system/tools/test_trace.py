@@ -53,16 +53,16 @@ async def test_every_part_of_the_system_has_its_track(tiny_models: Callable[...,
     assert sum(one.counts["accepted_tokens"] for one in steps) == accepted
 
 
-async def test_what_is_prepared_shows_behind_the_verification(
+async def test_what_is_predrafted_shows_behind_the_verification(
     tiny_models: Callable[..., Path],
 ) -> None:
     llama = tiny_models("llama")
     generation = await traced(llama, llama, trace=True, num_speculative_tokens=1)
     found = lanes(generation.trace)
-    assert generation.speculation.num_prepared_tokens > 0
-    assert ("draft", "prepares 1") in found
-    in_turn = await traced(llama, llama, trace=True, num_speculative_tokens=1, num_branches=0)
-    assert ("draft", "prepares 1") not in lanes(in_turn.trace)
+    assert generation.speculation.num_predrafted_tokens > 0
+    assert ("draft", "predrafts 1") in found
+    sequential = await traced(llama, llama, trace=True, num_speculative_tokens=1, num_predrafts=0)
+    assert ("draft", "predrafts 1") not in lanes(sequential.trace)
 
 
 async def test_without_asking_there_is_no_trace(tiny_models: Callable[..., Path]) -> None:

@@ -109,7 +109,7 @@ def test_generate_without_address_leaves_nothing_behind(tiny_models: Callable[..
     models = ["--target", str(tiny_models("gpt2")), "--draft", str(tiny_models("gpt2", seed=3))]
     finished = run("generate", "the cat", "--json", "--max-new-tokens", "5", *models)
     assert finished.returncode == 0, finished.stderr
-    assert json.loads(finished.stdout)["usage"]["completion_tokens"] <= 5
+    assert json.loads(finished.stdout)["usage"]["num_output_tokens"] <= 5
 
 
 def test_an_unknown_model_is_named(tmp_path: Path) -> None:

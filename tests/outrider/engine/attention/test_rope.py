@@ -109,7 +109,7 @@ async def test_a_target_that_goes_on_alone_crosses_the_original_length(tmp_path:
     ) as system:
         ids = system.servicer.pair.tokenizer.encode(PROMPT)
         response = await system.generate(
-            PROMPT, max_new_tokens=NUM_TOKENS, ignore_eos=True, num_branches=0, prompt_lookup=False
+            PROMPT, max_new_tokens=NUM_TOKENS, ignore_eos=True, num_predrafts=0, prompt_lookup=False
         )
         assert list(response.token_ids) == continuation(folder, ids, NUM_TOKENS, "longrope")
 

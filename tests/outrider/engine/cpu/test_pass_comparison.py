@@ -14,7 +14,7 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.cpu.pass_comparison import compare_passes
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
-from outrider.engine.scheduling.batch_limits import Pace
+from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.engine.shapes.row_sizes import num_threads, same_bits
 from outrider.protocol.messages import BatchInvariance
@@ -96,7 +96,7 @@ def test_what_kernels_have_shown_is_not_taken_back() -> None:
 
 def test_no_pass_exceeds_the_limit() -> None:
     engine = RecordingEngine()
-    scheduler = Scheduler(engine, 2, Pace(token_budget=256, max_tokens=100))
+    scheduler = Scheduler(engine, 2, BatchLimits(token_budget=256, max_tokens=100))
     try:
         jobs = [Steps(scheduler.acquire(), 450) for _ in range(2)]
         for future in [scheduler.submit(job) for job in jobs]:

@@ -17,8 +17,8 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.cuda import recording_check, static_pass
 from outrider.protocol.messages import GREEDY, SamplingParams
 from outrider.sampling.recorded_sampling import (
-    Choosing,
     RowSettings,
+    SamplingSpec,
     rank_rows,
     settings_of,
     work_of,
@@ -38,12 +38,12 @@ INDICES = (0, 7, 1000)
 def ranked_by(
     kernels: Any, logits: Tensor, params: Sequence[SamplingParams], num_ids: int, width: int
 ) -> Tensor:
-    choosings = [Choosing(each, num_ids, width) for each in params]
-    numbers = torch.tensor([settings_of(each, logits.shape[1]) for each in choosings])
+    specs = [SamplingSpec(each, num_ids, width) for each in params]
+    numbers = torch.tensor([settings_of(each, logits.shape[1]) for each in specs])
     settings = RowSettings.of(numbers.t().contiguous().to(DEVICE))
     ids = 2 * torch.arange(logits.shape[1], device=DEVICE)
     indices = torch.tensor(INDICES, device=DEVICE)[: len(params)]
-    work = work_of(choosings)
+    work = work_of(specs)
     return rank_rows(logits.to(DEVICE), ids, indices, settings, work, width, kernels).cpu()
 
 
@@ -113,7 +113,7 @@ def test_engines_choose_by_them_or_else_by_torch(
     tried = len(calls)
     assert tried > 0
     chunk = Chunk(0, 0, IDS[:4], 4)
-    [chosen] = engine.choose([chunk], [Choosing(GREEDY, len(engine.logit_token_ids))])
+    [chosen] = engine.choose([chunk], [SamplingSpec(GREEDY, len(engine.logit_token_ids))])
     assert (len(calls) > tried) == works
     [logits] = plain.forward([chunk])
     assert [ranks[0].token_id for ranks in chosen] == logits.argmax(-1).tolist()

@@ -20,8 +20,8 @@ from outrider.engine.cuda.static_passes import Record
 from outrider.engine.engine import Engine
 from outrider.protocol.messages import GREEDY, SamplingParams
 from outrider.sampling.recorded_sampling import (
-    Choosing,
     RowSettings,
+    SamplingSpec,
     rank_rows,
     settings_of,
     work_of,
@@ -46,36 +46,36 @@ class Setting:
     def __init__(self, folder: Path, record: Record = Again) -> None:
         self.folder = folder
         self.plain = engine_of(folder, DEVICE)
-        self.choosing = engine_of(folder, DEVICE, graphs=True)
+        self.spec = engine_of(folder, DEVICE, graphs=True)
         if DEVICE == "cpu":
-            self.choosing.use_graphs(record)
-            self.choosing.use_choices()
+            self.spec.use_graphs(record)
+            self.spec.use_choices()
         self.token_ids = self.plain.logit_token_ids
-        for engine in (self.plain, self.choosing):
+        for engine in (self.plain, self.spec):
             engine.forward([Chunk(slot, 0, IDS[slot : slot + LENGTH], 1) for slot in range(3)])
 
     def expected(
-        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
+        self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int
     ) -> list[list[list[Choice]]]:
         """By passes of their own."""
         chosen: list[list[list[Choice]]] = [[] for _ in chunks]
         for _ in range(num_steps):
             logits = self.plain.forward(chunks)
-            for ranks, chunk, choosing, rows in zip(chosen, chunks, choosings, logits, strict=True):
-                columns = slice(choosing.num_ids)
+            for ranks, chunk, spec, rows in zip(chosen, chunks, specs, logits, strict=True):
+                columns = slice(spec.num_ids)
                 ids = self.token_ids[columns]
                 for index, row in enumerate(rows, chunk.end - chunk.num_logits + 1):
                     one = row[None, columns]
-                    ranks.append(rank_tokens(one, ids, choosing.params, index, choosing.width))
+                    ranks.append(rank_tokens(one, ids, spec.params, index, spec.width))
             chunks = [
                 Chunk(chunk.slot, chunk.end, [ranks[-1][0].token_id], 1)
                 for chunk, ranks in zip(chunks, chosen, strict=True)
             ]
         return chosen
 
-    def check(self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int) -> None:
-        found = self.choosing.choose(chunks, choosings, num_steps)
-        expected = self.expected(chunks, choosings, num_steps)
+    def check(self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int) -> None:
+        found = self.spec.choose(chunks, specs, num_steps)
+        expected = self.expected(chunks, specs, num_steps)
         assert tokens_of(found) == tokens_of(expected)
         for choice, other in zip(flat(found), flat(expected), strict=True):
             # `rank_tokens` leaves tokens out of it that cannot be chosen.
@@ -115,25 +115,25 @@ def test_a_draft_of_several_steps(
     params: list[SamplingParams], record: Record, tiny_models: Callable[..., Path]
 ) -> None:
     setting = Setting(tiny_models("llama", num_hidden_layers=1), record)
-    choosings = [Choosing(each, num_ids=200, width=5) for each in params]
+    specs = [SamplingSpec(each, num_ids=200, width=5) for each in params]
     for num_steps in (3, 1, 4):  # the later ones find recordings
         chunks = [
             Chunk(slot, LENGTH - slot, IDS[30 + num_steps : 31 + num_steps + slot], 1)
             for slot in range(len(params))
         ]
-        setting.check(chunks, choosings, num_steps)
+        setting.check(chunks, specs, num_steps)
 
 
 @pytest.mark.parametrize("params", [[GREEDY], [SAMPLED], [FILTERED, GREEDY, SAMPLED]])
 def test_a_verification(params: list[SamplingParams], setting: Setting) -> None:
-    choosings = [Choosing(each, len(setting.token_ids)) for each in params]
+    specs = [SamplingSpec(each, len(setting.token_ids)) for each in params]
     chunks = [Chunk(slot, LENGTH, IDS[50 : 54 + slot], 3 + slot % 2) for slot in range(len(params))]
-    setting.check(chunks, choosings, 1)
+    setting.check(chunks, specs, 1)
     expected = [
         choose_tokens(rows, setting.token_ids, each, chunk.end - chunk.num_logits + 1)
         for rows, each, chunk in zip(setting.plain.forward(chunks), params, chunks, strict=True)
     ]
-    chosen = setting.choosing.choose(chunks, choosings)
+    chosen = setting.spec.choose(chunks, specs)
     assert [[choices[0].token_id for choices in ranks] for ranks in chosen] == expected
 
 
@@ -144,20 +144,20 @@ def test_the_first_of_several_that_are_best() -> None:
     states = RowStates(2, 1, torch.device("cpu"))
     settings = states.settings(1)
     settings.num_ids.fill_(300)
-    work = work_of([Choosing(GREEDY, 300)])
+    work = work_of([SamplingSpec(GREEDY, 300)])
     ranked = rank_rows(logits, torch.arange(300), torch.tensor([4, 5]), settings, work, 1)
     assert ranked[:, 0, 0].tolist() == [7, 7] == choose_tokens(logits, torch.arange(300), GREEDY, 4)
 
 
 def test_there_must_be_room_for_all_steps(setting: Setting) -> None:
     [chunk] = [Chunk(0, LENGTH, IDS[:2], 1)]
-    choosings = [Choosing(GREEDY, 200, 5)]
-    chosen = setting.choosing.choose([chunk], choosings, 1000)
+    specs = [SamplingSpec(GREEDY, 200, 5)]
+    chosen = setting.spec.choose([chunk], specs, 1000)
     assert [len(ranks) for ranks in chosen] == [static_choices.MAX_STEPS]
-    assert setting.choosing.max_context_length == 100
+    assert setting.spec.max_context_length == 100
     late = Chunk(0, 97, IDS[:2], 1)
-    assert isinstance(setting.choosing.choose([late], choosings, 3)[0], Tensor)
-    assert not isinstance(setting.choosing.choose([late], choosings, 2)[0], Tensor)
+    assert isinstance(setting.spec.choose([late], specs, 3)[0], Tensor)
+    assert not isinstance(setting.spec.choose([late], specs, 2)[0], Tensor)
 
 
 def test_what_is_not_recorded_is_not_chosen(
@@ -167,12 +167,12 @@ def test_what_is_not_recorded_is_not_chosen(
     several = Chunk(0, LENGTH, IDS[:3], 3)
     monkeypatch.setattr(static_choices, "_MOST_SCORES", 3 * 200)
     for engine, chunk, params, num_steps in (
-        (setting.choosing, long, GREEDY, 1),
-        (setting.choosing, several, GREEDY, 2),  # after which of them?
-        (setting.choosing, several, SAMPLED, 1),  # too many scores
+        (setting.spec, long, GREEDY, 1),
+        (setting.spec, several, GREEDY, 2),  # after which of them?
+        (setting.spec, several, SAMPLED, 1),  # too many scores
         (setting.plain, several, GREEDY, 1),  # without recordings
     ):
-        [logits] = engine.choose([chunk], [Choosing(params, 200, 5)], num_steps)
+        [logits] = engine.choose([chunk], [SamplingSpec(params, 200, 5)], num_steps)
         assert isinstance(logits, Tensor)
         assert len(logits) == chunk.num_logits
 
@@ -181,23 +181,23 @@ def test_steps_that_cannot_be_recorded_are_left_to_the_next_pass(setting: Settin
     def refuse(run: Callable[[], Tensor]) -> Again:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    chunk, choosing = Chunk(0, LENGTH, IDS[:3], 1), Choosing(GREEDY, 200, 4)
-    setting.choosing.choose([chunk], [choosing])
-    assert setting.choosing.graphs is not None
-    setting.choosing.graphs.record = refuse
-    chosen = setting.choosing.choose([chunk], [choosing], 4)
+    chunk, spec = Chunk(0, LENGTH, IDS[:3], 1), SamplingSpec(GREEDY, 200, 4)
+    setting.spec.choose([chunk], [spec])
+    assert setting.spec.graphs is not None
+    setting.spec.graphs.record = refuse
+    chosen = setting.spec.choose([chunk], [spec], 4)
     assert [len(ranks) for ranks in chosen] == [1]
 
 
 def test_slots_are_copied_once(setting: Setting) -> None:
     """A copy of what was copied over is another, whether or not the engine chooses after it."""
     for slot in range(3):
-        setting.choosing.forward([Chunk(slot, 0, IDS[30 * slot : 30 * slot + 20])])
+        setting.spec.forward([Chunk(slot, 0, IDS[30 * slot : 30 * slot + 20])])
     chunks = [  # slot 0 becomes what 1 is, and that then what 2 is
         Chunk(0, 20, IDS[:17], 1, copy_from=(1, 0)),
         Chunk(1, 20, IDS[:17], 1, copy_from=(2, 0)),
     ]
-    found = setting.choosing.choose(chunks, [Choosing(GREEDY, 200)] * 2)
+    found = setting.spec.choose(chunks, [SamplingSpec(GREEDY, 200)] * 2)
     for slot, row in enumerate(found):
         source = IDS[30 * (slot + 1) : 30 * (slot + 1) + 20]
         [expected] = setting.plain.forward([Chunk(0, 0, [*source, *IDS[:17]], 1)])
@@ -208,8 +208,8 @@ def test_a_row_without_numbers_is_no_error_of_the_others() -> None:
     """On a GPU an index that is out of bounds ends all that it does."""
     logits = torch.randn(2, 300, generator=torch.Generator().manual_seed(0))
     logits[0] = math.nan
-    settings = torch.tensor([settings_of(Choosing(FILTERED, 300), 300)] * 2).t().contiguous()
-    work = work_of([Choosing(FILTERED, 300)])
+    settings = torch.tensor([settings_of(SamplingSpec(FILTERED, 300), 300)] * 2).t().contiguous()
+    work = work_of([SamplingSpec(FILTERED, 300)])
     ids, indices = torch.arange(300), torch.tensor([4, 4])
     ranked = rank_rows(logits, ids, indices, RowSettings.of(settings), work, 1)
     assert ranked[1, 0, 0] == choose_tokens(logits[1:], ids, FILTERED, 4)[0]
@@ -219,27 +219,27 @@ def test_a_row_without_numbers_is_no_error_of_the_others() -> None:
 def test_one_session_finds_recordings_when_a_model_is_loaded(
     num_choices: int, setting: Setting
 ) -> None:
-    engine = setting.choosing
+    engine = setting.spec
     warm_up(engine, num_choices)
     assert engine.choices is not None
     before = engine.choices.num_recordings
     for params, start in itertools.product((GREEDY, SAMPLED, FILTERED), (0, 20, 70)):
-        choosing = Choosing(params, len(setting.token_ids), num_choices)
+        spec = SamplingSpec(params, len(setting.token_ids), num_choices)
         for width in range(1, 10):
             num_logits, num_steps = (width, 1) if num_choices == 1 else (1, 8)
             chunk = Chunk(0, start, IDS[:width], num_logits)
-            [chosen] = engine.choose([chunk], [choosing], num_steps)
+            [chosen] = engine.choose([chunk], [spec], num_steps)
             assert len(chosen) == (width if num_choices == 1 else num_steps)
-        if num_choices > 1:  # what is prepared for
+        if num_choices > 1:  # what is predrafted for
             for count in (1, 2, 3, 4):
                 branches = [Chunk(slot, start, [7], 1) for slot in range(count)]
-                assert len(engine.choose(branches, [choosing] * count)) == count
+                assert len(engine.choose(branches, [spec] * count)) == count
     assert engine.choices.num_recordings == before
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED, FILTERED])
 async def test_services_choose_the_same(params: SamplingParams, setting: Setting) -> None:
-    """Proposals, some of several tokens, and verdicts."""
+    """Proposals, some of several tokens, and results."""
     draft, target = setting, Setting(setting.folder)
 
     async def answers(draft_engine: Engine, target_engine: Engine) -> list[Any]:
@@ -251,11 +251,11 @@ async def test_services_choose_the_same(params: SamplingParams, setting: Setting
             for k in (4, 0, 5):
                 proposal = await proposer.propose(0, tokens, k, params, None)
                 guesses = [*proposal.draft_token_ids, 7]  # the last one is hardly right
-                verdict = await judge.verify(sent, tokens[sent:], guesses, params)
-                found += [guesses, verdict.num_accepted_tokens, verdict.next_token_id]
-                sent = len(tokens) + verdict.num_accepted_tokens
-                accepted = guesses[: verdict.num_accepted_tokens]
-                tokens = [*tokens, *accepted, verdict.next_token_id]
+                result = await judge.verify(sent, tokens[sent:], guesses, params)
+                found += [guesses, result.num_accepted_tokens, result.next_token_id]
+                sent = len(tokens) + result.num_accepted_tokens
+                accepted = guesses[: result.num_accepted_tokens]
+                tokens = [*tokens, *accepted, result.next_token_id]
             return found
         finally:
             proposer.close()
@@ -264,7 +264,7 @@ async def test_services_choose_the_same(params: SamplingParams, setting: Setting
             verifier.close()
 
     expected = await answers(draft.plain, target.plain)
-    assert await answers(draft.choosing, target.choosing) == expected
+    assert await answers(draft.spec, target.spec) == expected
     for each in (draft, target):
-        assert each.choosing.choices is not None
-        assert each.choosing.choices.num_recordings >= 2
+        assert each.spec.choices is not None
+        assert each.spec.choices.num_recordings >= 2

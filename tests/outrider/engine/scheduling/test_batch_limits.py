@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from outrider.engine.chunk import Chunk
-from outrider.engine.scheduling import batch_limits as pace
+from outrider.engine.scheduling import batch_limits as batch_limits
 
 
 class Machine:
@@ -33,8 +33,8 @@ def test_the_budget_follows_what_passes_take(
     monkeypatch: pytest.MonkeyPatch, cost_ms: Callable[[int], float], budget: int
 ) -> None:
     machine = Machine(cost_ms)
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: machine.now_ms / 1e3)
-    measured = pace.measure_pace(machine)
+    monkeypatch.setattr(batch_limits.time, "perf_counter", lambda: machine.now_ms / 1e3)
+    measured = batch_limits.measure_batch_limits(machine)
     assert measured.token_budget == budget
     assert measured.gather_seconds == pytest.approx(max(0.001, cost_ms(1) / 16e3))
     assert measured.token_seconds == pytest.approx((cost_ms(2) - cost_ms(1)) / 1e3)
@@ -45,14 +45,14 @@ def test_a_wide_pass_that_is_not_recorded_is_not_held_against_its_tokens(
 ) -> None:
     """Recorded steps take a fraction of any other pass."""
     machine = Machine(lambda n: 0.2 if n <= 16 else 2 + n / 1000)
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: machine.now_ms / 1e3)
-    assert pace.measure_pace(machine).token_budget == 32
-    assert pace.measure_pace(machine, replays_steps=True).token_budget == 1024
+    monkeypatch.setattr(batch_limits.time, "perf_counter", lambda: machine.now_ms / 1e3)
+    assert batch_limits.measure_batch_limits(machine).token_budget == 32
+    assert batch_limits.measure_batch_limits(machine, replays_steps=True).token_budget == 1024
 
 
 def test_no_pass_is_longer_than_the_context() -> None:
     machine = Machine(lambda n: 0.0, max_context_length=100)
-    assert pace.measure_pace(machine).token_budget <= 96
+    assert batch_limits.measure_batch_limits(machine).token_budget <= 96
 
 
 def test_a_context_shorter_than_a_step_is_measured_within_it(
@@ -65,6 +65,6 @@ def test_a_context_shorter_than_a_step_is_measured_within_it(
         return 10 + num_tokens
 
     machine = Machine(cost_ms, max_context_length=2)
-    monkeypatch.setattr(pace.time, "perf_counter", lambda: machine.now_ms / 1e3)
-    assert pace.measure_pace(machine).token_seconds == pytest.approx(0.001)
+    monkeypatch.setattr(batch_limits.time, "perf_counter", lambda: machine.now_ms / 1e3)
+    assert batch_limits.measure_batch_limits(machine).token_seconds == pytest.approx(0.001)
     assert max(lengths) == 2

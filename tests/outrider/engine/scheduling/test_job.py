@@ -11,7 +11,7 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.protocol.messages import GREEDY
-from outrider.sampling.recorded_sampling import Choosing
+from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice
 from tests.support.recording_engine import RecordingEngine, Steps, make
 
@@ -20,7 +20,7 @@ __all__ = ["make"]
 LAST = 99
 
 
-class ChoosingEngine(RecordingEngine):
+class SpecEngine(RecordingEngine):
     """Chooses 90, 91, 92, ... after whatever it is given."""
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class ChoosingEngine(RecordingEngine):
         self.num_steps: list[int] = []
 
     def choose(  # type: ignore[override]
-        self, chunks: Sequence[Chunk], choosings: Sequence[Choosing], num_steps: int
+        self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int
     ) -> list[list[list[Choice]]]:
         self.forward(chunks)
         self.num_steps.append(num_steps)
@@ -38,7 +38,7 @@ class ChoosingEngine(RecordingEngine):
 class Taking(Job):
     """Takes tokens until `last`, so many at once."""
 
-    choosing = Choosing(GREEDY, num_ids=100)
+    spec = SamplingSpec(GREEDY, num_ids=100)
 
     def __init__(self, slot: int, token_ids: Sequence[int], at_once: int, last: int) -> None:
         super().__init__(slot, 0, token_ids, num_logits=1)
@@ -55,12 +55,12 @@ class Taking(Job):
 
 
 @pytest.fixture
-def engine() -> ChoosingEngine:
-    return ChoosingEngine()
+def engine() -> SpecEngine:
+    return SpecEngine()
 
 
 def test_what_was_chosen_and_read_is_in_the_slot(
-    engine: ChoosingEngine, make: Callable[..., Scheduler]
+    engine: SpecEngine, make: Callable[..., Scheduler]
 ) -> None:
     """All but the last one that was wanted; what the engine read behind it does not count."""
     scheduler = make(token_budget=40)
@@ -75,7 +75,7 @@ def test_what_was_chosen_and_read_is_in_the_slot(
 
 
 def test_a_pass_goes_on_from_what_was_chosen(
-    engine: ChoosingEngine, make: Callable[..., Scheduler]
+    engine: SpecEngine, make: Callable[..., Scheduler]
 ) -> None:
     scheduler = make(token_budget=40)
     job = Taking(scheduler.acquire(), range(20), at_once=3, last=LAST)
@@ -88,7 +88,7 @@ def test_a_pass_goes_on_from_what_was_chosen(
 
 
 def test_who_wants_the_fewest_at_once_gets_them(
-    engine: ChoosingEngine, make: Callable[..., Scheduler]
+    engine: SpecEngine, make: Callable[..., Scheduler]
 ) -> None:
     scheduler = make(token_budget=40)
     first, second = (
@@ -103,7 +103,7 @@ def test_who_wants_the_fewest_at_once_gets_them(
 
 
 def test_a_job_that_chooses_itself_gets_logits_for_all(
-    engine: ChoosingEngine, make: Callable[..., Scheduler]
+    engine: SpecEngine, make: Callable[..., Scheduler]
 ) -> None:
     class Both(Taking):
         def advance(self, logits: torch.Tensor) -> list[int]:

@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from outrider.engine.scheduling.batch_limits import Pace
+from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.priority import give_way
 from outrider.engine.scheduling.scheduler import Scheduler
 from tests.support.recording_engine import RecordingEngine, Steps
@@ -41,7 +41,7 @@ def test_models_run_behind_whoever_answers_requests() -> None:
             return super().forward(chunks)
 
     engine = Engine()
-    scheduler = Scheduler(engine, 1, Pace())
+    scheduler = Scheduler(engine, 1, BatchLimits())
     scheduler.submit(Steps(scheduler.acquire(), 3)).result(timeout=10)
     scheduler.close()
     assert engine.niceness == min(19, niceness() + 5)

@@ -105,7 +105,7 @@ def test_who_goes_while_it_waits_for_others_ends_nothing(
 def test_what_is_done_in_the_background_meanwhile_changes_nothing_in_that(
     engine: RecordingEngine, make: Callable[..., Scheduler]
 ) -> None:
-    """Two sessions of two slots each, which prepare something until they come back."""
+    """Two sessions of two slots each, which predraft something until they come back."""
     scheduler = make(gather_seconds=20.0)
     first, spare, second, _ = (scheduler.acquire() for _ in range(4))
     engine.gate = threading.Semaphore(0)

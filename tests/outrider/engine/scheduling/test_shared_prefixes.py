@@ -44,7 +44,7 @@ def test_a_whole_prompt_that_was_read_is_read_at_its_last_token(
     slot = scheduler.acquire()
     read(scheduler, slot, range(20)).result(10)
     scheduler.release(slot)
-    slot = asyncio.run(scheduler.acquire_in_turn(1))
+    slot = asyncio.run(scheduler.acquire_in_order(1))
     read(scheduler, slot, range(20)).result(10)  # a session after it, in its slot
     [chunk] = engine.passes[1]
     assert (chunk.start, chunk.token_ids, chunk.copy_from) == (19, [19], None)
@@ -104,7 +104,7 @@ def test_a_prompt_that_finds_no_room_starts_from_what_is_there_when_it_does(
 def test_a_copy_that_finds_no_room_is_made_when_it_does(
     engine: RecordingEngine, make: Callable[..., Scheduler]
 ) -> None:
-    """As preparations make them, which are left out of passes that are full."""
+    """As predrafts make them, which are left out of passes that are full."""
     engine.gate = threading.Semaphore(0)
     scheduler = make(token_budget=20)
     source, busy, late = (scheduler.acquire() for _ in range(3))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from outrider.engine.scheduling import threads
-from outrider.engine.scheduling.batch_limits import Pace
+from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.engine.scheduling.threads import AdaptiveThreads, thread_counts, use_threads
 from tests.support.recording_engine import RecordingEngine, Steps
@@ -158,7 +158,7 @@ def test_texts_keep_their_number_where_it_changes_their_bits(machine: Machine) -
 
 def test_new_texts_wait_until_those_that_run_have_ended(machine: Machine) -> None:
     engine, chosen = RecordingEngine(), machine.threads(any_time=False)
-    scheduler = Scheduler(engine, 2, Pace(), chosen)
+    scheduler = Scheduler(engine, 2, BatchLimits(), chosen)
     try:
         old, new = scheduler.acquire_all(2)
         scheduler.submit(Steps(old, 1)).result(timeout=10)
@@ -179,7 +179,7 @@ def test_new_texts_wait_until_those_that_run_have_ended(machine: Machine) -> Non
 
 def test_what_was_read_with_another_number_is_read_again(machine: Machine) -> None:
     engine, chosen = RecordingEngine(), machine.threads(any_time=False)
-    scheduler = Scheduler(engine, 1, Pace(), chosen)
+    scheduler = Scheduler(engine, 1, BatchLimits(), chosen)
 
     def read() -> int:
         slot = scheduler.request_slot(1).result(timeout=10)

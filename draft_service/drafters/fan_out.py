@@ -1,7 +1,7 @@
-"""How many outcomes of a verification are worth preparing for, and from when on.
+"""How many outcomes of a verification are worth predrafting for, and from when on.
 
-Each more is a chance more that the verdict finds its continuation, but every pass over
-them takes longer, and what is not drafted when the verdict comes is worth nothing. So
+Each more is a chance more that the result finds its continuation, but every pass over
+them takes longer, and what is not drafted when the result comes is worth nothing. So
 it depends on the time that there is: on one machine a verification may leave time for
 two passes, behind a slow network for ten.
 """
@@ -15,7 +15,7 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.scheduling.batch_limits import Passes, best_seconds
 
 # How often draft tokens are accepted where nobody says; and at least, since only what is
-# prepared can show that a draft has become better.
+# predrafted can show that a draft has become better.
 _USUAL_ACCEPTANCE = 0.6
 _LEAST_ACCEPTANCE = 0.25
 # What a branch must bring, in accepted tokens a step.
@@ -36,16 +36,16 @@ class StepTime:
     first_ns: float = 0.0
     further_ns: float = 0.0
 
-    def of(self, num_branches: int) -> float:
-        return self.first_ns + (num_branches - 1) * self.further_ns
+    def of(self, num_predrafts: int) -> float:
+        return self.first_ns + (num_predrafts - 1) * self.further_ns
 
 
 UNKNOWN_STEP_TIME = StepTime()
 
 
-def measure_step_time(engine: Passes, max_branches: int) -> StepTime:
-    """By passes over one slot and over `max_branches` of them."""
-    chunks = [Chunk(slot, 0, [0], 1) for slot in range(max(1, max_branches))]
+def measure_step_time(engine: Passes, max_predrafts: int) -> StepTime:
+    """By passes over one slot and over `max_predrafts` of them."""
+    chunks = [Chunk(slot, 0, [0], 1) for slot in range(max(1, max_predrafts))]
     first_ns = 1e9 * best_seconds(engine, chunks[:1])
     if len(chunks) == 1:
         return StepTime(first_ns)
@@ -82,7 +82,7 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to prepare for at once: whether for full acceptance, and for how many corrections.
+    """What to predraft for at once: whether for full acceptance, and for how many corrections.
 
     There may be more once the token behind the draft has been guessed.
     """
@@ -91,7 +91,7 @@ class Plan:
     num_corrections: int
 
 
-class Breadth:
+class FanOut:
     """Chooses the branches of one session, by the time that its verifications leave.
 
     Chances are the draft's own, and those of corrections come likeliest first.
@@ -154,23 +154,23 @@ class Breadth:
 
         return _best(worth, len(others))[0]
 
-    def has_time(self, num_branches: int, spent_ns: int) -> bool:
-        """Whether a pass over so many branches would end before the verdict.
+    def has_time(self, num_predrafts: int, spent_ns: int) -> bool:
+        """Whether a pass over so many branches would end before the result.
 
         One that does not keeps the next verification's first pass waiting.
         """
         if self._window_ns is None or self._step_time == UNKNOWN_STEP_TIME:
             return True
-        return self._num_passes(num_branches, spent_ns) >= 1
+        return self._num_passes(num_predrafts, spent_ns) >= 1
 
-    def _num_passes(self, num_branches: int, spent_ns: float = 0.0) -> float:
-        """That end before the verdict comes."""
+    def _num_passes(self, num_predrafts: int, spent_ns: float = 0.0) -> float:
+        """That end before the result comes."""
         left_ns = (self._window_ns or 0.0) - spent_ns
-        return max(0.0, left_ns) / max(1.0, self._slowness * self._step_time.of(num_branches))
+        return max(0.0, left_ns) / max(1.0, self._slowness * self._step_time.of(num_predrafts))
 
-    def note_pass(self, num_branches: int, took_ns: int) -> None:
+    def note_pass(self, num_predrafts: int, took_ns: int) -> None:
         """Learns what a pass over so many branches took."""
-        expected_ns = self._step_time.of(num_branches)
+        expected_ns = self._step_time.of(num_predrafts)
         if expected_ns:
             self._slowness += _LATEST * (took_ns / expected_ns - self._slowness)
 
@@ -186,7 +186,7 @@ class Breadth:
         self._windows_ns[num_draft_tokens] = before + _LATEST * (window_ns - before)
 
 
-EVERY_OUTCOME = Breadth(UNKNOWN_STEP_TIME)
+EVERY_OUTCOME = FanOut(UNKNOWN_STEP_TIME)
 """For as many branches as there are slots."""
 
 

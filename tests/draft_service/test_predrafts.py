@@ -10,43 +10,43 @@ from pathlib import Path
 
 import pytest
 
-from draft_service.drafters.breadth import Breadth, StepTime
+from draft_service.drafters.fan_out import FanOut, StepTime
 from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
 from outrider.errors import NoFreeSlot
-from outrider.protocol.messages import GREEDY, Preparation, Prepared, Proposal, SamplingParams
+from outrider.protocol.messages import GREEDY, Predraft, PredraftPlan, Proposal, SamplingParams
 
 PROMPT = list(range(20, 40))
 SAMPLED = SamplingParams(temperature=1.0, seed=3)
 
 
 class Table:
-    """Collects what a session prepares."""
+    """Collects what a session predrafts."""
 
     def __init__(self) -> None:
-        self.prepared: dict[tuple[int, ...], Prepared] = {}
+        self.predrafted: dict[tuple[int, ...], Predraft] = {}
         self._changed = asyncio.Event()
 
-    def add(self, grown: list[Prepared]) -> None:
-        self.prepared |= {one.assumed_token_ids: one for one in grown}
+    def add(self, grown: list[Predraft]) -> None:
+        self.predrafted |= {one.assumed_token_ids: one for one in grown}
         self._changed.set()
 
-    async def full(self, num_branches: int, num_tokens: int) -> dict[tuple[int, ...], Prepared]:
+    async def full(self, num_predrafts: int, num_tokens: int) -> dict[tuple[int, ...], Predraft]:
         """The table when so many branches have all their tokens."""
         async with asyncio.timeout(30):
-            while num_branches > sum(
-                len(one.draft_token_ids) == num_tokens for one in self.prepared.values()
+            while num_predrafts > sum(
+                len(one.draft_token_ids) == num_tokens for one in self.predrafted.values()
             ):
                 self._changed.clear()
                 await self._changed.wait()
-        return self.prepared
+        return self.predrafted
 
 
 @pytest.fixture
 async def drafter(tiny_models: Callable[..., Path]) -> AsyncIterator[ModelDrafter]:
     options = EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=8)
-    drafter = ModelDrafter(Engine(options), num_branches=4)
+    drafter = ModelDrafter(Engine(options), num_predrafts=4)
     yield drafter
     drafter.close()
 
@@ -63,7 +63,7 @@ async def test_a_proposal_ends_where_the_draft_is_unsure_of_it(
     tiny_models: Callable[..., Path], params: SamplingParams
 ) -> None:
     engine = Engine(EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=2))
-    drafter = ModelDrafter(engine, num_branches=0)
+    drafter = ModelDrafter(engine, num_predrafts=0)
     whole = await propose(drafter.open_session(), PROMPT, 8, params)
     session = drafter.open_session()
     await propose(session, PROMPT, 8, params)
@@ -76,7 +76,7 @@ async def test_a_proposal_ends_where_the_draft_is_unsure_of_it(
     for num_tokens in range(1, 8):
         # Just above what the draft has left after so many tokens, and below what it had.
         unsure = ModelDrafter(
-            engine, num_branches=0, min_confidence=1.0001 * chances[num_tokens - 1]
+            engine, num_predrafts=0, min_confidence=1.0001 * chances[num_tokens - 1]
         )
         proposal = await propose(unsure.open_session(), PROMPT, 8, params)
         assert proposal.draft_token_ids == whole.draft_token_ids[:num_tokens]
@@ -85,16 +85,16 @@ async def test_a_proposal_ends_where_the_draft_is_unsure_of_it(
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-async def test_what_is_prepared_is_what_would_be_proposed(
+async def test_what_is_predrafted_is_what_would_be_proposed(
     drafter: ModelDrafter, params: SamplingParams
 ) -> None:
     session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
     proposal = await propose(session, PROMPT, 3, params)
     draft = proposal.draft_token_ids
-    session.prepare(3, Preparation(4, 3), table.add)
-    prepared = await table.full(4, 3)
-    assert len(prepared) == 4
-    for assumed, one in prepared.items():
+    session.predraft(3, PredraftPlan(4, 3), table.add)
+    predrafted = await table.full(4, 3)
+    assert len(predrafted) == 4
+    for assumed, one in predrafted.items():
         assert one.context_length == len(PROMPT)
         assert one.forward_ns > 0
         alone = await propose(fresh, [*PROMPT, *assumed], 3, params)
@@ -102,7 +102,7 @@ async def test_what_is_prepared_is_what_would_be_proposed(
         # Some draft tokens, then another than the next one, or one behind all of them.
         assert assumed[:-1] == draft[: len(assumed) - 1]
         assert len(assumed) == 4 or assumed[-1] != draft[len(assumed) - 1]
-    assert sorted(map(len, prepared))[-1] == 4
+    assert sorted(map(len, predrafted))[-1] == 4
 
 
 async def test_a_session_goes_on_from_any_outcome(drafter: ModelDrafter) -> None:
@@ -110,18 +110,18 @@ async def test_a_session_goes_on_from_any_outcome(drafter: ModelDrafter) -> None
     session, fresh = drafter.open_session(), drafter.open_session()
     tokens, table = list(PROMPT), Table()
     proposal = await propose(session, tokens, 3, GREEDY)
-    session.prepare(3, Preparation(4, 3), table.add)
+    session.predraft(3, PredraftPlan(4, 3), table.add)
     for turn in range(5):
-        prepared = await table.full(4, 3)
-        assumed, one = sorted(prepared.items())[turn % 4]
-        # The prepared draft is being verified: nothing is proposed, but prepared for it.
+        predrafted = await table.full(4, 3)
+        assumed, one = sorted(predrafted.items())[turn % 4]
+        # The predrafted draft is being verified: nothing is proposed, but predrafted for it.
         committed = [*tokens, *assumed]
         sequence = [*committed, *one.draft_token_ids]
         kept = len(tokens) if turn % 2 else 0
         table = Table()
         proposal = await session.propose(kept, sequence[kept:], 0, GREEDY, None)
         assert proposal.draft_token_ids == ()
-        session.prepare(3, Preparation(4, 3), table.add)
+        session.predraft(3, PredraftPlan(4, 3), table.add)
         tokens = committed
         for again, other in (await table.full(4, 3)).items():
             alone = await propose(fresh, [*committed, *again], 3, GREEDY)
@@ -131,49 +131,49 @@ async def test_a_session_goes_on_from_any_outcome(drafter: ModelDrafter) -> None
 async def test_what_would_come_too_late_is_not_drafted(
     drafter: ModelDrafter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that the engine is free when the verdict comes: each branch has its first token only."""
-    monkeypatch.setattr(Breadth, "has_time", lambda *_: False)
+    """So that the engine is free when the result comes: each branch has its first token only."""
+    monkeypatch.setattr(FanOut, "has_time", lambda *_: False)
     session, table = drafter.open_session(), Table()
     await propose(session, PROMPT, 3, GREEDY)
-    session.prepare(3, Preparation(4, 3), table.add)
+    session.predraft(3, PredraftPlan(4, 3), table.add)
     await table.full(4, 1)
     while drafter.scheduler.num_jobs:  # noqa: ASYNC110 (nobody tells)
         await asyncio.sleep(0.001)
     await asyncio.sleep(0)
-    assert [len(one.draft_token_ids) for one in table.prepared.values()] == [1] * 4
+    assert [len(one.draft_token_ids) for one in table.predrafted.values()] == [1] * 4
 
 
-async def test_preparations_that_never_ran_leave_no_holes(drafter: ModelDrafter) -> None:
+async def test_predrafts_that_never_ran_leave_no_holes(drafter: ModelDrafter) -> None:
     """Another session's proposal keeps them waiting until the next request drops them."""
     session, busy = drafter.open_session(), drafter.open_session()
     await propose(session, PROMPT, 3, GREEDY)
     other = asyncio.create_task(propose(busy, PROMPT[::-1], 60, GREEDY))
     await asyncio.sleep(0)
-    session.prepare(3, Preparation(4, 3), Table().add)
+    session.predraft(3, PredraftPlan(4, 3), Table().add)
     tokens, table = [*PROMPT, 9], Table()
     await session.propose(len(PROMPT), [9], 3, GREEDY, None)
     await other
-    session.prepare(3, Preparation(4, 3), table.add)
+    session.predraft(3, PredraftPlan(4, 3), table.add)
     for assumed, one in (await table.full(4, 3)).items():
         alone = await propose(busy, [*tokens, *assumed], 3, GREEDY)
         assert one.draft_token_ids == alone.draft_token_ids, assumed
 
 
-async def test_without_branches_nothing_is_prepared(tiny_models: Callable[..., Path]) -> None:
+async def test_without_branches_nothing_is_predrafted(tiny_models: Callable[..., Path]) -> None:
     options = EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=2)
-    drafter, table = ModelDrafter(Engine(options), num_branches=0), Table()
+    drafter, table = ModelDrafter(Engine(options), num_predrafts=0), Table()
     session = drafter.open_session()
     await propose(session, PROMPT, 3, GREEDY)
-    session.prepare(3, Preparation(4, 3), table.add)
+    session.predraft(3, PredraftPlan(4, 3), table.add)
     await propose(session, PROMPT[::-1], 8, GREEDY)
-    assert table.prepared == {}
+    assert table.predrafted == {}
     drafter.close()
 
 
 async def test_an_outcome_nobody_thought_of_is_proposed_for_as_ever(drafter: ModelDrafter) -> None:
     session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
     await propose(session, PROMPT, 3, GREEDY)
-    session.prepare(3, Preparation(4, 3), table.add)
+    session.predraft(3, PredraftPlan(4, 3), table.add)
     tokens = [*PROMPT, 7, 7]
     proposal = await session.propose(len(PROMPT), [7, 7], 4, GREEDY, None)
     assert proposal.draft_token_ids == (await propose(fresh, tokens, 4, GREEDY)).draft_token_ids
@@ -185,22 +185,22 @@ async def test_nothing_of_an_old_preparation_arrives_after_the_next_request(
     session, stale = drafter.open_session(), Table()
     for turn in range(20):
         await propose(session, [*PROMPT, turn], 1, GREEDY)
-        stale.prepared.clear()
-        session.prepare(1, Preparation(4, 8), stale.add)
+        stale.predrafted.clear()
+        session.predraft(1, PredraftPlan(4, 8), stale.add)
         await asyncio.sleep(0)
     await propose(session, PROMPT, 1, GREEDY)
-    stale.prepared.clear()
+    stale.predrafted.clear()
     await propose(session, [*PROMPT, 5], 4, GREEDY)  # many passes later
-    assert stale.prepared == {}
+    assert stale.predrafted == {}
 
 
-async def test_the_context_limit_ends_preparations(drafter: ModelDrafter) -> None:
+async def test_the_context_limit_ends_predrafts(drafter: ModelDrafter) -> None:
     session, table = drafter.open_session(), Table()
     limit = 512
     await propose(session, [5] * (limit - 3), 2, GREEDY)
-    session.prepare(2, Preparation(4, 3), table.add)
+    session.predraft(2, PredraftPlan(4, 3), table.add)
     await propose(session, [5] * limit, 0, GREEDY)
-    assert table.prepared == {}
+    assert table.predrafted == {}
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
@@ -210,20 +210,20 @@ async def test_slots_that_no_correction_wants_go_to_other_guesses(
     """Without draft tokens, all outcomes are guesses of the target's next token."""
     session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
     await propose(session, PROMPT, 0, params)
-    session.prepare(0, Preparation(4, 2), table.add)
-    prepared = await table.full(4, 2)
-    assert all(len(assumed) == 1 for assumed in prepared)
-    for assumed, one in prepared.items():
+    session.predraft(0, PredraftPlan(4, 2), table.add)
+    predrafted = await table.full(4, 2)
+    assert all(len(assumed) == 1 for assumed in predrafted)
+    for assumed, one in predrafted.items():
         alone = await propose(fresh, [*PROMPT, *assumed], 2, params)
         assert one.draft_token_ids == alone.draft_token_ids
     guess = await propose(fresh, PROMPT, 1, params)
-    assert guess.draft_token_ids in prepared
+    assert guess.draft_token_ids in predrafted
 
 
 async def test_some_tokens_are_read_by_the_pass_that_drafts_after_them(
     drafter: ModelDrafter,
 ) -> None:
-    """A pass of their own would delay what is prepared behind them."""
+    """A pass of their own would delay what is predrafted behind them."""
     session, fresh, table = drafter.open_session(), drafter.open_session(), Table()
     await propose(session, PROMPT, 2, GREEDY)
     passes = drafter.engine.passes
@@ -231,7 +231,7 @@ async def test_some_tokens_are_read_by_the_pass_that_drafts_after_them(
     followed = await session.propose(len(PROMPT), [7, 8, 9], 0, GREEDY, None)
     assert (followed.draft_token_ids, followed.sequence_length) == ((), len(PROMPT) + 3)
     assert sum(passes.tokens.counts) == before
-    session.prepare(2, Preparation(1, 2), table.add)
+    session.predraft(2, PredraftPlan(1, 2), table.add)
     [(assumed, one)] = (await table.full(1, 2)).items()
     alone = await propose(fresh, [*PROMPT, 7, 8, 9, *assumed[2:]], 2, GREEDY)
     assert one.draft_token_ids == alone.draft_token_ids
@@ -249,20 +249,20 @@ async def test_the_draft_chooses_how_many_outcomes_are_worth_it(
 ) -> None:
     engine = Engine(EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=8))
     never = StepTime(first_ns=1e15)  # no pass ends in time
-    for step_time, num_prepared in ((StepTime(), 4), (never, 0)):
-        drafter = ModelDrafter(engine, num_branches=4, step_time=step_time)
-        session, unlimited, table = drafter.open_session(), Preparation(4, 3, True), Table()
+    for step_time, num_predrafted in ((StepTime(), 4), (never, 0)):
+        drafter = ModelDrafter(engine, num_predrafts=4, step_time=step_time)
+        session, unlimited, table = drafter.open_session(), PredraftPlan(4, 3, True), Table()
         for _ in range(2):  # behind the prompt, whose reading tells nothing, and once more
             await propose(session, PROMPT, 3, GREEDY)
-            session.prepare(3, unlimited, Table().add)
+            session.predraft(3, unlimited, Table().add)
             assert session._branches is not None
             assert len(session._branches._jobs) == 4
         await propose(session, PROMPT, 3, GREEDY)
-        session.prepare(3, unlimited, table.add)
-        await table.full(num_prepared, 3)
+        session.predraft(3, unlimited, table.add)
+        await table.full(num_predrafted, 3)
         assert session._branches is not None
-        assert len(session._branches._jobs) == num_prepared
-        session.prepare(3, Preparation(4, 3), table.add)  # the request says how many
+        assert len(session._branches._jobs) == num_predrafted
+        session.predraft(3, PredraftPlan(4, 3), table.add)  # the request says how many
         assert len(await table.full(4, 3)) == 4
         drafter.close()
 
@@ -274,7 +274,7 @@ async def test_slots_of_all_branches_come_back(drafter: ModelDrafter) -> None:
         drafter.open_session()
     for session in sessions:
         await propose(session, PROMPT, 2, GREEDY)
-        session.prepare(2, Preparation(4, 30), Table().add)
+        session.predraft(2, PredraftPlan(4, 30), Table().add)
         session.close()
     fresh = await propose(await open_when_free(drafter), PROMPT, 2, GREEDY)
     assert len(fresh.draft_token_ids) == 2

@@ -7,19 +7,19 @@ import heapq
 import time
 from collections.abc import Sequence
 
-from draft_service.drafters import OnPrepared
-from draft_service.drafters.breadth import Breadth, Depth
+from draft_service.drafters import OnPredrafts
 from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
+from draft_service.drafters.fan_out import Depth, FanOut
 from draft_service.drafters.outcomes import (
     Correction,
     acceptance_chance,
     likeliest_corrections,
 )
 from outrider.engine.scheduling.scheduler import Scheduler
-from outrider.protocol.messages import Prepared
+from outrider.protocol.messages import Predraft
 
 
-class Branches:
+class Predrafts:
     """The outcomes of one verification.
 
     Past the last draft token it goes on as if all were accepted; the first token there is a
@@ -30,7 +30,7 @@ class Branches:
         main: of the slot that has read the sequence; it goes on there.
         spare: of the other slots, one for each further outcome.
         depth: what to draft after each.
-        breadth: says how many outcomes are worth it.
+        fan_out: says how many outcomes are worth it.
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class Branches:
         sampler: Sampler,
         depth: Depth,
         announce: Announcer,
-        breadth: Breadth,
+        fan_out: FanOut,
     ) -> None:
         self._scheduler = scheduler
         self._main = main
@@ -49,7 +49,7 @@ class Branches:
         self._sampler = sampler
         self._depth = depth
         self._announce = announce
-        self._breadth = breadth
+        self._breadth = fan_out
         self._committed: list[int] = []
         self._draft: list[int] = []
         self._accepted = 0.0  # the chance that all of the draft is accepted
@@ -138,7 +138,7 @@ class Branches:
         return jobs
 
     def drop(self) -> tuple[int, int, bool]:
-        """Gives all up; returns what `Breadth.observe` wants."""
+        """Gives all up; returns what `FanOut.observe` wants."""
         elapsed_ns = time.perf_counter_ns() - self._began_ns
         self._scheduler.drop(self._jobs)
         was_served = not self._jobs or any(job.num_passes for job in self._jobs)
@@ -148,28 +148,28 @@ class Branches:
 
 
 class Announcer:
-    """Brings drafted tokens from the engine's thread to `on_prepared`, several at a time.
+    """Brings drafted tokens from the engine's thread to `on_predrafts`, several at a time.
 
     A branch without any says that it is under way.
     """
 
-    def __init__(self, context_length: int, on_prepared: OnPrepared) -> None:
+    def __init__(self, context_length: int, on_predrafts: OnPredrafts) -> None:
         self._context_length = context_length
-        self._on_prepared = on_prepared
+        self._on_predrafts = on_predrafts
         self._loop = asyncio.get_running_loop()
-        self._grown: dict[Drafting, Prepared] = {}
+        self._grown: dict[Drafting, Predraft] = {}
 
     def __call__(self, job: Drafting) -> None:
         """Called when `job` begins after an outcome, and when it has drafted a token."""
-        self._loop.call_soon_threadsafe(self._add, job, job.prepared(self._context_length))
+        self._loop.call_soon_threadsafe(self._add, job, job.predrafted(self._context_length))
 
-    def _add(self, job: Drafting, prepared: Prepared) -> None:
+    def _add(self, job: Drafting, predrafted: Predraft) -> None:
         if not self._grown:
             self._loop.call_soon(self._flush)
-        self._grown[job] = prepared
+        self._grown[job] = predrafted
 
     def _flush(self) -> None:
-        grown = [prepared for job, prepared in self._grown.items() if not job.is_dropped]
+        grown = [predrafted for job, predrafted in self._grown.items() if not job.is_dropped]
         self._grown.clear()
         if grown:
-            self._on_prepared(grown)
+            self._on_predrafts(grown)
