@@ -67,7 +67,7 @@ _REPEATS = 20
 _WAYS: dict[str, dict[str, Any]] = {
     "graphs": {},
     "graphs_without_our_kernels": {"outrider.engine.cuda.recording_check.kernels_for": None},
-    "graphs_without_our_layers": {"outrider.engine.network.gpu_networks": []},
+    "graphs_without_our_layers": {"outrider.engine.cuda.gpu_network.gpu_networks": []},
     "eager": {},
 }
 _COPIED_BYTES = {"cuda": 1 << 30, "cpu": 1 << 26}

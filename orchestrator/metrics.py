@@ -29,8 +29,8 @@ def generation_metrics(activity: Activity, admission: Admission) -> Iterator[Met
     refused.add_metric(["queue"], admission.num_refused)
     refused.add_metric(["deadline"], admission.num_unreachable)
     yield refused
-    yield _counter("num_prompt_tokens", "Tokens of prompts.", totals.num_prompt_tokens)
-    yield _counter("num_output_tokens", "Tokens committed.", totals.num_output_tokens)
+    yield _counter("prompt_tokens", "Tokens of prompts.", totals.num_prompt_tokens)
+    yield _counter("output_tokens", "Tokens committed.", totals.num_output_tokens)
     yield from _speculation_metrics(totals.speculation)
     yield from _latency_metrics(activity)
 
@@ -47,7 +47,7 @@ def pair_metrics(pair: Pair | None) -> Iterator[Metric]:
 def _speculation_metrics(speculation: Speculation) -> Iterator[Metric]:
     steps = CounterMetricFamily(
         "outrider_steps",
-        "Steps with draft tokens, by where these came from; predrafted is a hit in the table.",
+        "Steps with draft tokens, by where these came from; predrafted: cache hits.",
         labels=["source"],
     )
     num_predrafted, num_looked_up = speculation.num_cache_hits, speculation.num_lookup_steps
@@ -56,8 +56,8 @@ def _speculation_metrics(speculation: Speculation) -> Iterator[Metric]:
     steps.add_metric(["drafted"], speculation.num_steps - num_predrafted - num_looked_up)
     yield steps
     yield _counter(
-        "missed_steps",
-        "Steps that nothing was predrafted for, and that went on without draft tokens.",
+        "cache_misses",
+        "Cache misses that were not worth waiting for the draft: steps without draft tokens.",
         speculation.num_cache_misses,
     )
     for name, text, at in (

@@ -70,7 +70,7 @@ function request() {
 
 function record(began, result) {
   const wanted = Number(__ENV.MAX_NEW_TOKENS || 32);
-  const isWhole = Boolean(result) && result.usage.completionTokens === wanted;
+  const isWhole = Boolean(result) && result.usage.numOutputTokens === wanted;
   errors.add(!isWhole);
   if (!isWhole) {
     return;
@@ -78,7 +78,7 @@ function record(began, result) {
   wall.add(Date.now() - began);
   ttft.add(Number(result.latency.ttftNs) / 1e6);
   tpot.add(Number(result.latency.tpotNs) / 1e6);
-  tokens.add(result.usage.completionTokens);
+  tokens.add(result.usage.numOutputTokens);
 }
 
 function generate() {

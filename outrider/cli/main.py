@@ -118,8 +118,7 @@ def up(
 @click.option("--min-p", type=float, default=0.0)
 @click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1))
 @click.option(
-    "--stop",
-    "stop_strings",
+    "--stop-strings",
     type=WHOLE_TEXT,
     multiple=True,
     help="A string that ends the text; repeatable.",

@@ -157,7 +157,7 @@ def test_the_command_reads_a_result_and_changes_its_times(tmp_path: Path) -> Non
     before = CliRunner().invoke(what_if_command, [str(result)])
     after = CliRunner().invoke(what_if_command, [str(result), "--rtt-draft", "30"])
     assert before.exit_code == after.exit_code == 0
-    assert "in turn    k =  1" in before.output
+    assert "sequential k =  1" in before.output
     assert before.output != after.output
     result.write_text("{}")
     refused = CliRunner().invoke(what_if_command, [str(result)])

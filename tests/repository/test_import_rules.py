@@ -44,6 +44,7 @@ LAYERS = {
         "engine",
     ],
     "orchestrator": [
+        "step",
         "policy reporting text forecast resizable_semaphore",
         "decoding admission",
         "sessions generation",

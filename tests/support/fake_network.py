@@ -26,7 +26,7 @@ from tests.support.fake_stream import ClientCall, ServerContext, Status
 Handler = Callable[[Any, Any], Awaitable[None]]
 
 # How fast a link or an engine is in one schedule, compared with others.
-_PACES = (0.02, 0.3, 1.0, 6.0)
+_RATES = (0.02, 0.3, 1.0, 6.0)
 
 # How often a writer has to wait.
 _FULL = 0.2
@@ -50,7 +50,7 @@ class Link:
     """One direction of a stream: what is on its way, oldest first."""
 
     arrive: Callable[[Any], None]
-    batch_limits: float
+    rate: float
     items: deque[Any] = field(default_factory=deque)
 
     def deliver(self) -> None:
@@ -91,11 +91,11 @@ class Network:
         self.on_point(service, point, count)
 
     def events(self) -> list[tuple[float, Callable[[], None]]]:
-        """What can happen next, with its batch_limits: a delivery, or room for a message."""
+        """What can happen next, with its rate: a delivery, or room for a message."""
         links = [link for stream in self.streams for link in (stream.up, stream.down)]
         self._full = [room for room in self._full if not room.done()]
         return [
-            *((link.batch_limits, link.deliver) for link in links if link.items),
+            *((link.rate, link.deliver) for link in links if link.items),
             *((1.0, partial(room.set_result, None)) for room in self._full),
         ]
 
@@ -105,8 +105,8 @@ class Network:
             self._full.append(asyncio.get_running_loop().create_future())
             await self._full[-1]
 
-    def batch_limits(self) -> float:
-        return self.random.choice(_PACES)
+    def rate(self) -> float:
+        return self.random.choice(_RATES)
 
 
 class Stream:
@@ -116,8 +116,8 @@ class Stream:
         self.service = service
         self.room = network.room
         self._network = network
-        self.up = Link(self._arrive_at_server, network.batch_limits())
-        self.down = Link(self._arrive_at_client, network.batch_limits())
+        self.up = Link(self._arrive_at_server, network.rate())
+        self.down = Link(self._arrive_at_client, network.rate())
         self.call = ClientCall(self)
         self._context = ServerContext(self)
         self._handler: asyncio.Task[None] | None = None
@@ -185,8 +185,8 @@ class Stream:
 
 
 def _is_table(message: Any) -> bool:
-    """Whether a response has nothing but predrafted continuations."""
-    return "predrafted" in message.DESCRIPTOR.fields_by_name and bool(message.predrafted)
+    """Whether a response is an update of the speculation cache."""
+    return "predrafts" in message.DESCRIPTOR.fields_by_name and message.HasField("predrafts")
 
 
 async def guarded(method: str, handler: Any) -> Handler:

@@ -160,11 +160,11 @@ class Schedule:
         self.num_more_steps = 0
         self.num_interrupted = 0
         self.before_event: Callable[[int], Any] = lambda _: None
-        self._paces = {
-            scheduler: self.network.batch_limits()
+        self._rates = {
+            scheduler: self.network.rate()
             for scheduler in (self.services.draft, self.services.target)
         }
-        self._time_batch_limits = self.network.batch_limits()
+        self._time_rate = self.network.rate()
         self._seconds = 0.0
         client: Any = self
         self._pair = Pair(client, self.services.info, client, client)
@@ -270,12 +270,12 @@ class Schedule:
     def _happen(self) -> bool:
         """One event, unless there is none."""
         events = self.network.events()
-        for scheduler, batch_limits in self._paces.items():
+        for scheduler, rate in self._rates.items():
             if scheduler.is_busy:
-                events.append((batch_limits, scheduler.step))
+                events.append((rate, scheduler.step))
         loop: Any = asyncio.get_running_loop()
         if any(not timer.cancelled() for timer in loop._scheduled):
-            events.append((self._time_batch_limits, self._pass_time))
+            events.append((self._time_rate, self._pass_time))
         if not events:
             return False
         paces, actions = zip(*events, strict=True)

@@ -9,7 +9,7 @@ import pytest
 from orchestrator.policy.adaptive_length import AdaptiveLength
 from orchestrator.policy.experience import Experience, StepCost
 from orchestrator.policy.pass_time import Beside
-from tests.orchestrator.policy.test_policy_predrafting import Pair
+from tests.orchestrator.policy.test_policy_preparing import Pair
 
 
 def test_a_draft_of_which_nothing_was_ever_accepted_rests_soon() -> None:

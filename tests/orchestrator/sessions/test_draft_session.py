@@ -39,8 +39,8 @@ class ScriptedCall:
         return await self._responses.get()
 
     async def respond(self, **fields: Any) -> None:
-        """Sends a response, and lets the session see it."""
-        await self.respond_with(draft_pb2.ProposeResponse(**fields))
+        """Sends a proposal, and lets the session see it."""
+        await self.respond_with(draft_pb2.ProposeResponse(proposal=draft_pb2.Proposal(**fields)))
 
     async def respond_with(self, response: draft_pb2.ProposeResponse | None) -> None:
         self._responses.put_nowait(response)
@@ -48,8 +48,9 @@ class ScriptedCall:
             await asyncio.sleep(0)
 
     async def predraft(self, context_length: int, assumed: list[int], draft: list[int]) -> None:
-        predrafted = draft_pb2.Predraft(assumed_token_ids=assumed, draft_token_ids=draft)
-        await self.respond(context_length=context_length, predrafted=[predrafted])
+        predraft = draft_pb2.Predraft(assumed_token_ids=assumed, draft_token_ids=draft)
+        update = draft_pb2.PredraftUpdate(context_length=context_length, predrafts=[predraft])
+        await self.respond_with(draft_pb2.ProposeResponse(predrafts=update))
 
     def cancel(self) -> None:
         self.is_cancelled = True

@@ -53,7 +53,7 @@ async def test_a_session_that_ended_before_it_began_is_opened_again(refusal: Exc
     opened: list[Call] = []
     session = stream([refusal, refusal, None], opened)
     request = target_pb2.VerifyRequest(token_ids=[1])
-    assert (await session.exchange(request)).next_token_id == 7
+    assert (await session.exchange(request)).result.next_token_id == 7
     assert len(opened) == 3
     assert request.vocabulary_fingerprint == "mine"  # told again
 

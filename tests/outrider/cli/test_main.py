@@ -64,7 +64,7 @@ def test_text_and_report_without_colours_when_piped(service: ScriptedService) ->
 
 def test_flags_reach_the_request(service: ScriptedService) -> None:
     flags = "--max-new-tokens 9 --top-k 3 --top-p 0.5 --min-p 0.25 --seed 0 --ignore-eos"
-    stops = ["--stop", "END", "--stop", "a b"]
+    stops = ["--stop-strings", "END", "--stop-strings", "a b"]
     outrider("generate", "--json", *flags.split(), *stops, "--temperature", "2", "hi")
     request = service.requests[0]
     assert (request.max_new_tokens, request.top_k, request.top_p) == (9, 3, 0.5)

@@ -106,7 +106,7 @@ async def test_generate_prints_text_and_report(system: System) -> None:
 
 
 async def test_generate_json_is_one_object_with_these_keys(system: System) -> None:
-    flags = ["--json", "--max-new-tokens", "9", "--ignore-eos", "--stop", "\n\n\n"]
+    flags = ["--json", "--max-new-tokens", "9", "--ignore-eos", "--stop-strings", "\n\n\n"]
     result = await outrider(system, "generate", TEXT, *flags)
     document = json.loads(result.stdout)
     assert list(document) == [

@@ -149,7 +149,7 @@ async def test_a_draft_with_a_part_of_the_vocabulary(
             assert await token_ids(system, 1, **sampling) == expected
         call = system.draft.Propose()
         await call.write(draft_pb2.ProposeRequest(token_ids=[5], num_speculative_tokens=8))
-        assert set((await call.read()).draft_token_ids) <= part
+        assert set((await call.read()).proposal.draft_token_ids) <= part
 
 
 @pytest.mark.parametrize(

@@ -92,5 +92,7 @@ async def test_what_the_target_goes_on_with_comes_after_a_half_close(
         await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7], num_run_ahead_tokens=5))
         await call.done_writing()
         responses = [response async for response in call]
-    assert [response.is_run_ahead for response in responses] == [False] + [True] * 5
-    assert [response.context_length for response in responses] == [3, 4, 5, 6, 7, 8]
+    kinds = [response.WhichOneof("response") for response in responses]
+    assert kinds == ["result"] + ["run_ahead"] * 5
+    results = [getattr(each, kind) for each, kind in zip(responses, kinds, strict=True)]
+    assert [result.context_length for result in results] == [3, 4, 5, 6, 7, 8]

@@ -40,7 +40,7 @@ async def test_all_messages_at_once_and_half_close(system: System) -> None:
     for _ in range(3):
         await call.write(target_pb2.VerifyRequest(context_length=3, token_ids=[8]))
     await call.done_writing()
-    responses = [response async for response in call]
+    responses = [response.result async for response in call]
     assert len(responses) == 4
     assert [r.context_length for r in responses] == [3, 4, 4, 4]
     assert len({r.next_token_id for r in responses[1:]}) == 1
@@ -51,14 +51,14 @@ async def test_rolling_back_leaves_no_trace(system: System) -> None:
     """After a wrong turn of any length, the next token is that of a fresh session."""
     fresh = system.target.Verify()
     await fresh.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7, 8, 9]))
-    expected = (await fresh.read()).next_token_id
+    expected = (await fresh.read()).result.next_token_id
     call = system.target.Verify()
     await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7], draft_token_ids=[1, 2, 3, 4]))
     await call.read()
     await call.write(target_pb2.VerifyRequest(context_length=2, token_ids=[1, 1, 1, 1, 1, 1]))
     await call.read()
     await call.write(target_pb2.VerifyRequest(context_length=2, token_ids=[7, 8, 9]))
-    assert (await call.read()).next_token_id == expected
+    assert (await call.read()).result.next_token_id == expected
 
 
 async def test_what_was_sent_ahead_is_answered_if_what_it_assumed_is_so(system: System) -> None:
@@ -67,7 +67,7 @@ async def test_what_was_sent_ahead_is_answered_if_what_it_assumed_is_so(system: 
     chosen: list[int] = []
     for _ in range(5):
         await fresh.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7, *chosen]))
-        chosen.append((await fresh.read()).next_token_id)
+        chosen.append((await fresh.read()).result.next_token_id)
     wrong = (chosen[2] + 1) % 200
     call = system.target.Verify()
     requests = [
@@ -80,9 +80,9 @@ async def test_what_was_sent_ahead_is_answered_if_what_it_assumed_is_so(system: 
     for index, fields in enumerate(requests):
         await call.write(target_pb2.VerifyRequest(**fields, assumes_result=index > 0))
     first, *stale, last = [await call.read() for _ in requests]
+    first, last = first.result, last.result
     assert (first.num_accepted_tokens, first.next_token_id) == (2, chosen[2])
     assert stale == [target_pb2.VerifyResponse(stale=target_pb2.StaleRequest())] * 2
-    assert not last.is_stale
     assert (last.context_length, last.num_accepted_tokens, last.sequence_length) == (6, 1, 7)
     assert last.next_token_id == chosen[4]
 
@@ -90,13 +90,13 @@ async def test_what_was_sent_ahead_is_answered_if_what_it_assumed_is_so(system: 
 async def test_a_stale_request_takes_no_pass_and_changes_nothing(system: System) -> None:
     call = system.target.Verify()
     await call.write(target_pb2.VerifyRequest(token_ids=[5, 6, 7], draft_token_ids=[1, 2]))
-    result = await call.read()
+    result = (await call.read()).result
     choose = Mock(wraps=system.verifier.engine.choose)
     system.verifier.engine.choose = choose  # type: ignore[method-assign]
     # Token ids that do not exist would be an error if anybody looked at them.
     ahead = {"context_length": 90, "token_ids": [10**6], "draft_token_ids": [10**6]}
     await call.write(target_pb2.VerifyRequest(**ahead, assumes_result=True))
-    assert (await call.read()).is_stale
+    assert (await call.read()).HasField("stale")
     choose.assert_not_called()
     await call.write(
         target_pb2.VerifyRequest(
@@ -105,7 +105,7 @@ async def test_a_stale_request_takes_no_pass_and_changes_nothing(system: System)
             assumes_result=True,
         )
     )
-    assert (await call.read()).context_length == result.sequence_length + 1
+    assert (await call.read()).result.context_length == result.sequence_length + 1
     choose.assert_called_once()
 
 
@@ -130,12 +130,12 @@ async def test_nothing_can_be_sent_ahead_of_the_first_result(system: System) -> 
 async def test_a_draft_proposes_what_it_would_say_itself(system: System) -> None:
     call = system.draft.Propose()
     await call.write(draft_pb2.ProposeRequest(token_ids=[5, 6, 7], num_speculative_tokens=4))
-    together = await call.read()
+    together = (await call.read()).proposal
     one_by_one = []
     tokens = [5, 6, 7]
     for _ in together.draft_token_ids:
         await call.write(draft_pb2.ProposeRequest(token_ids=tokens, num_speculative_tokens=1))
-        one_by_one += (await call.read()).draft_token_ids
+        one_by_one += (await call.read()).proposal.draft_token_ids
         tokens = [5, 6, 7, *one_by_one]
     assert list(together.draft_token_ids) == one_by_one
     assert together.sequence_length == 3 + len(one_by_one) - 1
@@ -148,29 +148,26 @@ async def table_of(
     table: dict[tuple[int, ...], Any] = {}
     async with asyncio.timeout(30):
         while num_outcomes > sum(len(p.draft_token_ids) == num_tokens for p in table.values()):
-            response = await call.read()
-            assert not response.draft_token_ids
-            for predrafted in response.predrafted:
-                table[tuple(predrafted.assumed_token_ids)] = predrafted
-            assert response.context_length == context_length
+            update = (await call.read()).predrafts
+            for predraft in update.predrafts:
+                table[tuple(predraft.assumed_token_ids)] = predraft
+            assert update.context_length == context_length
     return table
 
 
 async def test_outcomes_are_pushed_and_can_be_followed(system: System) -> None:
     call, fresh = system.draft.Propose(), system.draft.Propose()
-    predraft_plan = {"num_predrafts": 3, "num_predrafted_tokens": 2}
-    request = draft_pb2.ProposeRequest(
-        token_ids=[5, 6, 7], num_speculative_tokens=2, **predraft_plan
-    )
+    plan = {"num_predrafts": 3, "predraft_length": 2}
+    request = draft_pb2.ProposeRequest(token_ids=[5, 6, 7], num_speculative_tokens=2, **plan)
     await call.write(request)
-    draft = list((await call.read()).draft_token_ids)
+    draft = list((await call.read()).proposal.draft_token_ids)
     table = await table_of(call, 3, 3, 2)
     assert [list(assumed[:2]) == draft for assumed in table].count(True) == 1
     for assumed, predrafted in table.items():
         await fresh.write(
             draft_pb2.ProposeRequest(token_ids=[5, 6, 7, *assumed], num_speculative_tokens=2)
         )
-        assert (await fresh.read()).draft_token_ids == predrafted.draft_token_ids
+        assert (await fresh.read()).proposal.draft_token_ids == predrafted.draft_token_ids
     # One came true, and its draft is being verified.
     assumed, predrafted = next(iter(table.items()))
     await call.write(
@@ -178,16 +175,15 @@ async def test_outcomes_are_pushed_and_can_be_followed(system: System) -> None:
             context_length=3,
             token_ids=assumed,
             draft_token_ids=predrafted.draft_token_ids,
-            **predraft_plan,
+            **plan,
         )
     )
-    answer = await call.read()
-    while answer.predrafted:  # was on its way
-        assert answer.context_length == 3
-        answer = await call.read()
+    while (response := await call.read()).HasField("predrafts"):  # was on its way
+        assert response.predrafts.context_length == 3
+    answer = response.proposal
     assert (answer.context_length, list(answer.draft_token_ids)) == (3 + len(assumed), [])
     assert answer.sequence_length == 3 + len(assumed) + 2
-    assert not (await call.read()).predrafted[0].draft_token_ids  # it is under way
+    assert not (await call.read()).predrafts.predrafts[0].draft_token_ids  # it is under way
     assert await table_of(call, answer.context_length, 1, 1)
 
 
@@ -196,13 +192,13 @@ async def test_a_draft_stops_at_its_end_of_text(tiny_models: Callable[..., Path]
     async with running_system(tiny_models("llama"), tiny_models("llama")) as system:
         call = system.draft.Propose()
         await call.write(request)
-        whole = list((await call.read()).draft_token_ids)
+        whole = list((await call.read()).proposal.draft_token_ids)
     last = next(i for i in range(2, 8) if whole[i] not in whole[:i])
     draft = tiny_models("llama", eos_token_id=whole[last])
     async with running_system(tiny_models("llama"), draft) as system:
         call = system.draft.Propose()
         await call.write(request)
-        assert list((await call.read()).draft_token_ids) == whole[: last + 1]
+        assert list((await call.read()).proposal.draft_token_ids) == whole[: last + 1]
 
 
 async def test_a_draft_keeps_to_the_targets_vocabulary(system: System) -> None:
@@ -210,7 +206,7 @@ async def test_a_draft_keeps_to_the_targets_vocabulary(system: System) -> None:
     await call.write(
         draft_pb2.ProposeRequest(token_ids=[5], num_speculative_tokens=8, vocab_size=20)
     )
-    assert all(token_id < 20 for token_id in (await call.read()).draft_token_ids)
+    assert all(token_id < 20 for token_id in (await call.read()).proposal.draft_token_ids)
 
 
 @pytest.mark.parametrize(
@@ -271,7 +267,7 @@ async def test_sessions_more_than_slots_wait_their_turn_and_no_more_than_may(
     assert await refusal(system.target.Verify(), request) == expected
     given_up.cancel()
     await open_calls.pop().done_writing()
-    assert (await patient.read()).sequence_length == 1
+    assert (await patient.read()).result.sequence_length == 1
     patient.cancel()
     for call in open_calls:
         await call.done_writing()

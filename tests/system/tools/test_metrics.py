@@ -62,7 +62,7 @@ async def test_what_requests_did_is_counted(system: System) -> None:
     other = await system.generate(PROMPT, max_new_tokens=9, num_speculative_tokens=2)
     value = await scrape(system.metrics["orchestrator"])
     both = (response, other)
-    assert value("outrider_completion_tokens_total") == sum(len(r.token_ids) for r in both)
+    assert value("outrider_output_tokens_total") == sum(len(r.token_ids) for r in both)
     assert value("outrider_prompt_tokens_total") == sum(r.usage.num_prompt_tokens for r in both)
     assert value("outrider_steps_total") == sum(r.speculation.num_steps for r in both)
     predrafted = sum(r.speculation.num_cache_hits for r in both)
@@ -131,7 +131,7 @@ async def test_tokens_cut_by_a_stop_string_stay_counted(system: System) -> None:
     stop = whole.text[10:13]
     cut = await system.generate(PROMPT, max_new_tokens=40, ignore_eos=True, stop_strings=[stop])
     value = await scrape(system.metrics["orchestrator"])
-    committed = value("outrider_completion_tokens_total")
+    committed = value("outrider_output_tokens_total")
     assert committed >= len(whole.token_ids) + len(cut.token_ids)
 
 
@@ -141,7 +141,7 @@ async def test_a_running_request_is_seen_in_all_services(system: System) -> None
     await call.read()
     value = await scrape(system.metrics["orchestrator"])
     assert value("outrider_running_requests") == 1
-    assert value("outrider_completion_tokens_total") > 0
+    assert value("outrider_output_tokens_total") > 0
     for name in ("draft", "target"):
         value = await scrape(system.metrics[name])
         while value("outrider_pass_tokens_sum") < len(PROMPT.split()):

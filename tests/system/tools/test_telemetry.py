@@ -207,7 +207,7 @@ def test_endpoints_may_be_urls_or_addresses(environment: pytest.MonkeyPatch, end
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_PROPAGATORS"])
 def test_a_value_that_opentelemetry_does_not_take_is_refused_at_the_start(variable: str) -> None:
     """In a process of its own: OpenTelemetry reads some of them when it is imported."""
-    script = "from outrider import telemetry; telemetry.configure('outrider-test')"
+    script = "from outrider.observability import telemetry; telemetry.configure('outrider-test')"
     variables = {"OTEL_TRACES_EXPORTER": "otlp", variable: "nonsense"}
     finished = subprocess.run(
         [sys.executable, "-c", script],

@@ -34,7 +34,7 @@ def test_they_give_what_transformers_layers_give(
     assert engine.graphs is not None
     engine.use_choices()
     assert engine.choices is not None
-    monkeypatch.setattr("outrider.engine.network.gpu_networks", lambda config: [])
+    monkeypatch.setattr("outrider.engine.cuda.gpu_network.gpu_networks", lambda config: [])
     other = Engine(options)
     assert isinstance(other.network, TransformersNetwork)
     for chunks in ([Chunk(0, 0, IDS[:20], 1), Chunk(1, 0, IDS[:9], 9)], [Chunk(0, 20, IDS[:3], 3)]):
@@ -58,7 +58,7 @@ def test_a_network_that_gives_other_logits_is_not_used(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert isinstance(engine_of(tiny_models("gpt_neox")).network, GpuNetwork)
-    monkeypatch.setattr(Rotation, "turn", lambda self, heads: heads)
+    monkeypatch.setattr(Rotation, "rotate", lambda self, heads: heads)
     assert isinstance(engine_of(tiny_models("gpt_neox")).network, TransformersNetwork)
     assert "gives other logits" in caplog.text
 

@@ -1,0 +1,64 @@
+"""What the loop asks the draft policy once a step, and the simplest policy: a fixed length."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from orchestrator.step import DraftState, StepRecord
+
+MAX_DRAFT_LENGTH = 16
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """What is known when a step begins."""
+
+    draft: DraftState
+    is_pipelined: bool = False
+    """The target already works on this step's draft tokens."""
+    is_running_ahead: bool = False
+    """The target already decodes what follows, without draft tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Whether, how much and how long to draft or wait in one step. Lengths are in tokens."""
+
+    draft_length: int = 0
+    """How many draft tokens are wanted of the draft; 0 makes it idle."""
+    predraft_length: int = 0
+    """How many tokens to draft for each outcome, and to take of what was predrafted."""
+    miss_length: int = 0
+    """Of `draft_length`, how many to wait for on a cache miss."""
+    cache_wait_ns: float = 0.0
+    """How long to wait for a predraft that is under way when the result comes."""
+    lookup_length: int = 0
+    """How many tokens to take from the text, at most."""
+    confirmed_lookup_length: int = 0
+    """The same where the draft has predrafted the first of them, too."""
+    shortest_lookup: int = 1
+    """Fewer are not worth it."""
+    acceptance_rate: float = 0.0
+    """Of the draft's tokens, as the draft is told; 0: unknown."""
+    keeps_up: bool = False
+    """The draft reads the prompt now even if no draft tokens are wanted of it yet."""
+    runs_ahead: bool = False
+    """The target may run ahead behind this step, if it has no draft tokens."""
+    pipelines: bool = False
+    """The next verification may be sent before this one's result is known."""
+    pipeline_wait_ns: float = 0.0
+    """How long after this verification was sent the next one may be held back for a longer
+    predraft, without the target waiting for it."""
+
+
+class DraftPolicy(Protocol):
+    """Decides for one text."""
+
+    def decide(self, context: StepContext) -> Decision:
+        """Called once a step, when it begins, the first one (the prefill) included."""
+        ...
+
+    def observe(self, step: StepRecord) -> None:
+        """Called once a step, when its result is there."""
+        ...

@@ -1,0 +1,114 @@
+"""What a step is: the state of its draft, where its draft tokens came from, and its record."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from outrider.protocol.messages import Timings
+
+NO_TIMINGS = Timings()
+
+
+class DraftState(Enum):
+    """What the draft of one text does while the target verifies."""
+
+    ABSENT = "absent"
+    """There is none."""
+    IDLE = "idle"
+    """It does nothing, and has not read the latest tokens, or any."""
+    PREFILLING = "prefilling"
+    """It reads the prompt."""
+    CATCHING_UP = "catching up"
+    """It reads what was committed while it was idle."""
+    ACTIVE = "active"
+    """It predrafts, or waits to be asked."""
+    LOST = "lost"
+    """It failed; the text is finished without it."""
+
+
+class DraftSource(Enum):
+    """Where the draft tokens of a step came from."""
+
+    NONE = "none"
+    LOOKUP = "looked up"
+    """The text itself: prompt lookup."""
+    CACHED = "predrafted"
+    """The speculation cache: a cache hit."""
+    DRAFTED = "drafted"
+    """A proposal that was waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """An interval in which the loop did nothing but wait for a service.
+
+    `stage` is "prefill_target", "prefill_draft", "draft", "predraft" or "verify". `timings` are
+    the service's own of the message that was waited for.
+    """
+
+    stage: str
+    began_ns: int
+    ended_ns: int
+    timings: Timings = NO_TIMINGS
+
+    @property
+    def ns(self) -> int:
+        return self.ended_ns - self.began_ns
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step of the loop: what it did, what it brought, and what it took.
+
+    All reports, metrics and spans are made of it, and the draft policy learns from it. Times are
+    nanoseconds.
+    """
+
+    token_ids: tuple[int, ...]
+    """What it committed: accepted draft tokens, then the target's own."""
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    source: DraftSource = DraftSource.NONE
+    draft_state: DraftState = DraftState.ABSENT
+    """During the verification."""
+    is_prefill: bool = False
+    """The first step, which reads the prompt."""
+    is_cache_miss: bool = False
+    """The draft had predrafted for other outcomes only, or not in time."""
+    is_pipelined: bool = False
+    """Its verification was sent before the previous result was known."""
+    replaces_stale: bool = False
+    """A pipelined verification was sent in its place, and its assumption did not hold."""
+    is_run_ahead: bool = False
+    """The target decoded it without a request."""
+    match_length: int = 0
+    """Of draft tokens that were looked up: how many tokens before them matched."""
+    is_confirmed: bool = False
+    """Of draft tokens that were looked up: the draft had predrafted the first of them, too."""
+    draft_ns: int = 0
+    """Waited for the proposal; the draft's prefill does not count."""
+    cache_wait_ns: int = 0
+    """Waited for a predraft that was under way, whether it came in time or not."""
+    verify_ns: int = 0
+    """Waited for the result."""
+    batch_tokens: int = 0
+    """Tokens in the verification's forward pass, those of other sessions included; 0: unknown."""
+    batch_sessions: int = 1
+    num_target_threads: int = 0
+    num_predrafted_tokens: int = 0
+    """Draft tokens that were predrafted since the last step, for all outcomes."""
+    began_ns: int = 0
+    ended_ns: int = 0
+    """On the clock of `time.perf_counter_ns`."""
+    waits: tuple[Wait, ...] = ()
+    """In order; in the time between them the orchestrator worked."""
+    hidden_draft_ns: int = 0
+    """Of the draft's work for these draft tokens: what was done while the loop did other things."""
+    hidden_prefill_ns: int = 0
+    """The same of its prefill."""
+
+    @property
+    def ns(self) -> int:
+        """What the step took, the orchestrator's own work left out."""
+        return self.draft_ns + self.cache_wait_ns + self.verify_ns
