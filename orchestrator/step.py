@@ -7,8 +7,6 @@ from enum import Enum
 
 from outrider.protocol.messages import Timings
 
-NO_TIMINGS = Timings()
-
 
 class DraftState(Enum):
     """What the draft of one text does while the target verifies."""
@@ -40,17 +38,40 @@ class DraftSource(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class DraftTokens:
+    """The draft tokens of one step, maybe none, and how they came about."""
+
+    token_ids: tuple[int, ...] = ()
+    source: DraftSource = DraftSource.NONE
+    is_cache_miss: bool = False
+    """The draft had predrafted for other outcomes only, or not in time."""
+    is_pipelined: bool = False
+    """They were sent to the target before the previous result was known."""
+    replaces_stale: bool = False
+    """Others were sent in their place, with an assumption that did not hold."""
+    match_length: int = 0
+    """Of tokens that were looked up: how many tokens before them matched."""
+    is_confirmed: bool = False
+    """Of tokens that were looked up: the draft had predrafted the first of them, too."""
+    forward_ns: int = 0
+    """Of a predraft: in the draft's forward passes."""
+
+
+NO_DRAFT = DraftTokens()
+
+
+@dataclass(frozen=True, slots=True)
 class Wait:
     """An interval in which the loop did nothing but wait for a service.
 
-    `stage` is "prefill_target", "prefill_draft", "draft", "predraft" or "verify". `timings` are
-    the service's own of the message that was waited for.
+    `timings`, the service's own of the message that was waited for, split it into network, queue
+    and computation; without them all of it is the stage.
     """
 
     stage: str
     began_ns: int
     ended_ns: int
-    timings: Timings = NO_TIMINGS
+    timings: Timings | None = None
 
     @property
     def ns(self) -> int:
@@ -92,12 +113,14 @@ class StepRecord:
     """Waited for a predraft that was under way, whether it came in time or not."""
     verify_ns: int = 0
     """Waited for the result."""
+    server_ns: int = 0
+    """Of `verify_ns` or, where the verification was pipelined, besides: at the target."""
     batch_tokens: int = 0
     """Tokens in the verification's forward pass, those of other sessions included; 0: unknown."""
     batch_sessions: int = 1
     num_target_threads: int = 0
     num_predrafted_tokens: int = 0
-    """Draft tokens that were predrafted since the last step, for all outcomes."""
+    """In this text so far, for all outcomes."""
     began_ns: int = 0
     ended_ns: int = 0
     """On the clock of `time.perf_counter_ns`."""
