@@ -15,32 +15,24 @@ from typing import Any
 DOMAIN = "outrider"
 
 
-class StatusCode(Enum):
-    """gRPC's status codes but OK, by their numbers on the wire: the engine imports no gRPC."""
-
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    ALREADY_EXISTS = 6
-    PERMISSION_DENIED = 7
-    RESOURCE_EXHAUSTED = 8
-    FAILED_PRECONDITION = 9
-    ABORTED = 10
-    OUT_OF_RANGE = 11
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    DATA_LOSS = 15
-    UNAUTHENTICATED = 16
+StatusCode = Enum(
+    "StatusCode",
+    "CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS "
+    "PERMISSION_DENIED RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE "
+    "UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS UNAUTHENTICATED",
+)
+"""gRPC's status codes after OK, 0, by their numbers on the wire: the engine imports no gRPC."""
 
 
 class OutriderError(Exception):
     """Base of all errors of Outrider."""
 
-    code: StatusCode = StatusCode.INTERNAL
-    reason: str = "INTERNAL"
+    code = StatusCode.INTERNAL
+    reason = "INTERNAL"
+
+    def __init_subclass__(cls, code: StatusCode | None = None, reason: str = "") -> None:
+        """A class without a code or a reason has those of the class above it."""
+        cls.code, cls.reason = code or cls.code, reason or cls.reason
 
     def __init__(self, message: str, *, retry_after: float | None = None, **metadata: str) -> None:
         super().__init__(message)
@@ -62,154 +54,104 @@ def install_hint(extra: str) -> str:
     return f"from a checkout: pip install -c constraints.txt -e '.[{extra}]'"
 
 
-class InvalidRequest(OutriderError):
+class InvalidRequest(OutriderError, code=StatusCode.INVALID_ARGUMENT, reason="INVALID_REQUEST"):
     """A field is missing or out of range."""
 
-    code = StatusCode.INVALID_ARGUMENT
-    reason = "INVALID_REQUEST"
 
-
-class InvalidToken(OutriderError):
+class InvalidToken(OutriderError, code=StatusCode.INVALID_ARGUMENT, reason="INVALID_TOKEN"):
     """A token id is outside the model's vocabulary."""
 
-    code = StatusCode.INVALID_ARGUMENT
-    reason = "INVALID_TOKEN"
 
-
-class ContextMismatch(OutriderError):
+class ContextMismatch(
+    OutriderError, code=StatusCode.FAILED_PRECONDITION, reason="CONTEXT_MISMATCH"
+):
     """`context_length` exceeds what the session holds."""
 
-    code = StatusCode.FAILED_PRECONDITION
-    reason = "CONTEXT_MISMATCH"
 
-
-class ContextTooLong(OutriderError):
+class ContextTooLong(OutriderError, code=StatusCode.OUT_OF_RANGE, reason="CONTEXT_TOO_LONG"):
     """The sequence does not fit the context limit."""
 
-    code = StatusCode.OUT_OF_RANGE
-    reason = "CONTEXT_TOO_LONG"
 
-
-class VocabularyMismatch(OutriderError):
+class VocabularyMismatch(
+    OutriderError, code=StatusCode.FAILED_PRECONDITION, reason="VOCABULARY_MISMATCH"
+):
     """Draft and target do not share a vocabulary."""
 
-    code = StatusCode.FAILED_PRECONDITION
-    reason = "VOCABULARY_MISMATCH"
 
-
-class BrokenChatTemplate(OutriderError):
+class BrokenChatTemplate(
+    OutriderError, code=StatusCode.FAILED_PRECONDITION, reason="BROKEN_CHAT_TEMPLATE"
+):
     """The model's chat template cannot be used, whatever the messages are."""
 
-    code = StatusCode.FAILED_PRECONDITION
-    reason = "BROKEN_CHAT_TEMPLATE"
 
-
-class MessageTooLarge(OutriderError):
+class MessageTooLarge(
+    OutriderError, code=StatusCode.RESOURCE_EXHAUSTED, reason="MESSAGE_TOO_LARGE"
+):
     """A message is larger than its receiver takes; no retry will help."""
 
-    code = StatusCode.RESOURCE_EXHAUSTED
-    reason = "MESSAGE_TOO_LARGE"
 
-
-class WireVersionMismatch(OutriderError):
+class WireVersionMismatch(
+    OutriderError, code=StatusCode.FAILED_PRECONDITION, reason="WIRE_VERSION_MISMATCH"
+):
     """A draft or target service is of a release that the orchestrator does not fit."""
 
-    code = StatusCode.FAILED_PRECONDITION
-    reason = "WIRE_VERSION_MISMATCH"
 
-
-class NoFreeSlot(OutriderError):
+class NoFreeSlot(OutriderError, code=StatusCode.RESOURCE_EXHAUSTED, reason="NO_FREE_SLOT"):
     """All slots of the KV cache are taken by other sessions."""
 
-    code = StatusCode.RESOURCE_EXHAUSTED
-    reason = "NO_FREE_SLOT"
 
-
-class QueueFull(OutriderError):
+class QueueFull(OutriderError, code=StatusCode.RESOURCE_EXHAUSTED, reason="QUEUE_FULL"):
     """As many requests wait as may wait, or this one would wait longer than it may."""
 
-    code = StatusCode.RESOURCE_EXHAUSTED
-    reason = "QUEUE_FULL"
 
-
-class ServiceUnavailable(OutriderError):
+class ServiceUnavailable(OutriderError, code=StatusCode.UNAVAILABLE, reason="SERVICE_UNAVAILABLE"):
     """A service cannot be reached, is not ready, or is shutting down."""
-
-    code = StatusCode.UNAVAILABLE
-    reason = "SERVICE_UNAVAILABLE"
 
 
 class EngineFailed(ServiceUnavailable):
     """The engine of a service runs no more passes; its process ends."""
 
 
-class DeadlineExceeded(OutriderError):
+class DeadlineExceeded(
+    OutriderError, code=StatusCode.DEADLINE_EXCEEDED, reason="DEADLINE_EXCEEDED"
+):
     """The caller's deadline passed."""
 
-    code = StatusCode.DEADLINE_EXCEEDED
-    reason = "DEADLINE_EXCEEDED"
 
-
-class DeadlineUnreachable(DeadlineExceeded):
+class DeadlineUnreachable(DeadlineExceeded, reason="DEADLINE_UNREACHABLE"):
     """The caller's deadline would pass; nothing was begun."""
 
-    reason = "DEADLINE_UNREACHABLE"
 
-
-class IdleTimeout(OutriderError):
+class IdleTimeout(OutriderError, code=StatusCode.ABORTED, reason="IDLE_TIMEOUT"):
     """A session's client was silent for too long, or did not take its answers."""
 
-    code = StatusCode.ABORTED
-    reason = "IDLE_TIMEOUT"
 
-
-class Cancelled(OutriderError):
+class Cancelled(OutriderError, code=StatusCode.CANCELLED, reason="CANCELLED"):
     """The caller cancelled."""
 
-    code = StatusCode.CANCELLED
-    reason = "CANCELLED"
 
-
-class ClientMisuse(OutriderError):
+class ClientMisuse(OutriderError, code=StatusCode.FAILED_PRECONDITION, reason="CLIENT_MISUSE"):
     """The client library is called where it cannot work: closed, or in another event loop."""
 
-    code = StatusCode.FAILED_PRECONDITION
-    reason = "CLIENT_MISUSE"
 
-
-class WrongService(OutriderError):
+class WrongService(OutriderError, code=StatusCode.UNIMPLEMENTED, reason="WRONG_SERVICE"):
     """Another service than the one that was called is at this address."""
 
-    code = StatusCode.UNIMPLEMENTED
-    reason = "WRONG_SERVICE"
 
-
-class NotANumber(OutriderError):
+class NotANumber(OutriderError, code=StatusCode.DATA_LOSS, reason="NOT_A_NUMBER"):
     """What a model computed is NaN or infinite: its weights are damaged, or a sum overflowed."""
-
-    code = StatusCode.DATA_LOSS
-    reason = "NOT_A_NUMBER"
 
     def __init__(self, message: str = "", **details: Any) -> None:
         super().__init__(message or "the model computes NaN or infinity for this text", **details)
 
 
-class ModelNotFound(OutriderError):
+class ModelNotFound(OutriderError, code=StatusCode.NOT_FOUND, reason="MODEL_NOT_FOUND"):
     """No model under this id or folder, or its files cannot be read."""
 
-    code = StatusCode.NOT_FOUND
-    reason = "MODEL_NOT_FOUND"
 
-
-class UnsupportedModel(OutriderError):
+class UnsupportedModel(OutriderError, code=StatusCode.UNIMPLEMENTED, reason="UNSUPPORTED_MODEL"):
     """The engine does not reproduce this model family's logits."""
 
-    code = StatusCode.UNIMPLEMENTED
-    reason = "UNSUPPORTED_MODEL"
 
-
-class ConfigurationError(OutriderError):
+class ConfigurationError(OutriderError, code=StatusCode.INVALID_ARGUMENT, reason="CONFIGURATION"):
     """A flag, an environment variable or a file says something impossible."""
-
-    code = StatusCode.INVALID_ARGUMENT
-    reason = "CONFIGURATION"

@@ -21,14 +21,15 @@ def write_plots(document: Mapping[str, Any], folder: Path, name: str) -> list[Pa
     """
     pyplot = import_pyplot()
     paths = []
-    for plot, draw in _PLOTS.items():
-        figure, axes = pyplot.subplots(figsize=_SIZE, layout="constrained")
-        if draw(axes, document["sections"]):
+    for plot, (section, draw) in _PLOTS.items():
+        if found := document["sections"].get(section):
+            figure, axes = pyplot.subplots(figsize=_SIZE, layout="constrained")
+            draw(axes, found)
             axes.spines[["top", "right"]].set_visible(False)
             path = folder / f"{name}_{plot}.svg"
             figure.savefig(path, metadata={"Date": None})
+            pyplot.close(figure)
             paths.append(path)
-        pyplot.close(figure)
     return paths
 
 
@@ -47,10 +48,7 @@ def import_pyplot() -> Any:
     return pyplot
 
 
-def _modes(axes: Any, sections: Mapping[str, Any]) -> bool:
-    modes = sections.get("modes")
-    if not modes:
-        return False
+def _modes(axes: Any, modes: Mapping[str, Any]) -> None:
     height = 0.8 / len(modes)
     for number, (temperature, ways) in enumerate(modes.items()):
         places = [row + number * height for row in range(len(ways))]
@@ -62,13 +60,9 @@ def _modes(axes: Any, sections: Mapping[str, Any]) -> bool:
     axes.invert_yaxis()
     axes.set_xlabel("speed, target only = 1")
     axes.legend(loc="lower right")
-    return True
 
 
-def _round_trips(axes: Any, sections: Mapping[str, Any]) -> bool:
-    found = sections.get("rtt")
-    if not found:
-        return False
+def _round_trips(axes: Any, found: Mapping[str, Any]) -> None:
     for leg, style in (("draft", "-"), ("target", ":"), ("both", "--")):
         by_rtt = {"0": found["draft"]["0"], **found[leg]}
         for mode, colour in ((SEQUENTIAL, "C0"), (PIPELINED, "C1")):
@@ -76,32 +70,20 @@ def _round_trips(axes: Any, sections: Mapping[str, Any]) -> bool:
             label = f"{mode}, {LEG_NAMES[leg]}"
             axes.plot(*zip(*points, strict=True), f"o{style}", color=colour, label=label)
     axes.axhline(1.0, color="grey", linewidth=0.8)
-    axes.set_xlabel("added round trip, ms")
-    axes.set_ylabel("speed, target only = 1")
+    axes.set(xlabel="added round trip, ms", ylabel="speed, target only = 1")
     axes.legend()
-    return True
 
 
-def _lengths(axes: Any, sections: Mapping[str, Any]) -> bool:
-    found = sections.get("lengths")
-    if not found:
-        return False
+def _lengths(axes: Any, found: Mapping[str, Any]) -> None:
     _plot_modes(axes, found)
-    points = [
-        (int(k), way["ratios"]["draft_acceptance_rate"]) for k, way in _drafted(found[SEQUENTIAL])
-    ]
+    drafted = {int(k): way for k, way in found[SEQUENTIAL].items() if "ratios" in way}
+    points = [(k, way["ratios"]["draft_acceptance_rate"]) for k, way in drafted.items()]
     if points:
         axes.plot(
             *zip(*points, strict=True), "s:", color="C2", label="accepted draft tokens, share"
         )
-    axes.set_xlabel("draft tokens a step")
-    axes.set_ylabel("speed, target only = 1; share")
+    axes.set(xlabel="draft tokens a step", ylabel="speed, target only = 1; share")
     axes.legend()
-    return True
-
-
-def _drafted(found: Mapping[Any, Any]) -> list[tuple[Any, Any]]:
-    return [(point, way) for point, way in found.items() if "ratios" in way]
 
 
 def _plot_modes(axes: Any, found: Mapping[str, Any]) -> None:
@@ -111,21 +93,16 @@ def _plot_modes(axes: Any, found: Mapping[str, Any]) -> None:
     axes.axhline(1.0, color="grey", linewidth=0.8)
 
 
-def _acceptance(axes: Any, sections: Mapping[str, Any]) -> bool:
-    found = sections.get("acceptance")
-    if not found:
-        return False
+def _acceptance(axes: Any, found: Mapping[str, Any]) -> None:
     _plot_modes(axes, found)
-    axes.set_xlabel("chosen probability that a draft token is right")
-    axes.set_ylabel("speed, target only = 1")
+    axes.set(
+        xlabel="chosen probability that a draft token is right", ylabel="speed, target only = 1"
+    )
     axes.legend()
-    return True
 
 
-def _stages(axes: Any, sections: Mapping[str, Any]) -> bool:
-    ways: Mapping[str, Any] = next(iter(sections.get("modes", {}).values()), {})
-    if not ways:
-        return False
+def _stages(axes: Any, modes: Mapping[str, Any]) -> None:
+    ways: Mapping[str, Any] = next(iter(modes.values()))
     ours = [name for name in (TARGET_ONLY, SEQUENTIAL, PIPELINED) if name in ways]
     stages = {stage: None for name in ours for stage in ways[name]["critical_path_ms_per_token"]}
     ends = [0.0] * len(ours)
@@ -137,27 +114,23 @@ def _stages(axes: Any, sections: Mapping[str, Any]) -> bool:
     axes.invert_yaxis()
     axes.set_xlabel("critical path, ms a token, first token included")
     axes.legend(fontsize="small", ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.2))
-    return True
 
 
-def _capacity(axes: Any, sections: Mapping[str, Any]) -> bool:
-    found = sections.get("capacity", {})
+def _capacity(axes: Any, found: Mapping[str, Mapping[int, float]]) -> None:
     for system, speeds in found.items():
         axes.plot([int(n) for n in speeds], list(speeds.values()), "o-", label=system)
-    if found:
-        axes.set_xscale("log", base=2)
-        axes.set_xlabel("concurrent sessions")
-        axes.set_ylabel("tokens a second, all together")
-        axes.set_ylim(bottom=0)
-        axes.legend()
-    return bool(found)
+    axes.set_xscale("log", base=2)
+    axes.set(xlabel="concurrent sessions", ylabel="tokens a second, all together")
+    axes.set_ylim(bottom=0)
+    axes.legend()
 
 
-_PLOTS: dict[str, Callable[[Any, Mapping[str, Any]], bool]] = {
-    "modes": _modes,
-    "rtt": _round_trips,
-    "stages": _stages,
-    "lengths": _lengths,
-    "acceptance": _acceptance,
-    "capacity": _capacity,
+# By the file's name: the section that it is of, and what draws that.
+_PLOTS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], None]]] = {
+    "modes": ("modes", _modes),
+    "rtt": ("rtt", _round_trips),
+    "stages": ("modes", _stages),
+    "lengths": ("lengths", _lengths),
+    "acceptance": ("acceptance", _acceptance),
+    "capacity": ("capacity", _capacity),
 }
