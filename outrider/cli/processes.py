@@ -13,9 +13,8 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from queue import Queue
-from types import TracebackType
 
 from outrider.errors import ServiceUnavailable
 from outrider.exits import EXIT_WITH_PARENT
@@ -30,7 +29,7 @@ _STOP_SECONDS = 10.0
 _NUM_LOG_LINES = 15
 
 
-class ServiceProcess:
+class ServiceProcess(AbstractContextManager["ServiceProcess"]):
     """A child process `python -m MODULE ARGUMENTS`; stop it, or use it in a `with`.
 
     Args:
@@ -109,15 +108,7 @@ class ServiceProcess:
             if stream is not None:
                 stream.close()
 
-    def __enter__(self) -> ServiceProcess:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.stop()
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from types import TracebackType
-from typing import Any, Self, Unpack
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
+from typing import Any, Unpack
 
 import grpc
 
@@ -89,7 +89,7 @@ class _Client:
         return request_to_wire(prompt, parameters), settings
 
 
-class Client(_Client):
+class Client(_Client, AbstractContextManager["Client"]):
     """Talks to an orchestrator. Thread-safe; close it, or use it in a `with`."""
 
     def _connect(self) -> None:
@@ -182,15 +182,7 @@ class Client(_Client):
         self._is_closed = True
         self._channel.close()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
@@ -211,7 +203,7 @@ def _time_limit(timeout: float | None) -> float | None:
     return seconds or -1.0
 
 
-class AsyncClient(_Client):
+class AsyncClient(_Client, AbstractAsyncContextManager["AsyncClient"]):
     """`Client` for asyncio, with the same arguments.
 
     It may be made anywhere. It belongs to the event loop of its first call, and to another
@@ -287,13 +279,5 @@ class AsyncClient(_Client):
         if self._loop is loop:
             await self._channel.close()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         await self.close()

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager, suppress
-from types import TracebackType
-from typing import Any, Self
+from contextlib import (
+    AbstractAsyncContextManager,
+    AbstractContextManager,
+    contextmanager,
+    suppress,
+)
+from typing import Any
 
 import grpc
 
@@ -66,7 +70,7 @@ class _Stream:
         self._pieces.extend(map(piece_from_wire, message.pieces))
 
 
-class GenerationStream(_Stream, Iterator[TextPiece]):
+class GenerationStream(_Stream, Iterator[TextPiece], AbstractContextManager["GenerationStream"]):
     """Pieces of text as they are committed; `result` afterwards.
 
     A `with` ends the call even if the pieces are not read to the end.
@@ -84,19 +88,13 @@ class GenerationStream(_Stream, Iterator[TextPiece]):
             self._take(message)
         return self._pieces.popleft()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self.close()
 
 
-class AsyncGenerationStream(_Stream, AsyncIterator[TextPiece]):
+class AsyncGenerationStream(
+    _Stream, AsyncIterator[TextPiece], AbstractAsyncContextManager["AsyncGenerationStream"]
+):
     """`GenerationStream` for `async for` and `async with`."""
 
     def __init__(self, call: Any) -> None:
@@ -114,13 +112,5 @@ class AsyncGenerationStream(_Stream, AsyncIterator[TextPiece]):
             self._take(message)
         return self._pieces.popleft()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *exc: object) -> None:
         self.close()

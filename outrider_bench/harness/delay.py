@@ -6,7 +6,6 @@ import asyncio
 import selectors
 import threading
 from contextlib import suppress
-from types import TracebackType
 
 _PIECE_BYTES = 1 << 16
 
@@ -35,12 +34,7 @@ class DelayingProxy:
         self._started.wait()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
 

@@ -71,7 +71,7 @@ class Stand:
             self._stack = stack.pop_all()
         return self
 
-    def __exit__(self, kind: object, error: object, traceback: object) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._stack.close()
 
     @contextmanager

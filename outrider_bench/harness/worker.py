@@ -8,8 +8,8 @@ import threading
 from collections.abc import Callable, Set
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import AbstractContextManager
 from multiprocessing import get_context, parent_process
-from types import TracebackType
 from typing import Any, TypeVar
 
 from outrider.errors import ServiceUnavailable
@@ -18,7 +18,7 @@ from outrider_bench.harness.hosts import bound_to
 T = TypeVar("T")
 
 
-class Worker:
+class Worker(AbstractContextManager["Worker"]):
     """Runs functions of a module in another process; it ends with the `with` block.
 
     Args:
@@ -48,15 +48,7 @@ class Worker:
         except BrokenProcessPool as error:
             raise ServiceUnavailable(f"{self._name}: the process died") from error
 
-    def __enter__(self) -> Worker:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exc: object) -> None:
         self._executor.shutdown(cancel_futures=True)
 
 
