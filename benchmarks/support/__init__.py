@@ -1,0 +1,1 @@
+"""What several benchmarks need: ghz, models with random weights, recorded texts."""

@@ -1,0 +1,1 @@
+"""The draft policy: whether, how much and how long to draft or wait."""

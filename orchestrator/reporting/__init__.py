@@ -1,0 +1,1 @@
+"""What is told of a request: the latency report and the trace."""

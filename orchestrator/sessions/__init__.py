@@ -1,0 +1,1 @@
+"""Sessions with the draft and target services: streams, and what each side holds."""

@@ -1,0 +1,1 @@
+"""Text and tokens: conversations, the tokenizer, vocabularies, and text as it is streamed."""

@@ -1,0 +1,1 @@
+"""The `outrider` command, the processes that it starts, and reports for terminal and browser."""

@@ -1,0 +1,1 @@
+"""Model files: hub, cache, tokenizer files, chat templates."""

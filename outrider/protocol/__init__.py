@@ -1,0 +1,1 @@
+"""Messages, their codecs, addresses, channels and interceptors of calls."""

@@ -1,0 +1,1 @@
+"""From logits to tokens: filters, shared noise, the acceptance rule, prompt lookup."""

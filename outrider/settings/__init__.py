@@ -1,0 +1,1 @@
+"""Settings from flags, environment variables and a TOML file."""

@@ -1,0 +1,1 @@
+"""What starts and measures a system: hosts, delays, prompts, sections."""

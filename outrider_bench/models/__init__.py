@@ -1,0 +1,1 @@
+"""Models of the loop, which replay or simulate it with other times."""

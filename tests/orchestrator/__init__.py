@@ -1,0 +1,1 @@
+"""Tests of the orchestrator: admission, forecasts, and load beyond capacity."""

@@ -1,0 +1,1 @@
+"""Tests of the repository itself: imports, words, docs, deployment files, generated code."""

@@ -1,0 +1,1 @@
+"""Attention over slots of the KV cache, and rotary embeddings."""

@@ -1,0 +1,1 @@
+"""The KV cache, and how much memory it may take."""

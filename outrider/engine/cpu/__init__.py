@@ -1,0 +1,1 @@
+"""Linear layers, fused layers and the calibration of kernels for CPUs."""

@@ -1,0 +1,1 @@
+"""Layers, kernels and recorded passes for GPUs; imported for CUDA devices only."""

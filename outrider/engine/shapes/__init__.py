@@ -1,0 +1,1 @@
+"""Kernel shapes that give every token the same bits."""

@@ -1,0 +1,1 @@
+"""Tests of the latency report and the trace."""

@@ -1,0 +1,1 @@
+"""Tests of the sessions with draft and target."""

@@ -1,0 +1,1 @@
+"""Tests of conversations, tokenizer, vocabularies and streamed text."""

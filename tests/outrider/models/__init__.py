@@ -1,0 +1,1 @@
+"""Tests of hub, tokenizer files and chat templates."""

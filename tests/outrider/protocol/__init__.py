@@ -1,0 +1,1 @@
+"""Tests of addresses, channels and interceptors."""

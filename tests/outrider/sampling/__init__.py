@@ -1,0 +1,1 @@
+"""Tests of sampling and the acceptance rule."""

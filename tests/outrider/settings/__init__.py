@@ -1,0 +1,1 @@
+"""Tests of flags, environment variables and the TOML file."""

@@ -1,0 +1,1 @@
+"""Tests of generated texts over real RPCs."""

@@ -1,0 +1,1 @@
+"""Tests of the GPU code, by recorded operators and Triton's interpreter."""
