@@ -36,7 +36,7 @@ from outrider.settings.options import (
 def main(
     server: ServerOptions, branches: int, min_confidence: float, **model: str | int | None
 ) -> None:
-    """Serve the draft: a small model, or `--model ngram` (prompt lookup).
+    """Serve the draft: a small model.
 
     `--model replay:FILE` proposes recorded texts with a chosen acceptance.
     """

@@ -10,25 +10,19 @@ from draft_service.drafters import Drafter
 from draft_service.drafters.drafting import NUM_RUNNERS_UP
 from draft_service.drafters.fan_out import measure_step_time
 from draft_service.drafters.model import ModelDrafter
-from draft_service.drafters.ngram import NgramDrafter
 from draft_service.drafters.replay import REPLAY, ReplayDrafter, Script
 from draft_service.servicer import DraftServicer
 from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_PREDRAFTS
-from outrider import __version__
 from outrider.embedded import EMBEDDED_DRAFT
 from outrider.engine.activity import PassCounts
 from outrider.engine.cpu.packed_linear import fbgemm_is_available
 from outrider.engine.device import choose_device
-from outrider.engine.loading.model_config import DEFAULT_MAX_CONTEXT_LENGTH
 from outrider.engine.options import EngineOptions
-from outrider.protocol.messages import ModelInfo
 from outrider.serving.loading import in_own_thread, load_served_model
 from outrider.serving.model_service import ServedModel
 from outrider.serving.server import run, serve
 from outrider.settings.options import ServerOptions
 from outrider.v1.draft_pb2_grpc import add_DraftServiceServicer_to_server
-
-NGRAM_SESSIONS = 256  # they cost next to nothing
 
 
 def run_draft(
@@ -70,8 +64,6 @@ def load_drafter(
     Raises OutriderError.
     """
     name = options.model
-    if name == "ngram":
-        return _load_ngram(options)
     script = Path(name.removeprefix(REPLAY)) if name.startswith(REPLAY) else None
     model = Script.read(script).model if script else name
     if model in ("default", EMBEDDED_DRAFT):
@@ -90,19 +82,6 @@ def load_drafter(
     if script:
         return served, ReplayDrafter(engine, num_predrafts, script, step_time)
     return served, ModelDrafter(engine, num_predrafts, min_confidence, step_time)
-
-
-def _load_ngram(options: EngineOptions) -> tuple[ServedModel, Drafter]:
-    num_slots = options.slots or NGRAM_SESSIONS
-    max_context_length = options.max_context_length or DEFAULT_MAX_CONTEXT_LENGTH
-    info = ModelInfo(
-        model_id=options.model,
-        max_context_length=max_context_length,
-        vocab_size=2**32 - 1,
-        num_slots=num_slots,
-        version=__version__,
-    )
-    return ServedModel(info), NgramDrafter(num_slots, max_context_length)
 
 
 def _embedded(options: EngineOptions) -> EngineOptions:

@@ -141,17 +141,14 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         async with self.admission.slot(work, _timeout(context)) as slot:
             generation.path.spend("queue")
             lengths = generation.lengths(pair.experience)
-            # What the text itself says is looked up here, without messages.
-            can_ask = not (request.looks_up and pair.draft_only_looks_up)
-            asks_draft = lengths.uses_draft and can_ask
-            if asks_draft and pair.draft_outage is not None:
+            if lengths.uses_draft and pair.draft_outage is not None:
                 generation.draft_failure = pair.draft_outage.reason
             with (
                 self.activity.running(generation),
                 _explained(context, pair.target_link),
                 pair.sessions(
                     request.sampling,
-                    asks_draft,
+                    lengths.uses_draft,
                     _timeout(context),
                     generation.path.timeline,
                 ) as (verifier, drafter),

@@ -19,8 +19,7 @@ _WIDTH = 140  # of tables that go into a file
 
 @click.command("bench")
 @click.option("--target", default="default", show_default=True, help="Target model.")
-@click.option("--draft", help="Draft model, or 'ngram'.  "
-              "[default: the embedded pair's; ngram for another target]")  # fmt: skip
+@click.option("--draft", help="Draft model.  [default: the embedded pair's]")
 @click.option("--device", default="auto", show_default=True, help="Device of both models.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto", help="Of the target.")
 @click.option("--draft-dtype", type=click.Choice(DTYPES), default="auto", help="Of the draft.")
@@ -61,6 +60,10 @@ def main(
     Draft and target have cores of their own, as if on two hosts, where the machine
     has enough of them.
     """
+    if models["draft"] is None:
+        if models["target"] != "default":
+            raise click.UsageError("another target than the embedded one needs its --draft")
+        models["draft"] = "default"
     # Imports torch, which takes seconds: --help and mistakes in settings do not wait for it.
     from outrider.cli.html_report import write_page
     from outrider_bench.harness.measuring import measure, plan_of
@@ -72,8 +75,6 @@ def main(
 
     if plots:
         import_pyplot()  # an error now rather than after the measurements
-    if models["draft"] is None:
-        models["draft"] = "default" if models["target"] == "default" else "ngram"
     lines = read_prompts(prompts)
     plan = dataclasses.replace(
         plan_of(lines, num_prompts, curve_prompts, max_new_tokens, quick),

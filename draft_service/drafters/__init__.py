@@ -1,4 +1,4 @@
-"""Ways to propose tokens: a small model, or a look into the text itself."""
+"""Ways to propose tokens: by a small model, or by a recorded text."""
 
 from __future__ import annotations
 

@@ -89,12 +89,6 @@ class Pair:
         """Why no draft can be used, though there should be one."""
         return None if self.draft_link is None else self.draft_link.outage
 
-    @property
-    def draft_only_looks_up(self) -> bool:
-        """Whether the draft has no model, and so no vocabulary."""
-        info = None if self.draft_link is None else self.draft_link.info
-        return info is not None and not info.vocabulary_fingerprint
-
     def check(self) -> None:
         """Raises ServiceUnavailable if no text could be made now."""
         self.target_link.check()
@@ -154,7 +148,7 @@ class Pair:
         fingerprint = info.vocabulary_fingerprint
         if fingerprint != self._compared:
             self._mismatch = ""
-            if fingerprint not in ("", self.target_info.vocabulary_fingerprint):
+            if fingerprint != self.target_info.vocabulary_fingerprint:
                 files = await self._draft.tokenizer_files()
                 self._mismatch = await asyncio.to_thread(self._find_mismatch, info, files)
             self._compared = fingerprint

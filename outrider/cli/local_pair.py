@@ -35,8 +35,7 @@ def pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--target", help="Target model.  [default: the embedded pair's]"),
         click.option(
             "--draft",
-            help="Draft model, 'ngram' (prompt lookup) or 'none'.  "
-            "[default: the embedded pair's; ngram for another target]",
+            help="Draft model, or 'none'.  [default: the embedded pair's; none for another target]",
         ),
         run_options(whose="both models"),
         run_options("target-", "the target"),
@@ -58,16 +57,17 @@ def local_pair(
     """The three services as `pair_options` say; shows on standard error what loads."""
     hand_on_config_file(click.get_current_context())
     if settings["draft"] is None and settings["target"] not in _EMBEDDED_TARGETS:
-        settings["draft"] = "ngram"  # the embedded draft fits the embedded target only
+        settings["draft"] = "none"  # the embedded draft fits the embedded target only
     target, draft = (_model_settings(settings, role) for role in ("target", "draft"))
-    if settings["draft"] not in ("none", "ngram"):
+    has_draft = settings["draft"] != "none"
+    if has_draft:
         share_cores(target, draft)
     orchestrator_port, draft_port, target_port = ports
     with (
-        _progress("starting draft, target and orchestrator") as (show, stop),
+        _progress("starting the services") as (show, stop),
         running_system(
             {**target, "port": target_port},
-            None if settings["draft"] == "none" else {**draft, "port": draft_port},
+            {**draft, "port": draft_port} if has_draft else None,
             {"host": host, "port": orchestrator_port},
             lambda what: show(f"loading {what}"),
             drain_seconds,

@@ -158,8 +158,7 @@ def in_words(info: ServerInfo) -> str:
 
 def _model_in_words(model: ModelInfo) -> str:
     threads = f"{model.num_threads} thread{'s' if model.num_threads > 1 else ''}"
-    device = threads if model.num_threads else model.device
-    return " ".join(filter(None, (model.model_id, model.dtype, device and f"({device})")))
+    return f"{model.model_id} {model.dtype} ({threads if model.num_threads else model.device})"
 
 
 _MODEL_ROWS = (
@@ -188,14 +187,13 @@ def outage(draft: DraftOutage) -> Text:
 
 
 def _model_cells(model: ModelInfo) -> list[str]:
-    has_model = bool(model.device)
     return [
         escape(model.model_id),
-        model.dtype or "-",
-        model.device or "-",
+        model.dtype,
+        model.device,
         str(model.num_threads or "-"),
         str(model.max_context_length),
-        str(model.vocab_size) if has_model else "any",
+        str(model.vocab_size),
         ", ".join(map(str, model.eos_token_ids)) or "-",
         str(model.num_slots),
         str(model.batch_invariance or "-"),

@@ -31,16 +31,16 @@ class PassCounts:
 
 @dataclass(frozen=True, slots=True)
 class ModelActivity:
-    """A draft or target service at one moment; no passes where there is no model."""
+    """A draft or target service at one moment."""
 
     num_slots: int
     num_free_slots: int
-    num_waiting_sessions: int = 0
-    num_pending_jobs: int = 0
-    num_reused_tokens: int = 0
-    kv_bytes: int = 0
-    num_threads: int = 0
-    passes: PassCounts | None = None
+    num_waiting_sessions: int
+    num_pending_jobs: int
+    num_reused_tokens: int
+    kv_bytes: int
+    num_threads: int
+    passes: PassCounts
 
 
 def activity_of(engine: Engine, scheduler: Scheduler, slots_per_session: int = 1) -> ModelActivity:

@@ -27,8 +27,6 @@ def model_metrics(activity: ModelActivity | None) -> Iterator[Metric]:
         "Jobs that wait for a forward pass or are in one.",
         activity.num_pending_jobs,
     )
-    if activity.passes is None:
-        return
     yield CounterMetricFamily(
         "outrider_reused_tokens",
         "Tokens that were not read, since a slot had them.",

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 import grpc
 
 from outrider.engine.activity import ModelActivity
-from outrider.errors import ServiceUnavailable, UnsupportedModel
+from outrider.errors import ServiceUnavailable
 from outrider.protocol.codec import model_info_to_wire
 from outrider.protocol.messages import ModelInfo
 from outrider.v1 import common_pb2
@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What a service tells of itself. Without a tokenizer, `tokenizer_chunks` is empty."""
+    """What a service tells of itself: its model, and its tokenizer in pieces of JSON."""
 
     info: ModelInfo
     tokenizer_chunks: tuple[bytes, ...] = ()
@@ -98,8 +98,5 @@ class ModelServicer(Generic[W]):
         request: common_pb2.GetTokenizerRequest,
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> None:
-        chunks = self.available(self.served).tokenizer_chunks
-        if not chunks:
-            raise UnsupportedModel("a draft without a model has no tokenizer")
-        for chunk in chunks:
+        for chunk in self.available(self.served).tokenizer_chunks:
             await context.write(common_pb2.GetTokenizerResponse(chunk=chunk))

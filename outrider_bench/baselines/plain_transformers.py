@@ -22,15 +22,14 @@ _loaded: dict[str, Any] = {}
 
 
 def load(target: str, draft: str, device: str, dtype: str, threads: int) -> None:
-    """Loads target, tokenizer and draft (a folder, or "ngram"); called once in the worker."""
+    """Loads target, tokenizer and draft from their folders; called once in the worker."""
     torch.set_num_threads(threads)
     disable_progress_bar()
     set_verbosity_error()
     where = choose_device(device)
     for role, folder in (("target", target), ("draft", draft)):
-        if folder != "ngram":
-            model = AutoModelForCausalLM.from_pretrained(folder, dtype=choose_dtype(dtype, where))
-            _loaded[role] = model.eval().to(where)
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=choose_dtype(dtype, where))
+        _loaded[role] = model.eval().to(where)
     _loaded["tokenizer"] = load_tokenizer(target)
 
 
@@ -53,8 +52,6 @@ def generate(task: Task) -> Run:
 
 def generate_assisted(task: Task, num_draft_tokens: int | None) -> Run:
     """Assisted by the draft, with its own schedule of lengths unless one is given."""
-    if "draft" not in _loaded:
-        return _generate(task, prompt_lookup_num_tokens=num_draft_tokens or 10)
     draft = _loaded["draft"]
     if num_draft_tokens is not None:
         draft.generation_config.num_assistant_tokens = num_draft_tokens

@@ -125,8 +125,6 @@ def draft_lengths(stand: Stand, plan: Plan) -> dict[str, Any]:
 
 def trace(stand: Stand, plan: Plan) -> dict[str, Any]:
     """What the draft says along the texts, by rule of sampling; what its passes take."""
-    if stand.models.draft == "ngram":
-        return {}
     sampled = [dataclasses.replace(task, temperature=1.0) for task in plan.tasks]
     traced = _traced(stand, sampled)
     source = random.Random(1)
@@ -171,8 +169,6 @@ def _trace_figures(texts: list[list[Place]]) -> dict[str, Any]:
 
 def chosen_acceptance(stand: Stand, plan: Plan) -> dict[str, Any]:
     """The draft at its cost, right as often as is said; by mode and acceptance."""
-    if stand.models.draft == "ngram":
-        return {}
     with stand.section() as stack:
         address, tell = stand.replaying_draft(stack)
         names = [f"{mode} {a:g}" for mode in BRANCHES for a in plan.acceptances]

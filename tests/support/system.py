@@ -31,15 +31,15 @@ from target_service.verifier import Verifier
 
 @dataclass
 class System:
-    """Stubs of three running services, and what is behind them."""
+    """Stubs of the running services, and what is behind them; without draft its fields are None."""
 
     generation: generation_pb2_grpc.GenerationServiceAsyncStub
-    draft: draft_pb2_grpc.DraftServiceAsyncStub
+    draft: Any  # a DraftServiceAsyncStub
     target: target_pb2_grpc.TargetServiceAsyncStub
-    drafter: Drafter
+    drafter: Any  # a Drafter
     verifier: Verifier
     address: str
-    draft_address: str
+    draft_address: str | None
     target_address: str
     servicer: GenerationServicer
     metrics: dict[str, Metrics]  # of the target, the draft and the orchestrator
@@ -132,7 +132,7 @@ async def running_draft(
 
 @asynccontextmanager
 async def running_orchestrator(
-    target_address: str, draft_address: str, metrics: dict[str, Metrics] | None = None
+    target_address: str, draft_address: str | None, metrics: dict[str, Metrics] | None = None
 ) -> AsyncIterator[tuple[str, GenerationServicer]]:
     servicer = GenerationServicer()
     servicer.serve_pair(await Pair.connect(target_address, draft_address))
@@ -151,7 +151,7 @@ async def running_orchestrator(
 @asynccontextmanager
 async def running_system(
     target: Path,
-    draft: str | Path = "ngram",
+    draft: str | Path | None = None,
     draft_dtype: str = "float32",
     target_rtt_seconds: float = 0.0,
     **settings: Any,
@@ -165,20 +165,23 @@ async def running_system(
         if target_rtt_seconds:
             proxy = stack.enter_context(DelayingProxy(target_address, target_rtt_seconds))
             target_address = proxy.address
-        draft_address, drafter = await stack.enter_async_context(
-            running_draft(draft, metrics, **{"dtype": draft_dtype, **settings})
-        )
+        draft_address, drafter = None, None
+        if draft is not None:
+            draft_address, drafter = await stack.enter_async_context(
+                running_draft(draft, metrics, **{"dtype": draft_dtype, **settings})
+            )
         address, servicer = await stack.enter_async_context(
             running_orchestrator(target_address, draft_address, metrics)
         )
-        channels = [
-            await stack.enter_async_context(grpc.aio.insecure_channel(a))
+        channels = {
+            a: await stack.enter_async_context(grpc.aio.insecure_channel(a))
             for a in (address, draft_address, target_address)
-        ]
+            if a is not None
+        }
         yield System(
-            generation_pb2_grpc.GenerationServiceStub(channels[0]),  # type: ignore[arg-type]
-            draft_pb2_grpc.DraftServiceStub(channels[1]),  # type: ignore[arg-type]
-            target_pb2_grpc.TargetServiceStub(channels[2]),  # type: ignore[arg-type]
+            generation_pb2_grpc.GenerationServiceStub(channels[address]),  # type: ignore[arg-type]
+            draft_address and draft_pb2_grpc.DraftServiceStub(channels[draft_address]),
+            target_pb2_grpc.TargetServiceStub(channels[target_address]),  # type: ignore[arg-type]
             drafter,
             verifier,
             address,

@@ -130,5 +130,4 @@ def test_models_in_words() -> None:
 
     draft = ModelInfo("small", 8, 9, dtype="int8", device="cpu", num_threads=2)
     assert told(draft) == ["target: big bfloat16 (cuda:0)", "draft: small int8 (2 threads)"]
-    assert told(ModelInfo("ngram", 8, 9))[1] == "draft: ngram"
     assert told(None)[1] == "draft: none"

@@ -39,7 +39,7 @@ async def system(tiny_models: Callable[..., Path]) -> AsyncIterator[System]:
 
 async def test_eos_inside_accepted_tokens_ends_the_text(tiny_models: Callable[..., Path]) -> None:
     """A token that plain decoding commits in the middle of the text is made the EOS."""
-    async with running_system(tiny_models("llama"), "ngram") as system:
+    async with running_system(tiny_models("llama")) as system:
         whole = (await system.generate(PROMPT, max_new_tokens=20, ignore_eos=True)).token_ids
     last = next(i for i in range(5, 20) if whole[i] not in whole[:i])
     folder, ids = tiny_models("llama", eos_token_id=whole[last]), whole[: last + 1]

@@ -196,13 +196,6 @@ async def test_messages_are_counted_as_they_pass(system: System) -> None:
     assert value("grpc_server_msg_sent_total", grpc_method="GenerateStream") == num_messages > 1
 
 
-async def test_prompt_lookup_has_slots_and_no_passes(tiny_models: Callable[..., Path]) -> None:
-    async with running_system(tiny_models("llama"), "ngram") as system:
-        value = await scrape(system.metrics["draft"])
-    assert (value("outrider_slots"), value("outrider_slots_in_use")) == (4, 0)
-    assert not [s for s in value.samples if s.name.startswith(("outrider_pass", "outrider_kv"))]
-
-
 async def test_counters_of_calls_are_there_before_the_first_call() -> None:
     service = "outrider.v1.TargetService"
     value = await scrape(Metrics(list, service))

@@ -19,7 +19,7 @@ from tests.system.texts.test_protocol import all_slots_free
 
 @pytest.fixture
 async def system(tiny_models: Callable[..., Path]) -> AsyncIterator[System]:
-    async with running_system(tiny_models("llama"), "ngram") as system:
+    async with running_system(tiny_models("llama"), tiny_models("llama")) as system:
         yield system
 
 
@@ -48,7 +48,7 @@ async def test_the_clients_id_is_in_all_logs_and_comes_back(system: System, hear
     request = generation_pb2.GenerateRequest(
         prompt="the cat",
         max_new_tokens=4,
-        num_speculative_tokens=2,  # of the draft's, which would not be asked to look up
+        num_speculative_tokens=2,
     )
     call = system.generation.Generate(request, metadata=((REQUEST_ID_KEY, "my-request/7"),))
     await call

@@ -91,7 +91,7 @@ async def test_a_trace_that_is_not_sampled_costs_no_spans(
 ) -> None:
     telemetry.use(TracerProvider(sampler=ALWAYS_OFF))
     try:
-        async with running_system(tiny_models("llama"), "ngram") as system:
+        async with running_system(tiny_models("llama"), tiny_models("llama")) as system:
             response = await system.generate("the cat sat", max_new_tokens=4, ignore_eos=True)
         with telemetry.span("one"):
             assert telemetry.current_span_id() == 0

@@ -89,8 +89,10 @@ def test_up_serves_and_ends_all_three(
 
 
 def test_up_ends_when_a_service_dies(tiny_models: Callable[..., Path]) -> None:
-    with up("--target", str(tiny_models("gpt2")), "--draft", "ngram") as (process, _):
+    """Another target than the embedded one has no draft unless one is named."""
+    with up("--target", str(tiny_models("gpt2"))) as (process, _):
         services = children(process.pid)
+        assert len(services) == 2
         target = next(
             pid
             for pid in services
@@ -113,7 +115,7 @@ def test_generate_without_address_leaves_nothing_behind(tiny_models: Callable[..
 
 
 def test_an_unknown_model_is_named(tmp_path: Path) -> None:
-    finished = run("up", *PORTS, "--target", str(tmp_path / "no-such-model"), "--draft", "ngram")
+    finished = run("up", *PORTS, "--target", str(tmp_path / "no-such-model"))
     assert finished.returncode == 1
     assert "no-such-model" in finished.stderr
     assert "Traceback" not in finished.stderr
@@ -134,7 +136,7 @@ def test_different_vocabularies_are_refused_by_name(
 def test_a_busy_port_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = str(busy.getsockname()[1])
-        finished = run("draft", "--model", "ngram", "--port", port)
+        finished = run("orchestrator", "--draft", "none", "--port", port)
     assert finished.returncode == 1
     assert f"error: cannot listen on 127.0.0.1:{port}: Address already in use" in finished.stderr
     assert "Traceback" not in finished.stderr
