@@ -13,7 +13,7 @@ from rich.console import Console
 
 from outrider.cli.processes import ServiceProcess, running_system
 from outrider.cores import available_cores
-from outrider.settings.options import run_options, trust_option
+from outrider.settings.options import run_options, together, trust_option
 from outrider.settings.sources import CONFIG_FILE
 
 _EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
@@ -29,22 +29,18 @@ def hand_on_config_file(context: click.Context) -> None:
         os.environ["OUTRIDER_CONFIG"] = config
 
 
-def pair_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """--target and --draft, and how to run each of them or both."""
-    options = [
-        click.option("--target", help="Target model.  [default: the embedded pair's]"),
-        click.option(
-            "--draft",
-            help="Draft model, or 'none'.  [default: the embedded pair's; none for another target]",
-        ),
-        run_options(whose="both models"),
-        run_options("target-", "the target"),
-        run_options("draft-", "the draft"),
-        trust_option,
-    ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+pair_options = together(
+    click.option("--target", help="Target model.  [default: the embedded pair's]"),
+    click.option(
+        "--draft",
+        help="Draft model, or 'none'.  [default: the embedded pair's; none for another target]",
+    ),
+    run_options(whose="both models"),
+    run_options("target-", "the target"),
+    run_options("draft-", "the draft"),
+    trust_option,
+)
+"""--target and --draft, and how to run each of them or both."""
 
 
 @contextmanager

@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, rms_norm
 from transformers.pytorch_utils import Conv1D
 
+from outrider.engine.attention.forward_pass import ForwardPass
 from outrider.engine.attention.rope import rope_of
+from outrider.engine.attention.rotation import Rotation, rotation_of
 
 # Families whose layers are Llama's, the biases of some projections aside.
 FAMILIES = ("llama", "qwen2")
@@ -53,6 +55,57 @@ def joined(linears: Sequence[nn.Linear]) -> nn.Linear:
     if biases[0] is not None:
         joined.bias = nn.Parameter(torch.cat(biases), requires_grad=False)
     return joined
+
+
+class LlamaWeights(nn.Module):
+    """What a LlamaDecoderLayer computes with; products of the same input are joined."""
+
+    def __init__(self, layer: Any) -> None:
+        super().__init__()
+        attention, mlp = layer.self_attn, layer.mlp
+        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        self.head_dim: int = attention.head_dim
+        self.scaling: float = attention.scaling
+        self.num_each: list[int] = [each.out_features // self.head_dim for each in projections]
+        self.qkv = joined(projections)
+        self.o = attention.o_proj
+        self.gate_up = joined((mlp.gate_proj, mlp.up_proj))
+        self.down = mlp.down_proj
+        self.attention_norm = RmsNorm(layer.input_layernorm)
+        self.mlp_norm = RmsNorm(layer.post_attention_layernorm)
+
+
+class LayeredNetwork(nn.Module):
+    """A model over the slot cache with layers of ours. It takes over the model's weights.
+
+    Args:
+        rotary: transformers' module that makes tables of a rotation.
+    """
+
+    def __init__(
+        self, model: Any, rotary: Any, layers: Sequence[Any], norm: nn.Module, max_length: int
+    ) -> None:
+        super().__init__()
+        self.embedding = model.get_input_embeddings()
+        self.layers = nn.ModuleList(layers)
+        self.norm = norm
+        self.head = model.get_output_embeddings()
+        states = self.embedding.weight[:1]
+        cos, sin = rotary(states, torch.arange(max_length, device=states.device)[None])
+        self.rotation = rotation_of(cos[0], sin[0], layers[0].head_dim)
+
+    def forward(self, token_ids: Tensor, forward_pass: ForwardPass, rows: Tensor) -> Tensor:
+        """Logits [len(rows), num_ids] at `rows` of the pass's tokens [num_tokens]."""
+        rotation = self.rotation.at(forward_pass.positions)
+        states = self.run_layers(self.embedding(token_ids), rotation, forward_pass)
+        if len(rows) < len(states):
+            states = states[rows]
+        logits: Tensor = self.head(self.norm(states))
+        return logits
+
+    def run_layers(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> Tensor:
+        """States [num_tokens, hidden_size] behind all layers; those given may change in place."""
+        raise NotImplementedError
 
 
 def can_fuse(config: Any) -> bool:

@@ -101,6 +101,17 @@ class ServerOptions:
     idle_seconds: float = DEFAULT_IDLE_SECONDS
 
 
+def together(*options: Callable[[F], F]) -> Callable[[F], F]:
+    """A decorator that adds several options, which `--help` lists in this order."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
 drain_option = click.option(
     "--drain-seconds",
     type=FiniteRange(min=0),
@@ -112,7 +123,7 @@ drain_option = click.option(
 
 def server_options(default_port: int) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Adds the fields of ServerOptions to a command, which gets them as its first argument."""
-    options = [
+    options = together(
         click.option(
             "--host",
             callback=checked(host_without_brackets),
@@ -144,7 +155,7 @@ def server_options(default_port: int) -> Callable[[Callable[..., Any]], Callable
             show_default=True,
             help="A stream whose client sends and takes nothing for so long is ended.",
         ),
-    ]
+    )
 
     def add(command: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(command)
@@ -152,10 +163,7 @@ def server_options(default_port: int) -> Callable[[Callable[..., Any]], Callable
             chosen = {field.name: settings.pop(field.name) for field in fields(ServerOptions)}
             return command(ServerOptions(**chosen), **settings)
 
-        added: Callable[..., Any] = with_options
-        for option in reversed(options):
-            added = option(added)
-        return added
+        return options(with_options)
 
     return add
 
@@ -166,38 +174,11 @@ def _check_named(model: str) -> str:
     return model
 
 
-def model_options(command: F) -> F:
-    """Adds --model and what says how to run it."""
-    model = click.option(
-        "--model",
-        default="default",
-        show_default=True,
-        callback=checked(_check_named),
-        help="Hugging Face id, local folder or GGUF file; 'default' is the embedded pair.",
-    )
-    graphs = click.option(
-        "--graphs/--no-graphs",
-        default=True,
-        show_default=True,
-        help="On CUDA, whether short passes are replayed as graphs, which choose tokens, too.",
-    )
-    adapt_threads = click.option(
-        "--adapt-threads/--no-adapt-threads",
-        default=True,
-        show_default=True,
-        help="Whether fewer CPU threads compute while other programs need the cores.",
-    )
-    return model(run_options(default="auto")(graphs(adapt_threads(trust_option(command)))))
-
-
-def trust_option(command: F) -> F:
-    """Adds --trust-remote-code."""
-    add: Callable[[F], F] = click.option(
-        "--trust-remote-code",
-        is_flag=True,
-        help="Run code that a model's files bring along, and read weights that are pickles.",
-    )
-    return add(command)
+trust_option = click.option(
+    "--trust-remote-code",
+    is_flag=True,
+    help="Run code that a model's files bring along, and read weights that are pickles.",
+)
 
 
 def run_options(
@@ -205,7 +186,7 @@ def run_options(
 ) -> Callable[[F], F]:
     """Adds --device, --dtype, --threads, --slots and --max-context-length, maybe prefixed."""
     at_least_one = click.IntRange(min=1)
-    options = [
+    return together(
         click.option(
             f"--{prefix}device", default=default, help=f"Device of {whose}: auto, cpu, cuda:0."
         ),
@@ -226,14 +207,33 @@ def run_options(
             type=at_least_one,
             help=f"Longest sequence of {whose}, in tokens.",
         ),
-    ]
+    )
 
-    def add(command: F) -> F:
-        for option in reversed(options):
-            command = option(command)
-        return command
 
-    return add
+model_options = together(
+    click.option(
+        "--model",
+        default="default",
+        show_default=True,
+        callback=checked(_check_named),
+        help="Hugging Face id, local folder or GGUF file; 'default' is the embedded pair.",
+    ),
+    run_options(default="auto"),
+    click.option(
+        "--graphs/--no-graphs",
+        default=True,
+        show_default=True,
+        help="On CUDA, whether short passes are replayed as graphs, which choose tokens, too.",
+    ),
+    click.option(
+        "--adapt-threads/--no-adapt-threads",
+        default=True,
+        show_default=True,
+        help="Whether fewer CPU threads compute while other programs need the cores.",
+    ),
+    trust_option,
+)
+"""--model, and what says how to run it."""
 
 
 def settings_group(**attributes: Any) -> click.Group:

@@ -8,7 +8,7 @@ The comparison at load covers all of it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,62 +17,37 @@ from torch.nn.functional import layer_norm, linear, silu
 
 from outrider.engine.attention.forward_pass import AttentionLayer, ForwardPass
 from outrider.engine.attention.rope import rope_of
-from outrider.engine.attention.rotation import Rotation, rotation_of
-from outrider.engine.layers import RmsNorm, can_fuse, joined, linear_weight
+from outrider.engine.attention.rotation import Rotation
+from outrider.engine.layers import (
+    LayeredNetwork,
+    LlamaWeights,
+    RmsNorm,
+    can_fuse,
+    linear_weight,
+)
 
 # Rows of a weight that are there for one column of ones: kernels want rows that begin at multiples.
 _PADDING = 64
 
 
-class GpuNetwork(nn.Module):
-    """A model over the slot cache. It takes over the model's weights.
+class GpuNetwork(LayeredNetwork):
+    """Its layers take states [num_tokens, hidden_size], a rotation and a pass.
 
-    Args:
-        rotary: transformers' module that makes tables of a rotation.
-        layers: each takes states [num_tokens, hidden_size], a rotation and a pass, and changes
-            the states in place.
+    They change the states in place.
     """
 
-    def __init__(
-        self, model: Any, rotary: Any, layers: Sequence[Any], norm: nn.Module, max_length: int
-    ) -> None:
-        super().__init__()
-        self.embedding = model.get_input_embeddings()
-        self.layers = nn.ModuleList(layers)
-        self.norm = norm
-        self.head = model.get_output_embeddings()
-        states = self.embedding.weight[:1]
-        cos, sin = rotary(states, torch.arange(max_length, device=states.device)[None])
-        self.rotation = rotation_of(cos[0], sin[0], layers[0].head_dim)
-
-    def forward(self, token_ids: Tensor, forward_pass: ForwardPass, rows: Tensor) -> Tensor:
-        """Logits [len(rows), num_ids] at `rows` of the pass's tokens [num_tokens]."""
-        states = self.embedding(token_ids)  # [num_tokens, hidden_size]
-        rotation = self.rotation.at(forward_pass.positions)
+    def run_layers(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> Tensor:
         for layer in self.layers:
             layer(states, rotation, forward_pass)
-        if len(rows) < len(states):
-            states = states[rows]
-        logits: Tensor = self.head(self.norm(states))
-        return logits
+        return states
 
 
-class LlamaLayer(nn.Module):
+class LlamaLayer(LlamaWeights):
     """A layer of Llama's kind: nine kernels."""
 
     def __init__(self, layer: Any, index: int) -> None:
-        super().__init__()
-        attention, mlp = layer.self_attn, layer.mlp
-        self.head_dim: int = attention.head_dim
-        self.attention = AttentionLayer(index, attention.scaling)
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
-        self.num_each = [each.out_features // self.head_dim for each in projections]
-        self.qkv = joined(projections)
-        self.o = attention.o_proj
-        self.gate_up = joined((mlp.gate_proj, mlp.up_proj))
-        self.down = mlp.down_proj
-        self.attention_norm = RmsNorm(layer.input_layernorm)
-        self.mlp_norm = RmsNorm(layer.post_attention_layernorm)
+        super().__init__(layer)
+        self.attention = AttentionLayer(index, self.scaling)
 
     def forward(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> None:
         num_tokens = len(states)
