@@ -151,16 +151,16 @@ class Admission:
     async def _wait(self, work: Work, deadline: float) -> None:
         """Waits for a slot, as long as that may take and there is time for the text after it."""
         self.check_queue()
-        patience = self._seconds_to_start(work, deadline, self.num_slots)
-        if self.seconds_to_wait > patience:
+        wait_budget = self._seconds_to_start(work, deadline, self.num_slots)
+        if self.seconds_to_wait > wait_budget:
             raise self._unreachable()
         place = object()
         self._queued[place] = work
         try:
-            async with asyncio.timeout(min(patience, self.max_queue_seconds)):
+            async with asyncio.timeout(min(wait_budget, self.max_queue_seconds)):
                 await self._slots.acquire()
         except TimeoutError:
-            if patience < self.max_queue_seconds:
+            if wait_budget < self.max_queue_seconds:
                 raise self._unreachable() from None
             raise self._refused("the wait for a slot is too long") from None
         finally:

@@ -1,1 +1,1 @@
-"""Tests, which mirror the packages."""
+"""Tests, in the layout of the packages."""

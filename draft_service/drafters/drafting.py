@@ -144,10 +144,10 @@ class Drafting(Job):
         self.ranks[len(self._sequence)] = choices
         self._sequence.append(token_id)
         self.draft_token_ids.append(token_id)
-        goes_on = self._on_draft is None or self._on_draft(self)
+        continues = self._on_draft is None or self._on_draft(self)
         self._confidence *= choices[0].prob
         is_last = (
-            not goes_on
+            not continues
             or len(self.draft_token_ids) == self._num_tokens
             or token_id in self._sampler.eos_token_ids
             or self._confidence < self._min_confidence

@@ -72,7 +72,7 @@ class ModelDrafterSession:
         self._main = self._contents[0]
         self._last_draft_token: list[int] = []  # which the sequence does not have yet
         self._branches: Predrafts | None = None
-        self._breadth = FanOut(step_time)
+        self._fan_out = FanOut(step_time)
         self._is_behind_prompt = False  # what is predrafted: the target reads that for long
 
     async def propose(
@@ -128,7 +128,7 @@ class ModelDrafterSession:
             self._sampler,
             Depth(num_tokens, predraft_plan.acceptance_rate),
             Announcer(num_committed, on_predrafts),
-            self._breadth if predraft_plan.is_limit else EVERY_OUTCOME,
+            self._fan_out if predraft_plan.is_limit else EVERY_OUTCOME,
         )
         self._branches.start(tokens[:num_committed], tokens[num_committed:])
 
@@ -136,7 +136,7 @@ class ModelDrafterSession:
         if self._branches is not None:
             window = self._branches.drop()
             if not self._is_behind_prompt:
-                self._breadth.observe(*window)
+                self._fan_out.observe(*window)
             self._branches = None
 
     def close(self) -> None:

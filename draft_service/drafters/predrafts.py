@@ -49,7 +49,7 @@ class Predrafts:
         self._sampler = sampler
         self._depth = depth
         self._announce = announce
-        self._breadth = fan_out
+        self._fan_out = fan_out
         self._committed: list[int] = []
         self._draft: list[int] = []
         self._accepted = 0.0  # the chance that all of the draft is accepted
@@ -64,7 +64,7 @@ class Predrafts:
         self._accepted = acceptance_chance(draft, ranks)
         corrections = likeliest_corrections(draft, ranks, len(self._spare))
         chances = [chance for chance, _ in corrections]
-        plan = self._breadth.plan(len(draft), self._accepted, chances, self._depth)
+        plan = self._fan_out.plan(len(draft), self._accepted, chances, self._depth)
         self._corrections = corrections[plan.num_corrections :]
         sequence = [*committed, *draft]
         if plan.accepted and sequence[-1] not in self._sampler.eos_token_ids:
@@ -118,11 +118,11 @@ class Predrafts:
         """Whether a further token would be there in time."""
         self._announce(job)
         num_running = sum(not job.done.done() for job in self._jobs)
-        return self._breadth.has_time(num_running, time.perf_counter_ns() - self._began_ns)
+        return self._fan_out.has_time(num_running, time.perf_counter_ns() - self._began_ns)
 
     def _further(self, guess_job: Drafting) -> list[Drafting]:
         """Jobs for other outcomes that are worth it now that there is a guess."""
-        self._breadth.note_pass(len(self._jobs), guess_job.timings.forward_ns)
+        self._fan_out.note_pass(len(self._jobs), guess_job.timings.forward_ns)
         guess_job.settle()  # what has been read can be copied
         guess, *runners_up = guess_job.ranks[len(self._committed) + len(self._draft)]
         others = self._corrections + [
@@ -132,7 +132,7 @@ class Predrafts:
         likeliest = heapq.nlargest(len(self._spare), others, key=lambda other: other.chance)
         chances = [chance for chance, _ in likeliest]
         spent_ns = time.perf_counter_ns() - self._began_ns
-        count = self._breadth.further(self._accepted * guess.prob, chances, self._depth, spent_ns)
+        count = self._fan_out.further(self._accepted * guess.prob, chances, self._depth, spent_ns)
         jobs = self._after(likeliest[:count])
         self._jobs += jobs
         return jobs

@@ -55,7 +55,7 @@ class TextStream:
         self._pending: list[int] = []  # tokens whose text is not out
         self._held = ""  # text that may be the beginning of a stop string
         self._num_released = 0  # characters and marks
-        self._lengths: list[int] = []  # characters and marks up to each token
+        self._ends: list[int] = []  # characters and marks up to each token
         self.stopped: str | None = None
 
     @property
@@ -66,16 +66,16 @@ class TextStream:
         the last character before it; that token may hold some of the stop string too.
         """
         if self.stopped is None:
-            return len(self._lengths)
+            return len(self._ends)
         if self._num_released == 0:
             return 0
-        return bisect_left(self._lengths, self._num_released) + 1
+        return bisect_left(self._ends, self._num_released) + 1
 
     def push(self, token_id: int) -> str:
         """Takes a token and returns the text that became final by it."""
-        self._lengths.append(self._lengths[-1] if self._lengths else 0)
+        self._ends.append(self._ends[-1] if self._ends else 0)
         if not self._tokenizer.has_text(token_id):
-            self._lengths[-1] += 1
+            self._ends[-1] += 1
             return self._release(self._marks.get(token_id, _DROPPED))
         self._pending.append(token_id)
         return self._release(self._take_decoded(is_last=False))
@@ -125,7 +125,7 @@ class TextStream:
         # Tokens without text alone are no context: the space behind them would be lost.
         self._context = final if text else self._context + final
         if text:
-            self._lengths[-1] += len(text)
+            self._ends[-1] += len(text)
         return text
 
     def _last_boundary(self) -> int:

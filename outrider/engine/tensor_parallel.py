@@ -23,7 +23,7 @@ from outrider.engine.device import choose_device
 from outrider.errors import ConfigurationError, ServiceUnavailable, UnsupportedModel, install_hint
 
 # Between two passes there may be no request for a long time.
-_PATIENCE = timedelta(days=365)
+_NO_TIMEOUT = timedelta(days=365)
 
 
 class Ranks:
@@ -50,7 +50,7 @@ class Ranks:
             self._check_gpus()
             torch.cuda.set_device(self.device)
         dist.init_process_group("nccl" if has_gpu else "gloo")
-        self._announcements = dist.new_group(backend="gloo", timeout=_PATIENCE)
+        self._announcements = dist.new_group(backend="gloo", timeout=_NO_TIMEOUT)
 
     def _check_gpus(self) -> None:
         choose_device(self.device)

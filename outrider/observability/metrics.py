@@ -32,7 +32,7 @@ from outrider.protocol.interceptors import Around, Context, Method, telling_the_
 Collect = Callable[[], Iterable[Metric]]
 
 # Seconds that a scrape waits for the event loop.
-_PATIENCE = 10.0
+_SCRAPE_SECONDS = 10.0
 
 # A call is a whole text, or a session: seconds, or minutes.
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
@@ -82,7 +82,7 @@ class _Collector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Called on a thread of the HTTP server."""
-        return asyncio.run_coroutine_threadsafe(self._on_loop(), self._loop).result(_PATIENCE)
+        return asyncio.run_coroutine_threadsafe(self._on_loop(), self._loop).result(_SCRAPE_SECONDS)
 
     async def _on_loop(self) -> list[Metric]:
         return list(self._collect())

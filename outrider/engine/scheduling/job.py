@@ -16,7 +16,7 @@ from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice
 
 # Passes that a job may be left out of before it goes first.
-PATIENCE = 4
+MAX_MISSED = 4
 
 
 class Job:
@@ -122,7 +122,7 @@ class Job:
     @property
     def is_late(self) -> bool:
         """Whether it was left out of as many passes as it may be."""
-        return self.num_missed >= PATIENCE
+        return self.num_missed >= MAX_MISSED
 
     @property
     def text_length(self) -> int:
@@ -205,4 +205,4 @@ def in_order(jobs: Sequence[Job]) -> list[Job]:
     jobs are left out as long as there are others.
     """
     waiting = [job for job in jobs if not job.is_background] or jobs
-    return sorted(waiting, key=lambda job: (-(job.num_missed // PATIENCE), len(job.token_ids)))
+    return sorted(waiting, key=lambda job: (-(job.num_missed // MAX_MISSED), len(job.token_ids)))

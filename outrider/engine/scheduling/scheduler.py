@@ -219,8 +219,8 @@ class Scheduler:
             if self._closed or all(job.is_background for job in self._jobs):
                 return
             reads_prompt = any(len(job.token_ids) > _LONGEST_STEP for job in self._jobs)
-            patience = self.batch_limits.gather_seconds * (_BEFORE_PROMPTS if reads_prompt else 1)
-            if not self._changed.wait(patience):
+            seconds = self.batch_limits.gather_seconds * (_BEFORE_PROMPTS if reads_prompt else 1)
+            if not self._changed.wait(seconds):
                 self._answered -= missing
 
     def _pack(self) -> list[tuple[Job, Chunk]]:

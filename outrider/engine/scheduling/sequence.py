@@ -8,7 +8,7 @@ from outrider.errors import ContextMismatch, ContextTooLong, InvalidRequest, Inv
 
 
 class TokenSequence:
-    """Mirrors the client's sequence by one rule: keep a prefix, append the rest."""
+    """Keeps in step with the client's sequence by one rule: keep a prefix, append the rest."""
 
     def __init__(self, vocab_size: int | None, max_length: int) -> None:
         self.token_ids: list[int] = []

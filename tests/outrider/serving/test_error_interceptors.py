@@ -57,7 +57,7 @@ async def test_whatever_an_error_says_its_class_arrives(
     assert caught.value.metadata["role"].endswith("...")
 
 
-async def test_what_was_not_foreseen_stays_in_the_log(failing: Failing, address: str) -> None:
+async def test_unexpected_errors_stay_in_the_log(failing: Failing, address: str) -> None:
     failing.error = ValueError("secret")
     async with AsyncClient(address) as client:
         with pytest.raises(OutriderError, match=r"^internal error$"):

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from outrider.engine.scheduling.job import PATIENCE
+from outrider.engine.scheduling.job import MAX_MISSED
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.errors import Cancelled
 from tests.support.recording_engine import RecordingEngine, Steps, engine, make
@@ -30,7 +30,7 @@ def test_nobody_is_left_out_for_ever(
     prompt = scheduler.submit(Steps(scheduler.acquire(), 3))
     engine.gate.release(30)
     prompt.result(10)
-    assert engine.passes[1 + PATIENCE][0].slot not in short
+    assert engine.passes[1 + MAX_MISSED][0].slot not in short
 
 
 def test_whose_turn_has_come_leaves_half_to_the_others(
@@ -42,7 +42,7 @@ def test_whose_turn_has_come_leaves_half_to_the_others(
     scheduler.submit(Steps(first, 1))
     engine.entered.acquire(timeout=10)
     prompt = Steps(late, 30)
-    prompt.num_missed = PATIENCE
+    prompt.num_missed = MAX_MISSED
     futures = [scheduler.submit(prompt), *(scheduler.submit(Steps(slot, 1)) for slot in short)]
     engine.gate.release(100)
     for future in futures:

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 
 import pytest
 
-from outrider.engine.scheduling.job import PATIENCE
+from outrider.engine.scheduling.job import MAX_MISSED
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.protocol.messages import Timings
 from tests.support.recording_engine import RecordingEngine, Steps, engine, make
@@ -92,7 +92,7 @@ def test_a_prompt_that_finds_no_room_starts_from_what_is_there_when_it_does(
     over = Steps(source, 20)
     over.token_ids = [77] * 20
     futures = [scheduler.submit(over), read(scheduler, late, range(30))]
-    over.num_missed = PATIENCE  # its turn
+    over.num_missed = MAX_MISSED  # its turn
     engine.gate.release(100)
     for future in futures:
         future.result(10)
