@@ -9,8 +9,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from orchestrator.policy.adaptive_length import AdaptiveLength
-from orchestrator.policy.experience import Experience, StepCost
+from orchestrator.policy.adaptive import AdaptivePolicy
+from orchestrator.policy.cost_model import PairState
+from orchestrator.policy.draft_policy import Decision, StepContext
+from orchestrator.step import DraftSource, DraftState, StepRecord
 
 # What a draft that has predrafted for the likeliest outcomes hits of the results: a part in any
 # case, and more the better it is. About as the default pair does at chosen acceptance.
@@ -58,7 +60,7 @@ class SimulatedPair:
         self._machine = machine
         self._acceptance = acceptance
         self._chance = chance
-        self._experience = Experience(token_ns=machine.token * 1e6)
+        self._state = PairState(token_ns=machine.token * 1e6)
         self._slowness = 1.0
 
     @property
@@ -66,53 +68,61 @@ class SimulatedPair:
         return self.ms_alone / self.ms
 
     def write(self, num_tokens: int) -> None:
-        """One text more of so many tokens."""
-        policy = AdaptiveLength(self._experience, predrafts=True)
-        is_predrafting, to_read = False, _STEPS_TO_READ
+        """One text more of so many tokens, the one that the prefill brings aside."""
+        policy = AdaptivePolicy(self._state, predrafts=True)
+        policy.decide(StepContext(DraftState.IDLE))
+        policy.observe(StepRecord((0,), is_prefill=True))
+        draft, to_read, reading = DraftState.IDLE, _STEPS_TO_READ, DraftState.PREFILLING
         while num_tokens > 0:
             self._drift()
-            wanted = policy.next_length()
-            if wanted == 0:
-                to_read = max(to_read, _STEPS_TO_CATCH_UP)
-                cost = StepCost(0, 0, 0, self._ns(self._machine.alone), draft_rests=True)
+            decision = policy.decide(StepContext(draft))
+            if decision.draft_length == 0:
+                draft, to_read = DraftState.IDLE, max(to_read, _STEPS_TO_CATCH_UP)
+                verify_ns = self._ns(self._machine.alone)
+                step = StepRecord((0,), draft_state=draft, verify_ns=verify_ns)
             elif to_read > 0:
+                is_cache_miss = draft is not DraftState.IDLE
+                draft = reading
                 to_read -= 1
-                took_ns = self._ns(self._machine.alone + self._machine.reading)
-                cost = StepCost(0, 0, 0, took_ns, is_cache_miss=is_predrafting, catches_up=True)
+                verify_ns = self._ns(self._machine.alone + self._machine.reading)
+                step = StepRecord(
+                    (0,), draft_state=draft, verify_ns=verify_ns, is_cache_miss=is_cache_miss
+                )
             else:
-                cost = self._step(policy, wanted, is_predrafting, num_tokens)
-            is_predrafting = wanted > 0
-            policy.observe(cost)
-            num_tokens -= 1 + cost.num_accepted_tokens
-            self.ms += cost.ns / 1e6
-            self.ms_alone += (1 + cost.num_accepted_tokens) * self._alone_ms
+                is_predrafting, draft = draft is not DraftState.IDLE, DraftState.ACTIVE
+                reading = DraftState.CATCHING_UP
+                step = self._step(decision, is_predrafting, num_tokens)
+            policy.observe(step)
+            num_tokens -= len(step.token_ids)
+            self.ms += step.ns / 1e6
+            self.ms_alone += len(step.token_ids) * self._alone_ms
 
-    def _step(
-        self, policy: AdaptiveLength, wanted: int, is_predrafting: bool, num_tokens: int
-    ) -> StepCost:
+    def _step(self, decision: Decision, is_predrafting: bool, num_tokens: int) -> StepRecord:
         """A step of a draft that has read the text."""
         machine, draft_ns = self._machine, 0
         hits = min(_MOST_HITS, _LEAST_HITS + _MORE_HITS * self._acceptance)
         if is_hit := is_predrafting and self._chance.random() < hits:
             ready = 1 + max(0, int((machine.alone - machine.draft) / machine.next_draft))
-            length = min(ready, policy.predrafted_length(), num_tokens - 1)
+            length = min(ready, decision.predraft_length, num_tokens - 1)
             ms = (machine.alone + machine.token * length) * machine.after_hit
         else:
-            length = min(policy.missed_length(wanted), num_tokens - 1)
+            length = min(decision.miss_length, num_tokens - 1)
             ms = machine.alone + machine.token * length
             if length:
                 draft_ns = self._ns(machine.draft + (length - 1) * machine.next_draft)
         accepted = 0
         while accepted < length and self._chance.random() < self._acceptance:
             accepted += 1
-        verify_ns = self._ns(ms + machine.beside)
-        return StepCost(
+        source = DraftSource.DRAFTED if length else DraftSource.NONE
+        return StepRecord(
+            (0,) * (1 + accepted),
             length,
             accepted,
-            draft_ns,
-            verify_ns,
-            is_cache_hit=is_hit,
+            DraftSource.CACHED if is_hit else source,
+            DraftState.ACTIVE,
             is_cache_miss=is_predrafting and not is_hit,
+            draft_ns=draft_ns,
+            verify_ns=self._ns(ms + machine.beside),
         )
 
     def _drift(self) -> None:
