@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.decoding.lookup import SHORTEST_MATCH
-from orchestrator.policy.draft_length import MAX_LENGTH
+from orchestrator.policy.draft_policy import MAX_DRAFT_LENGTH
 from outrider.embedded import EMBEDDED_DRAFT, resolve_model
 from outrider.engine.chunk import Chunk
 from outrider.engine.engine import Engine
@@ -93,7 +93,7 @@ def count(
 ) -> None:
     """Adds the places of a text where both say something."""
     for place, draft in enumerate(drafts, start):
-        match = longest_match(text[:place], SHORTEST_MATCH, MAX_LENGTH)
+        match = longest_match(text[:place], SHORTEST_MATCH, MAX_DRAFT_LENGTH)
         if match is None:
             continue
         looked_up = text[match.end]

@@ -8,10 +8,13 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from orchestrator.decoding.speculation import Speculation
-from orchestrator.generation import Generation
+from orchestrator.reporting.speculation import Speculation
 from outrider.observability.distribution import Distribution, powers_of_two
+
+if TYPE_CHECKING:
+    from orchestrator.generation import Generation
 
 
 def _durations() -> Distribution:
@@ -80,10 +83,10 @@ class Activity:
             self.stages[stage].add(duration_ns)
         for stage, duration_ns in generation.path.hidden.items():
             self.hidden[stage].add(duration_ns)
-        if generation.ttft_ns:
-            self.ttft.add(generation.ttft_ns)
-        if generation.tpot_ns:
-            self.tpot.add(generation.tpot_ns)
+        if generation.path.ttft_ns:
+            self.ttft.add(generation.path.ttft_ns)
+        if generation.path.tpot_ns:
+            self.tpot.add(generation.path.tpot_ns)
 
     def totals(self) -> Totals:
         totals = copy.deepcopy(self._ended)

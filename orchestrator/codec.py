@@ -9,15 +9,9 @@ from typing import Any
 from google.protobuf.struct_pb2 import ListValue, Struct
 
 from orchestrator.activity import Activity
-from orchestrator.generation import (
-    DEFAULT_MAX_NEW_TOKENS,
-    Generation,
-    Message,
-    Piece,
-    Request,
-    draw_seed,
-)
+from orchestrator.generation import Generation, Piece
 from orchestrator.reporting.timeline import Timeline
+from orchestrator.request import DEFAULT_MAX_NEW_TOKENS, Message, Request, draw_seed
 from orchestrator.sessions.link import Outage
 from outrider.protocol.codec import checked_sampling
 from outrider.protocol.messages import SamplingParams
@@ -27,7 +21,7 @@ from outrider.v1 import generation_pb2
 def request_from_wire(
     message: generation_pb2.GenerateRequest, most_new_tokens: int | None = None
 ) -> Request:
-    """A request; without a number of tokens it asks for no more than `most_new_tokens`.
+    """A request, checked; without a number of tokens it asks for at most `most_new_tokens`.
 
     Raises InvalidRequest.
     """
@@ -41,7 +35,7 @@ def request_from_wire(
     num_speculative_tokens = None
     if message.HasField("num_speculative_tokens"):
         num_speculative_tokens = message.num_speculative_tokens
-    return Request(
+    request = Request(
         prompt=message.prompt,
         messages=tuple(Message(turn.role, turn.content) for turn in message.messages),
         max_new_tokens=(
@@ -58,6 +52,8 @@ def request_from_wire(
         continue_final_message=message.continue_final_message,
         chat_template_kwargs=_plain(message.chat_template_kwargs),
     )
+    request.check(most_new_tokens)
+    return request
 
 
 def _plain(value: Any) -> Any:
@@ -115,8 +111,8 @@ def _latency_to_wire(generation: Generation) -> generation_pb2.LatencyReport:
     path = generation.path
     return generation_pb2.LatencyReport(
         wall_ns=path.wall_ns,
-        ttft_ns=generation.ttft_ns,
-        tpot_ns=generation.tpot_ns,
+        ttft_ns=generation.path.ttft_ns,
+        tpot_ns=generation.path.tpot_ns,
         critical_path=_durations_to_wire(path.stages),
         hidden=_durations_to_wire(path.hidden),
     )

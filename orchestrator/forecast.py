@@ -72,7 +72,7 @@ class ByLoad:
 
 
 @dataclass(frozen=True, slots=True)
-class BatchLimits:
+class Speed:
     """What is expected of requests while a certain number of them runs.
 
     Args:
@@ -106,8 +106,8 @@ class Forecast:
         self._prompt_token_seconds = ByLoad(_NUM_TEXTS)
         self._ends = Ratio(_NUM_TEXTS)
 
-    def batch_limits(self, num_running: int) -> BatchLimits:
-        return BatchLimits(
+    def speed(self, num_running: int) -> Speed:
+        return Speed(
             self._token_seconds.value(num_running),
             self._prompt_token_seconds.value(num_running),
             self._ends.value,
@@ -115,7 +115,7 @@ class Forecast:
 
     def seconds(self, work: Work, num_running: int, num_done: int = 0) -> float:
         """What is left of a request that has `num_done` tokens, where so many run with it."""
-        return self.batch_limits(num_running).seconds(work, num_done)
+        return self.speed(num_running).seconds(work, num_done)
 
     def saw_prompt(self, num_running: int, seconds: float, work: Work, num_tokens: int) -> None:
         """A request read its prompt and wrote its first tokens in so many seconds."""

@@ -1,101 +1,34 @@
-"""One request from text to text: tokenise, decode, detokenise, stop, report."""
+"""One request from text to text: tokenise, queue, decode, detokenise, stop, report."""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
-import secrets
-from collections.abc import AsyncGenerator, Mapping, Sequence
+import time
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
-from orchestrator.decoding.decoder import Step, decode
-from orchestrator.decoding.interfaces import Drafter, Verifier
-from orchestrator.decoding.speculation import Speculation
-from orchestrator.policy.adaptive_length import AdaptiveLength
-from orchestrator.policy.draft_length import FixedLength, LengthPolicy
-from orchestrator.policy.experience import Experience
-from orchestrator.policy.round_trip import Distance
+from orchestrator.activity import Activity
+from orchestrator.admission import Admission
+from orchestrator.decoding.decoder import decode
+from orchestrator.decoding.proposer import Proposer
+from orchestrator.forecast import Work
+from orchestrator.policy.adaptive import AdaptivePolicy
+from orchestrator.policy.draft_policy import DraftPolicy
+from orchestrator.policy.fixed_length import FixedLength
 from orchestrator.reporting.latency import CriticalPath
-from orchestrator.text.conversation import check_conversation
-from orchestrator.text.text_stream import TextStream, check_stop_strings
+from orchestrator.reporting.speculation import Speculation
+from orchestrator.request import Request
+from orchestrator.sessions.pair import Pair
+from orchestrator.step import StepRecord
+from orchestrator.text.text_stream import TextStream
 from orchestrator.text.tokenizer import Tokenizer
 from outrider.errors import ContextTooLong, InvalidRequest
-from outrider.protocol.messages import GREEDY, MAX_NUM_SPECULATIVE_TOKENS, ModelInfo, SamplingParams
-
-DEFAULT_MAX_NEW_TOKENS = 64
-MAX_NUM_PREDRAFTS = 64
-MAX_NUM_STOP_STRINGS = 16
-MAX_STOP_STRING_LENGTH = 256
+from outrider.protocol.messages import ModelInfo
 
 # From so many characters on, tokenising takes long enough to hold up other requests.
 _LONG_TEXT = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is to be generated; see GenerateRequest."""
-
-    prompt: str = ""
-    messages: tuple[Message, ...] = ()
-    max_new_tokens: int = DEFAULT_MAX_NEW_TOKENS
-    sampling: SamplingParams = GREEDY
-    stop_strings: tuple[str, ...] = ()
-    num_speculative_tokens: int | None = None
-    """None leaves the number to the policy."""
-    ignore_eos: bool = False
-    num_predrafts: int | None = None
-    """None: as many as pay, up to DEFAULT_NUM_PREDRAFTS."""
-    prompt_lookup: bool | None = None
-    """Whether to look drafts up in the text. None: if the policy chooses their length."""
-    continue_final_message: bool = False
-    chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
-
-    @property
-    def looks_up(self) -> bool:
-        if self.prompt_lookup is None:
-            return self.num_speculative_tokens is None
-        return self.prompt_lookup
-
-    @property
-    def texts(self) -> list[str]:
-        return [self.prompt, *(message.content for message in self.messages)]
-
-    def check(self, max_new_tokens: int | None = None) -> None:
-        """Raises InvalidRequest. `max_new_tokens` is what a request may ask for at most."""
-        if bool(self.prompt) == bool(self.messages):
-            raise InvalidRequest("either prompt or messages must be given, and not be empty")
-        check_conversation(self.messages, self.continue_final_message, self.chat_template_kwargs)
-        if self.max_new_tokens < 1:
-            raise InvalidRequest("max_new_tokens must be at least 1")
-        if max_new_tokens is not None and self.max_new_tokens > max_new_tokens:
-            raise InvalidRequest(f"max_new_tokens must be at most {max_new_tokens}")
-        if len(self.stop_strings) > MAX_NUM_STOP_STRINGS:
-            raise InvalidRequest(f"there may be at most {MAX_NUM_STOP_STRINGS} stop strings")
-        check_stop_strings(self.stop_strings)
-        if any(len(stop) > MAX_STOP_STRING_LENGTH for stop in self.stop_strings):
-            raise InvalidRequest(
-                f"a stop string may have at most {MAX_STOP_STRING_LENGTH} characters"
-            )
-        if (self.num_speculative_tokens or 0) > MAX_NUM_SPECULATIVE_TOKENS:
-            raise InvalidRequest(
-                f"num_speculative_tokens must be at most {MAX_NUM_SPECULATIVE_TOKENS}"
-            )
-        if (self.num_predrafts or 0) > MAX_NUM_PREDRAFTS:
-            raise InvalidRequest(f"num_predrafts must be at most {MAX_NUM_PREDRAFTS}")
-
-
-def draw_seed() -> int:
-    """A seed for a request that brings none."""
-    return secrets.randbits(53)  # JSON clients read numbers as doubles: these they get exactly
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,40 +40,101 @@ class Piece:
     from_draft: bool
 
 
+@dataclass(eq=False)
 class Generation:
-    """A request under way: iterate `pieces` to its end, then read the result."""
+    """A request under way: iterate `run` to its end, then read the result."""
 
-    def __init__(self, request: Request, path: CriticalPath) -> None:
-        self.request = request
-        self.path = path
-        self.token_ids: list[int] = []
-        self.text = ""
-        self.num_prompt_tokens = 0
-        self.num_committed_tokens = 0  # never falls, unlike token_ids at a stop string
-        self.stopped = False
-        self.ttft_ns = 0
-        self.speculation = Speculation()
-        self.num_target_threads = 0  # of its last pass, on a CPU
-        self.draft_failure = ""  # why the draft did not take part, or not to the end
+    request: Request
+    path: CriticalPath = field(default_factory=CriticalPath)
+    token_ids: list[int] = field(default_factory=list)
+    text: str = ""
+    num_prompt_tokens: int = 0
+    num_committed_tokens: int = 0
+    """Never falls, unlike the number of `token_ids` at a stop string."""
+    stopped: bool = False
+    speculation: Speculation = field(default_factory=Speculation)
+    num_target_threads: int = 0
+    """Of the target's last forward pass, on a CPU."""
+    draft_failure: str = ""
+    """Why the draft did not take part, or not to the end."""
 
-    @property
-    def tpot_ns(self) -> int:
-        """Time of a token after the first; 0 below two tokens."""
-        num_later_tokens = len(self.token_ids) - 1
-        if num_later_tokens < 1:
-            return 0
-        return (self.path.wall_ns - self.ttft_ns) // num_later_tokens
+    async def run(
+        self,
+        pair: Pair,
+        admission: Admission,
+        activity: Activity,
+        deadline: float | None = None,
+    ) -> AsyncGenerator[list[Piece], None]:
+        """The text's pieces, step by step. Raises OutriderError.
+
+        Args:
+            deadline: of the caller, as `time.monotonic` has it.
+        """
+        request, target = self.request, pair.target_info
+        admission.check_queue()
+        prompt = await self.encode(pair.tokenizer, target)
+        max_length = min(len(prompt) + request.max_new_tokens, target.max_context_length)
+        may_end = not request.ignore_eos or bool(request.stop_strings)
+        work = Work(len(prompt), max_length - len(prompt), may_end)
+        text_stream = TextStream(pair.tokenizer, request.stop_strings, prompt)
+        eos = frozenset() if request.ignore_eos else frozenset(target.eos_token_ids)
+        async with admission.slot(work, _seconds_until(deadline)) as slot:
+            self.path.spend("queue")
+            policy = self._policy(pair)
+            speculates = request.num_speculative_tokens != 0
+            if speculates and pair.draft_outage is not None:
+                self.draft_failure = pair.draft_outage.reason
+            with (
+                activity.running(self),
+                pair.sessions(
+                    request.sampling, speculates, _seconds_until(deadline), self.path.timeline
+                ) as (
+                    verifier,
+                    drafter,
+                ),
+            ):
+                proposer = Proposer(drafter, policy, request.num_predrafts, request.looks_up)
+                async with aclosing(decode(prompt, max_length, verifier, proposer)) as steps:
+                    async for step in steps:
+                        self._book(step)
+                        pieces = self._commit(step, text_stream, eos)
+                        is_last = self.stopped or len(prompt) + len(self.token_ids) >= max_length
+                        if is_last:
+                            pieces[-1] = self._finish(pieces[-1], text_stream)
+                        self.path.spend("detokenize")
+                        self.path.committed(len(self.token_ids))
+                        slot.advance(self.num_committed_tokens)
+                        yield pieces
+                        if is_last:
+                            break
+                        slot.resume()
+                if drafter is not None and drafter.given_up_for is not None:
+                    self.draft_failure = drafter.given_up_for.message
+
+    def _policy(self, pair: Pair) -> DraftPolicy:
+        k = self.request.num_speculative_tokens
+        if k is None:
+            return AdaptivePolicy(pair.policy_state, predrafts=self.request.num_predrafts != 0)
+        return FixedLength(pair.policy_state, k)
 
     async def encode(self, tokenizer: Tokenizer, target: ModelInfo) -> list[int]:
         """The prompt's tokens. Raises InvalidRequest, ContextTooLong."""
-        texts = self.request.texts
+        request, texts = self.request, self.request.texts
         # What cannot fit is refused before it is split.
         _check_fits(max(map(tokenizer.fewest_tokens, texts)), target, at_least=True)
+
+        def encode() -> list[int]:
+            if not request.messages:
+                return tokenizer.encode(request.prompt)
+            return tokenizer.encode_messages(
+                request.messages, request.continue_final_message, request.chat_template_kwargs
+            )
+
         # A template's arguments may be of any size, and be written any number of times.
-        if sum(map(len, texts)) < _LONG_TEXT and not self.request.chat_template_kwargs:
-            prompt = self._encode(tokenizer)
+        if sum(map(len, texts)) < _LONG_TEXT and not request.chat_template_kwargs:
+            prompt = encode()
         else:
-            prompt = await asyncio.to_thread(self._encode, tokenizer)
+            prompt = await asyncio.to_thread(encode)
         if not prompt:
             raise InvalidRequest("the prompt has no tokens")
         _check_fits(len(prompt), target)
@@ -148,78 +142,14 @@ class Generation:
         self.path.spend("tokenize")
         return prompt
 
-    def _encode(self, tokenizer: Tokenizer) -> list[int]:
-        request = self.request
-        if not request.messages:
-            return tokenizer.encode(request.prompt)
-        return tokenizer.encode_messages(
-            request.messages, request.continue_final_message, request.chat_template_kwargs
-        )
-
-    async def pieces(
-        self,
-        prompt: Sequence[int],
-        tokenizer: Tokenizer,
-        target: ModelInfo,
-        verifier: Verifier,
-        drafter: Drafter | None,
-        lengths: LengthPolicy,
-        distance: Distance,
-    ) -> AsyncGenerator[list[Piece], None]:
-        """The text's pieces, step by step. Raises OutriderError."""
-        request = self.request
-        max_length = min(len(prompt) + request.max_new_tokens, target.max_context_length)
-        eos = frozenset() if request.ignore_eos else frozenset(target.eos_token_ids)
-        text_stream = TextStream(tokenizer, request.stop_strings, prompt)
-        steps = decode(
-            prompt,
-            max_length,
-            verifier,
-            drafter,
-            lengths,
-            self.path,
-            request.num_predrafts,
-            request.looks_up,
-            distance,
-        )
-        async with aclosing(steps):
-            async for step in steps:
-                self.path.spend("orchestrator")
-                self._count(step)
-                if drafter is not None:
-                    self.speculation.num_predrafted_tokens = drafter.num_predrafted_tokens
-                pieces = self._commit(step, text_stream, eos)
-                is_last = self.stopped or len(prompt) + len(self.token_ids) >= max_length
-                if is_last:
-                    pieces[-1] = self._finish(pieces[-1], text_stream)
-                self.path.spend("detokenize")
-                self.ttft_ns = self.ttft_ns or self.path.wall_ns
-                yield pieces
-                if is_last:
-                    break
-
-    def _count(self, step: Step) -> None:
+    def _book(self, step: StepRecord) -> None:
+        self.path.book(step)
         self.speculation.count(step)
-        if self.path.timeline is not None:
-            self.path.timeline.step(
-                step.num_draft_tokens, step.num_accepted_tokens, step.drafted.source
-            )
+        self.num_target_threads = step.num_target_threads
 
-    def lengths(self, experience: Experience) -> LengthPolicy:
-        if self.request.num_speculative_tokens is None:
-            return AdaptiveLength(experience, predrafts=self.request.num_predrafts != 0)
-        return FixedLength(self.request.num_speculative_tokens, experience)
-
-    def _finish(self, piece: Piece, text_stream: TextStream) -> Piece:
-        """The last piece with the text that was held back; drops tokens behind a stop string."""
-        rest = text_stream.flush()
-        self.text += rest
-        if text_stream.stopped is not None:
-            self.stopped = True
-            del self.token_ids[text_stream.num_kept_tokens :]
-        return dataclasses.replace(piece, text=piece.text + rest)
-
-    def _commit(self, step: Step, text_stream: TextStream, eos: frozenset[int]) -> list[Piece]:
+    def _commit(
+        self, step: StepRecord, text_stream: TextStream, eos: frozenset[int]
+    ) -> list[Piece]:
         """Takes a step's tokens until one of them ends the text."""
         pieces = []
         for index, token_id in enumerate(step.token_ids):
@@ -232,6 +162,19 @@ class Generation:
                 self.stopped = True
                 break
         return pieces
+
+    def _finish(self, piece: Piece, text_stream: TextStream) -> Piece:
+        """The last piece with the text that was held back; drops tokens behind a stop string."""
+        rest = text_stream.flush()
+        self.text += rest
+        if text_stream.stopped is not None:
+            self.stopped = True
+            del self.token_ids[text_stream.num_kept_tokens :]
+        return dataclasses.replace(piece, text=piece.text + rest)
+
+
+def _seconds_until(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.001, deadline - time.monotonic())
 
 
 def _check_fits(num_prompt_tokens: int, target: ModelInfo, at_least: bool = False) -> None:

@@ -8,7 +8,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 
 from orchestrator.activity import Activity
 from orchestrator.admission import Admission
-from orchestrator.decoding.speculation import Speculation
+from orchestrator.reporting.speculation import Speculation
 from orchestrator.sessions.pair import Pair
 from outrider.observability.metrics import histogram
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,7 @@ from orchestrator.codec import (
     request_from_wire,
     result_to_wire,
 )
-from orchestrator.decoding.proposer import DEFAULT_NUM_PREDRAFTS
-from orchestrator.forecast import Work
+from orchestrator.decoding.draft import DEFAULT_NUM_PREDRAFTS
 from orchestrator.generation import Generation, Piece
 from orchestrator.reporting.latency import CriticalPath
 from orchestrator.reporting.timeline import Timeline
@@ -124,52 +124,20 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     def _generation(self, message: generation_pb2.GenerateRequest) -> Generation:
         """Raises InvalidRequest."""
         path = CriticalPath(Timeline() if message.trace else None)
-        request = request_from_wire(message, self.max_new_tokens)
-        request.check(self.max_new_tokens)
-        return Generation(request, path)
+        return Generation(request_from_wire(message, self.max_new_tokens), path)
 
     async def _run(
         self, generation: Generation, context: Context
     ) -> AsyncGenerator[list[Piece], None]:
         pair = self.pair
-        request = generation.request
-        self.admission.check_queue()
-        prompt = await generation.encode(pair.tokenizer, pair.target_info)
-        room = pair.target_info.max_context_length - len(prompt)
-        may_end = not request.ignore_eos or bool(request.stop_strings)
-        work = Work(len(prompt), min(request.max_new_tokens, room), may_end)
-        async with self.admission.slot(work, _timeout(context)) as slot:
-            generation.path.spend("queue")
-            lengths = generation.lengths(pair.experience)
-            if lengths.uses_draft and pair.draft_outage is not None:
-                generation.draft_failure = pair.draft_outage.reason
-            with (
-                self.activity.running(generation),
-                _explained(context, pair.target_link),
-                pair.sessions(
-                    request.sampling,
-                    lengths.uses_draft,
-                    _timeout(context),
-                    generation.path.timeline,
-                ) as (verifier, drafter),
-            ):
-                steps = generation.pieces(
-                    prompt,
-                    pair.tokenizer,
-                    pair.target_info,
-                    verifier,
-                    drafter,
-                    lengths,
-                    pair.experience.distance,
-                )
-                async with aclosing(steps):
-                    async for pieces in steps:
-                        slot.advance(generation.num_committed_tokens)
-                        yield pieces
-                        slot.resume()
-                generation.num_target_threads = verifier.num_threads
-                if drafter is not None and drafter.given_up_for is not None:
-                    generation.draft_failure = drafter.given_up_for.message
+        deadline = None
+        if (remaining := context.time_remaining()) is not None:
+            deadline = time.monotonic() + remaining - _DEADLINE_MARGIN_SECONDS
+        with _explained(context, pair.target_link):
+            steps = generation.run(pair, self.admission, self.activity, deadline)
+            async with aclosing(steps):
+                async for pieces in steps:
+                    yield pieces
 
 
 @contextmanager
@@ -187,8 +155,3 @@ def _explained(context: Context, target: Link) -> Iterator[None]:
         if (explained := target.explain(error)) is not error:
             raise explained from error
         raise
-
-
-def _timeout(context: Context) -> float | None:
-    remaining = context.time_remaining()
-    return None if remaining is None else max(0.001, remaining - _DEADLINE_MARGIN_SECONDS)

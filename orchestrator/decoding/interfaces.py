@@ -1,4 +1,4 @@
-"""What the loop works with: a drafter, a verifier, and what passes between them early."""
+"""What the loop works with: a drafter, a verifier, and what the target may do ahead of the loop."""
 
 from __future__ import annotations
 
@@ -7,32 +7,45 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.decoding.lookup import NOTHING, LookedUp
+from orchestrator.step import DraftTokens
 from outrider.errors import OutriderError
 from outrider.protocol.messages import Predraft, PredraftPlan, Proposal, VerifyResult
 
 
 @dataclass(frozen=True, slots=True)
-class Ahead:
-    """The verification that comes next if the one under way turns out as assumed.
+class PipelinedRequest:
+    """The next verification, if the result of the current one is as assumed.
 
     `tokens` would then be committed, the last of them as the target's own choice.
     """
 
     tokens: list[int]
-    draft_token_ids: tuple[int, ...]
-    looked_up: LookedUp = NOTHING
-    """The draft tokens, if they stand in the text."""
-    forward_ns: int = 0
-    """Spent on predrafting the others."""
+    draft: DraftTokens
 
 
-Foresight = Callable[[], Awaitable[Ahead]]
-"""Waits, maybe for ever, until the next verification is worth sending ahead; may be cancelled."""
+@dataclass(frozen=True, slots=True)
+class Pipelining:
+    """Lets the verifier send the next verification while it waits for the current result.
+
+    `next_request` waits, possibly for ever, until one is worth sending; it may be cancelled.
+    """
+
+    next_request: Callable[[], Awaitable[PipelinedRequest]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunningAhead:
+    """Lets the target decode so many tokens behind its result without being asked."""
+
+    num_tokens: int
+
+
+Lookahead = Pipelining | RunningAhead
+"""How the target gets work before the loop has seen its result."""
 
 
 class Drafter(Protocol):
-    """Proposes tokens for one sequence, and predrafts for what may become of them.
+    """Proposes tokens for one sequence, and predrafts for outcomes of their verification.
 
     `propose` and `follow` raise OutriderError; the loop then goes on without the drafter.
     """
@@ -46,36 +59,34 @@ class Drafter(Protocol):
         ...
 
     async def propose(
-        self, tokens: Sequence[int], num_speculative_tokens: int, predraft_plan: PredraftPlan
+        self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
     ) -> Proposal:
-        """Drafts tokens after `tokens`, then, unasked, after outcomes of their verification."""
+        """Drafts tokens behind `tokens`, then predrafts by `plan` for their verification."""
         ...
 
-    async def follow(
-        self, tokens: Sequence[int], draft: Sequence[int], predraft_plan: PredraftPlan
-    ) -> None:
-        """Learns that `draft` is being verified, predrafted or not its own; predrafts for that."""
+    async def follow(self, tokens: Sequence[int], draft: Sequence[int], plan: PredraftPlan) -> None:
+        """Learns that `draft` is being verified behind `tokens`, and predrafts for that."""
         ...
 
-    def predrafted(self, tokens: Sequence[int]) -> Predraft | None:
-        """What has been predrafted so far for the case that `tokens` are committed."""
+    def cached(self, tokens: Sequence[int]) -> Predraft | None:
+        """The predraft for the case that `tokens` are committed, as far as it has come."""
         ...
 
-    def is_coming(self, tokens: Sequence[int]) -> bool:
-        """Whether something is being predrafted for that case, but nothing is there yet."""
+    def is_under_way(self, tokens: Sequence[int]) -> bool:
+        """Whether there will be a predraft for that case, but none of its tokens is there yet."""
         ...
 
     def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
-        """What has been predrafted so far for the case that all of `draft`, which is being
-        verified behind `tokens`, are accepted; the draft guesses the token after them."""
+        """The predraft for the case that all of `draft`, which is being verified behind
+        `tokens`, are accepted; the draft guesses the token behind them."""
         ...
 
     def growth(self) -> asyncio.Future[None]:
-        """Done when more has been predrafted; never, if nothing more will be."""
+        """Done when a predraft has grown; never, if none will."""
         ...
 
     def close(self, reason: OutriderError | None = None) -> None:
-        """Ends the session and whatever it works on. Nothing happens at a second call.
+        """Ends the session and all work for it. A second call does nothing.
 
         Args:
             reason: why it is given up before the text is done.
@@ -87,12 +98,12 @@ class Verifier(Protocol):
     """Verifies draft tokens for one sequence."""
 
     @property
-    def ahead(self) -> Ahead | None:
-        """What was sent ahead during the last verification."""
+    def pipelined(self) -> PipelinedRequest | None:
+        """The request that was sent during the last verification."""
         ...
 
     @property
-    def goes_on(self) -> bool:
+    def is_running_ahead(self) -> bool:
         """Whether results are to come that need no request."""
         ...
 
@@ -100,16 +111,15 @@ class Verifier(Protocol):
         self,
         tokens: Sequence[int],
         draft_token_ids: Sequence[int],
-        foresight: Foresight | None = None,
-        num_run_ahead_tokens: int = 0,
+        lookahead: Lookahead | None = None,
     ) -> VerifyResult:
-        """Raises OutriderError.
+        """The result for draft tokens behind `tokens`. Raises OutriderError.
 
-        While it waits it may send ahead what `foresight` says. If then just these tokens are
-        committed, the next call must be for them and their draft tokens, and only awaits
-        the result; else what was sent is stale, and nobody's loss.
+        With `Pipelining` the next request may be sent meanwhile. If its tokens are then
+        committed, the next call must be for them and its draft tokens, and only waits for the
+        result; otherwise the request is stale and costs nothing.
 
-        Behind the result the target goes on alone by `num_run_ahead_tokens`: as many calls without
-        draft tokens only await results. Another call ends that.
+        With `RunningAhead` the next calls without draft tokens only wait for results. Another
+        call ends that.
         """
         ...

@@ -1,59 +1,42 @@
-"""Draft tokens from the text itself: what followed the last tokens when they stood there before."""
+"""Prompt lookup: draft tokens from where the last tokens stood in the text before."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from orchestrator.policy.draft_length import MAX_LENGTH, LengthPolicy
+from orchestrator.policy.draft_policy import MAX_DRAFT_LENGTH, Decision
+from orchestrator.step import NO_DRAFT, DraftSource, DraftTokens
 from outrider.sampling.prompt_lookup import longest_match
 
 # What followed a single token is right too seldom: one in ten, in chat.
 SHORTEST_MATCH = 2
-
-# To interrupt a target that goes on takes the pass that it is in, and a way there and back.
-SHORTEST_INTERRUPTION = 8
 
 # Where the draft says otherwise, what followed a shorter match is right less often than it
 # (`benchmarks/lookup.py`).
 SURE_MATCH = 5
 
 
-@dataclass(frozen=True, slots=True)
-class LookedUp:
-    """Draft tokens that stand in the text behind a match of `match_length` tokens.
-
-    `is_confirmed` where the draft has predrafted the first of them, too.
-    """
-
-    token_ids: tuple[int, ...] = ()
-    match_length: int = 0
-    is_confirmed: bool = False
-
-
-NOTHING = LookedUp()
-
-
 def look_up(
-    tokens: Sequence[int],
-    room: int,
-    lengths: LengthPolicy,
-    least: int = 1,
-    predrafted: Sequence[int] = (),
-) -> LookedUp:
-    """What stands in the text behind what matches the last tokens.
+    tokens: Sequence[int], room: int, decision: Decision, predrafted: Sequence[int] = ()
+) -> DraftTokens:
+    """What stands in the text behind a match of the last tokens, at most `room` tokens.
 
-    Nothing where there are fewer than `least`, or where what the draft has `predrafted` is
-    likelier, or says the same and more.
+    None where that is shorter than `decision` wants, where what the draft has `predrafted` is
+    likelier, or where that says the same and more.
     """
-    match = longest_match(tokens, SHORTEST_MATCH, MAX_LENGTH)
+    match = longest_match(tokens, SHORTEST_MATCH, MAX_DRAFT_LENGTH)
     if match is None:
-        return NOTHING
+        return NO_DRAFT
     is_confirmed = list(predrafted[:1]) == [tokens[match.end]]
     if predrafted and not is_confirmed and match.length < SURE_MATCH:
-        return NOTHING
-    num_tokens = min(lengths.lookup_length(match.length, is_confirmed), room)
-    looked_up = tuple(tokens[match.end : match.end + num_tokens])
-    if len(looked_up) < max(1, least) or (is_confirmed and len(looked_up) < len(predrafted)):
-        return NOTHING
-    return LookedUp(looked_up, match.length, is_confirmed)
+        return NO_DRAFT
+    worth = decision.confirmed_lookup_length if is_confirmed else decision.lookup_length
+    # A match of n tokens promises about n more.
+    num_tokens = min(worth, match.length, room)
+    found = tuple(tokens[match.end : match.end + num_tokens])
+    shortest = max(1, decision.shortest_lookup, len(predrafted) if is_confirmed else 0)
+    if len(found) < shortest:
+        return NO_DRAFT
+    return DraftTokens(
+        found, DraftSource.LOOKUP, match_length=match.length, is_confirmed=is_confirmed
+    )

@@ -1,245 +1,209 @@
-"""Where draft tokens come from: the text itself, what is predrafted, and the drafter."""
+"""Where draft tokens come from: the text itself, the speculation cache, and the draft.
+
+The draft policy decides, once a step; what is decided is done here.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import dataclasses
+import time
 from collections.abc import Sequence
 from functools import partial
 
-from orchestrator.decoding.drafted import NONE_DRAFTED, Drafted
-from orchestrator.decoding.fail_safe_drafter import FailSafeDrafter
-from orchestrator.decoding.interfaces import Ahead, Drafter, Foresight
-from orchestrator.decoding.lookup import NOTHING, SHORTEST_INTERRUPTION, LookedUp, look_up
-from orchestrator.decoding.waiting import foresee, predrafted_soon
-from orchestrator.policy.draft_length import LengthPolicy
-from orchestrator.policy.round_trip import Distance
-from orchestrator.reporting.latency import CriticalPath
-from outrider.protocol.messages import Predraft, PredraftPlan, VerifyResult
+from orchestrator.decoding.draft import Draft
+from orchestrator.decoding.interfaces import (
+    Drafter,
+    Lookahead,
+    PipelinedRequest,
+    Pipelining,
+    RunningAhead,
+    Verifier,
+)
+from orchestrator.decoding.lookup import look_up
+from orchestrator.policy.draft_policy import Decision, DraftPolicy, StepContext
+from orchestrator.step import NO_DRAFT, DraftSource, DraftState, DraftTokens, StepRecord, Wait
+from outrider.protocol.messages import Predraft
 
-DEFAULT_NUM_PREDRAFTS = 4
-
-# A text that has ended is found out by then; what the target says behind its end is wasted.
-MOST_MORE_TOKENS = 32
-
-# A draft that has rested reads what it has missed. Later than this it is late for other reasons.
-STEPS_TO_CATCH_UP = 3
+# What the target decodes behind the end of a text is wasted.
+MAX_RUN_AHEAD_TOKENS = 32
 
 
 class Proposer:
-    """Gets draft tokens: from the text itself, and from a drafter for as long as it works."""
+    """Gets the draft tokens of one text, step by step.
+
+    Args:
+        looks_up: whether draft tokens may come from the text itself.
+    """
 
     def __init__(
         self,
         drafter: Drafter | None,
-        lengths: LengthPolicy,
-        num_predrafts: int | None,
-        looks_up: bool,
-        path: CriticalPath,
-        distance: Distance | None = None,
+        policy: DraftPolicy,
+        num_predrafts: int | None = None,
+        looks_up: bool = False,
     ) -> None:
-        self._draft = FailSafeDrafter(drafter)
-        self._lengths = lengths
-        self._num_predrafts = num_predrafts
+        self.waits: list[Wait] = []
+        """Of the current step."""
+        self.hidden_prefill_ns = 0
+        """Of the draft's prefill, if it ended in the current step: what nothing waited for."""
+        self._draft = Draft(drafter, num_predrafts)
+        self._policy = policy
         self._looks_up = looks_up
-        self._path = path
-        self._distance = distance
-        self._is_predrafting = False
-        self._draft_rests = True
-        self._catching_up = 0  # steps that it may still take to read what it missed
-
-    def prefill(self, prompt: Sequence[int]) -> None:
-        """Lets the draft read the prompt while the target does, unless it is at rest."""
-        length = self._next_length(prompt)
-        self._draft_rests = length == 0
-        if self._draft.room(prompt) and (length or not self._lengths.is_at_rest):
-            self._read(prompt, length)
-
-    def _next_length(self, tokens: Sequence[int]) -> int:
-        """The draft length of the next step; 0 where no draft is left that could be asked."""
-        return self._lengths.next_length() if self._draft.room(tokens) else 0
-
-    def _read(self, tokens: Sequence[int], length: int) -> None:
-        if self._draft.is_to_begin:
-            self._draft.read(tokens, self._begin_predrafting(length))
-
-    async def propose(
-        self, tokens: Sequence[int], room: int, ahead: Ahead | None = None, goes_on: bool = False
-    ) -> Drafted:
-        """At most `room` draft tokens.
-
-        If `ahead` was sent for just these tokens, they are its draft tokens. A target that
-        goes on alone is interrupted for many tokens only, and not where sessions share passes.
-        """
-        if ahead is not None and ahead.tokens == tokens:
-            return await self._take(ahead)
-        if goes_on and self._lengths.shares_passes:
-            drafted = NONE_DRAFTED  # who interrupts it waits for two passes that others share
-        else:
-            least = SHORTEST_INTERRUPTION if goes_on else 1
-            drafted = await self._propose(tokens, room, least)
-        # Beside a draft that reads the prompt, steps take what no others do.
-        catches_up = drafted.catches_up or self._draft.is_reading
-        is_stale = ahead is not None
-        return dataclasses.replace(drafted, catches_up=catches_up, replaces_stale=is_stale)
-
-    async def _propose(self, tokens: Sequence[int], room: int, least: int) -> Drafted:
-        """What is looked up, if there are `least` tokens of that, else what the draft has."""
-        length = self._next_length(tokens)
-        if length == 0:
-            await self._rest(tokens)
-        elif self._draft_rests:
-            self._catching_up = STEPS_TO_CATCH_UP
-            self._read(tokens, length)
-        self._draft_rests = length == 0
-        predrafted = self._draft.predrafted(tokens) if length else None
-        looked_up = self._look_up(tokens, room, least, predrafted)
-        if looked_up.token_ids:
-            if length and self._draft.has_read:
-                await self._follow(tokens, looked_up.token_ids, length)
-            return Drafted(looked_up.token_ids, looked_up)
-        if length == 0:
-            return NONE_DRAFTED
-        waits_for = length if self._num_predrafts == 0 else self._lengths.missed_length(length)
-        if self._draft.is_reading and (waits_for == 0 or self._catching_up):
-            return NONE_DRAFTED
-        await self._finish_prefill()
-        return await self._predrafted_or_asked(tokens, room, length, waits_for)
-
-    def num_run_ahead_tokens(self, room: int) -> int:
-        """By how many tokens the target may go on alone behind the next result.
-
-        It may where the draft rests, and messages between two passes would hold up others
-        that share them, or take long. A near target that nobody shares waits for what might
-        be looked up in the text.
-        """
-        is_worth = self._draft_rests and (self._lengths.shares_passes or self._is_far)
-        return min(room, MOST_MORE_TOKENS) if is_worth else 0
+        self._decision: Decision | None = None
 
     @property
-    def _is_far(self) -> bool:
-        return self._distance is not None and self._distance.is_far
+    def draft_state(self) -> DraftState:
+        return self._draft.state
 
-    def foresight(self, tokens: Sequence[int], drafted: Drafted, room: int) -> Foresight | None:
-        """Finds what to send ahead while that is verified; None where nothing is worth it."""
-        drafter, distance = self._draft.drafter, self._distance
-        is_predrafted = self._is_predrafting and self._draft.has_read
-        if drafter is None or distance is None or not (is_predrafted and distance.is_far):
-            return None
-        draft = drafted.token_ids
-        room -= len(draft) + 1
-        length = min(self._lengths.predrafted_length(), room)
-        if length < 1 or self._draft_rests:
-            return None
-        latest = asyncio.get_running_loop().time()
-        latest += distance.patience_ns(drafted.is_pipelined) / 1e9
-        make = partial(self._ahead, tokens, length, room)
-        return partial(foresee, drafter, tokens, draft, length, latest, make)
+    @property
+    def num_predrafted_tokens(self) -> int:
+        return self._draft.num_predrafted_tokens
 
-    def _ahead(self, tokens: Sequence[int], length: int, room: int, predrafted: Predraft) -> Ahead:
-        """What would be proposed if `predrafted` comes true: first what stands in the text."""
-        assumed = [*tokens, *predrafted.assumed_token_ids]
-        if (looked_up := self._look_up(assumed, room, 1, predrafted)).token_ids:
-            return Ahead(assumed, looked_up.token_ids, looked_up)
-        return Ahead(assumed, predrafted.draft_token_ids[:length], NOTHING, predrafted.forward_ns)
+    async def propose(self, tokens: Sequence[int], room: int, verifier: Verifier) -> DraftTokens:
+        """At most `room` draft tokens behind `tokens`."""
+        self.waits, self.hidden_prefill_ns = [], 0
+        pipelined = verifier.pipelined
+        is_pipelined = pipelined is not None and pipelined.tokens == tokens
+        is_first = self._decision is None
+        decision = self._decide(tokens, is_pipelined, verifier.is_running_ahead)
+        if is_first:
+            if decision.draft_length or decision.keeps_up:
+                self._draft.prefill(tokens, decision)
+            return NO_DRAFT
+        if pipelined is not None and is_pipelined:
+            await self._draft.follow(tokens, pipelined.draft.token_ids, decision)
+            return pipelined.draft
+        draft = await self._propose(tokens, room, decision) if room else NO_DRAFT
+        return dataclasses.replace(draft, replaces_stale=pipelined is not None)
 
-    async def _take(self, ahead: Ahead) -> Drafted:
-        """What is being verified already."""
-        is_cache_hit = not ahead.looked_up.token_ids
-        if is_cache_hit:
-            self._path.hide("draft_compute", ahead.forward_ns)
-        length = self._next_length(ahead.tokens)
-        self._draft_rests = length == 0
-        await self._follow(ahead.tokens, ahead.draft_token_ids, length)
-        return Drafted(
-            ahead.draft_token_ids, ahead.looked_up, is_cache_hit=is_cache_hit, is_pipelined=True
+    def _decide(
+        self, tokens: Sequence[int], is_pipelined: bool, is_running_ahead: bool
+    ) -> Decision:
+        has_room = self._draft.room(tokens) > 0 or self._draft.state is DraftState.LOST
+        state = self._draft.state if has_room else DraftState.ABSENT
+        self._decision = self._policy.decide(StepContext(state, is_pipelined, is_running_ahead))
+        return self._decision
+
+    async def _propose(self, tokens: Sequence[int], room: int, decision: Decision) -> DraftTokens:
+        """What is looked up, if that is enough, otherwise what the draft has."""
+        draft = self._draft
+        if draft.state is DraftState.PREFILLING and draft.has_prefilled:
+            await self._finish_prefill()
+        await draft.want(tokens, decision)
+        is_wanted = decision.draft_length > 0
+        cached = draft.cached(tokens) if is_wanted else None
+        looked_up = self._look_up(tokens, room, decision, cached)
+        if looked_up.token_ids:
+            if draft.state in (DraftState.ACTIVE, DraftState.CATCHING_UP):
+                await draft.follow(tokens, looked_up.token_ids, decision)
+            return looked_up
+        if not is_wanted:
+            return NO_DRAFT
+        if draft.state is DraftState.PREFILLING:
+            if draft.is_late or not decision.miss_length:
+                return NO_DRAFT
+            await self._finish_prefill()
+        room = min(room, draft.room(tokens))
+        if room == 0:  # of its context, or it is lost
+            return NO_DRAFT
+        return await self._cached_or_drafted(tokens, room, decision)
+
+    async def _cached_or_drafted(
+        self, tokens: Sequence[int], room: int, decision: Decision
+    ) -> DraftTokens:
+        """The predraft for `tokens`; on a cache miss a proposal, where waiting for one pays."""
+        draft, predrafted = self._draft, self._draft.predrafts
+        cached, waited_ns = draft.cached(tokens), 0
+        if cached is None and draft.is_under_way(tokens):
+            began_ns = time.perf_counter_ns()
+            cached = await draft.wait_for_cached(tokens, decision.cache_wait_ns)
+            waited_ns = self._waited("draft_compute", began_ns).ns
+        has_caught_up = draft.has_caught_up(is_hit=cached is not None)
+        if cached is not None:
+            token_ids = cached.draft_token_ids[: min(room, decision.predraft_length)]
+            await draft.follow(tokens, token_ids, decision)
+            hidden_ns = max(0, cached.forward_ns - waited_ns)
+            return DraftTokens(token_ids, DraftSource.CACHED, forward_ns=hidden_ns)
+        missed = DraftTokens(is_cache_miss=predrafted)
+        num_tokens = min(room, decision.miss_length)
+        if not has_caught_up or num_tokens == 0:
+            await draft.follow(tokens, (), decision)
+            return missed
+        began_ns = time.perf_counter_ns()
+        proposal = await draft.propose(tokens, num_tokens, decision)
+        if proposal is None:
+            self._waited("draft_network", began_ns)
+            return NO_DRAFT
+        self.waits.append(Wait("draft", began_ns, time.perf_counter_ns(), proposal.timings))
+        if not proposal.draft_token_ids:
+            return NO_DRAFT  # the draft was waited for, and has nothing to propose
+        return dataclasses.replace(
+            missed, token_ids=proposal.draft_token_ids, source=DraftSource.DRAFTED
         )
-
-    def observe(self, drafted: Drafted, result: VerifyResult, waited_ns: int) -> None:
-        """Learns from the result on what was proposed last, and what waiting for it took."""
-        if self._distance is not None and not result.is_run_ahead:
-            self._distance.observe(waited_ns, result.timings.total_ns, drafted.is_pipelined)
-        self._lengths.observe(drafted.cost(result, waited_ns, self._draft_rests))
 
     def _look_up(
-        self, tokens: Sequence[int], room: int, least: int, predrafted: Predraft | None
-    ) -> LookedUp:
+        self, tokens: Sequence[int], room: int, decision: Decision, cached: Predraft | None
+    ) -> DraftTokens:
         if not self._looks_up or room == 0:
-            return NOTHING
-        draft = () if predrafted is None else predrafted.draft_token_ids
-        return look_up(tokens, room, self._lengths, least, draft)
-
-    async def _predrafted_or_asked(
-        self, tokens: Sequence[int], room: int, length: int, waits_for: int
-    ) -> Drafted:
-        """What is predrafted for `tokens`, else what is drafted after them; `waits_for` 0: not."""
-        drafter = self._draft.drafter
-        room = min(room, self._draft.room(tokens))
-        if drafter is None or room <= 0:
-            return NONE_DRAFTED
-        self._path.spend("orchestrator")
-        predrafted, awaited_ns = drafter.predrafted(tokens), 0
-        if predrafted is None and drafter.is_coming(tokens):
-            predrafted = await predrafted_soon(drafter, tokens, self._lengths.patience_ns())
-            awaited_ns = self._path.spend("draft_compute")
-        if predrafted is not None:
-            self._catching_up = 0
-            draft = predrafted.draft_token_ids[: min(room, self._lengths.predrafted_length())]
-            self._path.hide("draft_compute", predrafted.forward_ns - awaited_ns)
-            await self._follow(tokens, draft, length)
-            return Drafted(draft, is_cache_hit=True, awaited_ns=awaited_ns)
-        catches_up = self._catching_up > 0  # it reads while the target works
-        if catches_up:
-            self._catching_up -= 1
-        missed = Drafted(
-            is_cache_miss=self._is_predrafting, catches_up=catches_up, awaited_ns=awaited_ns
-        )
-        if catches_up or waits_for == 0:
-            await self._follow(tokens, (), length)
-            return missed
-        return await self._ask(tokens, min(room, waits_for), length, missed)
-
-    async def _ask(
-        self, tokens: Sequence[int], num_tokens: int, length: int, missed: Drafted
-    ) -> Drafted:
-        """A proposal of at most so many tokens, behind which more is predrafted."""
-        proposal = await self._draft.propose(tokens, num_tokens, self._begin_predrafting(length))
-        if proposal is None:
-            self._path.spend("draft_network")
-            return NONE_DRAFTED
-        waited_ns = self._path.spend_waiting("draft", proposal.timings)
-        if not proposal.draft_token_ids:
-            return Drafted(waited_ns=waited_ns)  # it was waited for, and has nothing to say
-        return dataclasses.replace(missed, token_ids=proposal.draft_token_ids, waited_ns=waited_ns)
-
-    async def _rest(self, tokens: Sequence[int]) -> None:
-        """Ends predrafts where the drafter is not needed: they would share its cores."""
-        if self._is_predrafting and not self._draft.is_reading:
-            await self._finish_prefill()
-            await self._follow(tokens, (), 0)
-
-    async def _follow(self, tokens: Sequence[int], draft: Sequence[int], length: int) -> None:
-        await self._draft.follow(tokens, draft, self._begin_predrafting(length))
-
-    def _begin_predrafting(self, length: int) -> PredraftPlan:
-        """What the draft is told to predraft from now on; nothing for a length of 0."""
-        is_limit = self._num_predrafts is None
-        num_predrafts = (
-            DEFAULT_NUM_PREDRAFTS if self._num_predrafts is None else self._num_predrafts
-        )
-        self._is_predrafting = length > 0 and num_predrafts > 0
-        num_tokens = self._lengths.predrafted_length() if length else 0
-        rate = self._lengths.acceptance_rate
-        return PredraftPlan(num_predrafts if length else 0, num_tokens, is_limit, rate)
+            return NO_DRAFT
+        return look_up(tokens, room, decision, () if cached is None else cached.draft_token_ids)
 
     async def _finish_prefill(self) -> None:
-        if self._draft.has_read:
-            return
-        self._path.spend("orchestrator")
-        proposal = await self._draft.finish_reading()
-        waited_ns = self._path.spend("prefill_draft")
+        began_ns = time.perf_counter_ns()
+        proposal = await self._draft.finish_prefill()
+        wait = self._waited("prefill_draft", began_ns)
         if proposal is not None:
-            self._path.hide("prefill_draft", proposal.timings.total_ns - waited_ns)
+            self.hidden_prefill_ns = max(0, proposal.timings.total_ns - wait.ns)
+
+    def _waited(self, stage: str, began_ns: int) -> Wait:
+        self.waits.append(Wait(stage, began_ns, time.perf_counter_ns()))
+        return self.waits[-1]
+
+    def lookahead(self, tokens: Sequence[int], draft: DraftTokens, room: int) -> Lookahead | None:
+        """How the target may get work before the result of this step is known."""
+        decision = self._decision
+        assert decision is not None
+        if decision.runs_ahead and not draft.token_ids:
+            return RunningAhead(min(room, MAX_RUN_AHEAD_TOKENS))
+        room -= len(draft.token_ids) + 1
+        if decision.pipelines and self._draft.is_predrafting and room > 0:
+            return Pipelining(partial(self._next_request, tokens, draft.token_ids, room))
+        return None
+
+    async def _next_request(
+        self, tokens: Sequence[int], draft: Sequence[int], room: int
+    ) -> PipelinedRequest:
+        """The next verification, as soon as its draft is as long as wanted, or the target would
+        wait for it; for ever if there is no predraft for full acceptance."""
+        decision = self._decision
+        assert decision is not None
+        length = min(decision.predraft_length, room)
+        now = asyncio.get_running_loop().time
+        latest = now() + decision.pipeline_wait_ns / 1e9
+        while True:
+            growth = self._draft.growth()
+            predraft, seconds_left = self._draft.likeliest(tokens, draft), None
+            if predraft is not None:
+                request = self._request([*tokens, *predraft.assumed_token_ids], predraft, room)
+                num_tokens, seconds_left = len(request.draft.token_ids), latest - now()
+                is_complete = request.draft.source is DraftSource.LOOKUP or num_tokens == length
+                if is_complete or seconds_left <= 0:
+                    return request
+            await asyncio.wait((growth,), timeout=seconds_left)
+
+    def _request(self, tokens: list[int], predraft: Predraft, room: int) -> PipelinedRequest:
+        """What would be proposed if `predraft` comes true: first what stands in the text."""
+        assert self._decision is not None
+        draft = self._look_up(tokens, room, self._decision, predraft)
+        if not draft.token_ids:
+            token_ids = predraft.draft_token_ids[: min(room, self._decision.predraft_length)]
+            draft = DraftTokens(token_ids, DraftSource.CACHED, forward_ns=predraft.forward_ns)
+        return PipelinedRequest(tokens, dataclasses.replace(draft, is_pipelined=True))
+
+    def observe(self, step: StepRecord) -> None:
+        """Lets the policy learn from a step."""
+        self._policy.observe(step)
 
     def close(self) -> None:
         self._draft.close()

@@ -6,59 +6,85 @@ import time
 from collections import defaultdict
 
 from orchestrator.reporting.timeline import Timeline
-from outrider.protocol.messages import Timings
+from orchestrator.step import StepRecord, Wait
 
 
 class CriticalPath:
     """Attributes every nanosecond since its creation to a stage.
 
-    Each call books the interval since the previous call, so the stages add up to
-    the wall time by the way they are measured. A timeline gets the intervals, too.
+    Each interval begins where the one before ended, so the stages add up to the wall time by the
+    way they are measured. A timeline gets the intervals, too.
     """
 
     def __init__(self, timeline: Timeline | None = None) -> None:
         self.timeline = timeline
         self.stages: defaultdict[str, int] = defaultdict(int)
         self.hidden: defaultdict[str, int] = defaultdict(int)
+        self.ttft_ns = 0
+        """From the creation to the first committed token."""
+        self._num_tokens = 0
         self._began_ns = self._last_ns = time.perf_counter_ns()
 
     @property
     def wall_ns(self) -> int:
-        """From the creation to the last booked interval."""
+        """From the creation to the end of the last interval."""
         return self._last_ns - self._began_ns
 
-    def spend(self, stage: str) -> int:
-        """Books the interval since the last call to `stage` and returns it."""
-        interval_ns = self._advance(stage)
-        self.stages[stage] += interval_ns
-        return interval_ns
+    def committed(self, num_tokens: int) -> None:
+        """Notes that the client has got so many tokens by now."""
+        self.ttft_ns = self.ttft_ns or self.wall_ns
+        self._num_tokens = num_tokens
 
-    def spend_waiting(self, stage: str, timings: Timings) -> int:
-        """Books an interval in which nothing but a service's reply was awaited; returns it.
+    @property
+    def tpot_ns(self) -> int:
+        """Time of a token after the first; 0 below two tokens."""
+        num_later = self._num_tokens - 1
+        return (self.wall_ns - self.ttft_ns) // num_later if num_later > 0 else 0
 
-        The reply's durations split it: what the server does not account for was
-        spent in the network and in gRPC at both ends. Where the request was sent ahead,
-        the service may have worked for longer than was waited: that much is hidden.
+    def spend(self, stage: str) -> None:
+        """Books the interval that ends now."""
+        self.stages[stage] += self._advance(stage, time.perf_counter_ns())
+
+    def book(self, step: StepRecord) -> None:
+        """Books the intervals of a step: its waits, and the orchestrator's work between them."""
+        for wait in step.waits:
+            self._book_own_work(wait.began_ns)
+            self._book_wait(wait)
+        self._book_own_work(step.ended_ns)
+        self._hide("draft_compute", step.hidden_draft_ns)
+        self._hide("prefill_draft", step.hidden_prefill_ns)
+        if self.timeline is not None:
+            self.timeline.step(step)
+
+    def _book_own_work(self, until_ns: int) -> None:
+        self.stages["orchestrator"] += self._advance("orchestrator", until_ns)
+
+    def _book_wait(self, wait: Wait) -> None:
+        """Splits a wait by the service's own durations.
+
+        What these do not account for was spent in the network, and in gRPC at both ends. For a
+        pipelined request the service may have worked longer than was waited: that part is hidden.
         """
-        interval_ns = self._advance(stage)
-        server_ns = min(timings.total_ns, interval_ns)
-        # Where the target goes on alone, its queue is counted from before its total.
-        queue_ns = min(timings.queue_ns, server_ns)
-        compute_ns = server_ns - queue_ns
-        self.stages[f"{stage}_network"] += interval_ns - server_ns
-        self.stages[f"{stage}_queue"] += queue_ns
-        self.stages[f"{stage}_compute"] += compute_ns
-        if timings.total_ns > interval_ns:
-            self.hide(f"{stage}_compute", timings.total_ns - interval_ns)
-        return interval_ns
+        interval_ns = self._advance(wait.stage, wait.ended_ns)
+        if wait.timings is None:
+            self.stages[wait.stage] += interval_ns
+            return
+        server_ns = min(wait.timings.total_ns, interval_ns)
+        # Of a target that runs ahead, the queue counts from before its total.
+        queue_ns = min(wait.timings.queue_ns, server_ns)
+        self.stages[f"{wait.stage}_network"] += interval_ns - server_ns
+        self.stages[f"{wait.stage}_queue"] += queue_ns
+        self.stages[f"{wait.stage}_compute"] += server_ns - queue_ns
+        self._hide(f"{wait.stage}_compute", wait.timings.total_ns - interval_ns)
 
-    def _advance(self, name: str) -> int:
-        """The interval since the last call, which the timeline gets under this name."""
-        began_ns, self._last_ns = self._last_ns, time.perf_counter_ns()
+    def _advance(self, name: str, until_ns: int) -> int:
+        """The interval since the last one, which the timeline gets under this name."""
+        began_ns, self._last_ns = self._last_ns, max(self._last_ns, until_ns)
         if self.timeline is not None:
             self.timeline.stage(name, began_ns, self._last_ns)
         return self._last_ns - began_ns
 
-    def hide(self, stage: str, duration_ns: int) -> None:
-        """Notes work that ran behind something on the critical path."""
-        self.hidden[stage] += max(0, duration_ns)
+    def _hide(self, stage: str, duration_ns: int) -> None:
+        """Notes work that was done while something on the critical path went on."""
+        if duration_ns > 0:
+            self.hidden[stage] += duration_ns

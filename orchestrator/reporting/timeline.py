@@ -12,6 +12,7 @@ from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from orchestrator.step import StepRecord
 from outrider.protocol.messages import Interval, Predraft, Timings
 
 ORCHESTRATOR, NETWORK, DRAFT, TARGET = "orchestrator", "network", "draft", "target"
@@ -54,15 +55,15 @@ class Timeline:
         """A stage of the critical path."""
         self._add(ORCHESTRATOR, "critical path", name, begin_ns, end_ns)
 
-    def step(self, num_draft_tokens: int, num_accepted_tokens: int, source: str) -> None:
-        """All since the last step was one, which ends now; `source` is that of its draft."""
-        now_ns = time.perf_counter_ns()
+    def step(self, step: StepRecord) -> None:
+        """A step, which began where the last one ended."""
         name = "target alone"
-        counts = {"draft_tokens": num_draft_tokens, "accepted_tokens": num_accepted_tokens}
-        if num_draft_tokens:
-            name = f"{num_accepted_tokens} of {num_draft_tokens} accepted, {source}"
-        self._add(ORCHESTRATOR, "steps", name, self._step_began_ns, now_ns, counts)
-        self._step_began_ns = now_ns
+        num_draft, num_accepted = step.num_draft_tokens, step.num_accepted_tokens
+        if num_draft:
+            name = f"{num_accepted} of {num_draft} accepted, {step.source.value}"
+        counts = {"draft_tokens": num_draft, "accepted_tokens": num_accepted}
+        self._add(ORCHESTRATOR, "steps", name, self._step_began_ns, step.ended_ns, counts)
+        self._step_began_ns = step.ended_ns
 
     def sent(self, service: str, name: str, token_ids: Sequence[int]) -> None:
         """A message with these new tokens leaves for a service, which answers in order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import Any
 
 import grpc
@@ -113,7 +114,7 @@ class DraftClient(ModelClient):
         timeline: Timeline | None,
     ) -> DraftSession:
         return DraftSession(
-            lambda: self.stub.Propose(timeout=timeout, metadata=outgoing_metadata()),
+            partial(self.stub.Propose, timeout=timeout, metadata=outgoing_metadata()),
             params,
             draft,
             target,
@@ -138,7 +139,7 @@ class TargetClient(ModelClient):
     ) -> TargetSession:
         """Which fails with VOCABULARY_MISMATCH if the service serves another vocabulary by now."""
         return TargetSession(
-            lambda: self.stub.Verify(timeout=timeout, metadata=outgoing_metadata()),
+            partial(self.stub.Verify, timeout=timeout, metadata=outgoing_metadata()),
             params,
             timeline,
             target.vocabulary_fingerprint,

@@ -59,8 +59,8 @@ class DraftSession:
         self._sync = SequenceSync()
         self._vocab_size = draft.vocab_size
         self._context_length = 0
-        # What the draft has predrafted behind that context, by what it assumes.
-        self._table: dict[tuple[int, ...], Predraft] = {}
+        # The speculation cache: predrafts behind that context, by what they assume.
+        self._cache: dict[tuple[int, ...], Predraft] = {}
         self._growth: asyncio.Future[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._failure: OutriderError | None = None
@@ -97,15 +97,15 @@ class DraftSession:
         await self._send(request)
         self._sync.hold(tokens, draft, len(tokens) + len(draft))
 
-    def predrafted(self, tokens: Sequence[int]) -> Predraft | None:
-        """What the draft has predrafted so far for the case that `tokens` are committed."""
-        predrafted = self._table.get(tuple(tokens[self._context_length :]))
-        return predrafted if predrafted is not None and predrafted.draft_token_ids else None
+    def cached(self, tokens: Sequence[int]) -> Predraft | None:
+        """The predraft for the case that `tokens` are committed, as far as it has come."""
+        predraft = self._cache.get(tuple(tokens[self._context_length :]))
+        return predraft if predraft is not None and predraft.draft_token_ids else None
 
-    def is_coming(self, tokens: Sequence[int]) -> bool:
-        """Whether the draft predrafts for that, but had nothing yet when it last said so."""
-        predrafted = self._table.get(tuple(tokens[self._context_length :]))
-        return predrafted is not None and not predrafted.draft_token_ids
+    def is_under_way(self, tokens: Sequence[int]) -> bool:
+        """Whether the draft has begun to predraft for that case, and has no token yet."""
+        predraft = self._cache.get(tuple(tokens[self._context_length :]))
+        return predraft is not None and not predraft.draft_token_ids
 
     def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
         """What has been predrafted so far for the case that all of `draft` are accepted."""
@@ -115,7 +115,7 @@ class DraftSession:
         return next(
             (
                 predrafted
-                for assumed, predrafted in self._table.items()
+                for assumed, predrafted in self._cache.items()
                 if len(assumed) > len(draft)
                 and assumed[: len(draft)] == tuple(draft)
                 and predrafted.draft_token_ids
@@ -131,7 +131,7 @@ class DraftSession:
 
     def _request(self, tokens: Sequence[int], plan: PredraftPlan) -> draft_pb2.ProposeRequest:
         self._context_length = len(tokens)
-        self._table = {}
+        self._cache = {}
         context_length, token_ids = self._sync.difference(tokens)
         request = draft_pb2.ProposeRequest(
             context_length=context_length,
@@ -206,10 +206,10 @@ class DraftSession:
             # One that was sent before the draft knew of the last result is stale.
             if predrafted.context_length != self._context_length:
                 continue
-            before = self._table.get(predrafted.assumed_token_ids)
+            before = self._cache.get(predrafted.assumed_token_ids)
             num_before = len(before.draft_token_ids) if before else 0
             self.num_predrafted_tokens += len(predrafted.draft_token_ids) - num_before
-            self._table[predrafted.assumed_token_ids] = predrafted
+            self._cache[predrafted.assumed_token_ids] = predrafted
         if self._growth is not None and not self._growth.done():
             self._growth.set_result(None)
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 
-from orchestrator.policy.experience import Experience
+from orchestrator.policy.cost_model import PairState
 from orchestrator.reporting.timeline import Timeline
 from orchestrator.sessions.clients import DraftClient, TargetClient
 from orchestrator.sessions.draft_session import DraftSession
@@ -39,7 +39,7 @@ class Pair:
         draft: DraftClient | None = None,
     ) -> None:
         self.tokenizer = tokenizer
-        self.experience = Experience(token_ns=target_info.token_ns)
+        self.policy_state = PairState(token_ns=target_info.token_ns)
         self.target_link = Link(target, self._accept_target)
         self.draft_link = None if draft is None else Link(draft, self._accept_draft)
         self.target_info = target_info

@@ -37,7 +37,7 @@ class SessionStream:
     ) -> None:
         self._service = service
         self._open_call = open_call
-        self._call = open_call()
+        self._call: Any = None  # until something is sent
         self._settings = settings
         self._patience = patience
 
@@ -76,6 +76,8 @@ class SessionStream:
             self._settings = None
         if span_id := telemetry.current_span_id():
             request.step_span_id = span_id
+        if self._call is None:
+            self._call = self._open_call()
         try:
             await self._call.write(request)
         except grpc.aio.AioRpcError as error:
@@ -115,4 +117,5 @@ class SessionStream:
 
     def close(self) -> None:
         """Ends the session; the service frees its slot."""
-        self._call.cancel()
+        if self._call is not None:
+            self._call.cancel()

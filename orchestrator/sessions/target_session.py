@@ -9,7 +9,12 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.decoding.interfaces import Ahead, Foresight
+from orchestrator.decoding.interfaces import (
+    Lookahead,
+    PipelinedRequest,
+    Pipelining,
+    RunningAhead,
+)
 from orchestrator.reporting.timeline import TARGET, Timeline
 from orchestrator.sessions.sequence_sync import SequenceSync
 from orchestrator.sessions.stream import SessionStream
@@ -18,16 +23,15 @@ from outrider.protocol.codec import sampling_to_wire, verify_result_from_wire
 from outrider.protocol.messages import SamplingParams, Timings, VerifyResult
 from outrider.v1 import target_pb2
 
-# A slot that was given back is free after the pass that uses it; the target is worth
-# waiting for.
+# A slot that was given back is free after the pass that uses it. The target is worth waiting for.
 _PATIENCE_SECONDS = 60.0
 
 
 class TargetSession:
-    """VerifyResults on one sequence; `partners.Verifier` over the network.
+    """Verify results for one sequence; `interfaces.Verifier` over the network.
 
     Args:
-        vocabulary_fingerprint: of the vocabulary that its tokens are of; empty: not checked.
+        vocabulary_fingerprint: of the vocabulary that the tokens are of; empty: not checked.
     """
 
     def __init__(
@@ -37,52 +41,41 @@ class TargetSession:
         timeline: Timeline | None = None,
         vocabulary_fingerprint: str = "",
     ) -> None:
-        self.ahead: Ahead | None = None
+        self.pipelined: PipelinedRequest | None = None
         self._timeline = timeline
         settings = target_pb2.VerifyRequest(
             sampling=sampling_to_wire(params), vocabulary_fingerprint=vocabulary_fingerprint
         )
         self._stream = SessionStream(open_call, settings, _PATIENCE_SECONDS, "the target")
         self._sync = SequenceSync()
-        self._num_more = 0  # results to come without a request
-
-    num_threads = 0
-    """CPU threads of the target's last pass; 0 if unknown."""
+        self._num_run_ahead = 0  # results to come that need no request
 
     @property
-    def goes_on(self) -> bool:
-        return self._num_more > 0
+    def is_running_ahead(self) -> bool:
+        return self._num_run_ahead > 0
 
     async def verify(
         self,
         tokens: Sequence[int],
         draft_token_ids: Sequence[int],
-        foresight: Foresight | None = None,
-        num_run_ahead_tokens: int = 0,
+        lookahead: Lookahead | None = None,
     ) -> VerifyResult:
-        """The target's result on draft tokens that follow `tokens`. Raises OutriderError."""
-        ahead, self.ahead = self.ahead, None
-        if self.goes_on and not draft_token_ids and foresight is None:
-            self._num_more -= 1
-            self._note_sent("goes on", tokens[-1:])
-            response = await self._stream.receive()
-            _check(response.run_ahead.context_length == len(tokens))
-            result = verify_result_from_wire(response.run_ahead, is_run_ahead=True)
-        elif ahead is None and foresight is None and not self.goes_on:
-            request = self._request(tokens, draft_token_ids, num_run_ahead_tokens)
-            response = await self._stream.exchange(request)
-            _check(response.HasField("result"))
-            result = verify_result_from_wire(response.result)
-            self._num_more = num_run_ahead_tokens
+        """The result for draft tokens behind `tokens`. Raises OutriderError."""
+        pipelined, self.pipelined = self.pipelined, None
+        num_run_ahead = lookahead.num_tokens if isinstance(lookahead, RunningAhead) else 0
+        is_pipelining = isinstance(lookahead, Pipelining)
+        if self.is_running_ahead and not draft_token_ids and not is_pipelining:
+            result = await self._next_run_ahead(tokens)
+        elif pipelined is None and not is_pipelining and not self.is_running_ahead:
+            request = self._request(tokens, draft_token_ids, num_run_ahead)
+            result = _result_in(await self._stream.exchange(request))
+            self._num_run_ahead = num_run_ahead
         else:
-            is_stale = ahead is not None and ahead.tokens != tokens
-            if ahead is None or is_stale:
-                await self._stream.send(
-                    self._request(tokens, draft_token_ids, num_run_ahead_tokens)
-                )
-            result = await self._receive(is_stale, foresight)
-            self._num_more = num_run_ahead_tokens
-        self.num_threads = result.timings.num_threads
+            is_sent = pipelined is not None and pipelined.tokens == tokens
+            if not is_sent:
+                await self._stream.send(self._request(tokens, draft_token_ids, num_run_ahead))
+            result = await self._receive(pipelined is not None and not is_sent, lookahead)
+            self._num_run_ahead = num_run_ahead
         if self._timeline is not None:
             counts = {"accepted_tokens": result.num_accepted_tokens}
             self._timeline.answered(TARGET, result.timings, draft_token_ids, counts)
@@ -90,7 +83,7 @@ class TargetSession:
         return result
 
     def _request(
-        self, tokens: Sequence[int], draft_token_ids: Sequence[int], num_run_ahead_tokens: int
+        self, tokens: Sequence[int], draft_token_ids: Sequence[int], num_run_ahead: int
     ) -> target_pb2.VerifyRequest:
         context_length, token_ids = self._sync.difference(tokens)
         self._note_sent("verify" if draft_token_ids else "read", token_ids)
@@ -98,32 +91,40 @@ class TargetSession:
             context_length=context_length,
             token_ids=token_ids,
             draft_token_ids=draft_token_ids,
-            num_run_ahead_tokens=num_run_ahead_tokens,
+            num_run_ahead_tokens=num_run_ahead,
         )
 
-    async def _receive(self, after_stale: bool, foresight: Foresight | None) -> VerifyResult:
-        if foresight is None:
+    async def _next_run_ahead(self, tokens: Sequence[int]) -> VerifyResult:
+        self._num_run_ahead -= 1
+        self._note_sent("run ahead", tokens[-1:])
+        message = (await self._stream.receive()).run_ahead
+        _check(message.context_length == len(tokens))
+        return verify_result_from_wire(message, is_run_ahead=True)
+
+    async def _receive(self, after_stale: bool, lookahead: Lookahead | None) -> VerifyResult:
+        """The next result; while it waits, sends the next request, if that is worth it."""
+        if not isinstance(lookahead, Pipelining):
             return await self._next_result(after_stale)
         result = asyncio.create_task(self._next_result(after_stale))
-        ahead = asyncio.ensure_future(foresight())
+        request = asyncio.ensure_future(lookahead.next_request())
         try:
-            await asyncio.wait((result, ahead), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((result, request), return_when=asyncio.FIRST_COMPLETED)
             if not result.done():
-                await self._send_ahead(ahead.result())
+                await self._send_pipelined(request.result())
             return await result
         finally:
             result.cancel()
-            ahead.cancel()
-            await asyncio.gather(result, ahead, return_exceptions=True)
+            request.cancel()
+            await asyncio.gather(result, request, return_exceptions=True)
 
-    async def _send_ahead(self, ahead: Ahead) -> None:
-        self.ahead = ahead
-        self._note_sent("verify, sent ahead", ahead.tokens[-1:])
+    async def _send_pipelined(self, request: PipelinedRequest) -> None:
+        self.pipelined = request
+        self._note_sent("verify, pipelined", request.tokens[-1:])
         await self._stream.send(
             target_pb2.VerifyRequest(
-                context_length=len(ahead.tokens) - 1,
-                token_ids=ahead.tokens[-1:],
-                draft_token_ids=ahead.draft_token_ids,
+                context_length=len(request.tokens) - 1,
+                token_ids=request.tokens[-1:],
+                draft_token_ids=request.draft.token_ids,
                 assumes_result=True,
             )
         )
@@ -133,24 +134,27 @@ class TargetSession:
             self._timeline.sent(TARGET, name, token_ids)
 
     async def _next_result(self, after_stale: bool) -> VerifyResult:
-        """Takes the answer to what was sent ahead in vain off the stream first."""
+        """Takes the answer to a stale request off the stream first."""
         if after_stale:
             _check((await self._next_answer()).HasField("stale"))
             if self._timeline is not None:
                 self._timeline.answered(TARGET, Timings(), ())
-        response = await self._next_answer()
-        _check(response.HasField("result"))
-        return verify_result_from_wire(response.result)
+        return _result_in(await self._next_answer())
 
     async def _next_answer(self) -> Any:
-        """The answer to a request. Where the target went on until then was in vain."""
+        """The answer to a request. Run-ahead results before it are not wanted any more."""
         while (response := await self._stream.receive()).HasField("run_ahead"):
-            _check(self._num_more > 0)
-            self._num_more -= 1
+            _check(self._num_run_ahead > 0)
+            self._num_run_ahead -= 1
         return response
 
     def close(self) -> None:
         self._stream.close()
+
+
+def _result_in(response: target_pb2.VerifyResponse) -> VerifyResult:
+    _check(response.HasField("result"))
+    return verify_result_from_wire(response.result)
 
 
 def _check(agrees: bool) -> None:

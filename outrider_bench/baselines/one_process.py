@@ -1,4 +1,4 @@
-"""The same loop with draft and target inside one process, in turn and without gRPC."""
+"""The same loop with draft and target inside one process, sequentially and without gRPC."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 from draft_service.drafters import DrafterSession
 from draft_service.service import load_drafter
 from orchestrator.decoding.decoder import decode
-from orchestrator.decoding.interfaces import Ahead, Foresight
-from orchestrator.policy.adaptive_length import AdaptiveLength
-from orchestrator.policy.draft_length import FixedLength
-from orchestrator.policy.experience import Experience
-from orchestrator.reporting.latency import CriticalPath
+from orchestrator.decoding.interfaces import Lookahead
+from orchestrator.decoding.proposer import Proposer
+from orchestrator.policy.adaptive import AdaptivePolicy
+from orchestrator.policy.cost_model import PairState
+from orchestrator.policy.draft_policy import DraftPolicy
+from orchestrator.policy.fixed_length import FixedLength
 from orchestrator.sessions.sequence_sync import SequenceSync
 from outrider.engine.options import EngineOptions
 from outrider.errors import OutriderError
@@ -51,7 +52,7 @@ def load(target: EngineOptions, draft: EngineOptions) -> None:
     _loaded["max_context_length"] = engine.max_context_length
     _loaded["verifier"] = Verifier(engine)
     _loaded["drafter"] = wait_for_own_thread(lambda: load_drafter(draft, 0))[1]
-    _loaded["experience"] = Experience(token_ns=1e9 * engine.batch_limits.token_seconds)
+    _loaded["pair"] = PairState(token_ns=1e9 * engine.batch_limits.token_seconds)
 
 
 def generate(prompt: list[int], task: Task, k: int | None, looks_up: bool) -> Run:
@@ -60,22 +61,18 @@ def generate(prompt: list[int], task: Task, k: int | None, looks_up: bool) -> Ru
 
 
 async def _generate(prompt: list[int], task: Task, k: int | None, looks_up: bool) -> Run:
-    experience = _loaded["experience"]
+    pair = _loaded["pair"]
     params = SamplingParams(temperature=task.temperature, seed=task.seed)
     began = time.perf_counter()
     first = 0.0
     drafter, verifier = _loaded["drafter"].open_session(), _loaded["verifier"].open_session()
     tokens: list[int] = []
-    steps = decode(
-        prompt,
-        len(prompt) + task.max_new_tokens,
-        LocalVerifier(verifier, params),
-        LocalDrafter(drafter, params),
-        AdaptiveLength(experience) if k is None else FixedLength(k, experience),
-        CriticalPath(),
-        looks_up=looks_up,
+    policy: DraftPolicy = (
+        AdaptivePolicy(pair, predrafts=False) if k is None else FixedLength(pair, k)
     )
-    async for step in steps:
+    proposer = Proposer(LocalDrafter(drafter, params), policy, num_predrafts=0, looks_up=looks_up)
+    max_length = len(prompt) + task.max_new_tokens
+    async for step in decode(prompt, max_length, LocalVerifier(verifier, params), proposer):
         tokens.extend(step.token_ids)
         first = first or time.perf_counter()
     drafter.close()
@@ -95,7 +92,7 @@ class LocalDrafter:
         self._sync = SequenceSync()
 
     async def propose(
-        self, tokens: Sequence[int], num_speculative_tokens: int, predraft_plan: PredraftPlan
+        self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
     ) -> Proposal:
         context_length, token_ids = self._sync.difference(tokens)
         proposal = await self._session.propose(
@@ -104,15 +101,13 @@ class LocalDrafter:
         self._sync.hold(tokens, proposal.draft_token_ids, proposal.sequence_length)
         return proposal
 
-    async def follow(
-        self, tokens: Sequence[int], draft: Sequence[int], predraft_plan: PredraftPlan
-    ) -> None:
+    async def follow(self, tokens: Sequence[int], draft: Sequence[int], plan: PredraftPlan) -> None:
         """Never called: nothing is predrafted here."""
 
-    def predrafted(self, tokens: Sequence[int]) -> Predraft | None:
+    def cached(self, tokens: Sequence[int]) -> Predraft | None:
         return None
 
-    def is_coming(self, tokens: Sequence[int]) -> bool:
+    def is_under_way(self, tokens: Sequence[int]) -> bool:
         return False
 
     def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
@@ -128,10 +123,10 @@ class LocalDrafter:
 class LocalVerifier:
     """`orchestrator.decoding.interfaces.Verifier` on a session of this process."""
 
-    goes_on = False
+    pipelined = None
+    is_running_ahead = False
 
     def __init__(self, session: VerifierSession, params: SamplingParams) -> None:
-        self.ahead: Ahead | None = None
         self._session = session
         self._params = params
         self._sync = SequenceSync()
@@ -140,10 +135,9 @@ class LocalVerifier:
         self,
         tokens: Sequence[int],
         draft_token_ids: Sequence[int],
-        foresight: Foresight | None = None,
-        num_run_ahead_tokens: int = 0,
+        lookahead: Lookahead | None = None,
     ) -> VerifyResult:
-        """Sends nothing ahead, and does not go on alone: there is no way."""
+        """Makes no use of a lookahead: there is no round trip to hide."""
         context_length, token_ids = self._sync.difference(tokens)
         result = await self._session.verify(
             context_length, token_ids, draft_token_ids, self._params

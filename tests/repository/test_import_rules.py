@@ -46,9 +46,9 @@ LAYERS = {
     "orchestrator": [
         "step",
         "policy reporting text forecast resizable_semaphore",
-        "decoding admission",
-        "sessions generation",
-        "activity",
+        "decoding admission request activity",
+        "sessions",
+        "generation",
         "codec metrics",
         "servicer",
         "__main__",

@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from orchestrator.decoding import fail_safe_drafter as working_drafter
+from orchestrator.decoding import draft as draft_module
 from orchestrator.decoding.decoder import decode
-from orchestrator.policy.draft_length import LengthPolicy
-from orchestrator.policy.experience import StepCost
-from orchestrator.reporting.latency import CriticalPath
+from orchestrator.decoding.proposer import Proposer
+from orchestrator.policy.draft_policy import Decision, DraftPolicy, StepContext
 from orchestrator.sessions.draft_session import DraftSession
 from orchestrator.sessions.pair import Pair
 from orchestrator.sessions.target_session import TargetSession
+from orchestrator.step import DraftState, StepRecord
 from outrider.protocol.messages import (
     GREEDY,
     ModelInfo,
@@ -28,7 +28,6 @@ from outrider.protocol.messages import (
     VerifyResult,
 )
 from tests.support.fake_network import Network, guarded
-from tests.support.fakes import Far
 from tests.support.toy_pair import ToyModel, toy_pair
 
 PROMPT = [5, 1, 7, 7, 2, 9, 0, 4, 11]
@@ -42,43 +41,40 @@ class Stuck(AssertionError):
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """No draft is taken for lost only because time passes in leaps here."""
-    monkeypatch.setattr(working_drafter, "LONGEST_WAIT_SECONDS", None)
+    monkeypatch.setattr(draft_module, "LONGEST_WAIT_SECONDS", None)
 
 
-class Lengths:
-    """Lengths that change from step to step."""
+class Changing:
+    """Decides otherwise at each step, at random.
 
-    def __init__(self, random: Random, longest: int) -> None:
-        self._random, self._longest = random, longest
+    Args:
+        is_far: whether it may pipeline and run ahead.
+    """
 
-    @property
-    def is_at_rest(self) -> bool:
-        return self._random.random() < 0.5
+    def __init__(self, random: Random, longest: int, is_far: bool = False) -> None:
+        self._random, self._longest, self._is_far = random, longest, is_far
 
-    @property
-    def shares_passes(self) -> bool:
-        return self._random.random() < 0.5
+    def decide(self, context: StepContext) -> Decision:
+        random, longest = self._random, self._longest
+        k = random.choice([0, random.randint(0, longest)])
+        if context.draft in (DraftState.ABSENT, DraftState.LOST):
+            k = 0
+        return Decision(
+            draft_length=k,
+            predraft_length=random.randint(1, max(1, longest)),
+            miss_length=random.choice([0, k]),
+            cache_wait_ns=random.choice([0.0, 1e9]),
+            lookup_length=random.randint(0, 16),
+            confirmed_lookup_length=random.randint(0, 16),
+            shortest_lookup=random.choice([1, 8]),
+            acceptance_rate=random.random(),
+            keeps_up=random.random() < 0.5,
+            runs_ahead=k == 0 and (self._is_far or random.random() < 0.5),
+            pipelines=k > 0 and self._is_far,
+            pipeline_wait_ns=random.choice([0.0, 1e9]),
+        )
 
-    def next_length(self) -> int:
-        return self._random.choice([0, self._random.randint(0, self._longest)])
-
-    def predrafted_length(self) -> int:
-        return self._random.randint(1, max(1, self._longest))
-
-    @property
-    def acceptance_rate(self) -> float:
-        return self._random.random()
-
-    def missed_length(self, length: int) -> int:
-        return self._random.choice([0, length])
-
-    def patience_ns(self) -> float:
-        return self._random.choice([0.0, 1e9])
-
-    def lookup_length(self, match_length: int, is_confirmed: bool) -> int:
-        return self._random.randint(0, match_length)
-
-    def observe(self, cost: StepCost) -> None: ...
+    def observe(self, step: StepRecord) -> None: ...
 
 
 class CheckedDrafter:
@@ -92,27 +88,27 @@ class CheckedDrafter:
         return getattr(self._session, name)
 
     async def propose(
-        self, tokens: Sequence[int], num_speculative_tokens: int, predraft_plan: PredraftPlan
+        self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
     ) -> Proposal:
-        proposal = await self._session.propose(tokens, num_speculative_tokens, predraft_plan)
+        proposal = await self._session.propose(tokens, num_speculative_tokens, plan)
         self._check(tokens, proposal.draft_token_ids)
         assert len(proposal.draft_token_ids) <= num_speculative_tokens
         return proposal
 
-    def predrafted(self, tokens: Sequence[int]) -> Predraft | None:
-        predrafted = self._session.predrafted(tokens)
-        if predrafted is not None:
+    def cached(self, tokens: Sequence[int]) -> Predraft | None:
+        predraft = self._session.cached(tokens)
+        if predraft is not None:
             self.num_hits += 1
-            assert tuple(tokens[predrafted.context_length :]) == predrafted.assumed_token_ids
-            self._check(tokens, predrafted.draft_token_ids)
-        return predrafted
+            assert tuple(tokens[predraft.context_length :]) == predraft.assumed_token_ids
+            self._check(tokens, predraft.draft_token_ids)
+        return predraft
 
     def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
-        predrafted = self._session.likeliest(tokens, draft)
-        if predrafted is not None:
-            assert predrafted.assumed_token_ids[:-1] == tuple(draft)
-            self._check([*tokens, *predrafted.assumed_token_ids], predrafted.draft_token_ids)
-        return predrafted
+        predraft = self._session.likeliest(tokens, draft)
+        if predraft is not None:
+            assert predraft.assumed_token_ids[:-1] == tuple(draft)
+            self._check([*tokens, *predraft.assumed_token_ids], predraft.draft_token_ids)
+        return predraft
 
     def _check(self, tokens: Sequence[int], draft: Sequence[int]) -> None:
         expected = self._model.continuation(tokens, len(draft), self._params)
@@ -120,16 +116,16 @@ class CheckedDrafter:
 
 
 class CountedTarget(TargetSession):
-    """A target session that knows how often its target went on alone, and was interrupted."""
+    """A target session that counts how often its target ran ahead, and was interrupted."""
 
-    num_more = 0
+    num_run_ahead = 0
     num_interrupted = 0
 
     async def verify(self, *args: Any, **kwargs: Any) -> VerifyResult:
-        went_on = self.goes_on
+        was_running = self.is_running_ahead
         result = await super().verify(*args, **kwargs)
-        self.num_more += result.is_run_ahead
-        self.num_interrupted += went_on and not result.is_run_ahead
+        self.num_run_ahead += result.is_run_ahead
+        self.num_interrupted += was_running and not result.is_run_ahead
         return result
 
 
@@ -157,7 +153,7 @@ class Schedule:
         self.num_hits = 0
         self.num_pipelined_steps = 0
         self.num_stale_steps = 0
-        self.num_more_steps = 0
+        self.num_run_ahead_steps = 0
         self.num_interrupted = 0
         self.before_event: Callable[[int], Any] = lambda _: None
         self._rates = {
@@ -199,39 +195,27 @@ class Schedule:
 
     async def text(
         self,
-        lengths: LengthPolicy,
+        policy: DraftPolicy,
         num_predrafts: int = 4,
         params: SamplingParams = GREEDY,
         num_tokens: int = 24,
         prompt: Sequence[int] = PROMPT,
         looks_up: bool = False,
-        is_far: bool = False,
     ) -> list[int]:
         """What the loop commits after `prompt`. Raises OutriderError."""
         text: list[int] = []
-        max_length = len(prompt) + num_tokens
         with self._pair.sessions(params, True, None) as (verifier, drafter):
-            path = CriticalPath()
-            steps = decode(
-                prompt,
-                max_length,
-                verifier,
-                drafter,
-                lengths,
-                path,
-                num_predrafts,
-                looks_up,
-                Far(server_ns=self.random.choice([0.0, 1e9])) if is_far else None,
-            )
+            proposer = Proposer(drafter, policy, num_predrafts, looks_up)
+            steps = decode(prompt, len(prompt) + num_tokens, verifier, proposer)
             async with aclosing(steps):
                 async for step in steps:
                     text.extend(step.token_ids)
-                    self.num_pipelined_steps += step.drafted.is_pipelined
-                    self.num_stale_steps += step.drafted.replaces_stale
+                    self.num_pipelined_steps += step.is_pipelined
+                    self.num_stale_steps += step.replaces_stale
             assert isinstance(drafter, CheckedDrafter)
             assert isinstance(verifier, CountedTarget)
             self.num_hits += drafter.num_hits
-            self.num_more_steps += verifier.num_more
+            self.num_run_ahead_steps += verifier.num_run_ahead
             self.num_interrupted += verifier.num_interrupted
         return text
 
@@ -278,8 +262,8 @@ class Schedule:
             events.append((self._time_rate, self._pass_time))
         if not events:
             return False
-        paces, actions = zip(*events, strict=True)
-        self.random.choices(actions, paces)[0]()
+        rates, actions = zip(*events, strict=True)
+        self.random.choices(actions, rates)[0]()
         return True
 
     def _pass_time(self) -> None:

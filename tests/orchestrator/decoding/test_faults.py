@@ -11,13 +11,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.policy.draft_length import FixedLength, LengthPolicy
-from orchestrator.policy.experience import Experience
+from orchestrator.policy.draft_policy import DraftPolicy
 from outrider.errors import OutriderError, ServiceUnavailable
 from outrider.protocol.messages import GREEDY, SamplingParams
-from tests.orchestrator.decoding.test_schedules import NUM_TOKENS, alone
+from tests.orchestrator.decoding.test_schedules import NUM_TOKENS, alone, fixed
 from tests.support.fake_network import Point
-from tests.support.schedules import SAMPLED, Lengths, Schedule, patience
+from tests.support.schedules import SAMPLED, Changing, Schedule, patience
 
 __all__ = ["patience"]  # a fixture
 
@@ -75,12 +74,11 @@ async def outcome(schedule: Schedule, text: asyncio.Task[list[int]], mode: Mode)
 def begin(schedule: Schedule, mode: Mode) -> asyncio.Task[list[int]]:
     num_predrafts, params = mode
     random = Random(repr(schedule.seed))
-    choices: list[LengthPolicy] = [FixedLength(3, Experience()), Lengths(random, 8)]
-    lengths = random.choice(choices)
-    looks_up = random.choice([True, False])
     is_far = random.random() < 0.7
+    policies: list[DraftPolicy] = [fixed(3, is_far), Changing(random, 8, is_far)]
+    policy, looks_up = random.choice(policies), random.choice([True, False])
     return asyncio.create_task(
-        schedule.text(lengths, num_predrafts, params, NUM_TOKENS, looks_up=looks_up, is_far=is_far)
+        schedule.text(policy, num_predrafts, params, NUM_TOKENS, looks_up=looks_up)
     )
 
 

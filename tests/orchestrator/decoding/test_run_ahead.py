@@ -10,10 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from orchestrator.decoding.decoder import decode
-from orchestrator.policy.draft_length import FixedLength
-from orchestrator.policy.experience import Experience
-from orchestrator.reporting.latency import CriticalPath
+from orchestrator.policy.draft_policy import Decision
 from outrider.engine.chunk import Chunk
 from outrider.errors import ContextTooLong
 from outrider.protocol.messages import GREEDY, ModelInfo, SamplingParams, VerifyResult
@@ -21,7 +18,8 @@ from outrider.serving.model_service import ServedModel
 from outrider.v1 import target_pb2
 from target_service.servicer import TargetServicer
 from target_service.verifier import Verifier, VerifierSession
-from tests.support.fakes import FakeDrafter, FakeVerifier, Far
+from tests.support.fakes import FakeDrafter, FakeVerifier
+from tests.support.loop import run, wants
 from tests.support.toy_pair import MAX_CONTEXT_LENGTH, ToyEngine, ToyModel
 
 PROMPT = [5, 1, 7, 7, 2]
@@ -153,53 +151,44 @@ async def test_what_does_not_fit_is_refused_before_it_begins(verifier: Verifier)
 
 
 @pytest.mark.parametrize(
-    ("k", "has_draft", "is_far", "sessions", "num_requests"),
+    ("decision", "has_draft", "num_requests"),
     [
-        (0, True, True, 1, 2),
-        (0, True, False, 8, 2),
-        (0, True, False, 1, 40),
-        (2, True, True, 8, 40),
-        (2, False, True, 1, 2),  # where there is none to be asked, it is no other thing
-        (2, False, False, 1, 40),
+        (wants(0, runs_ahead=True), True, 2),
+        (wants(0, runs_ahead=True), False, 2),
+        (wants(0), True, 40),
+        (wants(2, runs_ahead=True, miss_length=0), True, 2),  # beside a draft that reads
     ],
 )
-async def test_where_messages_would_hold_it_up_and_the_draft_rests_it_is_let(
-    k: int, has_draft: bool, is_far: bool, sessions: int, num_requests: int
+async def test_a_target_that_may_run_ahead_needs_a_request_now_and_then(
+    decision: Decision, has_draft: bool, num_requests: int
 ) -> None:
     verifier = FakeVerifier(lambda tokens: len(tokens) % 7)
     drafter = FakeDrafter(lambda tokens: 9) if has_draft else None
-    lengths = FixedLength(k, Experience(sessions=sessions))
-    distance = Far() if is_far else None
-    steps = decode(
-        PROMPT, len(PROMPT) + 40, verifier, drafter, lengths, CriticalPath(), distance=distance
-    )
-    assert len([step async for step in steps]) == 40
+    steps = await run(drafter, decision, len(PROMPT) + 40, prompt=PROMPT, target=verifier)
+    assert len(steps) == 40
     assert verifier.num_requests == num_requests
-
-
-class Looking(FixedLength):
-    def lookup_length(self, match_length: int, is_confirmed: bool) -> int:
-        return match_length
+    assert sum(step.is_run_ahead for step in steps) == 40 - num_requests
 
 
 @pytest.mark.parametrize(
-    ("num_repeated", "sessions", "is_interrupted"), [(5, 1, False), (12, 1, True), (12, 8, False)]
+    ("num_repeated", "shortest", "is_interrupted"), [(5, 8, False), (12, 8, True), (12, 99, False)]
 )
-async def test_only_what_is_long_is_looked_up_meanwhile_and_nothing_where_others_share(
-    num_repeated: int, sessions: int, is_interrupted: bool
+async def test_a_target_that_runs_ahead_is_interrupted_for_what_is_long_enough(
+    num_repeated: int, shortest: int, is_interrupted: bool
 ) -> None:
     """The text comes back to its beginning, for so many tokens."""
     beginning = list(range(100, 100 + num_repeated))
-    said = [1, 2, *beginning, 7, 8]
+    story = [1, 2, *beginning, 7, 8]
     prompt = [*beginning, 3, 1, 2, *beginning, 9, 9]
 
     def next_token(tokens: Sequence[int]) -> int:
-        return [*said, *range(20, 60)][len(tokens) - len(prompt)]
+        return [*story, *range(20, 60)][len(tokens) - len(prompt)]
 
+    decision = wants(0, runs_ahead=True, lookup_length=16, shortest_lookup=shortest)
     verifier = FakeVerifier(next_token)
-    lengths = Looking(0, Experience(sessions=sessions))
-    max_length, path = len(prompt) + 30, CriticalPath()
-    steps = decode(prompt, max_length, verifier, None, lengths, path, looks_up=True, distance=Far())
-    text = [token_id async for step in steps for token_id in step.token_ids]
-    assert text == [next_token([*prompt, *text[:i]]) for i in range(30)]
+    steps = await run(
+        None, decision, len(prompt) + 30, looks_up=True, target=verifier, prompt=prompt
+    )
+    said = [token_id for step in steps for token_id in step.token_ids]
+    assert said == [next_token([*prompt, *said[:i]]) for i in range(30)]
     assert any(draft for _, draft in verifier.calls) == is_interrupted

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from random import Random
 
 import pytest
 
-from orchestrator.decoding import fail_safe_drafter as working_drafter
-from orchestrator.policy.draft_length import FixedLength, LengthPolicy
-from orchestrator.policy.experience import Experience
+from orchestrator.decoding import draft as draft_module
+from orchestrator.policy.draft_policy import DraftPolicy
 from outrider.protocol.messages import GREEDY, SamplingParams
-from tests.support.schedules import PROMPT, SAMPLED, Lengths, Schedule, patience
+from tests.support.loop import ScriptedPolicy, far, wants
+from tests.support.schedules import PROMPT, SAMPLED, Changing, Schedule, patience
 from tests.support.toy_pair import ToyModel
 
 __all__ = ["patience"]  # a fixture
@@ -26,8 +27,10 @@ def alone(
     return ToyModel().continuation(prompt, num_tokens, params)
 
 
-def fixed(k: int) -> LengthPolicy:
-    return FixedLength(k, Experience())
+def fixed(k: int, is_far: bool = False, busy_seconds: float = 0.0) -> DraftPolicy:
+    """Always k draft tokens; with a target that is far away and busy for so long at a time."""
+    decision = replace(far(k), pipeline_wait_ns=1e9 * busy_seconds) if is_far else wants(k)
+    return ScriptedPolicy(decision)
 
 
 @pytest.mark.parametrize("k", range(9))
@@ -40,23 +43,21 @@ async def test_every_mode_is_exact_under_any_schedule(
     for seed, params in enumerate((GREEDY, SAMPLED)):
         for unlikeness in (0.0, 0.3):
             schedule = await Schedule.start(100 * k + 10 * num_predrafts + seed, unlikeness)
-            text = asyncio.create_task(
-                schedule.text(fixed(k), num_predrafts, params, is_far=is_far)
-            )
+            text = asyncio.create_task(schedule.text(fixed(k, is_far, seed), num_predrafts, params))
             await schedule.drive(text)
             assert await text == alone(params)
             await schedule.finish()
 
 
 @pytest.mark.parametrize("seed", range(60))
-async def test_lengths_that_change_from_step_to_step(seed: int) -> None:
+async def test_decisions_that_change_from_step_to_step(seed: int) -> None:
     params = (GREEDY, SAMPLED)[seed % 2]
     schedule = await Schedule.start(seed, unlikeness=0.2, min_confidence=0.3 * (seed % 3))
-    lengths, looks_up = Lengths(Random(seed), 8), seed % 4 > 1
+    policy, looks_up = Changing(Random(seed), 8, is_far=seed % 5 > 1), seed % 4 > 1
     # Of few tokens, so that looking up finds something.
     prompt = [5, 1, 7, 5, 1, 7, 2, 5, 1]
     text = asyncio.create_task(
-        schedule.text(lengths, params=params, prompt=prompt, looks_up=looks_up, is_far=seed % 5 > 1)
+        schedule.text(policy, params=params, prompt=prompt, looks_up=looks_up)
     )
     await schedule.drive(text)
     assert await text == alone(params, prompt)
@@ -75,7 +76,7 @@ async def test_sessions_that_share_both_services(seed: int) -> None:
     ]
     texts = [
         asyncio.create_task(
-            schedule.text(fixed(random.randint(1, 6)), prompt=prompt, is_far=random.random() < 0.5)
+            schedule.text(fixed(random.randint(1, 6), random.random() < 0.5), prompt=prompt)
         )
         for prompt in prompts
     ]
@@ -105,7 +106,7 @@ async def test_schedules_find_tables_in_time_and_too_late() -> None:
 async def test_a_draft_may_be_taken_for_lost_at_any_wait(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(working_drafter, "LONGEST_WAIT_SECONDS", 10.0)  # of a clock that leaps
+    monkeypatch.setattr(draft_module, "LONGEST_WAIT_SECONDS", 10.0)  # of a clock that leaps
     schedule = await Schedule.start(seed, unlikeness=0.2)
     text = asyncio.create_task(schedule.text(fixed(3), (0, 1, 4)[seed % 3], SAMPLED))
     await schedule.drive(text)
@@ -117,7 +118,7 @@ async def test_schedules_send_ahead_what_comes_true_and_what_does_not() -> None:
     num_pipelined, num_stale = [], []
     for seed in range(20):
         schedule = await Schedule.start(seed, unlikeness=0.2 * (seed % 2))
-        text = asyncio.create_task(schedule.text(fixed(1), is_far=True))
+        text = asyncio.create_task(schedule.text(fixed(1, is_far=True)))
         await schedule.drive(text)
         num_pipelined.append(schedule.num_pipelined_steps)
         num_stale.append(schedule.num_stale_steps)
@@ -128,18 +129,18 @@ async def test_schedules_send_ahead_what_comes_true_and_what_does_not() -> None:
 
 
 async def test_schedules_let_the_target_go_on_alone_and_interrupt_it() -> None:
-    num_more, num_interrupted = [], []
+    num_run_ahead, num_interrupted = [], []
     for seed in range(20):
         schedule = await Schedule.start(seed)
-        text = asyncio.create_task(schedule.text(Lengths(Random(seed), 3), is_far=True))
+        text = asyncio.create_task(schedule.text(Changing(Random(seed), 3, is_far=True)))
         await schedule.drive(text)
-        num_more.append(schedule.num_more_steps)
+        num_run_ahead.append(schedule.num_run_ahead_steps)
         num_interrupted.append(schedule.num_interrupted)
         await schedule.finish()
-    assert sum(num_more) >= 20
+    assert sum(num_run_ahead) >= 20
     assert sum(num_interrupted) >= 20
     schedule = await Schedule.start(0)
-    text = asyncio.create_task(schedule.text(fixed(0), is_far=True))
+    text = asyncio.create_task(schedule.text(fixed(0, is_far=True)))
     await schedule.drive(text)
-    assert schedule.num_more_steps == NUM_TOKENS - 1  # all but the first, with one request
+    assert schedule.num_run_ahead_steps == NUM_TOKENS - 1  # all but the first, with one request
     await schedule.finish()

@@ -6,6 +6,7 @@ import pytest
 
 from orchestrator.reporting import latency
 from orchestrator.reporting.latency import CriticalPath
+from orchestrator.step import StepRecord, Wait
 from outrider.protocol.messages import Timings
 
 
@@ -16,42 +17,56 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(latency.time, "perf_counter_ns", lambda: next(ticks))
 
 
+def step(*waits: Wait, ended_ns: int) -> StepRecord:
+    return StepRecord((1,), waits=waits, ended_ns=ended_ns)
+
+
 @pytest.mark.usefixtures("clock")
 def test_every_interval_is_booked_once() -> None:
     path = CriticalPath()
     path.spend("tokenize")
-    path.spend_waiting("verify", Timings(queue_ns=10, forward_ns=40, sample_ns=5, total_ns=70))
-    path.spend("tokenize")
+    timings = Timings(queue_ns=10, forward_ns=40, sample_ns=5, total_ns=70)
+    waits = Wait("draft_compute", 110, 130), Wait("verify", 140, 240, timings)
+    path.book(step(*waits, ended_ns=250))
+    path.spend("detokenize")  # the clock's next look was before
     assert path.stages == {
-        "tokenize": 200,
+        "tokenize": 100,
+        "orchestrator": 10 + 10 + 10,
+        "draft_compute": 20,
         "verify_queue": 10,
         "verify_compute": 60,
         "verify_network": 30,
+        "detokenize": 0,
     }
-    assert sum(path.stages.values()) == path.wall_ns == 300
+    assert sum(path.stages.values()) == path.wall_ns == 250
 
 
 @pytest.mark.usefixtures("clock")
 def test_a_server_that_claims_more_than_was_waited_gets_what_was_waited() -> None:
     path = CriticalPath()
-    path.spend_waiting("draft", Timings(queue_ns=500, total_ns=900))
-    path.spend_waiting("draft", Timings(queue_ns=20, total_ns=900))
-    assert path.stages == {"draft_queue": 120, "draft_compute": 80, "draft_network": 0}
-    # What was sent ahead had been worked on before.
+    first = Wait("draft", 0, 100, Timings(queue_ns=500, total_ns=900))
+    second = Wait("draft", 100, 200, Timings(queue_ns=20, total_ns=900))
+    path.book(step(first, second, ended_ns=200))
+    draft = {key: ns for key, ns in path.stages.items() if key.startswith("draft")}
+    assert draft == {"draft_queue": 120, "draft_compute": 80, "draft_network": 0}
+    # A pipelined request had been worked on before.
     assert path.hidden == {"draft_compute": 1600}
 
 
 @pytest.mark.usefixtures("clock")
 def test_no_stage_is_negative_where_a_queue_began_before_the_answer_before() -> None:
     path = CriticalPath()
-    path.spend_waiting("verify", Timings(queue_ns=60, forward_ns=30, total_ns=5))
-    assert path.stages == {"verify_queue": 5, "verify_compute": 0, "verify_network": 95}
+    timings = Timings(queue_ns=60, forward_ns=30, total_ns=5)
+    path.book(step(Wait("verify", 0, 100, timings), ended_ns=100))
+    assert path.stages["verify_queue"] == 5
+    assert path.stages["verify_compute"] == 0
+    assert path.stages["verify_network"] == 95
 
 
 @pytest.mark.usefixtures("clock")
 def test_hidden_work_is_beside_the_path() -> None:
     path = CriticalPath()
-    path.hide("prefill_draft", 40)
-    path.hide("prefill_draft", -5)
-    assert path.hidden == {"prefill_draft": 40}
+    path.book(StepRecord((1,), hidden_draft_ns=7, hidden_prefill_ns=40))
+    path.book(StepRecord((1,), hidden_prefill_ns=-5))
+    assert path.hidden == {"draft_compute": 7, "prefill_draft": 40}
     assert path.wall_ns == 0

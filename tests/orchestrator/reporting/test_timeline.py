@@ -5,6 +5,7 @@ import pytest
 from orchestrator.reporting import latency, timeline
 from orchestrator.reporting.latency import CriticalPath
 from orchestrator.reporting.timeline import MAX_INTERVALS, Timeline
+from orchestrator.step import DraftSource, StepRecord, Wait
 from outrider.protocol.messages import Interval, Predraft, Timings
 
 
@@ -94,10 +95,9 @@ def test_the_critical_path_and_the_steps(clock: Clock) -> None:
     path = CriticalPath(times)
     clock.now_ns += 7
     path.spend("tokenize")
-    clock.now_ns += 20
-    path.spend_waiting("verify", Timings(total_ns=5))
-    times.step(3, 2, "predrafted")
-    times.step(0, 0, "drafted")  # nothing happened meanwhile: nothing to draw
+    verify = Wait("verify", 1007, 1027, Timings(total_ns=5))
+    path.book(StepRecord((1, 2, 3), 3, 2, DraftSource.CACHED, waits=(verify,), ended_ns=1027))
+    path.book(StepRecord((4,), ended_ns=1027))  # nothing happened meanwhile: nothing to draw
     assert of_lane(times, "orchestrator", "critical path") == [
         ("tokenize", 0, 7),
         ("verify", 7, 27),

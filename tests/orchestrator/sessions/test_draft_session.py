@@ -78,30 +78,30 @@ async def begin(call: ScriptedCall) -> DraftSession:
 async def test_what_is_predrafted_is_found_by_what_is_committed(
     session: DraftSession, call: ScriptedCall
 ) -> None:
-    assert session.predrafted([1, 2, 3, 4]) is None
+    assert session.cached([1, 2, 3, 4]) is None
     await call.predraft(3, [4], [5])
     await call.predraft(3, [4], [5, 6])
     await call.predraft(3, [7], [8])
-    predrafted = session.predrafted([1, 2, 3, 4])
+    predrafted = session.cached([1, 2, 3, 4])
     assert predrafted is not None
     assert predrafted.draft_token_ids == (5, 6)
-    assert session.predrafted([1, 2, 3, 9]) is None
+    assert session.cached([1, 2, 3, 9]) is None
     assert session.num_predrafted_tokens == 3
 
 
 async def test_what_is_under_way_is_coming_until_it_is_there(
     session: DraftSession, call: ScriptedCall
 ) -> None:
-    assert not session.is_coming([1, 2, 3, 4])
+    assert not session.is_under_way([1, 2, 3, 4])
     await call.predraft(3, [4], [])
-    assert session.is_coming([1, 2, 3, 4])
-    assert session.predrafted([1, 2, 3, 4]) is None
+    assert session.is_under_way([1, 2, 3, 4])
+    assert session.cached([1, 2, 3, 4]) is None
     assert session.likeliest([1, 2, 3], ()) is None  # not worth sending ahead
     growth = session.growth()
     await call.predraft(3, [4], [5])
     assert growth.done()
-    assert not session.is_coming([1, 2, 3, 4])
-    assert session.predrafted([1, 2, 3, 4]) is not None
+    assert not session.is_under_way([1, 2, 3, 4])
+    assert session.cached([1, 2, 3, 4]) is not None
 
 
 async def test_following_is_one_message_that_nobody_waits_for(
@@ -148,8 +148,8 @@ async def test_what_comes_late_is_dropped(session: DraftSession, call: ScriptedC
     await session.follow([1, 2, 3, 4], (5,), PREDRAFT_PLAN)
     await call.predraft(3, [4], [5, 6])
     await call.predraft(3, [7], [8])
-    assert session.predrafted([1, 2, 3, 4]) is None
-    assert session.predrafted([1, 2, 3, 4, 7]) is None
+    assert session.cached([1, 2, 3, 4]) is None
+    assert session.cached([1, 2, 3, 4, 7]) is None
     assert session.num_predrafted_tokens == 1
 
 

@@ -9,8 +9,8 @@ import pytest
 from google.protobuf.struct_pb2 import Struct
 
 from orchestrator.codec import request_from_wire
-from orchestrator.generation import Generation, Message, Request
-from orchestrator.reporting.latency import CriticalPath
+from orchestrator.generation import Generation
+from orchestrator.request import Message, Request
 from outrider.client.request import request_to_wire
 from outrider.errors import InvalidRequest
 from outrider.protocol.messages import ModelInfo
@@ -97,4 +97,4 @@ async def test_what_may_take_long_holds_up_no_other_request(
 
     tokenizer: Any = Tokenizer()
     target = ModelInfo("a-target", max_context_length=9, vocab_size=5)
-    assert await Generation(request_, CriticalPath(None)).encode(tokenizer, target) == [1]
+    assert await Generation(request_).encode(tokenizer, target) == [1]

@@ -13,7 +13,7 @@ import grpc
 import pytest
 from transformers import PreTrainedTokenizerFast
 
-from orchestrator.generation import draw_seed
+from orchestrator.request import draw_seed
 from orchestrator.sessions.pair import Pair
 from outrider.errors import ContextTooLong, InvalidRequest, VocabularyMismatch
 from outrider.protocol.channel import from_rpc_error

@@ -52,7 +52,7 @@ async def test_a_draft_that_is_wrong_changes_nothing(tiny_models: Callable[..., 
 def num_unasked(generation: Any) -> int:
     """VerifyResults that came without a request."""
     sessions = [one for one in generation.trace if (one.track, one.lane) == ("target", "session")]
-    return sum(one.name == "goes on" for one in sessions)
+    return sum(one.name == "run ahead" for one in sessions)
 
 
 async def test_a_far_target_goes_on_alone_while_the_draft_rests(

@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, fields
 from itertools import zip_longest
 
-from orchestrator.decoding.decoder import Step
+from orchestrator.step import DraftSource, StepRecord
 
 
 @dataclass
@@ -29,19 +29,21 @@ class Speculation:
     num_stale_steps: int = 0
     num_cache_misses: int = 0
 
-    def count(self, step: Step) -> None:
-        self.num_pipelined_steps += step.drafted.is_pipelined
-        self.num_stale_steps += step.drafted.replaces_stale
-        self.num_cache_misses += step.is_cache_miss
+    def count(self, step: StepRecord) -> None:
+        """Adds a step."""
+        self.num_pipelined_steps += step.is_pipelined
+        self.num_stale_steps += step.replaces_stale
+        self.num_cache_misses += step.is_cache_miss and not step.num_draft_tokens
+        self.num_predrafted_tokens = max(self.num_predrafted_tokens, step.num_predrafted_tokens)
         if step.num_draft_tokens == 0:
             return
         self.num_steps += 1
         self.num_draft_tokens += step.num_draft_tokens
         self.num_accepted_tokens += step.num_accepted_tokens
-        if step.drafted.is_cache_hit:
+        if step.source is DraftSource.CACHED:
             self.num_cache_hits += 1
             self.num_cache_hit_accepted_tokens += step.num_accepted_tokens
-        if step.drafted.was_looked_up:
+        elif step.source is DraftSource.LOOKUP:
             self.num_lookup_steps += 1
             self.num_lookup_draft_tokens += step.num_draft_tokens
             self.num_lookup_accepted_tokens += step.num_accepted_tokens
