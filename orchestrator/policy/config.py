@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class PolicyConfig:
     """What the adaptive policy assumes before it has seen anything, and how quickly it learns."""
 
-    decay: float = 0.97
+    decay: float = 0.98
     """What an observation counts after one more of its kind."""
     prior_acceptance: float = 0.5
     """The acceptance rate of a draft that has not shown any."""
-    prior_tokens: float = 6.0
+    prior_tokens: float = 8.0
     """How many draft tokens of a text outweigh what other texts have shown."""
     lookup_acceptance: float = 0.6
     """The acceptance rate of prompt lookup, at the beginning of each text."""

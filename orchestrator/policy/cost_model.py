@@ -16,18 +16,15 @@ READING = (DraftState.PREFILLING, DraftState.CATCHING_UP)
 class CostFilter:
     """Costs that add up to what something takes, told apart by observations of several kinds.
 
-    A Kalman filter (1960) without covariances: what differs from the expectation is distributed
-    among the costs, most to the least certain. So the first difference between steps with and
-    without the draft is the draft's, and what changes between steps of a kind is the machine's.
+    A Kalman filter (1960) without covariances: what differs from the expectation is divided
+    among the costs, most of it for the least certain. So the first difference between steps with
+    and without the draft is the draft's, and what changes within a kind is the machine's.
 
     Args:
         errors: standard deviation of each cost at first, as a share of the first observation.
-        drifts: the same of how it changes between observations.
+        drifts: the same of its change between two observations.
         slope: the second cost as measured beforehand; None: it is all of the first observation.
     """
-
-    _NOISE = 0.1
-    """Standard deviation of an observation, as a share of it."""
 
     def __init__(
         self, errors: Sequence[float], drifts: Sequence[float], slope: float | None
@@ -41,35 +38,31 @@ class CostFilter:
         return bool(self._variances)
 
     def observe(self, counts: Sequence[float], took_ns: float, share: float = 1.0) -> None:
-        """Learns what took so long in which each cost was paid `counts` times.
+        """Learns from what took so long, and paid each cost `counts` times.
 
-        Args:
-            share: what it counts; less than 1 where others learn from the same pass.
+        `share` is less than 1 where others observe the same.
         """
-        if not self.is_known:
+        if not self._variances:
             slope = took_ns / counts[1] if self._slope is None else self._slope
             self.costs[:2] = max(0.0, took_ns - slope * counts[1]), slope
             self._variances = [(error * took_ns) ** 2 for error in self._errors]
             self._variances[1] /= counts[1] ** 2
         expected_ns = max(1.0, sum(map(mul, self.costs, counts)))
-        surprise_ns, variance = took_ns - expected_ns, (self._NOISE * expected_ns) ** 2 / share
+        surprise_ns, variance = took_ns - expected_ns, (0.1 * expected_ns) ** 2 / share
         for i, drift in enumerate(self._drifts):
             self._variances[i] += share * (drift * expected_ns / max(1.0, counts[i])) ** 2
             variance += self._variances[i] * counts[i] ** 2
-        # The further from what was expected, the less it counts (P. J. Huber, 1964).
+        # Beyond three standard deviations it counts less (P. J. Huber, 1964).
         variance *= max(1.0, abs(surprise_ns) / (3.0 * variance**0.5))
         for i, count in enumerate(counts):
             gain = self._variances[i] * count / variance
-            self.costs[i] += gain * surprise_ns
+            self.costs[i] = max(0.0, self.costs[i] + gain * surprise_ns)
             self._variances[i] *= 1 - gain * count
 
 
 @dataclass
 class Acceptance:
-    """How often a draft token is accepted, given that those before it were.
-
-    `rate` is as if `weight` tokens had shown it.
-    """
+    """How often a draft token is accepted if those before it were; `weight` tokens showed it."""
 
     rate: float
     weight: float
@@ -84,10 +77,9 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The best lengths with the draft, and the tokens per nanosecond that they bring."""
+    """The best draft lengths, and the tokens per nanosecond that they bring; 0: unknown."""
 
     goodput: float = 0.0
-    """0: unknown."""
     predraft_length: int = 1
     miss_length: int = 1
 
@@ -102,19 +94,18 @@ class PairState:
     def __init__(self, token_ns: float = 0.0, config: PolicyConfig | None = None) -> None:
         self.config = config = config or PolicyConfig()
         # A pass; each of its tokens; the draft's work meanwhile, and that after a cache hit.
-        errors, drifts = (1.0, 0.05 if token_ns else 0.2, 1.0, 1.0), (0.03, 0.003, 0.003, 0.003)
-        self._pass = CostFilter(errors, drifts, token_ns)
-        # A draft; each of its tokens.
-        self._draft = CostFilter((0.5, 0.5), (0.03, 0.03), None)
+        errors = (1.0, 0.05 if token_ns else 0.2, 1.0, 1.0)
+        self._pass = CostFilter(errors, (0.03, 0.003, 0.003, 0.003), token_ns)
+        self._draft = CostFilter((0.5, 0.5), (0.03, 0.03), None)  # a draft; each of its tokens
         self.acceptance = Acceptance(config.prior_acceptance, config.prior_tokens, config.decay)
-        self._num_sessions = 1.0  # that share a pass, on average
+        self._num_sessions = 1.0  # that share a pass
         self._miss_rate = 0.4
         self._num_ready = 1.0  # tokens that are predrafted in time
-        self.draft_is_stale = True
-        self.network_ns = self.server_ns = 0.0
-        self.idle_ns = 0.0  # what the target alone took, as it seemed when it was last alone
+        self.network_ns = self._server_ns = 0.0
+        self.idle_ns = 0.0  # what the target alone took when that was last seen
         self.num_idle_steps = self.steps_since_probe = 0
-        self.probe_debt = 0.0  # tokens that drafting has cost and that are not made up for
+        self.probe_debt = 0.0  # tokens that probes have cost and that are not made up for
+        self.draft_is_stale = True  # the draft was not waited for since a probe
 
     @property
     def shares_passes(self) -> bool:
@@ -125,11 +116,6 @@ class PairState:
         return self.network_ns > self.config.high_latency_ns
 
     @property
-    def favors_run_ahead(self) -> bool:
-        """Whether messages between two passes would delay others, or take long."""
-        return self.shares_passes or self.has_high_latency
-
-    @property
     def idle_goodput(self) -> float:
         """Tokens per nanosecond of the target alone."""
         return 1 / max(1.0, self._pass.costs[0] + self.token_ns)
@@ -137,7 +123,7 @@ class PairState:
     @property
     def token_ns(self) -> float:
         """What a draft token more costs if all sessions that share a pass draft as many."""
-        return max(0.0, self._pass.costs[1]) * self._num_sessions
+        return self._pass.costs[1] * self._num_sessions
 
     def draft_ns(self, length: int) -> float:
         return self._draft.costs[0] + self._draft.costs[1] * length if length else 0.0
@@ -145,35 +131,41 @@ class PairState:
     def pipeline_wait_ns(self, is_pipelined: bool) -> float:
         """How long the next verification can be held back without the target waiting for it.
 
-        Counted from when this one was sent. A pipelined one was begun when the result before it
-        left the target, half a round trip before that arrived, and the next takes as long.
+        A pipelined one began half a round trip before its turn, and the next needs another half.
         """
-        return self.server_ns - (self.network_ns if is_pipelined else 0.0)
+        return self._server_ns - (self.network_ns if is_pipelined else 0.0)
 
     def observe(self, step: StepRecord, predraft_length: int) -> None:
         """Learns from a step of any text, unless it was of a kind that is rare."""
-        self._observe_network(step)
-        if step.draft_state in READING:
+        if step.is_prefill:
             return
-        if step.num_draft_tokens and not step.match_length:
-            self.acceptance.observe(step)
+        if step.server_ns and not step.is_run_ahead:
+            self._server_ns += 0.2 * (step.server_ns - self._server_ns)
+            if not step.is_pipelined:
+                # A busy machine delays a result now and then; none is faster than the network.
+                network_ns = max(1.0, step.verify_ns - step.server_ns)
+                self.network_ns = min(network_ns, 1.2 * self.network_ns or network_ns)
         is_active, is_hit = step.draft_state is DraftState.ACTIVE, step.source is DraftSource.CACHED
-        if not is_active and not step.num_draft_tokens:
-            if self.has_high_latency and not step.is_run_ahead:
-                return  # where the target runs ahead, few steps wait for the network
-            self.num_idle_steps += 1
-        num_tokens, num_sessions = (
+        is_idle = not is_active and not step.num_draft_tokens
+        if step.draft_state in READING or (
+            is_idle and self.has_high_latency and not step.is_run_ahead
+        ):
+            return  # where the target runs ahead, few steps wait for the network
+        self.num_idle_steps += is_idle
+        counts = (
+            1.0,
             step.batch_tokens or 1 + step.num_draft_tokens,
-            max(1, step.batch_sessions),
+            is_active,
+            is_active * is_hit,
         )
-        counts = (1.0, num_tokens, is_active, is_active and is_hit)
+        num_sessions, share = max(1, step.batch_sessions), 1 - self.config.decay
         self._pass.observe(counts, step.verify_ns + step.cache_wait_ns, 1 / num_sessions)
-        share = 1 - self.config.decay
         self._num_sessions += share * (num_sessions - self._num_sessions)
-        if not is_active:
-            self.idle_ns = 1 / self.idle_goodput
+        self.idle_ns = self.idle_ns if is_active else 1 / self.idle_goodput
         if step.is_cache_miss or is_hit:
             self._miss_rate += share * (step.is_cache_miss - self._miss_rate)
+        if step.num_draft_tokens and not step.match_length:
+            self.acceptance.observe(step)
         if is_hit:  # if all that was wanted is there, there might be more
             num_ready = step.num_draft_tokens + (step.num_draft_tokens >= predraft_length)
             self._num_ready += share * (num_ready - self._num_ready)
@@ -181,60 +173,44 @@ class PairState:
             self._draft.observe((1.0, step.num_draft_tokens), step.draft_ns)
             self.draft_is_stale = False
 
-    def _observe_network(self, step: StepRecord) -> None:
-        if step.is_run_ahead or not step.server_ns:
-            return
-        if not step.is_pipelined:  # else the wait says nothing of the network
-            # A busy machine delays a result now and then; none is faster than the network.
-            network_ns = max(1.0, step.verify_ns - step.server_ns)
-            self.network_ns = min(network_ns, 1.2 * self.network_ns or network_ns)
-        self.server_ns += 0.2 * (step.server_ns - self.server_ns)
-
     def plan(self, rate: float, goodput: float, predrafts: bool) -> Plan:
-        """The best lengths at an acceptance rate if time is worth `goodput`.
+        """The best lengths at an acceptance rate where time is worth `goodput`.
 
-        They commit most tokens more than `goodput` times their time, so their goodput is the
-        greatest if it is this one (W. Dinkelbach, 1967).
-
-        Args:
-            predrafts: the draft works while the target verifies.
+        They commit most tokens more than `goodput` times their time; if their own is the same,
+        none is greater (W. Dinkelbach, 1967).
         """
         if not self._pass.is_known:
             return Plan()
-        token_ns, pass_ns = self.token_ns, 1 / self.idle_goodput
-        pass_ns += max(0.0, self._pass.costs[2])
+        token_ns, draft_token_ns = self.token_ns, self._draft.costs[1]
+        work_ns = 1 / self.idle_goodput + self._pass.costs[2]
+        predraft_length = max(1, best_length(rate, goodput * token_ns))
+        shortest = 0 if predrafts and not self.draft_is_stale else 1
+        longest = best_length(rate, goodput * (token_ns + draft_token_ns)) if draft_token_ns else 1
 
-        def step(length: float, ns: float) -> tuple[float, float]:
-            return expected_tokens(rate, length), ns + token_ns * length
+        def on_miss(length: int) -> tuple[float, float]:
+            return expected_tokens(rate, length), work_ns + token_ns * length + self.draft_ns(
+                length
+            )
 
-        miss_length = 1
-        if self._draft.is_known:
-            miss_length = best_length(rate, goodput * (token_ns + self._draft.costs[1]))
-        if not predrafts:
-            length = max(1, miss_length)
-            tokens, ns = step(length, pass_ns + self.draft_ns(length))
-            return Plan(tokens / max(1.0, ns), 0, length)
-        tokens, ns = step(miss_length, pass_ns + self.draft_ns(miss_length))
-        if tokens - 1 < goodput * (ns - pass_ns):
-            miss_length, tokens, ns = 0, 1.0, pass_ns
-        hit_length = max(1, best_length(rate, goodput * token_ns))
-        hit_tokens, hit_ns = step(
-            min(hit_length, self._num_ready), pass_ns + max(0.0, self._pass.costs[3])
-        )
-        misses = self._miss_rate
-        tokens = misses * tokens + (1 - misses) * hit_tokens
-        ns = misses * ns + (1 - misses) * hit_ns
-        if self.draft_is_stale:
-            miss_length = max(1, miss_length)
-        return Plan(tokens / max(1.0, ns), hit_length, miss_length)
+        def gain(length: int) -> float:
+            tokens, ns = on_miss(length)
+            return tokens - goodput * ns
+
+        miss_length = max(shortest, longest, key=gain)
+        misses = self._miss_rate if predrafts else 1.0
+        hit_length = min(predraft_length, self._num_ready)
+        hit_ns = work_ns + self._pass.costs[3] + token_ns * hit_length
+        tokens, ns = on_miss(miss_length)
+        tokens += (1 - misses) * (expected_tokens(rate, hit_length) - tokens)
+        ns += (1 - misses) * (hit_ns - ns)
+        return Plan(tokens / max(1.0, ns), predraft_length, miss_length)
 
 
 def best_length(rate: float, price: float) -> int:
     """How many draft tokens are worth `price` committed tokens each."""
     length, gain = 0, rate
     while length < MAX_DRAFT_LENGTH and gain > price:
-        length += 1
-        gain *= rate
+        length, gain = length + 1, gain * rate
     return length
 
 
