@@ -19,7 +19,7 @@ __version__ = "0.1.0"
 
 __all__ = ["AsyncClient", "Client", "Generation", "OutriderError", "ServerInfo", "TextPiece"]
 
-# Imported when they are asked for: the engine needs no gRPC.
+# Imported on first use: the engine needs no gRPC.
 _HOMES = {
     "AsyncClient": "outrider.client",
     "Client": "outrider.client",

@@ -1,6 +1,6 @@
 """How many CPU cores this process may use: its affinity, and its control group's quota.
 
-Imports no torch, since whatever starts services asks, too.
+Imports no torch, since the commands that start services use it, too.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def available_cores() -> int:
-    """Whole cores that this process may use all the time; at least one.
+    """The number of whole cores that this process may use all the time; at least one.
 
-    More threads than a quota allows are stopped for the rest of each period, all at once, which
+    With more threads than a quota allows, all are stopped for the rest of each period, which
     costs more than they bring.
     """
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

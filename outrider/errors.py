@@ -31,7 +31,7 @@ class OutriderError(Exception):
     reason = "INTERNAL"
 
     def __init_subclass__(cls, code: StatusCode | None = None, reason: str = "") -> None:
-        """A class without a code or a reason has those of the class above it."""
+        """A class without a code or a reason inherits those of its base."""
         cls.code, cls.reason = code or cls.code, reason or cls.reason
 
     def __init__(self, message: str, *, retry_after: float | None = None, **metadata: str) -> None:
@@ -39,11 +39,11 @@ class OutriderError(Exception):
         self.message = message
         self.metadata = metadata
         self.retry_after = retry_after
-        """Seconds after which a new try makes sense (`google.rpc.RetryInfo`), where known."""
+        """Seconds after which to retry (`google.rpc.RetryInfo`), where known."""
 
 
 def kinds_of(error: type[OutriderError]) -> Iterator[type[OutriderError]]:
-    """All classes below `error`, each before those below it."""
+    """All subclasses of `error`, each before its own subclasses."""
     for kind in error.__subclasses__():
         yield kind
         yield from kinds_of(kind)
@@ -87,13 +87,13 @@ class BrokenChatTemplate(
 class MessageTooLarge(
     OutriderError, code=StatusCode.RESOURCE_EXHAUSTED, reason="MESSAGE_TOO_LARGE"
 ):
-    """A message is larger than its receiver takes; no retry will help."""
+    """A message is larger than its receiver accepts; a retry will not help."""
 
 
 class WireVersionMismatch(
     OutriderError, code=StatusCode.FAILED_PRECONDITION, reason="WIRE_VERSION_MISMATCH"
 ):
-    """A draft or target service is of a release that the orchestrator does not fit."""
+    """A draft or target service is of a release that does not fit the orchestrator's."""
 
 
 class NoFreeSlot(OutriderError, code=StatusCode.RESOURCE_EXHAUSTED, reason="NO_FREE_SLOT"):
@@ -101,7 +101,7 @@ class NoFreeSlot(OutriderError, code=StatusCode.RESOURCE_EXHAUSTED, reason="NO_F
 
 
 class QueueFull(OutriderError, code=StatusCode.RESOURCE_EXHAUSTED, reason="QUEUE_FULL"):
-    """As many requests wait as may wait, or this one would wait longer than it may."""
+    """The queue is full, or this request would wait in it for too long."""
 
 
 class ServiceUnavailable(OutriderError, code=StatusCode.UNAVAILABLE, reason="SERVICE_UNAVAILABLE"):
@@ -109,7 +109,7 @@ class ServiceUnavailable(OutriderError, code=StatusCode.UNAVAILABLE, reason="SER
 
 
 class EngineFailed(ServiceUnavailable):
-    """The engine of a service runs no more passes; its process ends."""
+    """The engine of a service has failed; its process ends."""
 
 
 class DeadlineExceeded(
@@ -135,11 +135,11 @@ class ClientMisuse(OutriderError, code=StatusCode.FAILED_PRECONDITION, reason="C
 
 
 class WrongService(OutriderError, code=StatusCode.UNIMPLEMENTED, reason="WRONG_SERVICE"):
-    """Another service than the one that was called is at this address."""
+    """The service at this address is not the one that was called."""
 
 
 class NotANumber(OutriderError, code=StatusCode.DATA_LOSS, reason="NOT_A_NUMBER"):
-    """What a model computed is NaN or infinite: its weights are damaged, or a sum overflowed."""
+    """A model computed NaN or infinity: its weights are damaged, or a sum overflowed."""
 
     def __init__(self, message: str = "", **details: Any) -> None:
         super().__init__(message or "the model computes NaN or infinity for this text", **details)
@@ -154,4 +154,4 @@ class UnsupportedModel(OutriderError, code=StatusCode.UNIMPLEMENTED, reason="UNS
 
 
 class ConfigurationError(OutriderError, code=StatusCode.INVALID_ARGUMENT, reason="CONFIGURATION"):
-    """A flag, an environment variable or a file says something impossible."""
+    """A flag, an environment variable or a file has an impossible value."""

@@ -13,10 +13,10 @@ EXIT_WITH_PARENT = "OUTRIDER_EXIT_WITH_PARENT"
 
 
 def exit_at_once(number: int, frame: object = None) -> NoReturn:
-    """Ends the process as one that the signal kills. A handler of signals.
+    """A signal handler that ends the process as if the signal had killed it.
 
-    It must be one: the first process of a container has no default action. Nor is anything
-    torn down in order, which threads that compute would not survive.
+    The first process of a container has no default action for signals. Nothing is torn down in
+    order, since threads that compute would not survive that.
     """
     os._exit(128 + number)
 

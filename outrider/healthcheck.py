@@ -1,6 +1,6 @@
 """Asks a service for its health: `python -m outrider.healthcheck [HOST:PORT]`.
 
-For container runtimes that know of exit statuses only. Kubernetes and load
+For container runtimes, which check exit statuses only. Kubernetes and load
 balancers ask `grpc.health.v1` themselves.
 """
 
@@ -30,9 +30,9 @@ _PORTS = {
 
 
 def check(address: str, timeout: float) -> str:
-    """The health of the service at `address` by name ("SERVING", ...), or why there is none.
+    """The health of the service at `address` by name ("SERVING", ...), or why it is unknown.
 
-    `timeout` is in seconds. Raises ConfigurationError for what is no address.
+    `timeout` is in seconds. Raises ConfigurationError for an invalid address.
     """
     with open_channel(grpc, address) as channel:
         stub = health_pb2_grpc.HealthStub(channel)
@@ -44,10 +44,10 @@ def check(address: str, timeout: float) -> str:
 
 
 def check_own(timeout: float) -> str:
-    """The health of the service in this container: of the first one that is at its port.
+    """The health of the service in this container: of the first one that answers at its port.
 
     The ports are those that the services take from the environment, or by default. Raises
-    ConfigurationError for what is no port.
+    ConfigurationError for an invalid port.
     """
     status = "UNAVAILABLE"
     for role, default in _PORTS.items():

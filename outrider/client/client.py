@@ -26,12 +26,12 @@ from outrider.protocol.request_id import REQUEST_ID_KEY, is_request_id
 from outrider.v1 import generation_pb2 as pb
 from outrider.v1 import generation_pb2_grpc as pb_grpc
 
-# A longer time-out counts as none: gRPC adds it to the time of day.
+# A longer timeout means no limit: gRPC adds it to the time of day, which would overflow.
 _LONGEST_SECONDS = 10 * 365 * 86400.0
 
 
 class _Client:
-    """What both clients have in common: where they connect, and what goes with their calls."""
+    """The base of both clients: where they connect, and what goes with their calls."""
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class _Client:
         self._connect()
 
     def _connect(self) -> None:
-        """Opens a channel, unless calls do."""
+        """Opens a channel, unless that happens at the first call."""
 
     def _open(self, kind: Any) -> Any:
         """A channel of `kind`: of the module grpc or grpc.aio."""
@@ -115,24 +115,24 @@ class Client(_Client, AbstractContextManager["Client"]):
             prompt: a text, which is continued as it is, or a conversation, which the target's
                 chat template renders: `[{"role": "user", "content": "..."}]`.
             timeout: in seconds; None: no limit.
-            request_id: what the services' logs call this request; None: they choose.
-            max_new_tokens: ends the text after so many tokens; default 64, or the server's limit.
+            request_id: the id of this request in the services' logs; None: they choose.
+            max_new_tokens: ends the text after this many tokens; default 64, or the server's limit.
             temperature: of sampling; default 0, which is greedy.
-            top_k: samples from so many of the likeliest tokens; default 0, from all.
+            top_k: samples from this many of the likeliest tokens; default 0, from all.
             top_p: samples from the likeliest tokens that have this probability together, above 0
                 and up to 1; default 1, from all.
             min_p: samples from tokens with at least this share of the likeliest token's
                 probability, 0 to 1; default 0, from all.
             seed: of sampling, 0 to 2**64 - 1; default: drawn, below 2**53.
             stop_strings: a string or up to 16 that end the text and are not part of it.
-            num_speculative_tokens: drafts so many tokens a step, up to 64, 0 for none; default:
-                as many as pay.
+            num_speculative_tokens: draft tokens a step, up to 64, 0 for none; default: as many
+                as pay.
             ignore_eos: goes on after the model's end of text; default False.
-            num_predrafts: verifications' outcomes that the draft predrafts for, up to 64, 0 for
+            num_predrafts: outcomes of a verification that the draft predrafts for, up to 64, 0 for
                 none; default: as many as pay.
             prompt_lookup: drafts from the text itself; default: if num_speculative_tokens is
                 not given.
-            trace: returns what each service did when; default False.
+            trace: also returns when each service did what; default False.
             continue_final_message: goes on with the last message, which is the assistant's, instead
                 of beginning a new turn; default False.
             chat_template_kwargs: variables for the chat template: `{"enable_thinking": False}`.
@@ -162,7 +162,7 @@ class Client(_Client, AbstractContextManager["Client"]):
         in any case.
 
         Raises:
-            OutriderError: for what cannot be sent; other errors are raised on iteration.
+            OutriderError: the request cannot be sent; other errors are raised on iteration.
             TypeError: there is no such parameter.
         """
         request, settings = self._call(prompt, timeout, request_id, parameters)
@@ -170,7 +170,7 @@ class Client(_Client, AbstractContextManager["Client"]):
         return GenerationStream(call)
 
     def info(self, timeout: float | None = 10.0) -> ServerInfo:
-        """What the orchestrator serves; `timeout` is in seconds. Raises OutriderError."""
+        """The models that the orchestrator serves; `timeout` in seconds. Raises OutriderError."""
         with own_errors():
             response = self._stub.GetServerInfo(
                 pb.GetServerInfoRequest(), timeout=_time_limit(timeout), metadata=self._metadata
@@ -187,7 +187,7 @@ class Client(_Client, AbstractContextManager["Client"]):
 
 
 def _time_limit(timeout: float | None) -> float | None:
-    """For gRPC, which takes infinity for no time at all. Raises InvalidRequest."""
+    """The timeout for gRPC, which takes infinity for no time at all. Raises InvalidRequest."""
     if timeout is None:
         return None
     try:
@@ -198,8 +198,7 @@ def _time_limit(timeout: float | None) -> float | None:
         raise InvalidRequest("timeout must be a number of seconds, or None")
     if seconds > _LONGEST_SECONDS:
         return None
-    # Without asyncio, gRPC takes 0 for no limit. A limit of almost nothing would not do: it is
-    # rounded up to a millisecond.
+    # Without asyncio, gRPC takes 0 for no limit, and rounds tiny limits up to a millisecond.
     return seconds or -1.0
 
 
@@ -224,7 +223,7 @@ class AsyncClient(_Client, AbstractAsyncContextManager["AsyncClient"]):
         return self._calls
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
-        """Raises ClientMisuse: there is none, or the client is another one's."""
+        """Raises ClientMisuse: there is none, or the client belongs to another one."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:

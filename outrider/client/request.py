@@ -1,4 +1,4 @@
-"""What a client asks for: from Python values to protobuf, checked field by field."""
+"""Requests from Python values to protobuf, checked field by field."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Prompt = str | Sequence[Mapping[str, str]]
 
 
 class Parameters(TypedDict, total=False):
-    """Fields of GenerateRequest beside the prompt; `Client.generate` documents them."""
+    """Fields of GenerateRequest besides the prompt; `Client.generate` documents them."""
 
     max_new_tokens: int | None
     temperature: float | None
@@ -84,7 +84,7 @@ def _message(where: str, turn: Any) -> pb.ChatMessage:
 
 
 def _set(message: Any, name: str, value: Any, where: str = "") -> None:
-    """Sets a field; an error names it, which protobuf's own does not."""
+    """Sets a field; errors name it, which protobuf's do not."""
     field = message.DESCRIPTOR.fields_by_name[name]
     try:
         if isinstance(getattr(message, name), Struct):

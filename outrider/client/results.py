@@ -1,4 +1,4 @@
-"""What a client gets back: a text, and how it came about."""
+"""The results that a client gets: texts, and how they came about."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Speculation:
-    """Counts of steps with draft tokens, and what follows from them."""
+    """Counts of steps with draft tokens, and ratios of these."""
 
     num_steps: int
     num_draft_tokens: int
@@ -60,7 +60,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A generated text; `trace` is there if asked for.
+    """A generated text; `trace` is empty unless it was asked for.
 
     `finish_reason` is "stop", "length" (`max_new_tokens`) or "context_limit".
     """
@@ -76,7 +76,7 @@ class Generation:
     num_target_threads: int = 0
     """CPU threads of the target's last forward pass; 0 if unknown."""
     draft_failure: str = ""
-    """Why the draft did not take part, or not to the end; empty where nothing was the matter."""
+    """Why the draft did not take part, or not to the end; empty if it did."""
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries, as `outrider generate --json` prints them; no trace."""
@@ -87,7 +87,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class ServerActivity:
-    """What an orchestrator does now, and has done since its start; see ServerActivity."""
+    """The activity of an orchestrator, now and since its start; see the proto's ServerActivity."""
 
     uptime_ns: int = 0
     num_queued_requests: int = 0
@@ -115,7 +115,7 @@ class DraftOutage:
 
 @dataclass(frozen=True, slots=True)
 class ServerInfo:
-    """What an orchestrator serves."""
+    """The models that an orchestrator serves, and its activity."""
 
     version: str
     target: ModelInfo

@@ -1,4 +1,4 @@
-"""What clients get of the orchestrator: from protobuf to dataclasses."""
+"""Results from protobuf to dataclasses."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _speculation_from_wire(message: generation_pb2.SpeculationStats) -> Speculat
 
 
 def _by_name(message: Any, kind: type[Any]) -> dict[str, Any]:
-    """What the message's fields say that have the names of the dataclass's."""
+    """The values of the message's fields that the dataclass has, too, by name."""
     return {field.name: getattr(message, field.name) for field in dataclasses.fields(kind)}
 
 

@@ -1,4 +1,4 @@
-"""Texts that a client reads piece by piece."""
+"""Streams of text, piece by piece."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from outrider.v1 import generation_pb2 as pb
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Turns what gRPC raises for a failed call into an OutriderError."""
+    """Turns gRPC's exceptions for failed calls into an OutriderError."""
     try:
         yield
     except grpc.RpcError as error:
         raise from_rpc_error(error) from error
     except asyncio.CancelledError:
-        # gRPC raises it for a call that `close` ended, too. Nobody cancelled the task then.
+        # gRPC also raises it for a call that `close` ended, where the task was not cancelled.
         task = asyncio.current_task()
         if task is None or task.cancelling():
             raise
@@ -38,10 +38,10 @@ def own_errors() -> Iterator[None]:
 
 
 class _Stream:
-    """What both kinds of streams have in common.
+    """The base of both kinds of streams.
 
-    Nothing that a stream refers to refers back to it, so that the call ends, and the services
-    free its slots, as soon as the last reference to the stream goes.
+    A stream is in no cycle of references, so that the call ends, and the services free its
+    slots, as soon as the last reference to the stream goes.
     """
 
     def __init__(self, call: Any) -> None:
@@ -57,7 +57,7 @@ class _Stream:
         return self._result
 
     def close(self) -> None:
-        """Cancels what is left; both services free their slots."""
+        """Cancels the rest of the call; both services free their slots."""
         self._call.cancel()
 
     def __del__(self) -> None:
@@ -76,7 +76,7 @@ class GenerationStream(_Stream, Iterator[TextPiece], AbstractContextManager["Gen
     A `with` ends the call even if the pieces are not read to the end.
 
     Raises:
-        OutriderError: on iteration, whatever ends the call.
+        OutriderError: on iteration, if the call fails.
     """
 
     def __next__(self) -> TextPiece:

@@ -1,4 +1,4 @@
-"""How values are distributed, in plain counts; what Prometheus calls a histogram."""
+"""Distributions of values in plain counts, which Prometheus calls histograms."""
 
 from __future__ import annotations
 
@@ -23,5 +23,5 @@ class Distribution:
 
 
 def powers_of_two(first: int, count: int) -> tuple[int, ...]:
-    """`first` and its doubles, `count` in all."""
+    """`first`, twice that, four times that, ...: `count` values."""
     return tuple(first * 2**i for i in range(count))

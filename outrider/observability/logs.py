@@ -17,21 +17,21 @@ from outrider.observability import telemetry
 from outrider.protocol.interceptors import Around, Context, Method, telling_the_end
 from outrider.protocol.request_id import REQUEST_ID_KEY, is_request_id, request_id
 
-# What every record has, so that the rest is what `extra` gave.
+# The attributes of every record; others come from `extra`.
 _STANDARD = set(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 log = logging.getLogger("outrider.serving.calls")
 
 
 def configure(format: str, level: str) -> None:
-    """Log lines go to standard error: "text", or "json", an object a line."""
+    """Sends log lines to standard error: "text", or "json", an object a line."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter() if format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
 class TextFormatter(logging.Formatter):
-    """A line, and in brackets the request's id."""
+    """Formats a record as a line, with the request's id in brackets."""
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -42,7 +42,7 @@ class TextFormatter(logging.Formatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object: time (UTC), level, logger, message, request_id, trace_id, `extra`."""
+    """Formats a record as JSON: time (UTC), level, logger, message, ids, and its `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
@@ -64,7 +64,7 @@ class JsonFormatter(logging.Formatter):
 class RequestIds(Around):
     """Gives each call the id that its client sent, or a new one, and logs how it ended.
 
-    The id goes back as trailing metadata: sent ahead, it would end gRPC's own retries,
+    The id goes back as trailing metadata. As initial metadata it would end gRPC's retries,
     which stop at the first sign of an answer.
     """
 
@@ -102,7 +102,7 @@ def _log_end(method: Method, code: grpc.StatusCode, seconds: float) -> None:
 
 
 def outgoing_metadata() -> list[tuple[str, str]]:
-    """What calls to other services carry along: the request's id, and its trace if there is one."""
+    """Metadata of calls to other services: the request's id, and its trace if there is one."""
     metadata = telemetry.outgoing_context()
     if current := request_id.get():
         metadata.append((REQUEST_ID_KEY, current))

@@ -1,4 +1,4 @@
-"""Prometheus metrics of one service: its RPCs, its process, and what it counts itself.
+"""Prometheus metrics of one service: its RPCs, its process, and its own counts.
 
 Imported only by a service that is asked for metrics.
 """
@@ -43,12 +43,12 @@ _KINDS = {(False, False): "unary", (False, True): "server_stream", (True, True):
 
 
 class Metrics:
-    """One service's metrics, on a registry of their own.
+    """One service's metrics, on a separate registry.
 
     Args:
-        collect: the service's own metrics, as they are now. Called on the event loop that
-            runs when this is created, so that it sees nothing half done.
-        service_name: full name of a service whose methods have their counters from the start.
+        collect: returns the service's own metrics, as they are now. Called on the event loop
+            that runs when this is created, so that it sees nothing half done.
+        service_name: full name of the service, whose methods have their counters from the start.
     """
 
     def __init__(self, collect: Collect | None = None, service_name: str | None = None) -> None:
@@ -88,7 +88,7 @@ class _Collector(Collector):
         return list(self._collect())
 
     def describe(self) -> Iterable[Metric]:
-        return []  # else registering would collect, before there is anything
+        return []  # else registering would collect, too early
 
 
 class RpcMetrics(Around):
@@ -123,7 +123,7 @@ class RpcMetrics(Around):
         )
 
     def start_at_zero(self, service_name: str) -> None:
-        """Creates the counters of all methods: a rate misses what a new series begins with."""
+        """Creates the counters of all methods, since a rate misses the first value of a series."""
         for method in descriptor_pool.Default().FindServiceByName(service_name).methods:
             kind = _KINDS[method.client_streaming, method.server_streaming]
             labels = (kind, service_name, method.name)

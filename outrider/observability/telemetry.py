@@ -28,10 +28,10 @@ _PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL
 _FILES = re.compile(r"OTEL_EXPORTER_OTLP_(TRACES_)?(CERTIFICATE|CLIENT_CERTIFICATE|CLIENT_KEY)")
 _NUMBERS = re.compile(r"OTEL_BSP_\w+")
 
-# Seconds for the last spans at the end; a collector that is away would take ten.
+# Seconds for the last spans at the end; without a collector it would take ten.
 _LONGEST_FLUSH = 1.0
 
-# The provider and its tracer, once there are any.
+# The provider and its tracer, once spans are on.
 _provider: Any = None
 _tracer: Any = None
 
@@ -47,13 +47,13 @@ _SERVER_ERRORS = {
 
 
 class Span:
-    """A span that takes attributes; without OpenTelemetry nothing happens to them."""
+    """A span that takes attributes; does nothing without OpenTelemetry."""
 
     def __init__(self, recorded: Any = None) -> None:
         self._recorded = recorded
 
     def set(self, **attributes: int | float | str | bool) -> None:
-        """Sets `outrider.NAME` for each."""
+        """Sets the attribute `outrider.NAME` for each argument."""
         if self._recorded is not None:
             for name, value in attributes.items():
                 self._recorded.set_attribute(f"outrider.{name}", value)
@@ -71,7 +71,7 @@ def configure(service_name: str) -> None:
 
     Raises:
         ConfigurationError: an unknown exporter or protocol, a value that OpenTelemetry does
-            not take, or the packages are missing.
+            not accept, or missing packages.
     """
     exporter = os.environ.get("OTEL_TRACES_EXPORTER") or (
         "otlp" if any(os.environ.get(name) for name in _ENDPOINTS) else "none"
@@ -95,7 +95,7 @@ def configure(service_name: str) -> None:
 
 
 def _check_protocol() -> None:
-    """The variable for traces goes before the one for all signals."""
+    """Checks the protocol; the variable for traces goes before the one for all signals."""
     for name in _PROTOCOLS:
         if protocol := os.environ.get(name):
             if protocol != "grpc":
@@ -104,7 +104,7 @@ def _check_protocol() -> None:
 
 
 def _check_values(environment: Mapping[str, str]) -> None:
-    """Refuses what OpenTelemetry would replace by something else, in its log at most."""
+    """Refuses values that OpenTelemetry would silently replace by others."""
     for name, value in environment.items():
         if not value:
             continue
@@ -121,7 +121,7 @@ def _is_endpoint(value: str) -> bool:
     try:
         url = urlsplit(value if "://" in value else f"//{value}")
         return url.scheme in ("", "http", "https") and bool(url.hostname) and url.port != 0
-    except ValueError:  # a port that is none
+    except ValueError:  # an invalid port
         return False
 
 
@@ -142,7 +142,7 @@ def _make_provider(service_name: str, exporter: str) -> Any:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
         to = OTLPSpanExporter()
-    # The environment goes before the name that is given here.
+    # The environment overrides the name that is given here.
     environment = OTELResourceDetector().detect().attributes
     name = environment.get(SERVICE_NAME, service_name)
     provider = TracerProvider(
@@ -153,14 +153,14 @@ def _make_provider(service_name: str, exporter: str) -> Any:
 
 
 def use(provider: Any) -> None:
-    """Spans go to this tracer provider from now on; None turns them off."""
+    """Sends spans to this tracer provider from now on; None turns them off."""
     global _provider, _tracer
     _provider = provider
     _tracer = None if provider is None else provider.get_tracer("outrider", __version__)
 
 
 def close() -> None:
-    """Turns spans off; the last ones go out if that takes no longer than a second."""
+    """Turns spans off; the last ones are sent if that takes no longer than a second."""
     if _provider is not None:
         flush = threading.Thread(target=_provider.shutdown, daemon=True)
         use(None)
@@ -169,10 +169,10 @@ def close() -> None:
 
 
 def span(name: str, parent_span_id: int = 0) -> AbstractContextManager[Span]:
-    """A span around something, within the current one.
+    """A span, by default within the current one.
 
     Args:
-        parent_span_id: the span's parent instead: of the same trace, in another process.
+        parent_span_id: another parent, of the same trace in another process.
     """
     return _NO_SPAN if _tracer is None else _recorded(name, parent_span_id)
 
@@ -224,7 +224,7 @@ def outgoing_context() -> list[tuple[str, str]]:
 
 
 class Spans(Around):
-    """A span around each call but those of monitors, within the caller's."""
+    """Puts a span around each call except those of monitors, within the caller's."""
 
     @contextmanager
     def around(self, method: Method, context: Context) -> Iterator[None]:

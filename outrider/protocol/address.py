@@ -1,7 +1,7 @@
 """Addresses, checked before anything is dialled.
 
-gRPC takes nearly every string: a missing port means 443, a URL a host that no resolver
-knows, and a port of seven digits another port.
+gRPC accepts nearly every string: a missing port means 443, a URL an unknown host, and a port
+of seven digits another port.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _ENDPOINT = re.compile(rf"(?P<host>\[[^\[\]]*\]|{_NAME}*)(?P<port>:.*)?", re.DOT
 
 
 def check_address(address: str) -> str:
-    """The same address: HOST:PORT, [IPV6]:PORT, or a gRPC name such as dns:///HOST:PORT.
+    """Returns the address: HOST:PORT, [IPV6]:PORT, or a gRPC name such as dns:///HOST:PORT.
 
     Raises:
-        ConfigurationError: it cannot be dialled; says what is wrong with it.
+        ConfigurationError: it cannot be dialled; the message says why.
     """
     if not isinstance(address, str):
         raise ConfigurationError(f"an address is a string, HOST:PORT, and not {address!r:.100}")
@@ -69,7 +69,7 @@ def _is_ipv6(host: str) -> bool:
 
 
 def host_without_brackets(host: str) -> str:
-    """A host to listen on: a name or an IP address, without a port.
+    """The host to listen on, a name or an IP address, without a port and brackets.
 
     Raises:
         ConfigurationError: it is something else.
@@ -88,7 +88,7 @@ def join_host_port(host: str, port: int) -> str:
 
 
 def dialable(address: str) -> str:
-    """Where this machine reaches what listens on `address`, which may be a wildcard."""
+    """The address by which this machine reaches a service that listens on `address`."""
     host, _, port = address.rpartition(":")
     local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
     return f"{local.get(host, host)}:{port}"

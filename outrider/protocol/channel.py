@@ -1,4 +1,4 @@
-"""Client channels, and the way back from a status code to an exception."""
+"""Client channels, and exceptions made of the errors of calls."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Metadata = Mapping[str, str | bytes] | Sequence[tuple[str, str | bytes]]
 Options = Mapping[str, int | str] | Sequence[tuple[str, int | str]]
 """gRPC's channel arguments: values by name, or pairs of them."""
 
-# Beyond this, gRPC ends a call without a reason. A prompt of 2**20 tokens is some 5 MB.
+# gRPC ends a call with a larger message without a reason. A prompt of 2**20 tokens is some 5 MB.
 MAX_MESSAGE_BYTES = 32 * 2**20
 
 CHANNEL_OPTIONS: Options = [
@@ -48,7 +48,7 @@ def open_channel(
     credentials: grpc.ChannelCredentials | None = None,
     options: Options = (),
 ) -> Any:
-    """A channel of `kind`, the module grpc or grpc.aio. `options` go before CHANNEL_OPTIONS.
+    """A channel of `kind`, the module grpc or grpc.aio. `options` override CHANNEL_OPTIONS.
 
     Raises:
         ConfigurationError: the address cannot be dialled.
@@ -61,7 +61,7 @@ def open_channel(
 
 
 def checked_metadata(metadata: Metadata) -> list[tuple[str, str | bytes]]:
-    """The pairs. Raises ConfigurationError for keys and values that gRPC does not take."""
+    """The pairs. Raises ConfigurationError for keys and values that gRPC does not accept."""
     pairs = list(metadata.items()) if isinstance(metadata, Mapping) else list(metadata)
     for key, value in pairs:
         if not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
@@ -91,9 +91,9 @@ def checked_options(options: Options) -> dict[str, int | str]:
 _DETAILS_KEY = "grpc-status-details-bin"
 
 CLASS_BY_REASON = {kind.reason: kind for kind in reversed([*errors.kinds_of(OutriderError)])}
-"""The classes of errors that services name. One whose reason is its parent's comes as that."""
+"""The class of each reason that services name; of classes with one reason, the topmost."""
 
-# Codes that gRPC itself sets, where they mean one class only.
+# The classes of codes that gRPC itself sets.
 _CLASS_BY_CODE: dict[grpc.StatusCode, type[OutriderError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: errors.InvalidRequest,
     grpc.StatusCode.UNAVAILABLE: errors.ServiceUnavailable,
@@ -101,10 +101,10 @@ _CLASS_BY_CODE: dict[grpc.StatusCode, type[OutriderError]] = {
     grpc.StatusCode.CANCELLED: errors.Cancelled,
 }
 
-# How gRPC says that a message is beyond the limit of its receiver.
+# gRPC's words for a message that exceeds its receiver's limit.
 _TOO_LARGE = re.compile(r"message larger than max \((\d+) vs\. (\d+)\)")
 
-# How gRPC says that there is no connection.
+# gRPC's words for a failed connection.
 _NO_CONNECTION = (
     re.compile(
         r"last error: \w+: (?:ipv[46]:)?(\S+): "
@@ -113,7 +113,7 @@ _NO_CONNECTION = (
     re.compile(r"address lookup failed for (\S+): ([^\]]+)"),
 )
 
-# What gRPC says of connections that something prevents, in words for who does not know TLS's.
+# Plain words for what prevents a connection, by gRPC's.
 _PREVENTED = {
     "Expected SETTINGS frame": "what answers is not a gRPC server",
     "before receiving SETTINGS": "it accepts connections and does not answer",
@@ -125,9 +125,9 @@ _PREVENTED = {
 
 
 def from_rpc_error(error: Any, service: str = "") -> OutriderError:
-    """The exception that a failed call stands for: by its reason, else by its status code.
+    """The exception of a failed call: by its reason, else by its status code.
 
-    `service` is named where the words are gRPC's own.
+    `service` is named where the message is gRPC's own.
     """
     info, retry_after = _details(error)
     message = _plainly(error) or error.code().name
@@ -151,7 +151,7 @@ def from_rpc_error(error: Any, service: str = "") -> OutriderError:
 
 
 def _plainly(error: Any) -> str | None:
-    """What gRPC says of a failed call, if it is in many words in fewer."""
+    """gRPC's description of a failed call, in fewer words where it is long."""
     details: str | None = error.details()
     if details == "Method not found!":
         return "another service is at this address"
@@ -163,12 +163,12 @@ def _plainly(error: Any) -> str | None:
 
 
 def _details(error: Any) -> tuple[error_details_pb2.ErrorInfo, float | None]:
-    """The reason, empty if there is none, and the seconds after which to try again."""
+    """The reason, empty if there is none, and the seconds after which to retry."""
     info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
     has_retry = False
     for key, value in error.trailing_metadata() or ():
         if key == _DETAILS_KEY:
-            # Whatever stands between us and the service may have written something else.
+            # A proxy between client and service may have written something else.
             with suppress(DecodeError):
                 for detail in status_pb2.Status.FromString(value).details:
                     detail.Unpack(info)

@@ -1,4 +1,4 @@
-"""Messages to and from the wire, where both ends of an RPC need it."""
+"""Conversion of messages to and from protobuf, where both ends of an RPC need it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def sampling_from_wire(message: common_pb2.SamplingParams) -> SamplingParams:
 
 
 def checked_sampling(params: SamplingParams) -> SamplingParams:
-    """The same parameters. Raises InvalidRequest for values out of range (NaN included)."""
+    """Returns the parameters. Raises InvalidRequest for values out of range (NaN included)."""
     if not 0.0 <= params.temperature < float("inf"):
         raise InvalidRequest("temperature must be 0 (greedy) or a positive number")
     if not 0.0 < params.top_p <= 1.0:
@@ -104,7 +104,7 @@ def proposal_from_wire(message: draft_pb2.Proposal) -> Proposal:
 
 
 def predrafts_to_wire(predrafts: Sequence[Predraft], elapsed_ns: int) -> draft_pb2.ProposeResponse:
-    """At least one; all follow one proposal, whose request came `elapsed_ns` ago."""
+    """For at least one predraft; all follow one proposal, whose request came `elapsed_ns` ago."""
     return draft_pb2.ProposeResponse(
         predrafts=draft_pb2.PredraftUpdate(
             context_length=predrafts[0].context_length,

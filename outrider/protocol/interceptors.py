@@ -1,4 +1,4 @@
-"""Something around every call of our own services: metrics, request ids, spans."""
+"""The base of interceptors around every call of our own services: metrics, request ids, spans."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ class Method:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether monitors call it all the time, so that no call of it is worth a line."""
+        """Whether monitors call it all the time, so that its calls are not logged."""
         return self.name in _QUIET
 
 
 class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
-    """Puts something around handlers of our own services; health and such are left out.
+    """Wraps the handlers of our own services; health, reflection and channelz are left out.
 
-    The handlers are coroutines that write to their context. Subclasses have `around`, within
+    The handlers are coroutines that write to their context. Subclasses define `around`, within
     which a handler that fails or is cancelled raises, or `wrap`.
     """
 
     def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
-        """The handler with something around it: by default, what `around` says."""
+        """The wrapped handler; by default it runs within `around`."""
 
         async def wrapped(request: Any, context: Context) -> Any:
             with self.around(method, context):
@@ -52,11 +52,11 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
         return wrapped
 
     def around(self, method: Method, context: Context) -> AbstractContextManager[None]:
-        """What a call runs inside."""
+        """The context manager that a call runs in."""
         raise NotImplementedError
 
     def around_messages(self, method: Method, handler: Any) -> Any:
-        """The handler with something around what turns messages to bytes and back."""
+        """The handler with its serializers wrapped, to look at messages."""
         return handler
 
     async def intercept_service(
@@ -78,7 +78,7 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
 
 
 def call_code(context: Context, error: BaseException | None) -> grpc.StatusCode:
-    """How a call ends whose handler returned, or raised `error`."""
+    """The status of a call whose handler returned, or raised `error`."""
     if error is None:
         return grpc.StatusCode.OK
     if isinstance(error, grpc.aio.AbortError):

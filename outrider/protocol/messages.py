@@ -1,4 +1,4 @@
-"""The messages that the engine, the services and the loop speak.
+"""The messages between engine, services and loop.
 
 Frozen dataclasses without torch or protobuf, so that every process can import
 them. `outrider.protocol.codec` converts them to and from the wire.
@@ -9,9 +9,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 WIRE_VERSION = 2
-"""What this release means by the messages of a session; see GetModelInfoResponse."""
+"""The version of the meaning of a session's messages; see GetModelInfoResponse."""
 
-# Draft tokens of one step, whoever asks. Each wants a row of logits of the target.
+# Limit on the draft tokens of a step, each of which takes a row of the target's logits.
 MAX_NUM_SPECULATIVE_TOKENS = 64
 
 
@@ -39,7 +39,7 @@ GREEDY = SamplingParams()
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Server-side durations of one message, in nanoseconds, and what shared its last pass."""
+    """Server-side durations of one message, in nanoseconds, and the batch of its last pass."""
 
     queue_ns: int = 0
     forward_ns: int = 0
@@ -52,7 +52,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What the draft thinks comes after the first `context_length` tokens."""
+    """The draft's tokens for what follows the first `context_length` tokens."""
 
     context_length: int
     draft_token_ids: tuple[int, ...]
@@ -79,7 +79,7 @@ class Predraft:
     """What the draft would propose if the verification turned out in one way.
 
     It continues the first `context_length` tokens and `assumed_token_ids`: accepted
-    draft tokens and the target's own after them. `forward_ns` it has cost so far.
+    draft tokens and the target's own after them. `forward_ns` is what it has cost so far.
     """
 
     context_length: int
@@ -104,12 +104,12 @@ class VerifyResult:
     sequence_length: int
     timings: Timings = Timings()
     is_run_ahead: bool = False
-    """Whether the target went on alone to it."""
+    """Whether the target decoded it without a request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """Something that went on for a while during a request; see TraceInterval."""
+    """An interval of a request's trace; see TraceInterval."""
 
     track: str
     lane: str
@@ -123,8 +123,8 @@ class Interval:
 class BatchInvariance:
     """Whether a token's logits are the same, bit for bit, in every pass that may compute them.
 
-    `max_tokens`: passes have been compared up to so many tokens, and none has more; 0: no limit.
-    `across_threads`: they are the same with every number of threads in use, too.
+    `max_tokens`: passes were compared up to this many tokens, and none has more; 0: no limit.
+    `across_threads`: logits are also the same with every number of threads in use.
     """
 
     holds: bool
@@ -160,7 +160,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """A tokenizer as it travels: `tokenizer.json`, the chat template, special tokens by name."""
+    """A tokenizer as services send it: `tokenizer.json`, chat template, special tokens by name."""
 
     tokenizer_json: str
     chat_template: str | None

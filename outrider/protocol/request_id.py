@@ -1,4 +1,4 @@
-"""What calls are called: the id that a request has in all logs and calls that it leads to."""
+"""The id of a request, in all logs and calls that it leads to."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from contextvars import ContextVar
 from typing import Any
 
 REQUEST_ID_KEY = "x-request-id"
-"""The key in the metadata of calls."""
+"""The key in the metadata of a call."""
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the call that runs."""
+"""The id of the current call; empty without one."""
 
-# It goes into logs and other calls.
+# Ids go into logs and other calls.
 _ALLOWED = re.compile(r"[\w.:/+=-]{1,128}", re.ASCII)
 
 
 def is_request_id(value: Any) -> bool:
-    """Whether a request can be called so."""
+    """Whether `value` may be an id: short and plain."""
     return isinstance(value, str) and _ALLOWED.fullmatch(value) is not None

@@ -1,4 +1,4 @@
-"""The accept / correct rules of speculative decoding."""
+"""The acceptance rule of speculative decoding."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def accept_matching(
     """Accepts draft tokens as long as they equal the target's own choices.
 
     The rule for greedy decoding and for sampling with shared noise, where the
-    target's choice at an index depends on nothing but the tokens before it.
+    target's choice at an index depends only on the tokens before it.
 
     Args:
         draft_token_ids: k tokens that the draft proposed.

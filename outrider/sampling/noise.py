@@ -1,4 +1,4 @@
-"""Noise that everybody derives alike: a function of a seed, a place in a text and a token.
+"""Shared noise: a function of a seed, a position in a text and a token.
 
 The bits come from SplitMix64 (Steele, Lea, Flood 2014) run as a counter-based generator
 in 64-bit integers, so that every device and host derives the same.
@@ -24,16 +24,16 @@ def gumbel_noise(seed: int, index: int, ids: Tensor) -> Tensor:
 
 
 def key_of(seed: int) -> int:
-    """What `gumbel_rows` knows a seed by, an int64."""
+    """The int64 that stands for a seed in `gumbel_rows`."""
     return _signed(_mix_int(seed))
 
 
 def gumbel_rows(keys: Tensor, indices: Tensor, ids: Tensor) -> Tensor:
-    """`gumbel_noise` of many seeds and places at once, [num_rows, num_ids].
+    """`gumbel_noise` of many seeds and positions at once, [num_rows, num_ids].
 
     Args:
-        keys: [num_rows], of the seeds.
-        indices: [num_rows], places in the texts.
+        keys: [num_rows], `key_of` the seeds.
+        indices: [num_rows], positions in the texts.
         ids: [num_ids]
     """
     places = _mix_tensor(keys + (indices + 1) * _signed(_GOLDEN))
@@ -41,13 +41,13 @@ def gumbel_rows(keys: Tensor, indices: Tensor, ids: Tensor) -> Tensor:
 
 
 def has_noise_above(seed: int, index: int, ids: Tensor, least: float) -> Tensor:
-    """Whether `gumbel_noise` is at least `least` for each id, or may be: too often by a hair."""
+    """Whether `gumbel_noise` is at least `least` for each id, up to rounding: never too rarely."""
     uniform = math.exp(-math.exp(_EPSILON - least)) if least > -_LARGEST_EXPONENT else 0.0
     return _noise_bits(seed, index, ids) >= math.floor(uniform * 2.0**_NUM_BITS) - 1
 
 
 def _noise_bits(seed: int, index: int, ids: Tensor) -> Tensor:
-    """What noise is made of: integers of 53 bits."""
+    """Random integers of 53 bits, from which noise is computed."""
     key = _mix_int(_mix_int(seed) + index * _GOLDEN)
     return _bits(ids * _signed(_GOLDEN) + _signed(key))
 

@@ -1,7 +1,7 @@
-"""Prompt lookup: what followed the last tokens when they stood in the text before.
+"""Prompt lookup: finds where the last tokens of a text occurred before.
 
-Costs nothing and needs no model; pays where a text repeats its prompt or itself, as in
-summaries, edits, lists and code. (Saxena, "Prompt Lookup Decoding", 2023.)
+It needs no model and pays where a text repeats its prompt or itself, as in summaries, edits,
+lists and code. (Saxena, "Prompt Lookup Decoding", 2023.)
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """The last `length` tokens of a text stand in it before; they end there at `end`."""
+    """An earlier occurrence, ending at `end`, of the last `length` tokens of a text."""
 
     length: int
     end: int
 
 
 def longest_match(token_ids: Sequence[int], shortest: int, longest: int) -> Match | None:
-    """The latest earlier place of the text's end; the longest end that has one wins."""
+    """The match of the longest end of the text, `longest` tokens at most; the latest of these."""
     text = array("I", token_ids)
     width = text.itemsize
     haystack = text.tobytes()

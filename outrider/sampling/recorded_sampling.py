@@ -1,8 +1,8 @@
-"""The choices of `outrider.sampling.sampler` without a look at any value: for what is recorded.
+"""The choices of `outrider.sampling.sampler` without reading any value, for recorded passes.
 
-What is chosen is the same; of runners-up with equal scores others may come first. What
-`sampling` spares by looking (noise of tokens that cannot win, the sorting of those behind
-a nucleus) is computed here: a GPU does that sooner than it answers.
+The choices are the same, except for the order of runners-up with equal scores. What the
+sampler saves by looking at values (noise for tokens that cannot win, sorting beyond the
+nucleus) is computed here: on a GPU that takes less time than an answer.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ class SamplingSpec(NamedTuple):
 
     params: SamplingParams
     num_ids: int
-    """Of the logits' columns, those that may be chosen: the first ones."""
+    """How many of the logits' columns may be chosen: the first ones."""
     width: int = 1
-    """The token and its runners-up."""
+    """How many choices to return: the token and its runners-up."""
 
 
 class SamplingWork(NamedTuple):
-    """What has to be computed for some rows."""
+    """Which parts of sampling some rows need."""
 
     is_greedy: bool
     filters: bool
 
 
 class RowSettings(NamedTuple):
-    """What rows of logits are chosen by."""
+    """The sampling parameters of rows of logits."""
 
     num_ids: Tensor  # [num_rows], int64
     keys: Tensor  # [num_rows], int64, of the seeds
@@ -50,7 +50,7 @@ class RowSettings(NamedTuple):
 
     @classmethod
     def of(cls, numbers: Tensor) -> RowSettings:
-        """Of what `settings_of` says of some rows, [NUM_SETTINGS, num_rows], in its place."""
+        """Views of the stacked `settings_of` rows, [NUM_SETTINGS, num_rows]."""
         return cls(*numbers[:_NUM_INTEGERS], *numbers[_NUM_INTEGERS:].view(torch.float64))
 
 
@@ -64,7 +64,7 @@ def work_of(specs: Sequence[SamplingSpec]) -> SamplingWork:
 
 
 def settings_of(spec: SamplingSpec, num_columns: int) -> list[int]:
-    """A row's `RowSettings`: integers, and the bits of other numbers."""
+    """A row's `RowSettings` as integers: other numbers by their bits."""
     params = spec.params
     if params.greedy:
         return [spec.num_ids, 0, num_columns, *map(_bits_of, (1.0, 0.0, 1.0, 0.0))]
@@ -90,10 +90,10 @@ def rank_rows(
     """The choices for index `indices[i]` of a sequence after row i, likeliest first.
 
     Args:
-        kernels: what does the most of it; else torch's operators do.
+        kernels: the module of Triton kernels that does most of the work; by default torch does.
 
     Returns:
-        [num_rows, width, 2], float64: tokens, and how likely a similar model is to choose them.
+        [num_rows, width, 2], float64: tokens, and how likely a similar model chooses them.
     """
     if kernels is not None:
         threshold = _threshold(_scores(logits, settings, work), settings) if work.filters else None
@@ -107,14 +107,14 @@ def rank_rows(
             scores = scores.masked_fill(scores < _threshold(scores, settings), -math.inf)
         noise = gumbel_rows(settings.keys, indices, token_ids)
         scores = scores + noise * settings.noise[:, None]
-    # Of several that are best `max` takes the first, as everywhere.
+    # Of equal maxima `max` takes the first, like the sampler.
     best, columns = scores.max(-1, keepdim=True) if width == 1 else scores.topk(width)
     probs = (best - scores.logsumexp(dim=-1, keepdim=True)).exp()
     return torch.stack((token_ids[columns].double(), probs.double()), dim=-1)
 
 
 def _scores(logits: Tensor, settings: RowSettings, work: SamplingWork) -> Tensor:
-    """Logits of tokens that may be chosen, over the temperature; [num_rows, num_columns]."""
+    """Logits divided by the temperature, -inf where not to be chosen; [num_rows, num_columns]."""
     scores = logits.float() if work.is_greedy else logits.double()
     columns = torch.arange(logits.shape[1], device=logits.device)
     scores = scores.masked_fill(columns >= settings.num_ids[:, None], -math.inf)
@@ -122,7 +122,7 @@ def _scores(logits: Tensor, settings: RowSettings, work: SamplingWork) -> Tensor
 
 
 def _threshold(scores: Tensor, settings: RowSettings) -> Tensor:
-    """The smallest score of each row that top-k, top-p and min-p all leave, [num_rows, 1]."""
+    """The smallest score of each row that top-k, top-p and min-p all keep, [num_rows, 1]."""
     descending = scores.sort(dim=-1, descending=True).values
     least = descending.gather(-1, settings.top_k[:, None] - 1)
     left = descending.masked_fill(descending < least, -math.inf)

@@ -6,9 +6,9 @@ Shared noise: the token at index t of a sequence with seed s is
 
 which is an exact sample of the filtered distribution (the Gumbel-max trick), and
 a function of the logits and of integers alone. Draft and target use the same
-noise, so a draft with similar logits mostly picks the very token that the target
-will pick; acceptance is equality, and the text is the same with any draft, any
-number of draft tokens, or none. (Daliri, Musco, Suresh: "Coupling without
+noise, so a draft with similar logits mostly picks the token that the target will
+pick; acceptance is equality, and the text is the same with any draft, any number
+of draft tokens, or none. (Daliri, Musco, Suresh: "Coupling without
 Communication and Drafter-Invariant Speculative Decoding", arXiv 2408.07978.)
 """
 
@@ -27,10 +27,10 @@ from outrider.sampling.noise import gumbel_noise, has_noise_above
 # Most nuclei lie within this many tokens; sorting a whole vocabulary takes ten times as long.
 _NUCLEUS_WIDTH = 1024
 
-# So many of the likeliest tokens get their noise without a look at its bits.
+# The number of likeliest tokens that get their noise without a look at its bits.
 _NUM_LIKELY = 256
 
-# To find where the largest of some numbers is takes several times as long as to find it.
+# Finding the position of a maximum takes several times as long as finding its value.
 _BLOCK = 128
 
 
@@ -39,7 +39,7 @@ def choose_tokens(
 ) -> list[int]:
     """The tokens at indices first_index, first_index + 1, ... of a sequence.
 
-    They end before the first row that has no likeliest token.
+    The list ends before the first row without a finite maximum.
 
     Args:
         logits: [num_tokens, num_ids], row i for index first_index + i.
@@ -48,7 +48,7 @@ def choose_tokens(
         first_index: counted from the start of the sequence, prompt included.
 
     Raises:
-        NotANumber: the first row has none.
+        NotANumber: that is the first row.
     """
     peaks, columns = _largest(logits)
     num_rows = _num_sound(peaks)
@@ -62,7 +62,7 @@ def choose_tokens(
 
 
 def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Each row's largest logit and the first column that has it; NaN if there is any."""
+    """Each row's largest logit and its first column; NaN if the row has one."""
     if logits.shape[-1] % _BLOCK:
         peaks, columns = logits.max(dim=-1)
         return peaks, columns
@@ -73,9 +73,9 @@ def _largest(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _num_sound(peaks: Tensor) -> int:
-    """How many rows come before the first whose largest logit [num_rows] is no finite number.
+    """How many rows come before the first whose largest logit [num_rows] is not finite.
 
-    Raises NotANumber if none does.
+    Raises NotANumber if there are none.
     """
     values = peaks.tolist()
     num_sound = next((i for i, value in enumerate(values) if not math.isfinite(value)), len(values))
@@ -86,7 +86,7 @@ def _num_sound(peaks: Tensor) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A token, and how likely a similar model is to choose it."""
+    """A token, and how likely a similar model chooses it."""
 
     token_id: int
     prob: float
@@ -95,13 +95,13 @@ class Choice:
 def rank_tokens(
     logits: Tensor, token_ids: Tensor, params: SamplingParams, index: int, width: int
 ) -> list[Choice]:
-    """What `choose_tokens` chooses at `index` after `logits` [1, num_ids], then its runners-up.
+    """The choice of `choose_tokens` at `index` after `logits` [1, num_ids], then its runners-up.
 
     Their probabilities are the softmax of the scores, noise included: under shared
     noise a similar model compares nearly the same scores, so it mostly takes one of
     these, however unlikely their tokens are without the noise.
 
-    Raises NotANumber if no token is the likeliest.
+    Raises NotANumber if the largest logit is not finite.
     """
     _num_sound(logits.amax(dim=-1))
     scores = logits[0]
@@ -118,8 +118,8 @@ def _contenders(
 ) -> tuple[Tensor, Tensor]:
     """Scores, noise included, of all tokens that can be among the `width` best; and these tokens.
 
-    Noise is what sampling costs, and few tokens of a vocabulary need it: besides the
-    likeliest ones, those whose noise makes up for what they lack, which its bits tell.
+    Noise is the main cost of sampling, and few tokens of a vocabulary need it: besides the
+    likeliest ones, those whose noise may exceed their logit gap, which its bits tell.
 
     Args:
         logits: [num_ids].

@@ -1,4 +1,4 @@
-"""Calls that end before they want to: at the end of a drain, or since their client is silent."""
+"""Calls that the server ends early: at the end of a drain, or because their client is silent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from outrider.protocol.interceptors import Around, Behaviour, Context, Method
 
 
 class RunningCalls(Around):
-    """Knows the calls that run, and can cut them off. Goes inside what maps errors."""
+    """Keeps the running calls, and can end them. Belongs inside the interceptor of errors."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -39,7 +39,7 @@ class RunningCalls(Around):
             self._ended.set()
 
     async def wait_until_none(self, seconds: float) -> bool:
-        """Whether all have ended in so many seconds."""
+        """Whether all have ended within `seconds`."""
         try:
             async with asyncio.timeout(seconds):
                 while self._tasks:
@@ -57,10 +57,10 @@ class RunningCalls(Around):
 
 
 class IdleTimeouts(Around):
-    """Ends a call whose client neither sends what is awaited nor takes what is sent.
+    """Ends a call whose client neither sends nor reads for too long, which frees its slots.
 
-    A session then gives its slots back. The server's own work does not count, however long
-    it takes. Goes inside what maps errors.
+    The server's own work does not count, however long it takes. Belongs inside the interceptor
+    of errors.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -89,7 +89,7 @@ class IdleTimeouts(Around):
 
 
 class _TimedContext:
-    """A call's context, whose limit runs while something of the client's is awaited."""
+    """A call's context, whose time limit runs while the server waits for the client."""
 
     def __init__(self, context: Context, limit: asyncio.Timeout, seconds: float) -> None:
         self._context = context
@@ -109,14 +109,14 @@ class _TimedContext:
             self.note(-1)
 
     def note(self, change: int) -> None:
-        """Something begins or ends to be awaited; either gives the client its time again."""
+        """Notes that waiting for the client begins or ends; either restarts the limit."""
         self._num_awaited += change
         with suppress(RuntimeError):  # the limit has passed, or the handler ended before a write
             self._limit.reschedule(self._now() + self._seconds if self._num_awaited else None)
 
 
 class _Requests:
-    """A client's requests, each of which it is given time for."""
+    """A client's requests, each with the time limit of its own wait."""
 
     def __init__(self, requests: AsyncIterator[Any], context: _TimedContext) -> None:
         self._requests = requests
@@ -128,8 +128,8 @@ class _Requests:
     async def __anext__(self) -> Any:
         self._context.note(+1)
         try:
-            # Not cancelled with the handler: gRPC frees what it receives with once it has
-            # received, and 110 bytes of each cancelled call would be lost for ever.
+            # Not cancelled with the handler: gRPC frees the buffers of a receive only when it
+            # completes, and would leak 110 bytes for each cancelled call.
             receiving = asyncio.ensure_future(self._next())
             receiving.add_done_callback(_forget_error)
             request = await asyncio.shield(receiving)
@@ -144,6 +144,6 @@ class _Requests:
 
 
 def _forget_error(task: asyncio.Task[Any]) -> None:
-    """Retrieves a task's error, which asyncio would log if the handler has ended before it."""
+    """Retrieves a task's error, which asyncio would log if the handler ended first."""
     if not task.cancelled():
         task.exception()

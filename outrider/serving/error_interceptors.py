@@ -1,4 +1,4 @@
-"""How a service's errors reach its clients: a status code, a reason, bounded details."""
+"""Errors on their way to clients: a status code, a reason, bounded details."""
 
 from __future__ import annotations
 
@@ -42,8 +42,9 @@ class ErrorInterceptor(Around):
         return guarded
 
     def around_messages(self, method: Method, handler: Any) -> Any:
-        """An exception raised while decoding would become UNKNOWN and show our class names, so it
-        is handed to the handler in place of the request."""
+        """Hands an exception raised while decoding to the handler, in place of the request.
+
+        Otherwise it would become UNKNOWN and show our class names."""
         if handler.request_streaming:
             return handler
         return handler._replace(
@@ -62,7 +63,7 @@ def _returning_errors(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 class OtherServices(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
-    """Answers calls meant for another of the three services by saying which one this is."""
+    """Answers calls of another of the three services with the name of this one."""
 
     def __init__(self, service_name: str) -> None:
         self._service_name = service_name
@@ -77,7 +78,7 @@ class OtherServices(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ign
         if handler is not None or not called.startswith("outrider.v1."):
             return handler
         if called == self._service_name:
-            return None  # gRPC's own answer: it has no such method
+            return None  # gRPC answers that there is no such method
 
         async def refuse(requests: AsyncIterator[bytes], context: Context) -> None:
             await _abort(context, WrongService(f"this is {self._service_name}, not {called}"))
@@ -98,9 +99,9 @@ async def _abort(context: Context, error: OutriderError) -> None:
 
 
 def status_to_wire(error: OutriderError) -> status_pb2.Status:
-    """An error with its reason and, where there is one, the time after which to try again.
+    """An error with its reason and, where there is one, the time after which to retry.
 
-    Texts are cut: metadata beyond 8 KiB make another error of it at the client.
+    Texts are cut: with metadata beyond 8 KiB the client would see another error.
     """
     status = status_pb2.Status(code=error.code.value, message=_cut(error.message, 1024))
     metadata = {key: _cut(value, 256) for key, value in error.metadata.items()}
@@ -114,7 +115,7 @@ def status_to_wire(error: OutriderError) -> status_pb2.Status:
 
 
 def _cut(text: str, num_bytes: int) -> str:
-    """At most so many bytes of UTF-8, three more if something is missing."""
+    """The first `num_bytes` bytes of UTF-8; "..." follows if that is not all."""
     encoded = text.encode(errors="replace")
     if len(encoded) <= num_bytes:
         return encoded.decode()

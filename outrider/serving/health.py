@@ -1,4 +1,4 @@
-"""`grpc.health.v1` for one service: what it says follows what can be served."""
+"""`grpc.health.v1` for one service, whose status follows what can be served."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc,unused-ignore]
-    """One status for the server and for its service. Begins with NOT_SERVING.
+    """One status for the server and its service, at first NOT_SERVING.
 
-    Unlike the library's, its watches end when it does: a server that drains waits for all
-    calls, and a watch would be one without end.
+    Unlike the library's, its watches end with it: a server that drains waits for all calls,
+    and a watch would never end.
     """
 
     def __init__(self, service_name: str) -> None:
@@ -61,14 +61,14 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc,unused-ignore
                 await changed.wait()
 
     def set_serving(self, is_serving: bool) -> None:
-        """Tells all who watch, if it is news. Nothing after `end`."""
+        """Tells all watches of a change. Does nothing after `end`."""
         status = _SERVING if is_serving else _NOT_SERVING
         if status != self._status and not self._has_ended:
             self._status = status
             self._tell()
 
     def end(self) -> None:
-        """NOT_SERVING from here on; watches end once they have told it."""
+        """Sets NOT_SERVING for good; watches end once they have sent it."""
         self.set_serving(False)
         self._has_ended = True
         self._tell()
@@ -78,7 +78,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc,unused-ignore
         self._changed = asyncio.Event()
 
     async def follow(self, check: Readiness) -> None:
-        """Serving as long as `check` finds nothing; for ever.
+        """Runs `check` again and again, and sets the status by its outcome.
 
         Raises:
             EngineFailed: `check` did.
@@ -92,7 +92,7 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc,unused-ignore
                 raise
             except OutriderError as error:
                 self.set_serving(False)
-                if error.message != reason:  # once, not at every look
+                if error.message != reason:  # logged once, not at every check
                     reason = error.message
                     log.warning("not serving: %s", reason)
             else:

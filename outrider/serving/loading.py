@@ -1,4 +1,4 @@
-"""Brings a model from its name to a service: weights, tokenizer, warm-up."""
+"""Loads a model for a service, by its name: weights, tokenizer, warm-up."""
 
 from __future__ import annotations
 
@@ -48,11 +48,11 @@ _WARM_UP_PARAMS = (GREEDY, SamplingParams(1.0), SamplingParams(1.0, top_p=0.9))
 
 
 async def in_own_thread(function: Callable[[], T]) -> T:
-    """Awaits `function` on a thread that ends with it, and that nobody waits for once cancelled.
+    """Awaits `function` on a thread that ends with it; if cancelled, does not wait for it.
 
     OpenMP keeps a pool of workers for each thread that has computed. As soon as
     the pools together have more workers than there are cores, libgomp sleeps at
-    every barrier, which makes passes of the engine's thread half as fast again.
+    every barrier, and passes of the engine's thread take half as long again.
     """
     result: Future[T] = Future()
     result.set_running_or_notify_cancel()
@@ -68,13 +68,13 @@ async def in_own_thread(function: Callable[[], T]) -> T:
 
 
 def wait_for_own_thread(function: Callable[[], T]) -> T:
-    """`in_own_thread` for who has no event loop, and waits for it even if interrupted."""
+    """`in_own_thread` without an event loop; waits for the thread even if interrupted."""
     with ThreadPoolExecutor(1, "load") as executor:
         return executor.submit(function).result()
 
 
 def report_loading(what: str) -> None:
-    """One line of progress on standard output, for whoever started this process."""
+    """Writes a line of progress to standard output, for the process that started this one."""
     print(f"loading {what}", flush=True)
 
 
@@ -84,14 +84,15 @@ def load_served_model(
     """Loads an engine, runs some passes, and describes it.
 
     Args:
-        num_choices: of a draft, what it asks for: a token and its runners-up. 1: of a target.
+        num_choices: how many choices the service asks for at a time: a draft's token and its
+            runners-up, or 1 for a target.
 
     Raises what `Engine` raises, and UnsupportedModel without a fast tokenizer.
     """
     name = options.model
     began = time.perf_counter()
     path = resolve_model(name, progress, options.trust_remote_code)
-    read_settings(path)  # of what is no model's folder it is told that, first of all
+    read_settings(path)  # first of all, whether it is a model's folder
     ignored = settings_not_applied(path)
     if ignored and not options.is_draft:
         log.warning("%s: generation_config.json is not heeded in %s", name, ", ".join(ignored))
@@ -133,14 +134,14 @@ def load_served_model(
 
 
 def warm_up(engine: Engine, num_choices: int = 1) -> None:
-    """Runs passes as they are to come, so that the first request is no slower."""
+    """Runs typical passes, so that the first request is not slower than others."""
     length = min(_WARM_UP_LENGTH, engine.max_context_length - max(_WARM_UP_WIDTHS))
     if length < 1:
         return
     engine.forward([Chunk(0, 0, [0] * length, 1)])
     for width in _WARM_UP_WIDTHS * 2:
         engine.forward([Chunk(0, length, [0] * width, width)])
-    # What one session needs is recorded now, what others need when they share its passes.
+    # Passes of one session are recorded now, those of several when they first occur.
     for longer in engine.graphs.lengths if engine.graphs else ():
         for params in _WARM_UP_PARAMS:
             spec = SamplingSpec(params, len(engine.logit_token_ids), num_choices)
@@ -148,7 +149,7 @@ def warm_up(engine: Engine, num_choices: int = 1) -> None:
 
 
 def _record(engine: Engine, spec: SamplingSpec, length: int) -> None:
-    """Passes of one session up to a length: a draft's steps and its branches, or results."""
+    """Runs passes of one session up to a length: a draft's steps and predrafts, or results."""
     is_draft = spec.width > 1
     for width in _WARM_UP_WIDTHS:
         start = max(0, length - 2 * width)

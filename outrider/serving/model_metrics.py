@@ -1,4 +1,4 @@
-"""The metrics of a draft or target service beside those of its RPCs."""
+"""The metrics of a draft or target service besides those of its RPCs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from outrider.observability.metrics import histogram
 
 
 def model_metrics(activity: ModelActivity | None) -> Iterator[Metric]:
-    """Nothing while the model loads, and there is no activity."""
+    """The metrics of an engine and its scheduler; none while the model loads."""
     if activity is None:
         return
     in_use = activity.num_slots - activity.num_free_slots

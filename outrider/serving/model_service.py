@@ -1,4 +1,4 @@
-"""What draft and target services share: the RPCs of the model and its tokenizer, and the rest."""
+"""The common part of the draft and target services, and their RPCs for model and tokenizer."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ W = TypeVar("W", bound=Worker)
 
 
 class ModelServicer(Generic[W]):
-    """What the two have in common. Answers UNAVAILABLE until `serve_model` is called."""
+    """The base of both servicers. Answers UNAVAILABLE until `serve_model` is called."""
 
     served: ServedModel | None = None
     worker: W | None = None
@@ -65,13 +65,13 @@ class ModelServicer(Generic[W]):
             await asyncio.to_thread(self.worker.close)
 
     def metrics(self) -> Iterator[Metric]:
-        """For Prometheus; nothing while the model loads."""
+        """Metrics for Prometheus; none while the model loads."""
         from outrider.serving.model_metrics import model_metrics
 
         return model_metrics(None if self.worker is None else self.worker.activity())
 
     def model_info(self) -> ModelInfo:
-        """As it is now. Raises ServiceUnavailable while the model loads."""
+        """The model as it is served now. Raises ServiceUnavailable while it loads."""
         worker = self.available(self.worker)
         return dataclasses.replace(
             self.available(self.served).info,
@@ -81,7 +81,7 @@ class ModelServicer(Generic[W]):
 
     @staticmethod
     def available(part: T | None) -> T:
-        """`part`, which is None while the model loads. Raises ServiceUnavailable then."""
+        """Returns `part`. Raises ServiceUnavailable if it is None, since the model loads."""
         if part is None:
             raise ServiceUnavailable("the model is still being loaded")
         return part

@@ -16,7 +16,7 @@ _V1_SERVICE = "grpc.reflection.v1.ServerReflection"
 class _Symbols:
     """The default descriptor pool, with methods as symbols.
 
-    `FindFileContainingSymbol` of protobuf knows no methods, but they are what ghz asks for.
+    protobuf's `FindFileContainingSymbol` does not find methods, which ghz asks for.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What the three servers share: interceptors, health, reflection, drain."""
+"""The server of each of the three services: interceptors, health, reflection, drain."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 OPTIONS = [
-    # Without this, a second server binds the same port and takes half of its calls.
+    # Without this, a second server could bind the same port and take half of its calls.
     ("grpc.so_reuseport", 0),
     # Clients ping to notice a frozen peer; the default answers ENHANCE_YOUR_CALM.
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
-    # A session whose client vanished without a word gives its slot back.
+    # A session whose client vanished gives its slot back.
     ("grpc.keepalive_time_ms", 10_000),
     ("grpc.keepalive_timeout_ms", 5_000),
     ("grpc.http2.ping_timeout_ms", 5_000),
-    # Of the longest contexts a prompt may be more than 4 MB, gRPC's limit. What is too long is
-    # refused by us then, with a reason.
+    # A prompt for the longest contexts may exceed 4 MB, gRPC's default. Longer ones are refused
+    # with a reason.
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
 ]
 
@@ -56,7 +56,7 @@ OPTIONS = [
 def start_metrics(
     options: ServerOptions, service_name: str, collect: Callable[[], Iterable[Metric]]
 ) -> Metrics | None:
-    """Serves metrics if there is a port for them; else nothing is imported. See `Metrics`.
+    """Serves metrics if there is a port for them; else imports nothing. See `Metrics`.
 
     Raises:
         ConfigurationError: the port cannot be bound.
@@ -77,7 +77,9 @@ def interceptors(
     service_name: str,
     idle_seconds: float = DEFAULT_IDLE_SECONDS,
 ) -> list[grpc.aio.ServerInterceptor]:
-    """What is around every call, the outermost first; what raises is inside what maps errors."""
+    """The interceptors of every call, the outermost first; those that raise are inside the
+    mapping of errors.
+    """
     optional = [metrics.interceptor] if metrics else []
     spans = [telemetry.Spans()] if telemetry.is_on() else []
     outer = [OtherServices(service_name), *optional, *spans, RequestIds()]
@@ -85,16 +87,16 @@ def interceptors(
 
 
 class Servicer(Protocol):
-    """One of the three services: its RPCs, and this."""
+    """One of the three services: its RPCs, and these methods."""
 
     async def check(self) -> None:
         """Raises OutriderError if requests cannot be served now, EngineFailed if never again."""
 
     async def close(self) -> None:
-        """Is called once no call runs any more."""
+        """Is called when all calls have ended."""
 
     def metrics(self) -> Iterable[Metric]:
-        """Those of its own, as they are now."""
+        """The service's own metrics, as they are now."""
         ...
 
 
@@ -107,9 +109,9 @@ async def serve(
 ) -> None:
     """Serves until SIGINT or SIGTERM, then drains.
 
-    The port is taken first and health says NOT_SERVING until `load` returns;
-    then one line `ready host:port` goes to standard output, and health says what
-    the servicer's `check` finds.
+    The port is bound first and health says NOT_SERVING until `load` returns; then
+    one line `ready host:port` goes to standard output, and health follows the
+    servicer's `check`.
 
     Args:
         name: of the service, without the package.
@@ -117,7 +119,7 @@ async def serve(
     Raises:
         ConfigurationError: a port cannot be bound.
         EngineFailed: `check` did; nothing more is closed in order.
-        Stopped: by a signal while it loaded.
+        Stopped: a signal came while it loaded.
     """
     service_name = f"outrider.v1.{name}"
     metrics = start_metrics(options, service_name, servicer.metrics)
@@ -135,8 +137,8 @@ async def serve(
     drain_seconds = 0.0
     try:
         await signals.interrupt(load())
-        # What is there now stays: looking through it for garbage takes a quarter of a second
-        # where torch is loaded, while the interpreter does nothing else.
+        # Objects that exist now stay: with torch loaded, searching them for garbage stops the
+        # interpreter for a quarter of a second.
         gc.collect()
         gc.freeze()
         health_servicer.set_serving(True)
@@ -163,7 +165,7 @@ def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
 
 
 def _bind_reason(host: str, port: int) -> str:
-    """gRPC does not say why it could not bind; asking the system again does."""
+    """Why gRPC could not bind, which it does not say, by trying again without it."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.create_server((host, port), family=family):
@@ -173,10 +175,10 @@ def _bind_reason(host: str, port: int) -> str:
 
 
 def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> None:
-    """Runs a service to its end. `name` is what its spans are from. Raises OutriderError."""
+    """Runs a service to its end. `name` is the service name of its spans. Raises OutriderError."""
     exit_with_parent()
     logs.configure(options.log_format, options.log_level)
-    # A waiting handler gets the interpreter ten times sooner than by default,
+    # A waiting handler gets the interpreter ten times earlier than by default,
     # while the engine's thread is busy in Python.
     sys.setswitchinterval(0.0005)
     try:
@@ -185,11 +187,11 @@ def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> N
             runner.run(main)
     except Stopped as stopped:
         exit_at_once(stopped.number)
-    except EngineFailed as error:  # its thread may hang, and is not waited for
+    except EngineFailed as error:  # its thread may hang, so it is not waited for
         print(f"error: {error.message}", file=sys.stderr, flush=True)
         os._exit(1)
     finally:
         main.close()
         telemetry.close()
-        # What the interpreter does last is to look for garbage: seconds, where torch is loaded.
+        # The interpreter's last search for garbage takes seconds with torch loaded.
         gc.freeze()

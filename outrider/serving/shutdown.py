@@ -1,4 +1,4 @@
-"""From a signal to the end of a server."""
+"""The end of a server, from a signal on."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _FLUSH_SECONDS = 1.0
 
 
 class Stopped(Exception):
-    """A signal came before there was anything to drain."""
+    """A signal came before the service was loaded, so that there was nothing to drain."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
@@ -43,7 +43,7 @@ class StopSignals:
         self._first.set_result(number)
 
     async def interrupt(self, work: Coroutine[Any, Any, None]) -> None:
-        """Awaits `work`, until a signal comes. Raises Stopped, then, and what `work` raises."""
+        """Awaits `work` until a signal comes, then raises Stopped. Raises what `work` raises."""
         task = asyncio.ensure_future(work)
         try:
             await asyncio.wait((task, self._first), return_when=asyncio.FIRST_COMPLETED)
@@ -57,14 +57,14 @@ class StopSignals:
 async def drain(
     server: grpc.aio.Server, health: Health, calls: RunningCalls, seconds: float
 ) -> None:
-    """Takes no more calls, and lets those that run go on for so many seconds.
+    """Takes no more calls, and gives those that run `seconds` to end.
 
-    Calls of other services than ours, as of reflection, are not waited for.
+    Does not wait for calls of other services than ours, such as reflection.
     """
     now = asyncio.get_running_loop().time
     give_up = now() + seconds
     health.end()
-    # From here on clients are told to go elsewhere.
+    # From here on clients are told to connect elsewhere.
     stopping = asyncio.create_task(server.stop(seconds + 2 * _FLUSH_SECONDS))
     if calls.num_running:
         log.info("draining: %d calls may go on for %g s", calls.num_running, seconds)
@@ -75,7 +75,7 @@ async def drain(
             await calls.wait_until_none(_FLUSH_SECONDS)
         with suppress(TimeoutError):
             await asyncio.wait_for(asyncio.shield(stopping), _FLUSH_SECONDS)
-        # One whose request was still on its way may have begun meanwhile.
+        # A call whose request was still on its way may have begun meanwhile.
         if stopping.done() or not calls.num_running:
             break
     await server.stop(None)

@@ -35,17 +35,17 @@ DEFAULT_TARGET_PORT = 50053
 # Less than the 30 seconds that Kubernetes leaves a container.
 DEFAULT_DRAIN_SECONDS = 25.0
 
-# A session may be silent while its orchestrator waits for others, or while a draft is not asked.
+# A session may be silent while its orchestrator waits for others, or while a draft is idle.
 DEFAULT_IDLE_SECONDS = 120.0
 
 PORT = click.IntRange(0, 65535)
 
-# Beyond any machine. Of tens of thousands of threads the process would die without a word.
+# More than any machine has. With tens of thousands of threads the process would die silently.
 THREADS = click.IntRange(1, 1024)
 
 
 class FiniteRange(click.FloatRange):
-    """A range without infinity, and without what is no number: these are in any range."""
+    """A range that excludes infinity and NaN, which click accepts in any range."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
@@ -57,7 +57,7 @@ class FiniteRange(click.FloatRange):
 
 
 class _WholeText(click.types.StringParamType):
-    """Of an option that may be repeated: a variable holds one value, spaces included."""
+    """The type of a repeatable option whose variable holds one value, spaces included."""
 
     def split_envvar_value(self, rv: str) -> Sequence[str]:
         return [rv]
@@ -67,7 +67,7 @@ WHOLE_TEXT = _WholeText()
 
 
 def checked(check: Callable[[str], str]) -> Callable[..., str | None]:
-    """The callback of an option whose value, if there is one, `check` takes."""
+    """The callback of an option whose value, if there is one, goes through `check`."""
 
     def callback(
         context: click.Context, parameter: click.Parameter, value: str | None
@@ -90,7 +90,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class ServerOptions:
-    """Where a service listens, and what it tells of itself."""
+    """Where a service listens, and what it logs and measures."""
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -233,11 +233,11 @@ model_options = together(
     ),
     trust_option,
 )
-"""--model, and what says how to run it."""
+"""--model, and the options of how to run it."""
 
 
 def settings_group(**attributes: Any) -> click.Group:
-    """A group whose commands take their settings from environment and file, too."""
+    """A group whose commands also take their settings from environment and file."""
     settings = {"auto_envvar_prefix": ENVIRONMENT_PREFIX}
     return SettingsGroup(
         "outrider", params=[config_option()], context_settings=settings, **attributes
@@ -250,7 +250,7 @@ def run_service(command: click.Command) -> None:
 
 
 def run_command(command: click.Command) -> None:
-    """Runs a command as if it stood in `outrider`; SIGTERM interrupts it as Ctrl-C does."""
+    """Runs a command as if it belonged to `outrider`; SIGTERM interrupts it like Ctrl-C."""
     _run(command, {signal.SIGTERM: signal.default_int_handler})
 
 
@@ -263,8 +263,8 @@ def _run(command: click.Command, handlers: Mapping[signal.Signals, Callable[...,
 
 
 def run_group(group: click.Group, arguments: Sequence[str] | None = None) -> None:
-    """Runs a command; a user's mistake ends it with `error: ...` and status 1."""
-    if isinstance(sys.stdout, io.TextIOWrapper):  # it may know ASCII only
+    """Runs a command of a group; an OutriderError ends it with `error: ...` and status 1."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may be ASCII
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
         group.main(arguments, prog_name="outrider")

@@ -1,7 +1,7 @@
-"""Where settings come from beside flags: environment variables and a TOML file.
+"""Sources of settings besides flags: environment variables and a TOML file.
 
-Both are checked, so that a typo is not a setting that silently does nothing, and errors name
-the variable, or the file and its key.
+Both are checked, so that a typo is an error instead of a setting without effect, and errors
+name the variable, or the file and its key.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OTHER_VARIABLES = ("OUTRIDER_CONFIG", "OUTRIDER_CACHE", EXIT_WITH_PARENT)
 
 _SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_\w+)?$|_PORT_\d+_(TCP|UDP)(_\w+)?$")
 
-# Where a command finds the path of the file in its context's `meta`.
+# The key of the file's path in a context's `meta`.
 CONFIG_FILE = "outrider.config_file"
 
 SECTIONS = (
@@ -46,7 +46,7 @@ SECTIONS = (
 
 
 class SettingsGroup(click.Group):
-    """A group whose commands take settings from the environment and a TOML file, too."""
+    """A group whose commands also take settings from the environment and a TOML file."""
 
     def make_context(self, *args: Any, **extra: Any) -> click.Context:
         with _naming_the_source():
@@ -59,7 +59,7 @@ class SettingsGroup(click.Group):
 
 @contextmanager
 def _naming_the_source() -> Iterator[None]:
-    """Errors of values that were not typed say where they stand."""
+    """Adds the source to errors of values that do not come from flags."""
     try:
         yield
     except click.BadParameter as error:
@@ -79,9 +79,9 @@ def variable_of(parameter: click.Parameter, context: click.Context) -> str:
 
 
 def _known(group: click.Command) -> dict[str, dict[str, click.Parameter]]:
-    """Each command's settings by name; none for a command that hands its arguments on.
+    """Each command's settings by name; none for a command that passes its arguments on.
 
-    Such a one starts a service, which reads the same file and variables, and knows.
+    Such a command starts a service, which reads the same file and variables and checks them.
     """
     commands = group.commands if isinstance(group, click.Group) else {}
     return {
@@ -91,9 +91,9 @@ def _known(group: click.Command) -> dict[str, dict[str, click.Parameter]]:
 
 
 def drop_service_links(environment: MutableMapping[str, str]) -> None:
-    """Takes out what Kubernetes sets in every pod for a Service named "outrider..."
+    """Removes the variables that Kubernetes sets in every pod for a Service named "outrider...".
 
-    For one named "outrider-target" it is OUTRIDER_TARGET_PORT=tcp://..., among others.
+    For one named "outrider-target" these include OUTRIDER_TARGET_PORT=tcp://...
     """
     for name, value in list(environment.items()):
         is_ours = name.startswith(f"{ENVIRONMENT_PREFIX}_")
@@ -103,14 +103,14 @@ def drop_service_links(environment: MutableMapping[str, str]) -> None:
 
 
 def check_variables(environment: Mapping[str, str], group: click.Command) -> None:
-    """Raises ConfigurationError for a variable OUTRIDER_... that means nothing."""
+    """Raises ConfigurationError for a variable OUTRIDER_... that sets nothing."""
     known = _known(group)
     for name in environment:
         if not name.startswith(f"{ENVIRONMENT_PREFIX}_") or name in _OTHER_VARIABLES:
             continue
         own_name = name.removeprefix(f"{ENVIRONMENT_PREFIX}_")
         section, _, setting = own_name.lower().partition("_")
-        is_elsewhere = not known.get(section)  # where it is looked at more closely
+        is_elsewhere = not known.get(section)  # the service that the command starts checks it
         if section in SECTIONS and setting and (is_elsewhere or setting in known[section]):
             continue
         names = [f"{s}_{n}".upper() for s in known for n in known[s]]
@@ -145,7 +145,7 @@ def read_file(path: Path, group: click.Command) -> dict[str, dict[str, Any]]:
     """The settings of a TOML file by command, checked against the commands that are known.
 
     Raises:
-        ConfigurationError: not TOML, or a section or key that means nothing.
+        ConfigurationError: not TOML, or an unknown section or key.
     """
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
@@ -177,7 +177,7 @@ def _read_section(path: Path, name: str, section: Any, group: click.Command) -> 
 
 
 def _as_typed(value: Any, path: Path, section: str, key: str) -> str:
-    """A value as it would be typed, so that 1.5 or true is no integer here either."""
+    """A value as it would be typed, so that 1.5 and true are not integers here either."""
     if isinstance(value, str | bool | int | float):
         return str(value)
     raise ConfigurationError(
