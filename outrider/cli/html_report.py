@@ -1,8 +1,8 @@
-"""Results of benchmarks as one HTML page that needs nothing else: `outrider report`.
+"""Results of benchmarks as one self-contained HTML page: `outrider report`.
 
 A result is a JSON object with "benchmark", "date", "versions", "hardware", "settings" and
-figures under any other names. Whatever these are, they become tables: a benchmark may
-change what it measures without a change here.
+figures under any other names, which become tables: a benchmark may change what it measures
+without a change here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _CIRCUMSTANCES = ("date", "versions", "hardware", "settings")
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """`share` is the length of its bar, from 0 to 1; None for none."""
+    """A cell of a table; `share` is the length of its bar, from 0 to 1, or None without one."""
 
     text: str
     is_number: bool = False
@@ -52,7 +52,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What the page shows of one file. `plots` are data URLs."""
+    """The part of the page for one file. `plots` are data URLs."""
 
     name: str
     circumstances: Table
@@ -76,11 +76,11 @@ def report(results: tuple[Path, ...], output: Path) -> None:
 
 
 def write_page(results: Sequence[Path], output: Path) -> None:
-    """Writes a page of result files, each with the `<name>_*.svg` that lie beside it.
+    """Writes a page of result files, each with the `<name>_*.svg` of its folder.
 
     Raises:
-        ConfigurationError: a file that cannot be read or is no result, or a page that
-            cannot be written.
+        ConfigurationError: a file cannot be read or is not a result, or the page cannot be
+            written.
     """
     page = _template().render(results=[read_result(path) for path in results], version=__version__)
     try:
@@ -109,7 +109,7 @@ def read_result(path: Path) -> Result:
 
 
 def tables(title: str, value: Any) -> Iterator[Table]:
-    """Tables of anything that JSON holds; what is deeper comes after what is above it."""
+    """Tables of any JSON value; nested values follow those that contain them."""
     if isinstance(value, Mapping):
         yield from _tables_of_mapping(title, value)
     elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
@@ -120,7 +120,7 @@ def tables(title: str, value: Any) -> Iterator[Table]:
 
 def _tables_of_mapping(title: str, value: Mapping[str, Any]) -> Iterator[Table]:
     if _are_records(value.values()):
-        # A row each; what has parts of its own is a table of the same rows.
+        # A row for each; nested parts become another table of the same rows.
         plain = {name: _plain_part(record) for name, record in value.items()}
         yield _records(title, [{"": name, **record} for name, record in plain.items()])
         deeper = dict.fromkeys(
@@ -139,7 +139,7 @@ def _tables_of_mapping(title: str, value: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _are_records(values: Collection[Any]) -> bool:
-    """Whether several mappings have a field in common that fits a cell."""
+    """Whether several mappings share a field that fits a cell."""
     if len(values) < 2 or not all(isinstance(value, Mapping) for value in values):
         return False
     return bool(set.intersection(*(set(_plain_part(value)) for value in values)))
@@ -150,7 +150,7 @@ def _plain_part(value: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_plain(value: Any) -> bool:
-    """A value that fits a cell."""
+    """Whether a value fits a cell."""
     if isinstance(value, list):
         return not any(isinstance(one, list | Mapping) for one in value)
     return not isinstance(value, Mapping)
@@ -178,7 +178,7 @@ def _records(title: str, records: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Without mappings in mappings: {"a": {"b": 1}} becomes {"a b": 1}."""
+    """Flattens mappings in mappings: {"a": {"b": 1}} becomes {"a b": 1}."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -203,7 +203,7 @@ def _cell(value: Any, share: float | None = None) -> Cell:
 
 
 def _number(value: float) -> str:
-    """Four figures are more than any of our measurements is good for."""
+    """A number with four figures at most, since measurements are not more precise."""
     if isinstance(value, int) or abs(value) >= 1000:
         return f"{value:.0f}"
     return f"{value:.4g}"
@@ -214,7 +214,7 @@ def _words(name: str) -> str:
 
 
 def _plots_of(path: Path) -> list[Path]:
-    """`loop_x_y.svg` is of `loop.json`, unless there is a `loop_x.json`."""
+    """The plots of a result: `loop_x_y.svg` is of `loop.json`, unless there is a `loop_x.json`."""
     stems = [other.stem for other in path.parent.glob("*.json")]
     return [
         plot

@@ -1,4 +1,4 @@
-"""The three services on this machine: options that say how to run them, and running them."""
+"""Runs the three services on this machine, and the options for that."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RUN_SETTINGS = ("device", "dtype", "threads", "slots", "max_context_length")
 
 
 def hand_on_config_file(context: click.Context) -> None:
-    """Lets services read the file that was named here."""
+    """Lets services read the configuration file of this command."""
     if config := context.meta.get(CONFIG_FILE):
         os.environ["OUTRIDER_CONFIG"] = config
 
@@ -40,7 +40,7 @@ pair_options = together(
     run_options("draft-", "the draft"),
     trust_option,
 )
-"""--target and --draft, and how to run each of them or both."""
+"""--target and --draft, and the options of how to run each of them or both."""
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def local_pair(
     host: str = "127.0.0.1",
     drain_seconds: float = 0.0,
 ) -> Iterator[tuple[str, list[ServiceProcess]]]:
-    """The three services as `pair_options` say; shows on standard error what loads."""
+    """Runs the three services by `pair_options`; shows on standard error what is loading."""
     hand_on_config_file(click.get_current_context())
     if settings["draft"] is None and settings["target"] not in _EMBEDDED_TARGETS:
         settings["draft"] = "none"  # the embedded draft fits the embedded target only
@@ -75,9 +75,9 @@ def local_pair(
 
 @contextmanager
 def _progress(begin: str) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
-    """Ways to show what happens now, and to end that: a line of standard error that changes.
+    """Functions that show progress, and that end it: a line of standard error that changes.
 
-    Without a terminal these are lines, one below the other.
+    Without a terminal each step is a new line.
     """
     console = Console(stderr=True)
     if console.is_terminal:
@@ -89,7 +89,7 @@ def _progress(begin: str) -> Iterator[tuple[Callable[[str], None], Callable[[], 
 
 
 def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:
-    """Flags of the draft or target service: its own settings before those for both."""
+    """Flags of the draft or target service; its own settings override those for both."""
     chosen = {"model": settings[role], "trust_remote_code": settings["trust_remote_code"]}
     for name in _RUN_SETTINGS:
         own = settings[f"{role}_{name}"]
@@ -98,11 +98,11 @@ def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:
 
 
 def share_cores(target: dict[str, Any], draft: dict[str, Any]) -> None:
-    """Gives each model cores of its own, if there are enough; what was asked for stays.
+    """Gives each model separate cores, if there are enough and no number was asked for.
 
     They work at the same time, and two pools of threads on the same cores wait for each
-    other at every operation. But of two or three cores one for the draft is more than it gives:
-    the target has all of them then, and the policy says when the draft may have one.
+    other at every operation. But of two or three cores, one costs the target more than the draft
+    brings: the target has all of them then, and the policy decides when the draft is active.
     """
     num_cores = available_cores()
     if draft["threads"] is None:
@@ -114,7 +114,7 @@ def share_cores(target: dict[str, Any], draft: dict[str, Any]) -> None:
 
 
 def check_not_given(settings: Iterable[str], beside: str) -> None:
-    """Raises UsageError if one of these options was typed."""
+    """Raises UsageError if one of these options was given."""
     context = click.get_current_context()
     for name in settings:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:

@@ -44,7 +44,7 @@ click.version_option(__version__, prog_name="outrider")(cli)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: a user's mistake ends it with `error: ...` and status 1."""
+    """Entry point. An OutriderError ends it with `error: ...` and status 1."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     run_group(cli, arguments)
 
@@ -91,7 +91,7 @@ def up(
 ) -> None:
     """Run draft, target and orchestrator on this machine until Ctrl-C."""
     ports = (port, draft_port, target_port)
-    chosen = [number for number in ports if number]  # 0 is any that is free
+    chosen = [number for number in ports if number]  # 0 is any free port
     if len(set(chosen)) < len(chosen):
         raise click.UsageError("--port, --draft-port and --target-port must differ")
     try:
@@ -174,7 +174,7 @@ def generate(
             console.print(_comparison(client, prompt, parameters))
 
 
-# What is compared, and how often: texts are short, and machines have other things to do.
+# What is compared, and how often, since texts are short and machines busy.
 _WAYS: tuple[dict[str, Any], ...] = ({"num_speculative_tokens": 0}, {})
 _NUM_COMPARED = 3
 
@@ -199,14 +199,14 @@ def _address(address: str | None, settings: dict[str, Any]) -> Iterator[str]:
         check_not_given(settings, beside="--address")
         yield address
         return
-    # One request at a time, and a second slot, since one is free only after its last pass.
+    # One request at a time, and a second slot, since a slot is free only after its last pass.
     settings["slots"] = settings["slots"] or 2
     with local_pair(settings, (0, 0, 0)) as (where, _):
         yield where
 
 
 def _streamed(client: Client, prompt: Prompt, parameters: dict[str, Any]) -> Generation:
-    """As it is shown, which takes longer than `Client.generate`; but nothing is shown."""
+    """Reads the stream as `_show` does, which takes longer than `Client.generate`."""
     stream = client.stream(prompt, **parameters)
     for _ in stream:
         pass
@@ -214,9 +214,9 @@ def _streamed(client: Client, prompt: Prompt, parameters: dict[str, Any]) -> Gen
 
 
 def _comparison(client: Client, prompt: Prompt, parameters: dict[str, Any]) -> RenderableType:
-    """The text again, several times, by the target alone and with drafts in turn.
+    """Generates the text several times more, alternately by the target alone and with drafts.
 
-    The first text, which was shown, does not count: that of a new service is slower.
+    The first text, which was shown, does not count: a new service is slower.
     """
     pairs = [
         [_streamed(client, prompt, parameters | changes) for changes in _WAYS]

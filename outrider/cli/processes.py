@@ -21,10 +21,11 @@ from outrider.exits import EXIT_WITH_PARENT
 
 Progress = Callable[[str], None]
 
-# Of Python's: a folder where this was started, by the name of a package of ours, is none of it.
+# Python's flag that keeps the current folder, which may have a folder named like a package of
+# ours, off the import path.
 SAFELY = ("-P",)
 
-# For what a service does after the time in which its calls may go on.
+# Seconds for the end of a service after its calls have been drained.
 _STOP_SECONDS = 10.0
 _NUM_LOG_LINES = 15
 
@@ -33,12 +34,12 @@ class ServiceProcess(AbstractContextManager["ServiceProcess"]):
     """A child process `python -m MODULE ARGUMENTS`; stop it, or use it in a `with`.
 
     Args:
-        drain_seconds: how long its calls may go on when it is asked to stop.
+        drain_seconds: how long its calls may continue when it is asked to stop.
     """
 
     def __init__(self, module: str, arguments: Sequence[str], drain_seconds: float = 0.0) -> None:
         self.name = module
-        self.address = ""  # once it is ready
+        self.address = ""  # set once it is ready
         self._log = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115 (closed by `stop`)
         self._lines: Queue[str | None] = Queue()
         self._stop_seconds = drain_seconds + _STOP_SECONDS
@@ -50,7 +51,7 @@ class ServiceProcess(AbstractContextManager["ServiceProcess"]):
             text=True,
             errors="replace",
             env={**os.environ, EXIT_WITH_PARENT: "1"},
-            # Ctrl-C is the parent's to handle: it ends its children in order.
+            # The parent handles Ctrl-C and ends its children in order.
             start_new_session=True,
         )
         threading.Thread(target=self._read_lines, daemon=True).start()
@@ -62,7 +63,7 @@ class ServiceProcess(AbstractContextManager["ServiceProcess"]):
         self._lines.put(None)
 
     def wait_until_ready(self, progress: Progress = lambda what: None) -> str:
-        """The address it serves on. Raises ServiceUnavailable if it ends before."""
+        """The address that it serves at. Raises ServiceUnavailable if it ends before."""
         while (line := self._lines.get()) is not None:
             kind, _, rest = line.partition(" ")
             if kind == "ready":
@@ -81,7 +82,7 @@ class ServiceProcess(AbstractContextManager["ServiceProcess"]):
         return self._process.poll()
 
     def failure(self) -> ServiceUnavailable:
-        """Why it ended: its own error message, else the end of its log."""
+        """Why the process ended: its error message, else the end of its log."""
         status = self._process.wait()
         lines = self.log_lines()
         reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
@@ -89,14 +90,14 @@ class ServiceProcess(AbstractContextManager["ServiceProcess"]):
         return ServiceUnavailable(f"{self.name} ended with status {status}: {reason}")
 
     def log_lines(self) -> list[str]:
-        """What it wrote to standard error; nothing after `stop`."""
+        """Its lines on standard error; none after `stop`."""
         if self._log.closed:
             return []
         self._log.seek(0)
         return self._log.read().splitlines()
 
     def stop(self) -> None:
-        """Asks it to drain, and kills it if it does not end in time, or at a second Ctrl-C."""
+        """Asks it to drain; kills it if it does not end in time, or at a second Ctrl-C."""
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -113,7 +114,7 @@ class ServiceProcess(AbstractContextManager["ServiceProcess"]):
 
 
 def to_arguments(settings: Mapping[str, object]) -> list[str]:
-    """Command-line flags for settings: True is a flag alone; what is None or False is left out."""
+    """Command-line flags for settings: True is a flag alone; None and False are left out."""
     arguments = []
     for name, value in settings.items():
         if value is not None and value is not False:
@@ -132,8 +133,8 @@ def running_system(
 ) -> Iterator[tuple[str, list[ServiceProcess]]]:
     """Runs the services with these settings (names of flags); None: without draft.
 
-    Yields the orchestrator's address and the processes, once all serve. At the end
-    none of them is left; calls that run may go on for `drain_seconds`.
+    Yields the orchestrator's address and the processes, once all serve. All have ended
+    afterwards; running calls may continue for `drain_seconds`.
 
     Raises:
         ServiceUnavailable: one of them did not start, or ended meanwhile; says why.
@@ -141,7 +142,7 @@ def running_system(
     with ExitStack() as stack:
 
         def start(module: str, settings: Mapping[str, object]) -> ServiceProcess:
-            # Their logs are kept until they end, so that nobody reads a line for every call.
+            # Logs are kept until a process ends, so they should not have a line for every call.
             settings = {"log_level": "warning", "drain_seconds": drain_seconds, **settings}
             arguments = to_arguments(settings)
             return stack.enter_context(ServiceProcess(module, arguments, drain_seconds))

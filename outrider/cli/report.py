@@ -1,4 +1,4 @@
-"""What the terminal shows: tokens by their source, and where the time went."""
+"""Reports in the terminal: tokens by their source, and where the time went."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def legend() -> Text:
 
 
 def show(piece: TextPiece, console: Console) -> None:
-    """Writes a piece: to a terminal in colour, else just as it is, with tabs and the like."""
+    """Writes a piece of text: to a terminal in colour, else unchanged, control characters too."""
     if console.is_terminal:
         console.print(Text(piece.text, STYLES[piece.source]), end="")
     else:
@@ -106,7 +106,7 @@ def _speculation(generation: Generation) -> str:
 
 
 def _table_hits(counts: Speculation) -> str:
-    """How often a draft was there before it was asked for, and what predrafting was worth."""
+    """How often draft tokens were predrafted, and how many of these were accepted."""
     num_hits, on_hits = counts.num_cache_hits, counts.num_cache_hit_accepted_tokens
     num_steps = counts.num_steps - counts.num_lookup_steps + counts.num_cache_misses
     num_misses = num_steps - num_hits
@@ -123,9 +123,9 @@ def _table_hits(counts: Speculation) -> str:
 
 
 def comparison(speculative: Sequence[Generation], alone: Sequence[Generation]) -> RenderableType:
-    """Speculation beside the target alone: medians of texts of the same prompt and seed.
+    """Speculation against the target alone: medians of texts of the same prompt and seed.
 
-    Times to the first token would not compare: who comes second finds the prompt read.
+    Times to the first token are not comparable: the second text finds its prompt read.
     """
     table = Table(box=None, pad_edge=False, header_style="dim")
     for heading in ("", "ms a token", "tokens/s"):
@@ -151,7 +151,7 @@ def _median_tpot_ns(generations: Sequence[Generation]) -> float:
 
 
 def in_words(info: ServerInfo) -> str:
-    """A line for each model: what it is, in which precision, on what."""
+    """A line for each model: its name, precision and device."""
     draft = "none" if info.draft is None else _model_in_words(info.draft)
     return f"target: {_model_in_words(info.target)}\ndraft: {draft}"
 
@@ -168,7 +168,7 @@ _MODEL_ROWS = (
 
 
 def server_table(info: ServerInfo) -> RenderableType:
-    """What an orchestrator serves, and what it cannot use."""
+    """The models that an orchestrator serves, and what it cannot use."""
     table = Table(box=None, pad_edge=False, title=f"Outrider {info.version}", title_justify="left")
     models = {"target": info.target} | ({"draft": info.draft} if info.draft else {})
     for heading in ("", *models):

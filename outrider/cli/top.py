@@ -1,4 +1,4 @@
-"""`outrider top`: what an orchestrator does, live in the terminal."""
+"""`outrider top`: the activity of an orchestrator, live in the terminal."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def top(address: str, interval: float, once: bool) -> None:
 
 
 def _watch(console: Console, client: Client, before: ServerInfo, interval: float) -> None:
-    """Until q or Ctrl-C; an orchestrator that does not answer may come back."""
+    """Shows frames until q or Ctrl-C; an orchestrator that does not answer may come back."""
     shown = frame(before, before)
     with (
         suppress(KeyboardInterrupt),
@@ -85,7 +85,7 @@ def _quits(seconds: float) -> bool:
 
 @contextmanager
 def _single_keys() -> Iterator[None]:
-    """Keys come at once and are not shown; afterwards the terminal is as before."""
+    """Delivers keys at once, without echo; restores the terminal afterwards."""
     if not sys.stdin.isatty():
         yield
         return
@@ -101,7 +101,7 @@ def _single_keys() -> Iterator[None]:
 
 
 def frame(before: ServerInfo, now: ServerInfo) -> RenderableType:
-    """What happened between two looks, and what is so at the second one."""
+    """A frame: what happened between two queries, and the state at the second one."""
     then, activity = before.activity, now.activity
     if activity.uptime_ns < then.uptime_ns or activity.num_ended_requests < then.num_ended_requests:
         # Another process answers.
@@ -155,7 +155,7 @@ def _speed(then: ServerActivity, now: ServerActivity, elapsed_ns: int) -> str:
 
 
 def _acceptance(then: ServerActivity, now: ServerActivity) -> RenderableType:
-    """By position in the draft; since the start, if no draft was verified meanwhile."""
+    """Acceptance by position in the draft; since the start, if no draft was verified meanwhile."""
     if now.num_steps == 0:
         return Text("no draft tokens yet")
     recent = now.num_steps > then.num_steps
@@ -192,7 +192,7 @@ def _difference(now: Sequence[int], then: Sequence[int]) -> list[int]:
 
 
 def _time(then: ServerActivity, now: ServerActivity) -> RenderableType:
-    """The critical paths of all requests; since the start, if nothing ran meanwhile."""
+    """The time of all requests by stage; since the start, if nothing ran meanwhile."""
     stages = _spent(then.critical_path, now.critical_path)
     if not stages:
         stages = _spent({}, now.critical_path)

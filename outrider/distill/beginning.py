@@ -1,4 +1,4 @@
-"""What a student is before it learns: layers of the target, or an earlier draft."""
+"""The student before training: layers of the target, or an earlier draft."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_start(draft: Path, target: str, layers: Sequence[int]) -> None:
     """Checks that `draft` can be trained further, as a draft of the model in `target`.
 
     Args:
-        layers: what was asked for; none: those that it has.
+        layers: the layers asked for; empty: those that it has.
 
     Raises:
         ConfigurationError: it cannot.
@@ -40,15 +40,15 @@ def check_start(draft: Path, target: str, layers: Sequence[int]) -> None:
 
 
 def check_layers(target: str, layers: Sequence[int], count: int) -> None:
-    """Checks that the model in `target` has these layers, or if there are none, more than `count`.
+    """Checks that the model in `target` has these layers, or without any, more than `count`.
 
     Raises:
-        ConfigurationError: it has not.
+        ConfigurationError: it does not.
     """
     try:
         num_layers = AutoConfig.from_pretrained(target).get_text_config().num_hidden_layers
     except (OSError, ValueError):
-        return  # whoever loads the model says so
+        return  # loading the model will raise
     if layers and max(layers) >= num_layers:
         raise ConfigurationError(f"the target has {num_layers} layers, which count from 0")
     if not layers and count >= num_layers:
@@ -62,7 +62,7 @@ def recorded_layers(draft: Path) -> list[int]:
 
 
 def chosen_layers(target: Any, layers: Sequence[int], probe: list[int], count: int) -> list[int]:
-    """The layers asked for; if none were, the `count` that change their input most.
+    """The layers asked for; by default the `count` that change their input most.
 
     Args:
         probe: token ids of a text to run.
@@ -79,7 +79,7 @@ def remove_layers(
     texts: list[list[int]],
     progress: Progress,
 ) -> None:
-    """Leaves the layers `kept`; given texts, those that will be trained take over."""
+    """Removes all layers but `kept`; with texts, those to be trained are refitted."""
     if not texts:
         keep_layers(model, kept)
         return

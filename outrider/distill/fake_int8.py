@@ -1,8 +1,8 @@
-"""Training for a draft that will run in int8: it meets the rounding while it learns.
+"""Training for a draft that will run in int8, with its rounding.
 
 Weights and inputs are rounded as `outrider.engine.cpu.int8_linear` rounds them, and
 gradients pass as if they were not (the straight-through estimator, arXiv 1308.3432).
-GPT-2's transposed layers are left out: they meet it when they are served.
+GPT-2's transposed layers are not rounded until they are served.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _INPUT_STEPS = 127
 
 
 class RoundedWeight(nn.Module):
-    """A weight [out_features, in_features] as int8 by row holds it."""
+    """Rounds a weight [out_features, in_features] as int8 by row does."""
 
     def forward(self, weight: Tensor) -> Tensor:
         with torch.no_grad():
@@ -29,7 +29,7 @@ class RoundedWeight(nn.Module):
 
 
 def round_inputs(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-    """What the 7 bits for each row of a linear layer's input keep."""
+    """Rounds a linear layer's input to 7 bits, row by row."""
     [values] = inputs
     with torch.no_grad():
         low = values.amin(dim=-1, keepdim=True).clamp(max=0)
@@ -49,7 +49,7 @@ def fake_int8(model: Any) -> None:
         module.register_forward_pre_hook(round_inputs)
         is_trained = module.weight.requires_grad
         parametrize.register_parametrization(module, "weight", RoundedWeight())
-        if not is_trained:  # rounding it once will do
+        if not is_trained:  # rounding it once suffices
             parametrize.remove_parametrizations(module, "weight")
 
 

@@ -53,7 +53,7 @@ from outrider.serving.loading import wait_for_own_thread
 
 @dataclass(frozen=True)
 class Recipe:
-    """What `outrider distill` was asked for; see its flags."""
+    """The settings of `outrider distill`; see its flags."""
 
     target: str
     out: Path
@@ -84,7 +84,7 @@ def distill(recipe: Recipe, console: Console) -> Path:
     """Runs all stages; returns the draft's folder.
 
     Raises:
-        ConfigurationError: settings that do not fit each other or an earlier run in `out`.
+        ConfigurationError: settings contradict each other or an earlier run in `out`.
         ModelNotFound, UnsupportedModel: see `Engine`.
     """
     folder = resolve_model(recipe.target)
@@ -121,7 +121,7 @@ def distill(recipe: Recipe, console: Console) -> Path:
 
 
 def _beginning(recipe: Recipe, folder: str, texts: Texts) -> tuple[Any, list[int]]:
-    """The model that the student is made of, and the target's layers that it will have, or has."""
+    """The model that the student is made of, and the target's layers that it has or will have."""
     start = recipe.start_from
     model = load_model(str(start or folder), choose_device(recipe.device), torch.float32)
     if start is not None:
@@ -144,7 +144,7 @@ def _progress(console: Console) -> Iterator[Progress]:
 
 
 def check_same_recipe(recipe: Recipe, path: Path) -> None:
-    """An interrupted run goes on only as what it was; one that has left nothing is forgotten."""
+    """Refuses to resume a run with other settings, unless it left nothing behind."""
     document = json.dumps(asdict(recipe), default=str, indent=1)
     if path.is_file() and set(path.parent.iterdir()) != {path}:
         before, now = json.loads(path.read_text()), json.loads(document)
@@ -159,7 +159,7 @@ def check_same_recipe(recipe: Recipe, path: Path) -> None:
 def _write_and_teach(
     recipe: Recipe, folder: str, work: Path, progress: Progress
 ) -> tuple[Texts, Lesson]:
-    """All texts and what the target thinks of them, from files where they exist."""
+    """All texts and the target's lessons on them, from files where they exist."""
     options = EngineOptions(
         folder,
         recipe.device,
@@ -191,7 +191,7 @@ def _write_and_teach(
 
 
 def _cached(path: Path, kind: Any, make: Callable[[], Any]) -> Any:
-    """What `path` holds, made first if need be."""
+    """The content of `path`, made first if it does not exist."""
     if not path.is_file():
         make().save(path)
     return kind.load(path)
@@ -250,7 +250,7 @@ def _train(
 
 
 def _export(student: Any, folder: str, vocabulary: list[int], out: Path, int8: bool) -> None:
-    # In int8 it shall find the weights again that it was trained with.
+    # Rounded to int8 again, float32 gives the weights that it was trained with.
     student.to("cpu", torch.float32 if int8 else torch.bfloat16).save_pretrained(out)
     load_tokenizer(folder).save_pretrained(out)
     write_draft_vocabulary(out, vocabulary)

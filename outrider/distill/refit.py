@@ -1,11 +1,11 @@
 """Refitting: the layers that stay take over from those removed, in closed form.
 
-A student that merely lacks layers hands those after a gap inputs that they have never
-seen. Least squares mend much of it before any training: layer by layer, the matrix that
-leads back from the inside of the MLP is solved for, so that the layer's output comes as
-close as it can to what the next layer's input is in the target. ReplaceMe (arXiv
-2505.02819) solves for such a matrix where a block of layers was removed; here, each
-later layer is solved for too, on the inputs that it will have.
+In a student with removed layers, those after a gap get inputs that they have never seen.
+Least squares repair much of that before any training: layer by layer, the matrix that leads
+back from the inside of the MLP is solved for, so that the layer's output comes as close as
+possible to the next layer's input in the target. ReplaceMe (arXiv 2505.02819) solves for one
+matrix where a block of layers was removed; here each later layer is solved for too, on the
+inputs that it will have.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from outrider.engine.layers import linear_weight
 from outrider.errors import UnsupportedModel
 from outrider.models.student import layer_list
 
-# How much old weights count, as a share of the mean square of the matrix's inputs.
+# The weight of old values, as a share of the mean square of the matrix's inputs.
 _PULL = 1e-3
 
 
@@ -37,9 +37,9 @@ class Passage:
 
 @torch.inference_mode()
 def record(target: Any, texts: Sequence[list[int]], kept: Sequence[int]) -> list[Passage]:
-    """What the target's layers `kept` are given, and the inputs of those that follow them.
+    """Records the arguments of the target's layers `kept`, and the inputs of their successors.
 
-    Goals are by place in `kept`, as the layers will be in the student.
+    Goals are by index in `kept`, like the layers of the student.
     """
     passages = []
     for text in texts:
@@ -70,11 +70,11 @@ def _recorders(layers: nn.ModuleList, kept: Sequence[int], passage: Passage) -> 
 
 @torch.inference_mode()
 def refit(student: Any, passages: Sequence[Passage], first: int) -> None:
-    """Solves for the layers of `student` from place `first` on, in place.
+    """Solves for the layers of `student` from index `first` on, in place.
 
     Raises:
-        UnsupportedModel: the layers do not add what their MLP yields, as it is, to what they
-            had. Nothing has changed.
+        UnsupportedModel: the layers do not add the output of their MLP unchanged. Nothing has
+            changed.
     """
     _check_adds(layer_list(student)[first], passages[0], first)
     all_states = [passage.states for passage in passages]
@@ -109,7 +109,7 @@ def _refit_layer(
 
 
 def _check_adds(layer: nn.Module, passage: Passage, place: int) -> None:
-    """Raises UnsupportedModel unless what the MLP yields more, the layer yields more."""
+    """Raises UnsupportedModel unless the layer adds the output of its MLP unchanged."""
     linear = _leading_back(layer, passage.goals[place].shape[-1])
     before = _states_of(layer(passage.states, **passage.settings[place]))
     more = before.std() * torch.linspace(-1, 1, before.shape[-1], device=before.device)
@@ -121,7 +121,7 @@ def _check_adds(layer: nn.Module, passage: Passage, place: int) -> None:
 
 
 def _solve(linear: nn.Module, inputs: list[Tensor], goals: list[Tensor]) -> None:
-    """Sets the weight with which `linear` comes closest to `goals`, old weights pulling."""
+    """Sets the weight with which `linear` comes closest to `goals`, regularised to the old one."""
     weight, bias = linear_weight(linear)
     shape = (weight.shape[1], weight.shape[1])
     products = torch.zeros(shape, dtype=torch.float64, device=weight.device)
@@ -153,6 +153,6 @@ def _leading_back(layer: nn.Module, hidden_size: int) -> nn.Module:
 
 
 def _states_of(output: Any) -> Tensor:
-    """What a layer yields, with or without other results."""
+    """The states of a layer's output, which may have other results, too."""
     states: Tensor = output[0] if isinstance(output, tuple) else output
     return states

@@ -1,4 +1,4 @@
-"""What the target thinks: its likeliest tokens and their probabilities, at every place."""
+"""Lessons: the target's likeliest tokens and their probabilities, at every position."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TOKENS_PER_PASS = 1024
 
 @dataclass(frozen=True)
 class Lesson:
-    """For each token of some texts, the target's thoughts about the token after it."""
+    """For each token of some texts, the target's probabilities for the token after it."""
 
     top_ids: Array  # [num_tokens, NUM_TOP_TOKENS], likeliest first
     top_probs: Array  # [num_tokens, NUM_TOP_TOKENS], float16

@@ -1,4 +1,4 @@
-"""Token sequences on disk: what the target wrote, and what it thinks of them."""
+"""Token sequences on disk."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Texts:
     def frequent_tokens(self, vocab_size: int, count: int) -> list[int]:
         """The `count` most frequent ids below `vocab_size`, ascending.
 
-        Where too few occur, small ids fill up.
+        If too few occur, small ids are added.
         """
         counts = np.bincount(self.token_ids, minlength=vocab_size)[:vocab_size]
         return sorted(np.argsort(-counts, kind="stable")[:count].tolist())
@@ -49,7 +49,7 @@ class Texts:
         return cls(np.array(token_ids, np.uint32), ends, np.array(prompt_lengths, np.int64))
 
     def parts(self, size: int) -> Iterator[Texts]:
-        """The same texts, at most `size` at a time."""
+        """The texts in parts of at most `size`."""
         sequences, lengths = list(self), self.prompt_lengths.tolist()
         for begin in range(0, len(self), size):
             end = begin + size
@@ -79,7 +79,7 @@ class Texts:
 
 
 def save_arrays(path: Path, **arrays: Array) -> None:
-    """Writes an .npz file that is complete if it exists."""
+    """Writes an .npz file under a temporary name first, so that it is complete if it exists."""
     partial = path.with_suffix(".partial.npz")
     np.savez(partial, allow_pickle=False, **arrays)
     os.replace(partial, path)

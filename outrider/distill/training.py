@@ -19,7 +19,7 @@ from outrider.distill.texts import Texts
 _IGNORED = -1
 _WARM_UP = 0.05
 _MAX_GRADIENT_NORM = 1.0
-# How far the lengths of texts that share a batch may be apart, as a share of them.
+# How much the lengths of texts in a batch may differ, as a share of them.
 _SPREAD = 0.1
 
 
@@ -44,7 +44,7 @@ class Schedule:
 
 @dataclass
 class History:
-    """What training has seen so far; goes into the record."""
+    """Losses and agreement so far, for the record."""
 
     step: int = 0
     losses: list[float] = field(default_factory=list)
@@ -65,7 +65,7 @@ class Batch:
 class Material:
     """Texts and lessons as batches, the last part held out for evaluation.
 
-    What is learned is answers: a draft is never asked to go on with a prompt.
+    Only answers are learned: a draft never continues a prompt.
     """
 
     def __init__(
@@ -82,9 +82,9 @@ class Material:
         self._lengths = np.diff(texts.ends, prepend=0)[: self.num_training]
 
     def training_batch(self, step: int, size: int, seed: int, device: torch.device) -> Batch:
-        """Batch number `step`: a function of its arguments alone, so nothing is lost by a stop.
+        """Batch number `step`: a function of its arguments alone, so that a run can resume.
 
-        Texts of similar length share a batch, which spares padding.
+        Texts of similar length share a batch, which saves padding.
         """
         per_epoch = math.ceil(self.num_training / size)
         epoch, place = divmod(step, per_epoch)
@@ -94,7 +94,7 @@ class Material:
         return self.batch(batches[generator.permutation(per_epoch)[place]].tolist(), device)
 
     def training_texts(self, count: int) -> list[list[int]]:
-        """`count` texts, from all parts of those that are trained on."""
+        """`count` texts from all parts of the training texts."""
         chosen = np.linspace(0, self.num_training - 1, min(count, self.num_training))
         texts = list(self._texts)
         return [texts[index] for index in chosen.astype(int)]
@@ -149,9 +149,9 @@ def agreement(model: Any, material: Material, batch_size: int) -> float:
 
 
 def training_dtype(device: torch.device) -> torch.dtype:
-    """What products are computed in: bfloat16 where the hardware has instructions for it.
+    """The dtype of products: bfloat16 where the hardware has instructions for it.
 
-    Passes of training are long, so that a CPU, too, is twice as fast then. Weights, their
+    Training's passes are long, so that CPUs, too, are twice as fast with it. Weights, their
     gradients' sums and the loss stay in float32.
     """
     if device.type == "cpu":
@@ -222,7 +222,7 @@ def _save(model: Any, optimizer: Any, history: History, checkpoint: Path) -> Non
 def _restore(model: Any, optimizer: Any, checkpoint: Path) -> History:
     if not checkpoint.is_file():
         return History()
-    # To the CPU: Adam counts its steps there, and would ask a device for each of them.
+    # To the CPU: Adam keeps step counts there, and would wait for a device for each of them.
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
     with torch.no_grad():
         for name, parameter in _trainable(model):

@@ -27,14 +27,14 @@ from outrider.sampling.sampler import Choice, choose_tokens
 SHARD_SIZE = 64
 QUESTION_TOKENS = 96
 
-# Of all texts that are written together; those of one that ends meanwhile are for nothing.
+# Steps of all texts before Python looks at them; those behind the end of a text are wasted.
 _STEPS_AT_ONCE = 8
 
 _MARK = "\x00question\x00"
 
 
 class Continuation(Job):
-    """Writes on until an end of text, or `num_tokens` tokens."""
+    """Continues a text until its end, or by `num_tokens` tokens."""
 
     def __init__(
         self,
@@ -75,10 +75,10 @@ class Writer:
 
     Args:
         max_length: of a text, in tokens.
-        temperatures: of answers, in turn.
+        temperatures: of answers, which cycle through them.
 
     Raises:
-        ConfigurationError: texts of that length have no room for the chat template.
+        ConfigurationError: `max_length` leaves no room for the chat template.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class Writer:
         return self._max_length // 2
 
     def shard(self, number: int, questions: Sequence[str] | None) -> Texts:
-        """Shard `number`: the same texts each time it is asked for.
+        """Shard `number` of the texts, the same at every call.
 
         Args:
-            questions: to be answered; None: self-written ones.
+            questions: to be answered; None: the target writes them.
         """
         prompts = self._prompts(number, questions)
         seeds = random.Random(2 * number + 1)
@@ -151,7 +151,7 @@ class Writer:
     def _write(
         self, prompts: Sequence[Sequence[int]], num_tokens: int, params: Sequence[SamplingParams]
     ) -> list[list[int]]:
-        """Continues prompts, as many at a time as there are slots."""
+        """Continues prompts, as many at once as there are slots."""
         written: list[list[int]] = []
         width = self._engine.cache.num_slots
         for begin in range(0, len(prompts), width):
@@ -167,7 +167,7 @@ class Writer:
     ) -> Iterator[Continuation]:
         for prompt, one in zip(prompts, params, strict=False):
             room = min(num_tokens, self._max_length - len(prompt))
-            # Slots of the texts before are free only when the last pass has ended.
+            # Slots of earlier texts are free only when their last pass has ended.
             slot = self._scheduler.request_slot(max_waiting=1).result()
             job = Continuation(self._engine, slot, prompt, room, one)
             self._scheduler.submit(job)
@@ -175,7 +175,7 @@ class Writer:
 
 
 def chat_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The tokens before and after a user's text, up to where the assistant answers.
+    """The tokens before and after a user's text, up to the assistant's answer.
 
     Raises:
         ConfigurationError: the tokenizer has no chat template.

@@ -16,16 +16,16 @@ __all__ = ["EMBEDDED_DRAFT", "EMBEDDED_TARGET", "resolve_model"]
 def resolve_model(name: str, progress: Progress = silent, trust_remote_code: bool = False) -> str:
     """The folder of the model that `name` stands for.
 
-    "default" is the embedded target. The embedded models, by their names, and GGUF
-    files are made into folders first if need be; else a name is a folder, or the id of
-    a model on a hub, which is downloaded.
+    "default" is the embedded target. The embedded models, by their names, and GGUF files
+    are converted to folders first; any other name is a folder, or the id of a model on a
+    hub, which is downloaded.
 
     Args:
-        trust_remote_code: whether code and pickles are downloaded, too.
+        trust_remote_code: whether to download code and pickles, too.
 
     Raises:
-        ModelNotFound: nothing of that name; or the package with the embedded weights is not
-            installed; or files cannot be read.
+        ModelNotFound: there is no model of that name, the package with the embedded weights
+            is not installed, or files cannot be read.
         UnsupportedModel: a GGUF file of a kind that is not known.
         ConfigurationError: the cache folder cannot be written.
     """

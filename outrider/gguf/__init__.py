@@ -7,12 +7,12 @@ from pathlib import Path
 
 from outrider.models.cache import Progress, cache_folder, made_once, silent
 
-# Raise it when `convert` writes something else, so that old folders are not reused.
+# To be raised when `convert` changes, so that old folders are not reused.
 FORMAT = 1
 
 
 def gguf_folder(file: Path, progress: Progress = silent) -> Path:
-    """The folder of a converted GGUF file, made first if this machine lacks it.
+    """The folder of a converted GGUF file, made first if it does not exist.
 
     Raises what `convert` raises, and ConfigurationError if the cache cannot be written.
     """

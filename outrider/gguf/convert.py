@@ -1,4 +1,4 @@
-"""Writes what is in a GGUF file as transformers would have it in a folder."""
+"""Converts a GGUF file to a folder for transformers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from outrider.gguf.families import (
 from outrider.gguf.tokenizer import read_tokenizer
 
 _SHARD_BYTES = 4 << 30
-# Long ones, which the tokenizer reads itself.
+# Keys with long values, which the tokenizer reads itself.
 _LISTS = ("tokens", "merges", "scores", "token_type")
 
 
@@ -37,11 +37,11 @@ def convert(source: Path, folder: Path, eos_token_ids: Sequence[int] = ()) -> No
     Quantised weights become float16, others stay as precise as they are.
 
     Args:
-        eos_token_ids: tokens that end a text, where they are not those that the file names.
+        eos_token_ids: tokens that end a text, in place of those that the file names.
 
     Raises:
-        ModelNotFound: it cannot be read, or is not whole.
-        UnsupportedModel: a family, setting, tensor or tokenizer that is not known.
+        ModelNotFound: the file cannot be read, or is incomplete.
+        UnsupportedModel: its family, a setting, a tensor or the tokenizer is unknown.
         OSError: `folder` cannot be written.
     """
     try:
@@ -111,9 +111,9 @@ def _config(
 
 
 def dtype_of(tensors: Mapping[str, Any]) -> torch.dtype:
-    """What holds all matrices as precisely as the file does, or float16 for quantised ones.
+    """The dtype that holds all matrices as precisely as the file, or float16 for quantised ones.
 
-    Vectors take it, too: they are float32 in files that are quantised, of models that were not.
+    Vectors take it, too: quantised files have them in float32, whatever the model had.
     """
     kinds = {tensor.tensor_type.name for tensor in tensors.values() if len(tensor.shape) > 1}
     if "F32" in kinds or (len(kinds) > 1 and "BF16" in kinds):
@@ -124,7 +124,7 @@ def dtype_of(tensors: Mapping[str, Any]) -> torch.dtype:
 
 
 def _check_whole(config: Any, tensors: Mapping[str, Any], family: Family) -> str:
-    """Checks that the file has each weight of the model, and no others; the model's class."""
+    """Checks that the file has just the weights of the model; returns the model's class."""
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     expected = {name: list(parameter.shape) for name, parameter in model.named_parameters()}
@@ -163,7 +163,7 @@ def _values(tensor: Any) -> NDArray[np.float32]:
 
 
 def _in_halves(values: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:
-    """Rows of heads from the order 0, h, 1, h + 1, ... to 0, 1, ..., h, h + 1, ..."""
+    """Reorders rows of heads from 0, h, 1, h + 1, ... to 0, 1, ..., h, h + 1, ..."""
     pairs = values.reshape(num_heads, len(values) // num_heads // 2, 2, *values.shape[1:])
     return pairs.swapaxes(1, 2).reshape(values.shape)
 
@@ -182,7 +182,7 @@ def _write_weights(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:
 
 
 def _shards(weights: Iterator[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
-    """Weights in files of a size that fits the memory."""
+    """Splits weights into files whose size fits the memory."""
     shard: dict[str, Tensor] = {}
     for name, tensor in weights:
         shard[name] = tensor

@@ -1,4 +1,4 @@
-"""Families of models in GGUF files: their settings and names of tensors, and transformers'."""
+"""Families of models in GGUF files: settings and tensor names there and in transformers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SETTINGS = {
     "attention.key_length": "head_dim",
     "rope.freq_base": "rope_theta",
 }
-# These follow from others and from the shapes of the weights.
+# Settings that follow from others and from the shapes of the weights.
 _IMPLIED = ("vocab_size", "attention.value_length", "rope.dimension_count")
 _ROPE = "rope.scaling."
 _ROPE_TYPES = ("none", "linear", "yarn")
@@ -42,7 +42,7 @@ _LAYER = {
 }
 _HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
 
-# Llama 3.1 and later stretch rotations; a file has the factors, and not what they come from.
+# Llama 3.1 and later stretch rotations; a file has the factors instead of the settings.
 ROPE_FACTORS = "rope_freqs.weight"
 _LLAMA3: dict[str, Any] = {
     "rope_type": "llama3",
@@ -55,15 +55,15 @@ _LLAMA3_FACTORS = (8.0, 16.0, 32.0)
 
 @dataclass(frozen=True)
 class Family:
-    """A family that GGUF files and transformers have."""
+    """A family in GGUF files and in transformers."""
 
     model_type: str
     layer: Mapping[str, str] = field(default_factory=lambda: _LAYER)
     settings: Mapping[str, str] = field(default_factory=lambda: _SETTINGS)
     interleaves: bool = False
-    """Whether rows of queries and keys are in the order of rotated pairs."""
+    """Whether the rows of queries and keys are ordered by rotated pairs."""
     norm_offset: float = 0.0
-    """What is added to the weights of norms."""
+    """The file's weights of norms are larger by this."""
 
 
 FAMILIES = {
@@ -97,7 +97,7 @@ def settings_of(family: Family, architecture: str, metadata: Mapping[str, Any]) 
     """Keyword arguments of transformers' configuration.
 
     Raises:
-        UnsupportedModel: names a setting that is missing, or that this does not know.
+        UnsupportedModel: a setting is missing or unknown; the message names it.
     """
     prefix = f"{architecture}."
     given = {k.removeprefix(prefix): v for k, v in metadata.items() if k.startswith(prefix)}
@@ -119,7 +119,7 @@ def settings_of(family: Family, architecture: str, metadata: Mapping[str, Any]) 
         if implied.get(key, head_dim) != head_dim:
             raise UnsupportedModel(f"its setting {prefix}{key} is {implied[key]}, not {head_dim}")
     if family.model_type == "gemma3_text":
-        # What scales its queries is no setting: llama.cpp knows the largest by its layers.
+        # The scale of queries is not a setting: llama.cpp tells the largest model by its layers.
         settings["query_pre_attn_scalar"] = width // num_heads if num_layers == 62 else head_dim
     if rope := _rope_scaling(prefix, scaling):
         settings["rope_scaling"] = rope
@@ -146,7 +146,7 @@ def _rope_scaling(prefix: str, scaling: Mapping[str, Any]) -> dict[str, Any] | N
 def llama3_scaling(factors: NDArray[np.float32], theta: float, head_dim: int) -> dict[str, Any]:
     """Llama 3's scaling of rotations, recognised by its factors [head_dim / 2].
 
-    Raises UnsupportedModel for others.
+    Raises UnsupportedModel for other factors.
     """
     for factor in _LLAMA3_FACTORS:
         expected = _llama3_factors(factor, theta, head_dim)

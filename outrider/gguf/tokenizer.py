@@ -1,7 +1,7 @@
 """The tokenizer that a GGUF file describes.
 
-transformers reads the vocabulary, but of how texts are split only what the class that it
-picks does: `tokenizer.ggml.pre` names that, and what llama.cpp means by it is told here.
+transformers reads the vocabulary, but splits texts as the class that it picks does. The file
+names the splitting (`tokenizer.ggml.pre`); llama.cpp's meaning of the names is here.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]
 
 @dataclass(frozen=True)
 class Splitting:
-    """How a byte-level tokenizer splits texts, before it merges bytes."""
+    """How a byte-level tokenizer splits texts before it merges bytes."""
 
     pattern: str | None = None
-    """None: GPT-2's, which is built in."""
+    """The regular expression; None: GPT-2's, which is built in."""
     single_digits: bool = False
     ignores_merges: bool = False
-    """Whether what is a token as a whole is that one, whatever merges lead to."""
+    """Whether a part that is a token as a whole becomes that token, whatever merges give."""
     adds_bos: bool = False
-    """Unless the file says otherwise."""
+    """Whether BOS is added, unless the file says otherwise."""
     normalizes: bool = False
 
     def apply(self, tokenizer: Tokenizer) -> None:
@@ -78,13 +78,13 @@ def read_tokenizer(file: Path, metadata: Mapping[str, Any]) -> PreTrainedTokeniz
     """The tokenizer of a GGUF file, and its chat template.
 
     Raises:
-        UnsupportedModel: names the kind of tokenizer, or of splitting, that is not known.
+        UnsupportedModel: the kind of tokenizer or of splitting is unknown; the message names it.
     """
     kind = metadata.get("tokenizer.ggml.model")
     if kind not in ("gpt2", "llama"):
         raise UnsupportedModel(f"its tokenizer {kind!r} is not known, only gpt2 and llama are")
     splitting = _splitting(metadata.get("tokenizer.ggml.pre")) if kind == "gpt2" else None
-    # Alone: a tokenizer.json beside it would be read instead.
+    # Alone in a folder: a tokenizer.json there would be read instead.
     with TemporaryDirectory() as folder:
         (Path(folder) / file.name).symlink_to(file.resolve())
         tokenizer: PreTrainedTokenizerFast = PreTrainedTokenizerFast.from_pretrained(
@@ -113,7 +113,7 @@ def _splitting(name: str | None) -> Splitting:
 
 
 def _as_sentencepiece(tokenizer: Tokenizer, adds_space: bool) -> None:
-    """Spaces as Llama 2's tokenizer has them: one before a text, and behind special tokens."""
+    """Adds spaces like Llama 2's tokenizer: one before a text, and behind special tokens."""
     spaces: list[normalizers.Normalizer] = [normalizers.Replace(" ", "▁")]
     strip: list[decoders.Decoder] = []
     if adds_space:

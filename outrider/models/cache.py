@@ -1,4 +1,4 @@
-"""Folders that are made once on a machine, and whole if they exist."""
+"""Folders that are made once on a machine, and are complete if they exist."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Progress = Callable[[str], None]
 
 
 def silent(what: str) -> None:
-    """Progress that nobody wants to see."""
+    """Progress that is not shown."""
 
 
 def cache_folder() -> Path:
@@ -27,10 +27,10 @@ def cache_folder() -> Path:
 
 
 def made_once(folder: Path, make: Callable[[Path], None], what: str, progress: Progress) -> Path:
-    """`folder`, filled by `make` first if this machine lacks it.
+    """Returns `folder`; `make` fills it first if it does not exist.
 
     Safe to call from several processes at once: one makes it, the others wait.
-    `progress` is called with what takes time, `what` among it.
+    `progress` is called with the name of what takes time, such as `what`.
 
     Raises:
         ConfigurationError: the folder cannot be written.
@@ -45,8 +45,8 @@ def made_once(folder: Path, make: Callable[[Path], None], what: str, progress: P
 
 
 def _make_atomically(folder: Path, make: Callable[[Path], None]) -> None:
-    """Fills a folder beside it and renames that, so that a folder of the name is whole."""
-    # One name suffices under the lock, and what a killed process left there goes away.
+    """Fills a temporary folder and renames it, so that `folder` is complete if it exists."""
+    # One name suffices under the lock, and the remains of a killed process are removed.
     partial = _beside(folder, "partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
@@ -58,7 +58,7 @@ def _make_atomically(folder: Path, make: Callable[[Path], None]) -> None:
 
 
 def _beside(folder: Path, suffix: str) -> Path:
-    # Not with_suffix: the version in the name has dots.
+    # with_suffix would cut the version in the name, which has dots.
     return folder.with_name(f"{folder.name}.{suffix}")
 
 

@@ -22,9 +22,9 @@ Turns = Sequence[Mapping[str, Any]]
 
 NO_ARGUMENTS: Mapping[str, object] = MappingProxyType({})
 
-_MARK = "Xyzzy42"  # a text that no template writes by itself
+_MARK = "Xyzzy42"  # does not occur in templates
 _USER, _ASSISTANT = {"role": "user", "content": _MARK}, {"role": "assistant", "content": _MARK}
-# What every template should take in one form or another.
+# Conversations of which every template should accept one.
 _TRIALS: tuple[Turns, ...] = (
     (_USER,),
     ({"role": "system", "content": _MARK}, _USER),
@@ -33,9 +33,9 @@ _TRIALS: tuple[Turns, ...] = (
 
 
 class ChatTemplate:
-    """A template that is compiled and tried when it is made.
+    """A template, compiled and tried when it is created.
 
-    `fault` says why it is of no use, or is None.
+    `fault` says why it cannot be used, or is None.
     """
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
@@ -52,16 +52,16 @@ class ChatTemplate:
 
     @classmethod
     def of(cls, files: TokenizerFiles) -> ChatTemplate | None:
-        """The template that came with a tokenizer, if one did."""
+        """The template of a tokenizer, if it has one."""
         if files.chat_template is None:
             return None
         return cls(files.chat_template, files.special_tokens)
 
     def render_open(self, messages: Turns, arguments: Mapping[str, object] = NO_ARGUMENTS) -> str:
-        """The prompt of a conversation, which ends where its last message ends.
+        """The prompt of a conversation up to the end of its last message.
 
-        Space at the end of that is left out if the template leaves it out, as in transformers.
-        Raises what `render` does.
+        Trailing space is left out if the template leaves it out, as in transformers. Raises
+        what `render` does.
         """
         *others, last = messages
         marked = {**last, "content": last["content"] + _MARK + " "}
@@ -77,7 +77,7 @@ class ChatTemplate:
         arguments: Mapping[str, object] = NO_ARGUMENTS,
         add_generation_prompt: bool = True,
     ) -> str:
-        """The prompt of a conversation, which ends where the assistant's next turn begins.
+        """The prompt of a conversation up to where the assistant's next turn begins.
 
         Args:
             arguments: further variables of the template.
@@ -94,11 +94,11 @@ class ChatTemplate:
         try:
             return self._render(messages, arguments, add_generation_prompt)
         except Exception as error:
-            # A template is a program that came with the model: it may fail in any way.
+            # A template is a program that comes with the model: it may fail in any way.
             raise InvalidRequest(f"the chat template refuses the messages: {error}") from error
 
     def end_of_turn(self) -> str:
-        """What the template writes behind an assistant's last turn; "" if that cannot be told."""
+        """What the template writes behind an assistant's last turn; "" if unknown."""
         if self.fault is not None:
             return ""
         try:
@@ -131,7 +131,7 @@ class ChatTemplate:
             try:
                 text = self._render(messages)
             except _Refusal:
-                return None  # it works, and asks for something else
+                return None  # it works, but wants something else
             except Exception as error:
                 faults.append(_described(error))
             else:
@@ -142,7 +142,7 @@ class ChatTemplate:
 
 
 class _Refusal(jinja2.TemplateError):
-    """What `raise_exception` of a template raises."""
+    """The exception of a template's `raise_exception`."""
 
 
 def _described(error: Exception) -> str:
@@ -151,7 +151,7 @@ def _described(error: Exception) -> str:
 
 
 class _GenerationTag(Extension):
-    """`{% generation %}...{% endgeneration %}` marks training data; here it marks nothing."""
+    """`{% generation %}...{% endgeneration %}`, which marks training data and is ignored here."""
 
     tags = {"generation"}  # noqa: RUF012
 
@@ -182,7 +182,7 @@ def _to_json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Unlike Jinja's own filter it escapes no HTML."""
+    """The tojson filter; unlike Jinja's it does not escape HTML."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )

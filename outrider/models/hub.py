@@ -1,4 +1,4 @@
-"""Models of a hub, by their ids: downloaded to the hub's own cache."""
+"""Models of a hub, by their ids, downloaded to the hub client's cache."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from pathlib import Path
 
 from outrider.errors import ModelNotFound
 
-# Everything that a model is served from; not what else repositories have beside it.
+# The files that a model is served from; repositories have others, too.
 _FILES = ("*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken")
 _WEIGHTS = ("model.safetensors", "model-*.safetensors")
 _TRUSTED = ("*.py", "pytorch_model*.bin")
 
 
 def downloaded(model_id: str, trust_remote_code: bool = False) -> str:
-    """The folder of a model of a hub, which is asked once whether there is a newer one.
+    """The folder of a hub's model. The hub is asked once whether there is a newer version.
 
     Raises:
-        ModelNotFound: no such model, or it is not at hand and the hub cannot be reached.
+        ModelNotFound: no such model, or it is not cached and the hub cannot be reached.
     """
     from huggingface_hub import constants, snapshot_download
     from huggingface_hub.errors import (
@@ -38,7 +38,7 @@ def downloaded(model_id: str, trust_remote_code: bool = False) -> str:
     except RepositoryNotFoundError:
         reason = f"{constants.ENDPOINT} has no model of that name, or none for you"
     except Exception as error:
-        # What the hub, or the network, may answer; the client says where it looked then.
+        # Failures of the hub or the network, after which the client looks into its cache.
         cause = error.__cause__ if isinstance(error, LocalEntryNotFoundError) else error
         told = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         reason = f"{constants.ENDPOINT} cannot be asked for it: {told}"
@@ -46,6 +46,6 @@ def downloaded(model_id: str, trust_remote_code: bool = False) -> str:
 
 
 def revision_of(folder: str) -> str:
-    """The hub's commit that a downloaded folder is of; "" of others."""
+    """The hub's commit of a downloaded folder; "" for other folders."""
     path = Path(folder)
     return path.name if path.parent.name == "snapshots" else ""

@@ -1,4 +1,4 @@
-"""A student: some of the target's own layers, under its embedding and head."""
+"""A student: some of the target's layers, under its embedding and head."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def keep_layers(model: Any, kept: Sequence[int]) -> None:
 
 
 def freeze(model: Any, num_trained_layers: int | None) -> None:
-    """Leaves embedding, head, and all but the last layers what they are in the target.
+    """Freezes embedding, head, and all but the last layers.
 
     Args:
         num_trained_layers: how many of the last layers are trained; None: all.
@@ -51,7 +51,7 @@ def freeze(model: Any, num_trained_layers: int | None) -> None:
 
 
 def first_trained(model: Any, num_trained_layers: int | None) -> int:
-    """The place of the first layer that is trained."""
+    """The index of the first layer that is trained."""
     count = len(layer_list(model))
     return 0 if num_trained_layers is None else max(0, count - num_trained_layers)
 

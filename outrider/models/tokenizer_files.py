@@ -1,4 +1,4 @@
-"""The tokenizer's journey from a model's files to an orchestrator without them."""
+"""Tokenizers: from a model's files, and as a document for orchestrators, which lack these."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from outrider.protocol.messages import TokenizerFiles
 
 CHUNK_SIZE = 1 << 20
 
-# What a tokenizer can be made of.
+# Files of which any makes a tokenizer.
 _FILES = ("tokenizer.json", "*.model", "vocab.*", "*.tiktoken", "tekken.json")
-_LONGEST_REASON = 300  # characters of what transformers says
+_LONGEST_REASON = 300  # characters of transformers' message
 
 
 def read_tokenizer(folder: str, trust_remote_code: bool = False) -> TokenizerFiles:
@@ -34,13 +34,13 @@ def read_tokenizer(folder: str, trust_remote_code: bool = False) -> TokenizerFil
 
 
 def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
-    """transformers' tokenizer of a model's folder; what tokenizer.json says is as it says.
+    """transformers' tokenizer of a model's folder, which follows tokenizer.json.
 
-    Loaded by the class that a folder names, a tokenizer may split texts as that class does,
-    or add BOS as switches beside the file say, whatever is in the file.
+    Loaded by the class that a folder names, a tokenizer may split texts as that class does, or
+    add BOS by settings of other files, whatever tokenizer.json says.
 
     Raises:
-        ModelNotFound: there is none, or its files cannot be read.
+        ModelNotFound: there is no tokenizer, or its files cannot be read.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -56,7 +56,7 @@ def load_tokenizer(folder: str | Path, trust_remote_code: bool = False) -> Any:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
         as_stored = Tokenizer.from_file(str(file))
     except Exception as error:
-        # Broken files come out of the parser as almost any exception.
+        # For broken files the parser raises almost any exception.
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
         if not file.is_file():
             reason = f"it has no tokenizer.json, and none can be made of its other files ({reason})"
@@ -74,7 +74,7 @@ def _default_template(tokenizer: Any) -> str | None:
 
 
 def turn_end_ids(files: TokenizerFiles) -> tuple[int, ...]:
-    """The token that the chat template ends an assistant's turn with; () if it is no such token."""
+    """The token with which the chat template ends an assistant's turn; () without one."""
     template = ChatTemplate.of(files)
     if template is None:
         return ()
@@ -84,7 +84,7 @@ def turn_end_ids(files: TokenizerFiles) -> tuple[int, ...]:
 
 
 def check_vocabulary(name: str, files: TokenizerFiles, vocab_size: int) -> None:
-    """Checks that a model has embeddings of its tokenizer's tokens, but for added ones.
+    """Checks that a model has embeddings for its tokenizer's tokens, except added ones.
 
     Raises:
         ModelNotFound: the tokenizer is another model's.
