@@ -1,4 +1,4 @@
-"""What a model service does now and has done, in plain numbers. Knows no torch."""
+"""The activity of a model service, now and since its start, in plain numbers. Without torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class PassCounts:
-    """Forward passes: how many jobs shared one, how many tokens it took, how long it went on."""
+    """Distributions over forward passes: jobs that shared one, its tokens, its time."""
 
     jobs: Distribution = field(default_factory=lambda: Distribution(powers_of_two(1, 7)))
     tokens: Distribution = field(default_factory=lambda: Distribution(powers_of_two(1, 12)))
@@ -31,7 +31,7 @@ class PassCounts:
 
 @dataclass(frozen=True, slots=True)
 class ModelActivity:
-    """A draft or target service at one moment."""
+    """The activity of a draft or target service at one moment."""
 
     num_slots: int
     num_free_slots: int
@@ -44,7 +44,7 @@ class ModelActivity:
 
 
 def activity_of(engine: Engine, scheduler: Scheduler, slots_per_session: int = 1) -> ModelActivity:
-    """What an engine and its scheduler do now, in sessions of so many slots each."""
+    """The activity of an engine and its scheduler, in sessions of `slots_per_session` slots."""
     return ModelActivity(
         num_slots=engine.cache.num_slots // slots_per_session,
         num_free_slots=scheduler.num_free_slots // slots_per_session,

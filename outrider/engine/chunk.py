@@ -1,4 +1,4 @@
-"""The unit of a pass."""
+"""Chunks, of which forward passes are made."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ class Chunk:
     start: int
     token_ids: Sequence[int]
     num_logits: int = 0
-    """How many rows of logits are wanted, those of the chunk's last tokens."""
+    """How many of the chunk's last tokens get logits."""
     copy_from: tuple[int, int] | None = None
-    """A slot and a place: tokens from there up to `start` are copied from that slot first."""
+    """A slot and an index: tokens from there up to `start` are copied from that slot first."""
 
     prompt_length: int = 0
-    """Of the prompt that this chunk is part of, or follows. Decides the rotary frequencies, where
-    they depend on the length of the text."""
+    """The length of the prompt that this chunk is part of, or follows. Decides the rotary
+    frequencies, where they depend on the length of the text."""
 
     @property
     def end(self) -> int:
@@ -28,12 +28,12 @@ class Chunk:
 
 
 def text_lengths(chunks: Sequence[Chunk]) -> list[int]:
-    """Of each of the packed tokens, the length of the text that it was read with."""
+    """For each packed token, the length of the text whose rotary frequencies it has."""
     return [max(c.prompt_length, end) for c in chunks for end in range(c.start + 1, c.end + 1)]
 
 
 def logit_rows(chunks: Sequence[Chunk]) -> list[int]:
-    """Indices into the packed tokens of the rows whose logits are wanted."""
+    """Indices of the packed tokens that get logits."""
     rows: list[int] = []
     end = 0
     for chunk in chunks:

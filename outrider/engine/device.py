@@ -1,4 +1,4 @@
-"""Where a model runs, and in which precision."""
+"""The device that a model runs on, and its precision."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise ConfigurationError(f"device {name!r} is not on this machine")
     if device.type == "cuda":
-        # cuDNN's attention, which torch would prefer there, plans anew for every length: some
-        # tenths of a second for a chunk of a prompt that takes milliseconds.
+        # cuDNN's attention, which torch would prefer, plans anew for every length: tenths of a
+        # second for a chunk of a prompt that takes milliseconds.
         torch.backends.cuda.enable_cudnn_sdp(False)
     return device
 
 
 def is_gpu(device: torch.device) -> bool:
-    """Whether a pass on it is made of kernels that have to be launched."""
+    """Whether passes on the device consist of kernels that have to be launched."""
     return device.type == "cuda"
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The torch dtype of a name; "auto" is bfloat16 on a GPU and float32 on a CPU.
 
-    A CPU's bfloat16 passes are no faster as long as they are short (`benchmarks/passes.py`).
+    On a CPU short passes are no faster in bfloat16 (`benchmarks/passes.py`).
     """
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
@@ -40,7 +40,7 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "int8":
         if device.type != "cpu":
             raise ConfigurationError("int8 runs on a CPU only")
-        return torch.float32  # of all that is not a linear layer
+        return torch.float32  # of everything but linear layers
     if name not in dtypes:
         raise ConfigurationError(f"unknown dtype {name!r}; known: auto, int8, {', '.join(dtypes)}")
     return dtypes[name]

@@ -48,19 +48,19 @@ _PROBE_LENGTH = 24
 
 
 class Engine:
-    """A model with a slot cache: packed chunks of tokens in, logits out, or on a GPU tokens.
+    """A model with a slot cache: takes packed chunks of tokens, gives logits, or tokens on a GPU.
 
     `logit_token_ids` [num_ids] are the tokens of the logits' columns, ascending:
     all, or those of the model's draft vocabulary.
 
     Raises:
         ModelNotFound: no such model, or its files cannot be read.
-        UnsupportedModel: the model's logits do not come out as in transformers.
-        ConfigurationError: a device or length that is not to be had.
+        UnsupportedModel: the model's logits differ from those of transformers.
+        ConfigurationError: a device or length that is not available.
     """
 
     batch_limits = BatchLimits()
-    """What a pass should do, and by how many threads; found when it is loaded to be served."""
+    """How many tokens a pass should have; measured when the model is loaded to be served."""
     threads: AdaptiveThreads | None = None
 
     def __init__(self, options: EngineOptions) -> None:
@@ -91,7 +91,7 @@ class Engine:
         self.passes = PassCounts()
         self.network = self._adopt(model, options.model)
         del model
-        if self._on_gpu:  # what layers of ours are made of is to be had again
+        if self._on_gpu:  # frees the weights that our layers have copied
             gc.collect()
             torch.cuda.empty_cache()
         if self.is_int8:
@@ -111,7 +111,7 @@ class Engine:
 
     @torch.inference_mode()
     def _allocate(self, options: EngineOptions) -> SlotCache:
-        """The cache that is served, all of its memory taken. Raises ConfigurationError."""
+        """The cache for serving, with all of its memory taken. Raises ConfigurationError."""
         per_session = options.slots_per_session
         session_bytes = per_session * self.cache.slot_bytes(self.max_context_length)
         fits = sessions_that_fit(session_bytes, self.device, options.is_draft)
@@ -131,7 +131,7 @@ class Engine:
     def choose(
         self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int = 1
     ) -> list[list[list[Choice]]] | list[Tensor]:
-        """See `StaticChoices.choose`; logits, as `forward` has them, if there is no recording."""
+        """See `StaticChoices.choose`; without a recording, the logits of `forward`."""
         self.cache.copy_for(chunks)
         began = time.perf_counter_ns()
         chosen = self.choices.choose(chunks, specs, num_steps) if self.choices else None
@@ -158,7 +158,7 @@ class Engine:
         if logits is None:
             logits = self._plain(chunks)
         if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)  # until then it has been asked for only
+            torch.cuda.synchronize(self.device)  # the pass has only been queued
         duration_ns = time.perf_counter_ns() - began
         self.passes.count([len(chunk.token_ids) for chunk in chunks], duration_ns)
         return logits
@@ -168,7 +168,7 @@ class Engine:
 
     @torch.inference_mode()
     def use_graphs(self, record: Record) -> None:
-        """Lets short passes be recorded and replayed, if what comes out is the same."""
+        """Lets short passes be recorded and replayed, if that gives the same logits."""
         from outrider.engine.cuda.recording_check import checked_passes
 
         model = self.network, self.cache, self.device
@@ -176,7 +176,7 @@ class Engine:
 
     @torch.inference_mode()
     def use_choices(self) -> None:
-        """Lets tokens be chosen in recorded passes, if there are any and they are the same."""
+        """Lets recorded passes choose tokens, if there are any and the tokens are the same."""
         if self.graphs is not None:
             from outrider.engine.cuda.recording_check import checked_choices
 
@@ -189,13 +189,13 @@ class Engine:
             self.ranks.follow(lambda chunks: self.clear_unsound(chunks, self.forward(chunks)))
 
     def close(self) -> None:
-        """Ends `follow` of the other ranks. There is no pass after it."""
+        """Ends `follow` of the other ranks. There are no passes afterwards."""
         if self.ranks:
             self.ranks.announce(None)
 
     @property
     def _tolerance(self) -> float:
-        """What rounding makes of logits, as `difference` has it."""
+        """The effect of rounding on logits, as a `difference`."""
         return 1e-4 if self.dtype == torch.float32 else 0.05
 
     def _run(self, chunks: Sequence[Chunk]) -> tuple[list[Tensor], Pass]:
@@ -209,8 +209,8 @@ class Engine:
     def _adopt(self, model: Any, name: str) -> nn.Module:
         """Puts a model on the slot cache and checks that it computes the same there.
 
-        A short random sequence is run by the model's own attention first, then
-        as a prompt chunk, a second chunk and a rollback through the slot cache.
+        A short random sequence runs through the model's own attention first, then as
+        a prompt chunk, a second chunk and a rollback through the slot cache.
         """
         family = f"{name}: the family {self.config.model_type!r}"
         generator = torch.Generator().manual_seed(0)
@@ -234,11 +234,11 @@ class Engine:
     def _adopt_as(
         self, build: Build, model: Any, ids: list[int], expected: Tensor, name: str
     ) -> nn.Module:
-        """The model as `build` makes it. Raises UnsupportedModel for other logits of `ids`."""
+        """The network of `build`. Raises UnsupportedModel if its logits of `ids` differ."""
         family = f"{name}: the family {self.config.model_type!r}"
         try:
             self.network = build(model, self.max_context_length)
-            _, forward_pass = self._run([Chunk(0, 0, ids[:1], 1)])  # says how layers attend
+            _, forward_pass = self._run([Chunk(0, 0, ids[:1], 1)])  # notes how layers attend
             check_layers(self.config, self.cache.num_layers, family)
             # Weights are packed for CPUs; int8 would be found to be rounded.
             if self._is_plain_cpu:
@@ -262,7 +262,7 @@ class Engine:
         return self.network
 
     def _calibrate(self, forward_pass: Pass) -> None:
-        """Calls kernels in shapes that give the same bits in every pass, if there are any."""
+        """Finds kernel shapes that give the same bits in every pass, if there are any."""
         kinds, counts = attention_kinds(forward_pass), self.thread_counts
         self.attention_shapes, self.batch_invariance = calibrate(
             self.network, kinds, self.dtype, counts, self.max_context_length
@@ -270,7 +270,7 @@ class Engine:
         self.cache = self._probing_cache()
 
     def _probe(self, ids: list[int]) -> tuple[Tensor, set[int]]:
-        """Logits [length, vocab_size] of `ids`, with a wrong turn taken and rolled back."""
+        """Logits [length, vocab_size] of `ids`, with wrong tokens read and rolled back."""
         half = len(ids) // 2
         first, forward_pass = self._run([Chunk(0, 0, ids[:half], half)])
         self._run([Chunk(0, half, ids[:half])])

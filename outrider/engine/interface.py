@@ -1,4 +1,4 @@
-"""What a scheduler needs of an engine."""
+"""The interface of an engine for its scheduler."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Passes(Protocol):
     def choose(
         self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int
     ) -> list[list[list[Choice]]] | list[Tensor]:
-        """What is chosen after each chunk, or logits where the engine does not choose."""
+        """The choices after each chunk, or logits where the engine does not choose."""
         ...
 
     @property

@@ -1,4 +1,4 @@
-"""What the layers for CPUs and those for GPUs have in common."""
+"""The common parts of the layers for CPUs and those for GPUs."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def linear_weight(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
 class RmsNorm(nn.Module):
     """RMS norm (arXiv 1910.07467) in one kernel.
 
-    Torch has such a kernel for GPUs only. Elsewhere it is the layer norm of a vector and
-    its negative, whose mean is 0 and whose variance is the mean square.
+    torch has this kernel for GPUs only. Elsewhere it is the layer norm of a vector and its
+    negative, whose mean is 0 and whose variance is the mean square.
     """
 
     def __init__(self, norm: Any) -> None:
@@ -47,7 +47,7 @@ class RmsNorm(nn.Module):
 
 
 def joined(linears: Sequence[nn.Linear]) -> nn.Linear:
-    """One layer whose output is theirs end to end."""
+    """One layer whose output is the concatenation of theirs."""
     weights, biases = zip(*map(linear_weight, linears), strict=True)
     weight = torch.cat(weights)
     joined = nn.Linear(weight.shape[1], weight.shape[0], biases[0] is not None, device="meta")
@@ -58,7 +58,7 @@ def joined(linears: Sequence[nn.Linear]) -> nn.Linear:
 
 
 class LlamaWeights(nn.Module):
-    """What a LlamaDecoderLayer computes with; products of the same input are joined."""
+    """The weights of a LlamaDecoderLayer; products of the same input are joined."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -76,7 +76,7 @@ class LlamaWeights(nn.Module):
 
 
 class LayeredNetwork(nn.Module):
-    """A model over the slot cache with layers of ours. It takes over the model's weights.
+    """A model over the slot cache with our own layers. It takes over the model's weights.
 
     Args:
         rotary: transformers' module that makes tables of a rotation.
@@ -104,12 +104,12 @@ class LayeredNetwork(nn.Module):
         return logits
 
     def run_layers(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> Tensor:
-        """States [num_tokens, hidden_size] behind all layers; those given may change in place."""
+        """States [num_tokens, hidden_size] after all layers; `states` may change in place."""
         raise NotImplementedError
 
 
 def can_fuse(config: Any) -> bool:
-    """Whether Llama's layers compute what a model of this configuration does."""
+    """Whether Llama's layers compute the same as a model of this configuration."""
     if config.model_type not in FAMILIES or getattr(config, "use_sliding_window", False):
         return False
     if config.hidden_act != "silu" or rope_of(config).kind:

@@ -1,4 +1,4 @@
-"""What runs a model's passes: transformers' own module, or ours for the families that have one."""
+"""Networks, which run a model's passes: transformers' module, or ours for some families."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class TransformersNetwork(nn.Module):
         super().__init__()
         model.set_attn_implementation(IMPLEMENTATION)
         rotate_by_sequence(model, current_text_lengths)
-        # Some look for padding, to warn of it, and wait for the device. Here is none.
+        # Some look for padding, to warn of it, which waits for the device.
         with suppress(StrictDataclassError):  # of families that must have one
             model.config.pad_token_id = None
         self.model = model
@@ -46,14 +46,14 @@ class TransformersNetwork(nn.Module):
 
 
 Build = Callable[[Any, int], nn.Module]
-"""Makes a network of a model, for sequences up to a length."""
+"""Makes a network from a model, for sequences up to a length."""
 
 
 def networks_for(config: Any, is_whole: bool, on_gpu: bool) -> list[Build]:
-    """What can run the passes of a model of this configuration, the quickest first.
+    """The networks that can run a model of this configuration, the fastest first.
 
     Args:
-        is_whole: whether it is all of the model; parts of one have transformers' own layers.
+        is_whole: whether it is all of the model; parts of one need transformers' layers.
     """
     if is_whole and can_fuse(config) and not on_gpu:
         return [FusedLlama]
@@ -66,6 +66,6 @@ def networks_for(config: Any, is_whole: bool, on_gpu: bool) -> list[Build]:
 
 
 def compile_network(network: nn.Module) -> None:
-    """Spares Python's share of a pass where that can be done."""
+    """Compiles what can run without Python, to save its share of a pass."""
     if isinstance(network, FusedLlama):
         network.compile_layers()

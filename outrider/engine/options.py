@@ -9,12 +9,12 @@ from dataclasses import dataclass
 class EngineOptions:
     """How to load and run a model. None leaves the choice to the engine.
 
-    `slots` are sessions; one may take several of the cache's, for several outcomes.
+    `slots` are sessions; a draft's may take several slots of the cache, for several outcomes.
     `is_draft`: a target may be loaded on the same device.
     `tensor_parallel` processes hold the model together, this one as a rank of torchrun's.
-    `graphs`: short passes are replayed as CUDA graphs, where there is CUDA.
-    `batch_invariant`: logits are the same in every pass, where that can be had.
-    `adapt_threads`: fewer may compute while others need the cores; `load_served_model` sees to it.
+    `graphs`: short passes are replayed as CUDA graphs, on CUDA.
+    `batch_invariant`: logits are the same in every pass, where that is possible.
+    `adapt_threads`: fewer threads compute while other programs need the cores.
     `trust_remote_code`: code in the model's folder may run, and its pickles be read.
     """
 

@@ -1,6 +1,6 @@
 """Compares a model with transformers beyond the boundaries of its configuration.
 
-What a model does behind its sliding window, or behind the length at which its rotary embedding
+What a model does beyond its sliding window, or beyond the length at which its rotary embedding
 changes, shows in long texts only, which take long to compare. So a model of the same family is made
 with random weights, a layer of each type, and these boundaries after a few tokens.
 """
@@ -36,8 +36,8 @@ _LENGTH = 40
 _VOCAB_SIZE = 64
 _TOLERANCE = 1e-4
 
-# Texts as they grow: a prompt, and up to where it goes on. The one ends where rotary embeddings
-# change, the other begins behind that.
+# Two texts: the length of the prompt, and of the whole. The first prompt ends where rotary
+# embeddings change, the second one behind that.
 _SHORT, _LONG = (10, _ORIGINAL_LENGTH), (20, _LENGTH)
 
 _SIZES = {
@@ -47,7 +47,7 @@ _SIZES = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "pad_token_id": 0,
-    "initializer_range": 0.3,  # so that what tokens say of each other shows in the logits
+    "initializer_range": 0.3,  # so that attention shows in the logits
 }
 
 
@@ -63,7 +63,7 @@ def check_boundaries(
     Args:
         windows: sliding windows that the model's layers have asked for.
 
-    Raises UnsupportedModel if it gives other logits there, or a boundary is not heeded.
+    Raises UnsupportedModel if its logits differ there, or it ignores a boundary.
     """
     check_chunks(config, max_context_length, name)
     check_windows(config, windows, max_context_length, name)
@@ -123,14 +123,14 @@ def _scaled_down(config: Any) -> Any:
         sizes["sliding_window"] = _WINDOW
     for key, value in sizes.items():
         if hasattr(config, key):
-            with suppress(AttributeError):  # some are made of others
+            with suppress(AttributeError):  # some are derived from others
                 setattr(small, key, value)
     _shorten_ropes(small)
     return small
 
 
 def _shorten_ropes(config: Any) -> None:
-    """Lets rotary embeddings change at `_ORIGINAL_LENGTH`, scaled as they are."""
+    """Makes rotary embeddings change at `_ORIGINAL_LENGTH`, with their scaling."""
     rope = rope_of(config)
     if rope.kind == "dynamic":
         config.max_position_embeddings = _ORIGINAL_LENGTH
@@ -167,7 +167,7 @@ def _by_transformers(model: Any, prompt_length: int, length: int) -> Tensor:
 
 
 def _by_engine(network: Any) -> list[Tensor]:
-    """The same of both texts, which share passes, each prompt in two chunks."""
+    """The same logits of both texts, which share passes, each prompt in two chunks."""
     cache = SlotCache(2, 2 * _LENGTH)
 
     def run(chunks: Sequence[Chunk]) -> list[Tensor]:

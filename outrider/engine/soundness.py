@@ -1,12 +1,12 @@
-"""Whether what a pass has computed are numbers at all.
+"""Checks that a pass computed numbers, and clears slots of NaN and infinity.
 
-A damaged weight, or a sum that overflows, makes NaN of a token's states, and of all that attends to
-it, even where it is masked: keys and values that are masked are multiplied like others, and
-0 * NaN is NaN. So a slot that was left with one would spoil every text after it.
+A damaged weight, or a sum that overflows, makes a token's states NaN, and those of every token that
+attends to it, even where it is masked: masked keys and values are multiplied like others, and
+0 * NaN is NaN. So a NaN that stayed in a slot would spoil every later text there.
 
-A chunk whose every token has logits is checked by one logit of each token, or by the probability
-of what was chosen; others by the last layer's keys and values, since NaN stays NaN from layer to
-layer. A check takes some microseconds.
+A chunk whose tokens all have logits is checked by one logit of each token, or by the probability
+of the choice; others by the last layer's keys and values, since NaN stays NaN from layer to layer.
+A check takes some microseconds.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from outrider.engine.chunk import Chunk
 from outrider.sampling.sampler import Choice
 
 Result = Tensor | list[list[Choice]]
-"""What comes of a chunk: logits, or what was chosen after tokens."""
+"""The result of a chunk: logits, or the choices after its tokens."""
 
 
 def difference(actual: Tensor, expected: Tensor) -> float:
-    """How much logits differ, on average, beside how much they vary."""
+    """The mean difference of logits, relative to their standard deviation."""
     expected = expected.float()
     return float((actual.float() - expected).abs().mean() / expected.std())
 
 
 def check_finite(logits: Tensor, dtype: torch.dtype) -> None:
-    """Raises ValueError if some are no numbers."""
+    """Raises ValueError if some are NaN or infinite."""
     if not logits.isfinite().all():
         raise ValueError(f"its logits are NaN or infinite: damaged weights, or {dtype} overflows")
 
@@ -40,10 +40,10 @@ def check_finite(logits: Tensor, dtype: torch.dtype) -> None:
 def clear_unsound(
     cache: SlotCache, chunks: Sequence[Chunk], results: Sequence[Result]
 ) -> list[bool]:
-    """Whether each chunk of a pass has finite keys and values. Those that are not are cleared.
+    """Whether each chunk of a pass has finite keys and values. Clears those that are not.
 
     Args:
-        results: what came of the pass.
+        results: of the pass, by chunk.
     """
     are_sound = [True] * len(chunks)
     in_doubt = [
@@ -60,7 +60,7 @@ def clear_unsound(
 
 
 def num_sound_choices(chosen: Sequence[Sequence[Choice]]) -> int:
-    """How many of the tokens in a row were chosen for a probability that is a number."""
+    """How many choices come before the first whose probability is not a number."""
     is_sound = [math.isfinite(choices[0].prob) for choices in chosen]
     return is_sound.index(False) if False in is_sound else len(is_sound)
 
@@ -68,12 +68,12 @@ def num_sound_choices(chosen: Sequence[Sequence[Choice]]) -> int:
 def _is_in_doubt(chunk: Chunk, result: Result) -> bool:
     if len(chunk.token_ids) > chunk.num_logits:
         return True
-    if isinstance(result, Tensor):  # all logits of a token whose states are no numbers are none
+    if isinstance(result, Tensor):  # if a token's states are NaN, all of its logits are
         return not math.isfinite(result[:, 0].sum(dtype=torch.float32).item())
     return num_sound_choices(result) < len(result)
 
 
 def _end(chunk: Chunk, result: Result) -> int:
-    """Where what was read ends: an engine that chooses goes on to read its choices."""
+    """The end of the tokens that were read: an engine that chooses also reads its choices."""
     is_run = not isinstance(result, Tensor) and chunk.num_logits == 1
     return chunk.end + (len(result) - 1 if is_run else 0)

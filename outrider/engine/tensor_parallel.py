@@ -1,8 +1,8 @@
 """A model that several processes hold together: tensor parallelism (arXiv 1909.08053).
 
 torchrun starts the same command once for each rank. Every rank has a part of each layer
-and runs every pass; inside, the ranks add up their parts, by the model's own plan in
-transformers. Rank 0 serves, and before a pass it tells the others what it is made of.
+and runs every pass, in which the ranks add up their parts, by the model's plan in
+transformers. Rank 0 serves, and broadcasts the chunks of a pass before it.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from outrider.engine.chunk import Chunk
 from outrider.engine.device import choose_device
 from outrider.errors import ConfigurationError, ServiceUnavailable, UnsupportedModel, install_hint
 
-# Between two passes there may be no request for a long time.
+# There may be a long time without requests between two passes.
 _NO_TIMEOUT = timedelta(days=365)
 
 
@@ -30,8 +30,8 @@ class Ranks:
     """This process and the others that hold a model with it.
 
     Raises:
-        ConfigurationError: torchrun has not started so many processes, or `device` is not
-            for each of them to have its own.
+        ConfigurationError: torchrun has not started `size` processes, or `device` names one
+            device for all of them.
     """
 
     def __init__(self, size: int, device: str) -> None:
@@ -61,10 +61,10 @@ class Ranks:
             )
 
     def loading(self, config: Any) -> dict[str, Any]:
-        """What tells transformers to load a model's part of this rank.
+        """The arguments with which transformers loads this rank's part of a model.
 
         Raises:
-            UnsupportedModel: the model has no plan, or cannot be parted in so many.
+            UnsupportedModel: the model has no plan, or cannot be split into so many parts.
         """
         text = config.get_text_config()
         if not getattr(text, "base_model_tp_plan", None):
@@ -77,25 +77,25 @@ class Ranks:
         return {"distributed_config": DistributedConfig(tp_size=self.size)}
 
     def least(self, value: int) -> int:
-        """The smallest of the ranks' values."""
+        """The smallest value of all ranks."""
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self._announcements)
         return int(min(values))
 
     def announce(self, chunks: Sequence[Chunk] | None) -> None:
-        """Tells the others of the pass that comes; None: that there will be none.
+        """Broadcasts the chunks of the next pass; None: there are no more passes.
 
         Raises:
-            ServiceUnavailable: some rank is gone.
+            ServiceUnavailable: a rank is gone.
         """
         if self.is_first:
             self._broadcast(chunks)
 
     def follow(self, run_pass: Callable[[Sequence[Chunk]], Any]) -> None:
-        """Runs what rank 0 announces, until it stops. A signal to stop is rank 0's to heed.
+        """Runs the passes that rank 0 announces, until it stops. Ignores signals to stop.
 
         Raises:
-            ServiceUnavailable: some rank is gone.
+            ServiceUnavailable: a rank is gone.
         """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
@@ -103,7 +103,7 @@ class Ranks:
             run_pass(chunks)
 
     def _broadcast(self, chunks: Sequence[Chunk] | None) -> Sequence[Chunk] | None:
-        """What rank 0 calls this with, at every rank."""
+        """The argument of rank 0, at every rank."""
         message = [chunks]
         try:
             dist.broadcast_object_list(message, src=0, group=self._announcements)

@@ -1,8 +1,8 @@
 """Attention of several chunks in one operation, for GPUs.
 
-A step of many sessions is many chunks of a few tokens. Attending to each slot by itself
-costs launches, session by session and layer by layer; as one batch over the slots' storage
-it costs arithmetic on places that do not count. Where those are few, the batch wins.
+A step of many sessions is many chunks of a few tokens. Attending slot by slot costs launches
+for each session and layer; one batch over the slots' storage costs arithmetic on padding.
+Where there is little of that, the batch wins.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from outrider.engine.chunk import Chunk
 
-# Longer chunks are arithmetic rather than calls.
+# The cost of longer chunks is arithmetic rather than calls.
 _LONGEST_CHUNK = 16
-# Places in the batch's storage for each that counts, at most.
+# Entries of the batch's storage, padding included, for each that counts; at most.
 _MOST_PADDING = 3.0
 
 
 class Rows(NamedTuple):
-    """Where a batch's tokens are, in the pass and in the slots' storage."""
+    """The positions of a batch's tokens, in the pass and in the slots' storage."""
 
-    sources: Tensor  # [num_rows * width], tokens of the pass, any where there is none
-    places: Tensor  # [num_tokens], those of `sources` that count
-    tokens: Tensor  # [num_tokens], which tokens of the pass they are
+    sources: Tensor  # [num_rows * width], indices of the pass's tokens; any for padding
+    places: Tensor  # [num_tokens], indices of `sources` without padding
+    tokens: Tensor  # [num_tokens], indices of these tokens in the pass
     first_slot: int
     num_rows: int
     width: int
     length: int
     mask: Tensor  # additive, [num_rows, 1, groups * width, length]
-    slots: Tensor | None = None  # [num_rows], where they are not those from the first one on
+    slots: Tensor | None = None  # [num_rows]; None: the first ones, in order
 
 
 def attend_rows(query: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float) -> Tensor:
@@ -63,7 +63,7 @@ def attend_rows(query: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: 
 
 
 def _live_part(stored: Tensor, rows: Rows) -> Tensor:
-    """What of the slots' storage a batch attends to, [num_rows, num_kv_heads, length, head_dim]."""
+    """The storage that a batch attends to, [num_rows, num_kv_heads, length, head_dim]."""
     slots = rows.slots
     if slots is not None:
         return stored[:, :, : rows.length].index_select(0, slots)
@@ -71,7 +71,7 @@ def _live_part(stored: Tensor, rows: Rows) -> Tensor:
 
 
 def hidden_from(queries: Tensor, places: Tensor, window: int | None) -> Tensor:
-    """Whether a causal layer, maybe of a sliding window, hides places from queries; broadcasts."""
+    """Whether a causal layer, maybe with a sliding window, hides places from queries."""
     hidden = places > queries
     return hidden if window is None else hidden | (places <= queries - window)
 
@@ -82,7 +82,7 @@ class ChunkBatch:
     Args:
         chunks: all chunks of the pass.
         members: indices of those in the batch.
-        tokens_of: where in the pass the tokens of each chunk are.
+        tokens_of: the indices in the pass of each chunk's tokens.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class ChunkBatch:
         self._tokens = torch.tensor(tokens, device=device)
 
     def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
-        """For layers with so many query heads to a key-value head, and such a sliding window."""
+        """Rows for layers with `groups` query heads to a key-value head, and a sliding window."""
         key = (groups, window)
         if key not in self._rows:
             self._rows[key] = Rows(
@@ -139,7 +139,7 @@ class ChunkBatch:
 
 
 def batches_of(chunks: Sequence[Chunk]) -> Iterator[list[int]]:
-    """Indices of the chunks that attend together, of each chunk in one batch."""
+    """Indices of the chunks of each batch; every chunk is in one."""
     members = batch_of(chunks)
     if members:
         yield members
@@ -149,9 +149,9 @@ def batches_of(chunks: Sequence[Chunk]) -> Iterator[list[int]]:
 
 
 def batch_of(chunks: Sequence[Chunk]) -> list[int]:
-    """Indices of the chunks that are worth attending together; none or at least two."""
+    """Indices of the chunks that should attend together; none or at least two."""
     members = [i for i, chunk in enumerate(chunks) if len(chunk.token_ids) <= _LONGEST_CHUNK]
-    # The longest sequences leave first: each row of the batch is as long as they are.
+    # The longest sequences leave first, since all rows of the batch have their length.
     members.sort(key=lambda i: chunks[i].end)
     while len(members) > 1:
         batch = [chunks[i] for i in members]

@@ -28,7 +28,7 @@ from outrider.engine.shapes.attention_shapes import AttentionShapes
 IMPLEMENTATION = "outrider"
 
 # Keyword arguments of layers that change nothing here. Others (softcap, s_aux, block_indices) ask
-# for attention that this is not.
+# for other kinds of attention.
 _HARMLESS = ("dropout", "position_ids", "cache_position", "is_causal")
 
 
@@ -36,7 +36,7 @@ class Batch(Protocol):
     """Chunks that attend together."""
 
     def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
-        """For layers with so many query heads to a key-value head, and such a sliding window."""
+        """Rows for layers with `groups` query heads to a key-value head, and a sliding window."""
         ...
 
 
@@ -49,11 +49,11 @@ class AttentionLayer(NamedTuple):
 
 
 class ForwardPass:
-    """What layers ask about the pass that they run in.
+    """The pass as layers see it.
 
     Args:
         positions: [num_tokens], of the pass's tokens in their sequences
-        blocks: what attends by itself; else all are in `batches`
+        blocks: the chunks that attend one by one; the others are in `batches`
         slots: [num_tokens], where the tokens of `batches` are stored
     """
 
@@ -86,8 +86,8 @@ class ForwardPass:
         """Stores keys and values, and attends: [num_tokens, num_heads, head_dim].
 
         Args:
-            rotation: queries and keys are rotated by it first.
-            output: where the result goes, maybe the place of `query`.
+            rotation: applied to queries and keys first.
+            output: the tensor for the result, which may be `query`.
         """
         if rotation is not None:
             query, key = rotation.rotate(query), rotation.rotate(key)
@@ -100,7 +100,7 @@ class ForwardPass:
             attended = attend_blocks(query, key, value, keys, values, blocks, layer.scale)
         else:
             assert self.slots is not None
-            # Dimensions that are indexed come first.
+            # Indexing puts the indexed dimensions first.
             keys[self.slots, :, self.positions] = key
             values[self.slots, :, self.positions] = value
             attended = torch.empty_like(query, memory_format=torch.contiguous_format)
@@ -114,7 +114,7 @@ class Pass(ForwardPass):
     """One forward pass: its chunks, packed.
 
     Args:
-        together: short ones attend together, where calls are dear; else they do one by one.
+        together: short chunks attend together, where calls are expensive; else one by one.
     """
 
     def __init__(
@@ -144,13 +144,13 @@ _current: ContextVar[ForwardPass] = ContextVar("current_pass")
 
 
 def current_text_lengths() -> list[int]:
-    """Of the tokens of the pass that layers run in."""
+    """`text_lengths` of the current pass."""
     return text_lengths(_current.get().chunks)
 
 
 @contextmanager
 def attending(forward_pass: ForwardPass) -> Iterator[None]:
-    """Layers that run inside attend within `forward_pass`."""
+    """Makes `forward_pass` the current pass."""
     token = _current.set(forward_pass)
     try:
         yield
@@ -171,9 +171,9 @@ def slot_attention(
     """Attention as transformers calls it. Returns [1, num_tokens, num_heads, head_dim].
 
     Raises:
-        NotImplementedError: the layer wants something that this would ignore.
+        NotImplementedError: the layer passes an argument that would be ignored.
     """
-    # Without a mask of transformers' for this attention, one is the layer's own.
+    # transformers makes no mask for this attention, so a mask comes from the layer itself.
     for name, asked in {"attention_mask": attention_mask, **kwargs}.items():
         if name not in _HARMLESS and asked is not None and asked is not False:
             raise NotImplementedError(f"attention with {name}")
@@ -183,7 +183,7 @@ def slot_attention(
     layer = AttentionLayer(number, scale, sliding_window)
     query, key, value = (each[0].transpose(0, 1) for each in (query, key, value))
     output = _current.get().attend(layer, query, key, value)
-    return output.unsqueeze(0).contiguous(), None  # which some layers rely on
+    return output.unsqueeze(0).contiguous(), None  # some layers rely on `contiguous`
 
 
 AttentionInterface.register(IMPLEMENTATION, slot_attention)

@@ -1,9 +1,9 @@
 """Attention chunk by chunk, each to its own slot.
 
-Chunks attend in blocks of a few queries, which see no more of the slot than they need to,
-and in shapes that give each query the same bits in every pass (`attention_shapes.py`).
+Chunks attend in blocks of a few queries, which read no more of the slot than they need, in
+shapes that give each query the same bits in every pass (`attention_shapes.py`).
 """
-# Without postponed annotations: TorchScript reads those of `QueryBlock`.
+# No postponed annotations here: TorchScript reads those of `QueryBlock`.
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -39,8 +39,8 @@ def attend_blocks(
 ) -> Tensor:
     """Stores keys and values, and attends: [num_tokens, num_heads, head_dim]. For TorchScript, too.
 
-    The query heads that share a key-value head are folded into rows, which spares
-    copying keys and values once for each of them (`benchmarks/attention.py`).
+    The query heads that share a key-value head are folded into rows, which saves copies of
+    keys and values (`benchmarks/attention.py`).
     """
     num_heads, head_dim = query.shape[1], query.shape[2]
     outputs: list[Tensor] = []
@@ -78,11 +78,11 @@ class QueryBlocks:
 
     @property
     def groups(self) -> set[int]:
-        """Query heads to a key-value head, of the layers that have asked."""
+        """Query heads to a key-value head, of all layers so far."""
         return {groups for groups, _ in self._blocks}
 
     def of(self, like: Tensor, groups: int, window: int | None = None) -> list[QueryBlock]:
-        """For layers with so many query heads to a key-value head, and such a sliding window.
+        """Blocks for layers with `groups` query heads to a key-value head, and a sliding window.
 
         Args:
             like: has the masks' type and device.
@@ -105,7 +105,7 @@ class QueryBlocks:
         groups: int,
         window: int | None,
     ) -> Iterator[QueryBlock]:
-        """Of a chunk whose tokens are those from `first` on in the pass."""
+        """Blocks of a chunk whose tokens are those from index `first` on in the pass."""
         step = self._shapes.queries_at_once(len(chunk.token_ids), groups)
         for start in range(chunk.start, chunk.end, step):
             stop = min(start + step, chunk.end)
@@ -122,7 +122,7 @@ class QueryBlocks:
 def _causal_mask(
     queries: range, length: int, num_rows: int, groups: int, window: int | None, like: Tensor
 ) -> Tensor:
-    """Additive, [num_rows, length], for queries at these places; rows that fill up see all."""
+    """The additive mask, [num_rows, length], of queries at these places; padding rows see all."""
     places = torch.arange(queries.start, queries.stop, device=like.device)[:, None]
     hidden = hidden_from(places, torch.arange(length, device=like.device), window)
     mask = like.new_zeros(num_rows, length)

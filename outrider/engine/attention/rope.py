@@ -1,15 +1,15 @@
-"""Rotary embeddings that are stretched by the length of a text.
+"""Rotary embeddings whose frequencies depend on the length of a text.
 
-Transformers looks at the longest sequence of a pass, and at what came before it in the process.
+transformers takes them from the longest sequence of a pass, or of earlier ones in the process.
 Here each sequence has its own frequencies, whatever shares its passes and however it is cut:
 
 - longrope (arXiv 2402.13753) has one set of factors for texts up to the original length and one for
   longer ones. A text that grows beyond it is read again, as Phi-3 does in transformers.
 - dynamic NTK scaling raises the base with the length. A prompt is read with the base of its whole
-  length, each token behind it with that of the text up to there, as `generate` does on a model that
+  length, each token behind it with that of the text up to there, like `generate` on a model that
   has seen no longer text.
 
-The other ways to stretch (linear, YaRN, Llama 3's) are the same for all lengths.
+Other kinds of scaling (linear, YaRN, Llama 3's) are the same for all lengths.
 """
 
 from __future__ import annotations
@@ -23,32 +23,32 @@ from torch import Tensor, nn
 
 from outrider.errors import UnsupportedModel
 
-# These have factors of how much longer texts may be than those of the configuration.
+# Kinds of scaling with a factor by which texts may be longer than in the configuration.
 _STRETCHING = ("linear", "dynamic", "yarn")
 
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """How the frequencies of a model depend on the length of a text."""
+    """The dependence of a model's frequencies on the length of a text."""
 
     kind: str = ""
-    """"longrope" or "dynamic"; empty: not at all."""
+    """"longrope" or "dynamic"; empty: no dependence."""
     original_length: int = 0
-    """Up to which they are the original ones."""
+    """The length up to which frequencies are the original ones."""
 
     def frequencies(self, length: int) -> int:
-        """The text length whose frequencies a text of `length` tokens is read with."""
+        """The text length whose frequencies a text of `length` tokens has."""
         if not self.kind or length <= self.original_length:
             return self.original_length
         return length if self.kind == "dynamic" else self.original_length + 1
 
     @property
     def reads_again(self) -> bool:
-        """Whether all of a text is to be read with the same frequencies."""
+        """Whether all tokens of a text must have the same frequencies."""
         return self.kind == "longrope"
 
     def with_same_frequencies(self, length: int, draft: Sequence[int]) -> Sequence[int]:
-        """The draft tokens behind `length` others that can be verified in one pass with them."""
+        """The draft tokens behind `length` others that have the same frequencies as these."""
         if not self.reads_again or length > self.original_length:
             return draft
         return draft[: self.original_length - length]
@@ -58,7 +58,7 @@ NO_ROPE = Rope()
 
 
 def rope_parameters(config: Any) -> list[dict[str, Any]]:
-    """Of all layers, or of each type of layers that has its own."""
+    """The rotary parameters of all layers, or of each type of layer."""
     parameters = getattr(config, "rope_parameters", None) or {}
     if any(isinstance(each, dict) for each in parameters.values()):
         return [each for each in parameters.values() if isinstance(each, dict)]
@@ -66,7 +66,7 @@ def rope_parameters(config: Any) -> list[dict[str, Any]]:
 
 
 def rope_of(config: Any) -> Rope:
-    """Raises UnsupportedModel if the layers change at different lengths."""
+    """The model's `Rope`. Raises UnsupportedModel if layers change at different lengths."""
     ropes = set()
     for parameters in rope_parameters(config):
         kind = parameters.get("rope_type", "")
@@ -80,7 +80,7 @@ def rope_of(config: Any) -> Rope:
 
 
 def longest_text(config: Any) -> int | None:
-    """That a model can take, stretched as its configuration says; None: it says nothing."""
+    """The longest text of a model, by the scaling of its configuration; None: unknown."""
     longest: int | None = getattr(config, "max_position_embeddings", None)
     parameters = rope_parameters(config)
     if longest is None or len(parameters) > 1:
@@ -88,16 +88,16 @@ def longest_text(config: Any) -> int | None:
     [only] = parameters
     if only.get("rope_type") not in _STRETCHING:
         return longest
-    # Some configurations have the stretched length in `max_position_embeddings`, others do not.
+    # Some configurations have the scaled length in `max_position_embeddings`, others not.
     original = only.get("original_max_position_embeddings") or longest
     return max(longest, int(original * only.get("factor", 1.0)))
 
 
 class SequenceRotary(nn.Module):
-    """A model's rotary embedding, asked for each sequence of a pass by itself.
+    """A model's rotary embedding, applied to each sequence of a pass separately.
 
     Args:
-        lengths: of the pass's tokens, the lengths that say their frequencies.
+        lengths: returns, for each token of the pass, the text length of its frequencies.
     """
 
     def __init__(self, rotary: nn.Module, rope: Rope, lengths: Any) -> None:
@@ -125,7 +125,7 @@ class SequenceRotary(nn.Module):
     def _of(
         self, states: Tensor, positions: Tensor, length: int, layer_type: str | None
     ) -> tuple[Tensor, Tensor]:
-        """With the frequencies of a text of `length` tokens, which its last position tells."""
+        """Cosines and sines with the frequencies of a text of `length` tokens."""
         self._forget(layer_type)
         last = positions.new_full((1, 1), length - 1)
         arguments = {} if layer_type is None else {"layer_type": layer_type}
@@ -133,7 +133,7 @@ class SequenceRotary(nn.Module):
         return cos[:, :-1], sin[:, :-1]
 
     def _forget(self, layer_type: str | None) -> None:
-        """Dynamic scaling keeps the frequencies of the longest text so far."""
+        """Resets the frequencies: dynamic scaling keeps those of the longest text so far."""
         rotary: Any = self.rotary
         prefix = "" if layer_type is None else f"{layer_type}_"
         if self._rope.kind == "dynamic" and hasattr(rotary, f"{prefix}original_inv_freq"):
@@ -144,7 +144,7 @@ class SequenceRotary(nn.Module):
 
 
 def rotate_by_sequence(model: nn.Module, lengths: Any) -> None:
-    """Lets a model whose frequencies change take them for each token from `lengths`."""
+    """Makes a model whose frequencies change take them for each token from `lengths`."""
     rope = rope_of(model.config.get_text_config())  # type: ignore[operator, union-attr]
     if not rope.kind:
         return

@@ -1,8 +1,8 @@
 """The slot cache: one row of keys and values per session.
 
-A slot holds one sequence. What counts of it is a length that the caller keeps,
-so rolling back rejected tokens is setting a smaller length: stale entries
-behind it are masked, and the next tokens overwrite them.
+A slot holds one sequence, whose length the caller keeps. Rolling back rejected tokens
+is setting a smaller length: stale entries behind it are masked, and the next tokens
+overwrite them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ class SlotCache:
 
     A layer's storage has the shape that the layer first writes: families differ in
     heads and head size, some even by layer. So a small cache learns the shapes, and
-    `resized` allocates what is served, all at once.
+    `resized` allocates the cache for serving, all at once.
 
     Args:
-        shapes: what attention may ask for, which may be more than `max_length`.
+        shapes: kernel shapes of attention, which may exceed `max_length`.
     """
 
     def __init__(
@@ -35,18 +35,18 @@ class SlotCache:
         self._shapes = shapes
         self._stored_length = shapes.attended_length(max_length)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-        # All layers' keys and values, where they are of one shape: to copy a part of a slot is
-        # one operation then. [num_layers, 2, num_slots, num_kv_heads, max_length, head_dim]
+        # All layers' keys and values, if they have one shape, so that copying a part of a slot is
+        # one operation: [num_layers, 2, num_slots, num_kv_heads, max_length, head_dim]
         self._all: Tensor | None = None
 
     @property
     def num_layers(self) -> int:
-        """Layers that have written."""
+        """The number of layers that have written."""
         return len(self._layers)
 
     @property
     def head_shapes(self) -> set[tuple[int, int]]:
-        """Of the layers that have written: key-value heads, and the size of one."""
+        """The number of key-value heads and the size of one, of layers that have written."""
         return {(keys.shape[1], keys.shape[3]) for keys, _ in self._layers.values()}
 
     @property
@@ -55,11 +55,11 @@ class SlotCache:
 
     @property
     def bytes_per_token(self) -> int:
-        """Of a slot, in all layers."""
+        """Bytes of a token in a slot, in all layers."""
         return self.num_bytes // (self.num_slots * self._stored_length)
 
     def slot_bytes(self, max_length: int) -> int:
-        """Of a slot for so many tokens."""
+        """Bytes of a slot for `max_length` tokens."""
         return self._shapes.attended_length(max_length) * self.bytes_per_token
 
     def resized(self, num_slots: int, max_length: int) -> SlotCache:
@@ -86,7 +86,7 @@ class SlotCache:
         return self._layers[layer]
 
     def copy(self, source: int, slot: int, begin: int, end: int) -> None:
-        """Copies what slot `source` holds of the tokens [begin, end) to `slot`."""
+        """Copies the tokens [begin, end) of slot `source` to `slot`."""
         if self._all is not None:
             self._all[:, :, slot, :, begin:end] = self._all[:, :, source, :, begin:end]
             return
@@ -95,14 +95,14 @@ class SlotCache:
             values[slot, :, begin:end] = values[source, :, begin:end]
 
     def are_finite(self, ranges: Sequence[tuple[int, int, int]]) -> list[bool]:
-        """Whether all is finite that the last layer has of each range: a slot, begin and end."""
+        """Whether the last layer is finite in each range: a slot, begin and end."""
         # A sum is NaN or infinite if any of its terms is.
         sums = [self._latest(*each).sum(dtype=torch.float32) for each in ranges]
         finite: list[bool] = torch.stack(sums).isfinite().tolist()
         return finite
 
     def clear(self, slot: int, begin: int, end: int) -> None:
-        """Makes it all zeros."""
+        """Sets the tokens [begin, end) of a slot to zero."""
         for keys, values in self._layers.values():
             keys[slot, :, begin:end] = 0
             values[slot, :, begin:end] = 0
@@ -115,7 +115,7 @@ class SlotCache:
         return torch.stack((keys[slot, :, begin:end], values[slot, :, begin:end]))
 
     def copy_for(self, chunks: Sequence[Chunk]) -> None:
-        """Copies what chunks want copied before a pass."""
+        """Makes the copies that chunks need before a pass."""
         for chunk in chunks:
             if chunk.copy_from is not None:
                 source, begin = chunk.copy_from
@@ -123,5 +123,5 @@ class SlotCache:
 
     def _zeros(self, like: Tensor, *outer: int) -> Tensor:
         _, num_kv_heads, head_dim = like.shape
-        # Zeros, not just any values: what is masked is multiplied all the same.
+        # Zeros, since masked values are multiplied, too.
         return like.new_zeros(*outer, self.num_slots, num_kv_heads, self._stored_length, head_dim)

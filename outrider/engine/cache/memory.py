@@ -1,4 +1,4 @@
-"""How much memory there is for keys and values, and how many sessions that makes."""
+"""The memory for keys and values, and the number of sessions that fit in it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import torch
 from outrider.engine.device import is_gpu
 from outrider.errors import ConfigurationError
 
-# Of the memory that is free when the model has been loaded. Draft and target may share a
-# machine, and on a CPU with everything else that runs there. On a GPU a draft, the smaller
-# model, is there first: the target's weights and cache are still to come.
+# Shares of the memory that is free when the model has been loaded. Draft and target may share a
+# machine, on a CPU with other programs, too. On a GPU a draft, the smaller model, is loaded
+# first, and must leave room for the target's weights and cache.
 _SHARE_OF_CPU = 0.1
 _SHARE_OF_GPU = 0.8
 _SHARE_OF_GPU_FOR_A_DRAFT = 0.2
 
-# More sessions at a time than this only make each other slow; they had better wait.
+# With more sessions at a time all are slow; further ones had better wait.
 _MOST_SESSIONS_ON_CPU = 16
 _MOST_SESSIONS_ON_GPU = 64
 
@@ -25,7 +25,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def sessions_that_fit(session_bytes: int, device: torch.device, is_draft: bool = False) -> int:
-    """How many sessions to have where nobody says; at least one."""
+    """The default number of sessions; at least one."""
     share, most = _SHARE_OF_CPU, _MOST_SESSIONS_ON_CPU
     if is_gpu(device):
         share, most = _SHARE_OF_GPU, _MOST_SESSIONS_ON_GPU
@@ -34,7 +34,7 @@ def sessions_that_fit(session_bytes: int, device: torch.device, is_draft: bool =
 
 
 def check_fits(num_bytes: int, device: torch.device) -> None:
-    """Raises ConfigurationError if there is less memory than that."""
+    """Raises ConfigurationError if less memory than `num_bytes` is free."""
     free = free_bytes(device)
     if num_bytes > free:
         raise ConfigurationError(
@@ -44,7 +44,7 @@ def check_fits(num_bytes: int, device: torch.device) -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Memory that can be had now on a device; on a CPU within the container's limit."""
+    """Free memory of a device; on a CPU within the container's limit."""
     if is_gpu(device):
         return int(torch.cuda.mem_get_info(device)[0])
     return min(_available_bytes(), _container_bytes())
@@ -60,9 +60,9 @@ def _available_bytes() -> int:
 
 
 def _container_bytes() -> int:
-    """What is left of the limit of this control group (version 2).
+    """The rest of the memory limit of this control group (version 2).
 
-    Files that were read and may be forgotten count as used there, but make room when asked to.
+    Cached files count as used there, although they make room when memory is needed.
     """
     try:
         limit = (_CGROUP / "memory.max").read_text().strip()

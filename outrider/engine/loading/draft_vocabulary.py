@@ -1,7 +1,7 @@
 """Drafts that propose only a part of the vocabulary.
 
 The head is much of a small draft's cost, and most of its rows are for tokens that
-hardly ever come. A file `draft_vocabulary.json` beside the weights names the
+hardly ever occur. A file `draft_vocabulary.json` in the model's folder names the
 tokens to keep. The draft never proposes others, which costs some acceptance and
 changes nothing else. (FR-Spec, arXiv 2502.14856; VocabTrim, arXiv 2506.22694.)
 """
@@ -23,7 +23,7 @@ FILE_NAME = "draft_vocabulary.json"
 
 
 def read_draft_vocabulary(model: str) -> list[int] | None:
-    """The token ids of a model's draft vocabulary, ascending; None if it has the whole.
+    """The token ids of a model's draft vocabulary, ascending; None for the whole vocabulary.
 
     Raises:
         ModelNotFound: the file cannot be read.
@@ -44,15 +44,15 @@ def read_draft_vocabulary(model: str) -> list[int] | None:
 
 
 def write_draft_vocabulary(folder: Path, token_ids: Sequence[int]) -> None:
-    """Makes the model in `folder` a draft of these tokens."""
+    """Makes the model in `folder` a draft that proposes these tokens."""
     (folder / FILE_NAME).write_text(json.dumps({"token_ids": sorted(token_ids)}))
 
 
 def trim_head(model: Any, token_ids: Sequence[int] | None) -> Tensor:
-    """Keeps the head's rows for `token_ids`, and returns the token of each row that is left.
+    """Keeps the head's rows for `token_ids`, and returns the token of each remaining row.
 
     Raises:
-        UnsupportedModel: a token is not in the head, or the head is no linear layer.
+        UnsupportedModel: a token is not in the head, or the head is not a linear layer.
     """
     head = model.get_output_embeddings()
     if token_ids is None:

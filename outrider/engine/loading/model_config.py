@@ -1,4 +1,4 @@
-"""What a model's configuration says of the texts that it can take."""
+"""Limits of a model's texts, by its configuration."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ _SHORTEST_CONTEXT_LENGTH = 2
 
 
 def context_length(config: Any, wanted: int | None, is_draft: bool = False) -> int:
-    """Of a slot, in tokens.
+    """The length of a slot, in tokens.
 
-    A draft whose model takes less than what is wanted has what its model takes: behind that, the
-    target goes on alone.
+    A draft whose model takes less than `wanted` gets what its model takes: beyond that, a text
+    continues without it.
 
-    Raises ConfigurationError if a target's model takes less, or nothing has room in it.
+    Raises ConfigurationError if a target's model takes less, or the length is too small.
     """
     longest = longest_text(config)
     if wanted is None:
@@ -38,7 +38,7 @@ def context_length(config: Any, wanted: int | None, is_draft: bool = False) -> i
 
 
 def check_layers(config: Any, num_cached: int, family: str) -> None:
-    """Refuses layers that keep what they have read elsewhere than in the slot cache."""
+    """Refuses layers that keep states outside of the slot cache."""
     if num_cached != config.num_hidden_layers:
         raise UnsupportedModel(
             f"{family} has layers that do not use the slot cache "
@@ -47,7 +47,7 @@ def check_layers(config: Any, num_cached: int, family: str) -> None:
 
 
 def check_windows(config: Any, seen: set[int], max_context_length: int, name: str) -> None:
-    """Refuses a sliding window that the layers do not pass on and that the context exceeds."""
+    """Refuses a sliding window that layers do not pass to attention, if the context exceeds it."""
     window = getattr(config, "sliding_window", None)
     if not window or getattr(config, "use_sliding_window", True) is False:
         return
@@ -59,9 +59,9 @@ def check_windows(config: Any, seen: set[int], max_context_length: int, name: st
 
 
 def check_chunks(config: Any, max_context_length: int, name: str) -> None:
-    """Refuses attention that is by places in the pass, where the context exceeds what hides it.
+    """Refuses attention that depends on positions in the pass, if the context is long enough.
 
-    Llama 4 attends within chunks, and scales queries of layers without rotation by their places.
+    Llama 4 attends within chunks, and scales queries of layers without rotation by position.
     """
     chunk = getattr(config, "attention_chunk_size", None)
     layer_types = getattr(config, "layer_types", None) or ["chunked_attention"]

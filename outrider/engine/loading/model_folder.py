@@ -1,4 +1,4 @@
-"""What the files of a model's folder are, and which of them are not served."""
+"""Reads the files of a model's folder, and refuses models that are not served."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from outrider.errors import ModelNotFound, UnsupportedModel
 
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _LFS_POINTER = b"version https://git-lfs"
-_LONGEST_REASON = 300  # characters of what transformers says
+_LONGEST_REASON = 300  # characters of transformers' message
 
-# Settings of generation_config.json that change what transformers generates, beside those of
-# sampling and of the end, and values that change nothing.
+# Settings of generation_config.json, besides those of sampling and of the end, that change what
+# transformers generates, with the values that change nothing.
 _NEUTRAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("bad_words_ids", "sequence_bias", "stop_strings", "watermarking_config"), ()),
     **dict.fromkeys(("suppress_tokens", "begin_suppress_tokens"), ()),
@@ -32,8 +32,8 @@ def read_config(folder: str, trust_remote_code: bool = False) -> Any:
 
     Raises:
         ModelNotFound: there is no such folder, no model in it, or its config.json is broken.
-        UnsupportedModel: the model is quantised or pickled, an adapter, comes with code, or is
-            no causal language model.
+        UnsupportedModel: the model is quantised, pickled or an adapter, comes with code, or is
+            not a causal language model.
     """
     settings = read_settings(folder)
     _refuse_quantised(folder, settings)
@@ -46,7 +46,7 @@ def read_config(folder: str, trust_remote_code: bool = False) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     except Exception as error:
-        # Configurations check themselves, each in its own way.
+        # Configurations check themselves, with various exceptions.
         raise ModelNotFound(f"cannot read {folder}/config.json: {told(error)}") from error
     if not trust_remote_code and type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise UnsupportedModel(
@@ -74,10 +74,10 @@ def read_settings(folder: str, name: str = "config.json") -> dict[str, Any]:
 
 
 def eos_token_ids(folder: str, config: Any, vocab_size: int) -> tuple[int, ...]:
-    """Tokens that end a text: those that generation_config.json and config.json name.
+    """Tokens that end a text, by generation_config.json and config.json.
 
     Args:
-        config: whose family says it if neither does.
+        config: whose defaults count if neither names any.
 
     Raises:
         ModelNotFound: a file cannot be read.
@@ -113,7 +113,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def told(error: Exception) -> str:
-    """What an exception says, in one line; with its name, where that is not meant for users."""
+    """An exception's message in one line; with its class, where it is not meant for users."""
     text = " ".join(str(error).split())[:_LONGEST_REASON]
     if text and isinstance(error, OSError | ValueError):
         return text
@@ -133,7 +133,7 @@ def _refuse_quantised(folder: str, settings: dict[str, Any]) -> None:
 
 
 def _refuse_code(folder: str, settings: dict[str, Any]) -> None:
-    """Where transformers has the family, its own code runs, and what the folder has does not."""
+    """Refuses a folder's code, unless transformers has the family, and runs its own instead."""
     brought = settings.get("auto_map")
     if brought and settings.get("model_type") not in CONFIG_MAPPING:
         modules = brought.values() if isinstance(brought, dict) else ()

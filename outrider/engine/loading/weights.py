@@ -1,4 +1,4 @@
-"""A model's weights: read whole, or refused with what is wrong with them."""
+"""Loads a model's weights, or refuses them if they are not just those of its configuration."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from outrider.engine.tensor_parallel import Ranks
 from outrider.errors import ModelNotFound, UnsupportedModel
 
 _EIGHT_BITS = ("I8", "U8", "F8_E4M3", "F8_E5M2")
-_NUM_NAMED = 3  # keys of a kind in an error
-# Masks and angles that old checkpoints store, which models compute.
+_NUM_NAMED = 3  # at most so many keys of a kind in an error
+# Masks and angles that old checkpoints store and models compute.
 _COMPUTED = re.compile(
     r"\.(attn|attention)\.(attention\.)?(bias|masked_bias|causal_mask)$|rotary_emb\.inv_freq$"
 )
@@ -40,7 +40,7 @@ def load_model(
 
     Raises:
         ModelNotFound: the files cannot be read, or are not those of the configuration.
-        UnsupportedModel: weights that are quantised or pickled, code in the folder, an adapter;
+        UnsupportedModel: weights are quantised or pickled, the folder has code or is an adapter,
             or the model cannot be split among `ranks`.
     """
     config = read_config(name, trust_remote_code)
@@ -59,7 +59,7 @@ def load_model(
                 **split,
             )
     except Exception as error:
-        # Files that are broken come out of transformers as almost any exception.
+        # For broken files transformers raises almost any exception.
         raise ModelNotFound(f"cannot load the model {name!r}: {told(error)}") from error
     check_complete(name, loaded)
     _refuse_integers(name)
@@ -69,13 +69,13 @@ def load_model(
 def check_complete(name: str, loaded: dict[str, Collection[Any]]) -> None:
     """Checks that a checkpoint has each weight of the model in its shape, and no others.
 
-    transformers would initialise what is missing at random, and leave out what is too many.
+    transformers would initialise missing weights at random, and leave out surplus ones.
 
     Args:
-        loaded: what `from_pretrained` says with `output_loading_info`.
+        loaded: the info of `from_pretrained` with `output_loading_info`.
 
     Raises:
-        ModelNotFound: names what is wrong.
+        ModelNotFound: a weight is missing, surplus or mis-shaped; the message names some.
     """
     unexpected = [key for key in loaded["unexpected_keys"] if not _COMPUTED.search(key)]
     shapes = [
@@ -98,7 +98,7 @@ def check_complete(name: str, loaded: dict[str, Collection[Any]]) -> None:
 
 
 def _refuse_integers(name: str) -> None:
-    """Weights in 8 bits are quantised, though config.json does not say so."""
+    """Refuses weights in 8 bits, which are quantised even if config.json does not say so."""
     for path in sorted(Path(name).glob("model*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118
@@ -117,7 +117,7 @@ def _some(keys: Collection[str]) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without transformers' progress bars and reports: the service tells by itself."""
+    """Silences transformers' progress bars and reports: the service has its own."""
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
