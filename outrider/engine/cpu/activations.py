@@ -1,8 +1,8 @@
-"""Activation functions whose bits do not depend on how many rows and threads there are.
+"""Activation functions whose bits do not depend on the numbers of rows and threads.
 
-Torch divides an operation on many elements among threads, maybe in the middle of a vector, and
-computes what is left over of a vector by other code, which may differ in the last bit. One thread
-takes vectors as they come.
+torch divides an operation on many elements among threads, maybe in the middle of a vector, and
+computes the rest of a vector by other code, which may differ in the last bit. One thread has no
+such divisions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from transformers.activations import ACT2CLS
 
 from outrider.engine.shapes.row_sizes import num_threads
 
-# Elements that torch gives to one thread at least, of most functions and of GELU.
+# The least elements that torch gives to a thread, for most functions and for GELU.
 _GRAIN = 32768
 _SMALLEST_GRAIN = 2048
 
@@ -27,9 +27,9 @@ _KINDS: tuple[Any, ...] = tuple(
 
 
 def silu_by_rows(input: Tensor, grain: int = _GRAIN) -> Tensor:
-    """SiLU of [num_rows, width], of as many rows at a time as one thread takes.
+    """SiLU of [num_rows, width], for as many rows at a time as one thread takes.
 
-    For TorchScript, too, to which globals are known as default values only.
+    For TorchScript, too, which knows globals as default values only.
     """
     if input.numel() <= grain:
         return silu(input)
@@ -38,7 +38,7 @@ def silu_by_rows(input: Tensor, grain: int = _GRAIN) -> Tensor:
 
 
 class OneThread(nn.Module):
-    """An activation that one thread computes."""
+    """An activation function, computed by one thread."""
 
     def __init__(self, activation: nn.Module) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class OneThread(nn.Module):
 
 
 def use_one_thread(module: nn.Module) -> None:
-    """Lets one thread compute every activation function below `module`."""
+    """Makes every activation function below `module` use one thread."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, _KINDS) and not isinstance(parent, OneThread):

@@ -1,9 +1,8 @@
-"""Finds in which shapes a model's kernels give the same bits on this CPU.
+"""Finds the kernel shapes that give the same bits on this CPU.
 
 Kernels are compared with themselves: each product of the model, by its shape, precision and
-layout, and attention, by queries and keys, with every number of threads that will be used. What is
-compared is all rounding error wherever the precision would hide it, so that two orders of
-adding up are told apart.
+layout, and attention, by queries and keys, with every number of threads that will be used. Where
+rounding would hide the order of a sum, sums are compared that consist of rounding error only.
 """
 
 from __future__ import annotations
@@ -35,23 +34,23 @@ log = logging.getLogger(__name__)
 
 # Numbers of rows of a product that are compared; a number between two of them is filled up.
 _GRID = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 128, 256)
-# Of layers for which that would be too much arithmetic. Those up to 32 are always compared.
+# The same for layers for which that would be too much arithmetic. Up to 32 are always compared.
 _COARSE_GRID = (1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64, 128)
 _NEEDED_ROWS = 32
-# For a layer and a number of threads: about 0.1 s of two cores.
+# Arithmetic for a layer and a number of threads: about 0.1 s of two cores.
 _MOST_FLOPS = 6e9
 
-# A stand-in for a layer of up to so many weights is made at once; more show enough rounding.
+# A stand-in for a layer of up to this many weights is made at once; more show enough rounding.
 _LARGEST_STAND_IN = 1 << 26
 
-# Rows of queries. Torch's attention takes 32 at a time.
+# Rows of queries. torch's attention takes 32 at a time.
 _QUERY_GRID = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
-# Of tokens that attend together: steps, verifications, and prompts.
+# Numbers of tokens that attend together: steps, verifications, and prompts.
 _TYPICAL_QUERIES = (1, 3, 5, 9, 40)
 
 _NUM_FINE_KEYS = (KEY_BLOCK, 384, 256, 128, KEY_STEP, 0)
-# Numbers of visible keys: at the ends of steps and blocks, so that a query alone sees fewer keys
-# than one of a block that reaches further, and between them.
+# Numbers of visible keys: at the ends of steps and blocks, where a query alone sees fewer keys
+# than one in a larger block, and between them.
 _VISIBLE_KEYS = (
     *(1, 66, *range(KEY_STEP, KEY_BLOCK + 1, KEY_STEP), 514, 640, 770, 896, 1000, 1024),
     *(4000, 4032),
@@ -59,7 +58,7 @@ _VISIBLE_KEYS = (
 
 
 class AttentionKind(NamedTuple):
-    """Of layers: query heads to a key-value head, key-value heads, and the size of a head."""
+    """A kind of layers: query heads to a key-value head, key-value heads, and size of a head."""
 
     groups: int
     num_kv_heads: int
@@ -67,7 +66,7 @@ class AttentionKind(NamedTuple):
 
 
 def attention_kinds(forward_pass: ForwardPass) -> list[AttentionKind]:
-    """How the layers that a pass went through attend."""
+    """The kinds of attention of a pass's layers."""
     assert forward_pass.blocks is not None  # passes on a CPU have them
     return [
         AttentionKind(groups, *heads)
@@ -78,13 +77,13 @@ def attention_kinds(forward_pass: ForwardPass) -> list[AttentionKind]:
 
 @dataclass(frozen=True, slots=True)
 class FoundAttention:
-    """Shapes, and whether bits are the same with every number of threads."""
+    """Attention's shapes, and whether bits are the same with every number of threads."""
 
     shapes: AttentionShapes
     across_threads: bool
 
 
-# What was found in this process, by kind of layer and numbers of threads.
+# Findings of this process, by kind of layer and numbers of threads.
 _layers: dict[tuple[object, ...], FoundRows | None] = {}
 
 
@@ -97,11 +96,11 @@ def calibrate(
 ) -> tuple[AttentionShapes, BatchInvariance]:
     """Chooses the rows of all products and activations of `network`, and attention's shapes.
 
-    If a kernel has no rows that keep their bits, any shapes are returned and `network` stays as it
-    is. A model with experts keeps what is chosen for its other layers, without a claim.
+    If a kernel has no rows that keep their bits, any shapes are returned and `network` is
+    unchanged. A model with experts keeps the choice for its other layers, without a claim.
 
     Args:
-        kinds: how its layers attend.
+        kinds: of its layers' attention.
         thread_counts: numbers of threads that will be used.
         max_length: the most keys.
     """
@@ -155,12 +154,12 @@ def find_layer(layer: RowLinear, thread_counts: Sequence[int]) -> FoundRows | No
 
 
 def _kind(layer: RowLinear) -> tuple[object, ...]:
-    """Layers of one kind are computed by the same kernels."""
+    """The kind of a layer; layers of one kind are computed by the same kernels."""
     return type(layer), layer.out_features, layer.in_features, layer.dtype, layer.has_bias
 
 
 def _grid_within(budget: float) -> Sequence[int]:
-    """The numbers to compare in `budget` rows altogether, those that are needed included."""
+    """The numbers to compare within `budget` rows altogether, necessary ones always included."""
     if sum(_GRID) <= budget:
         return _GRID
     return [
@@ -180,13 +179,13 @@ def _stand_in(layer: RowLinear, generator: torch.Generator) -> RowLinear:
 
 
 def _rough(size: Sequence[int], generator: torch.Generator, most: int = 6) -> Tensor:
-    """Random numbers of many magnitudes: their sums are rounded even in half precision."""
+    """Random numbers of many magnitudes, whose sums are rounded even in half precision."""
     exponents = torch.randint(-most, most + 1, tuple(size), generator=generator)
     return torch.randn(tuple(size), generator=generator) * 2.0**exponents
 
 
 def _doubled(rows: Tensor) -> Tensor:
-    """[num_rows, in_features], whose second half is the first."""
+    """Rows whose second half repeats the first, [num_rows, in_features]."""
     half = rows.shape[-1] // 2
     return torch.cat((rows[..., :half], rows[..., :half], rows[..., 2 * half :]), dim=-1)
 
@@ -198,7 +197,7 @@ def find_attention(
     thread_counts: tuple[int, ...],
     max_length: int,
 ) -> FoundAttention | None:
-    """The shapes in which layers of all these kinds attend; None if there are none."""
+    """The attention shapes for layers of all these kinds; None if there are none."""
     groups = [kind.groups for kind in kinds]
     most = max(_QUERY_GRID[-1], *groups)
     grid = {size for each in groups for size in range(each, most + 1, each)}.union(_QUERY_GRID)
@@ -231,7 +230,7 @@ def find_attention(
 
 
 class _Attention:
-    """Attention whose output shows in which order it was added up.
+    """Attention whose output shows the order in which it was added up.
 
     Either its scores are all rounding error, or they are equal (`is_flat`) and values cancel out.
     """
@@ -246,7 +245,7 @@ class _Attention:
         keys = _rough((1, num_heads, longest, size), generator, 3)
         values = _rough((1, num_heads, longest, size), generator)
         keys[..., size // 2 : size // 2 * 2] = -keys[..., : size // 2]
-        # So large that the rounding error of a score changes what it weighs.
+        # So large that the rounding error of a score changes its weight.
         self.queries = (0 * queries if is_flat else 1000 * queries).to(dtype)
         self._keys = (1000 * keys).to(dtype)
         self._values = values.to(dtype)
@@ -257,13 +256,13 @@ class _Attention:
         return self._attend(queries, length, length - KEY_STEP // 2)
 
     def by_keys(self, shapes: AttentionShapes, max_length: int) -> Tensor | None:
-        """What queries that see more and more keys get; None if it depends on the shape."""
+        """The output of queries that see more and more keys; None if it depends on the shape."""
         sizes = shapes.rows.sizes
         outputs = []
         for num_visible in _VISIBLE_KEYS:
             if num_visible > max_length:
                 break
-            # Of a query alone, and of the first of as many as attend together.
+            # A query alone, and the first of as many as attend together.
             few, many = (
                 self._attend(self.queries[:size], shapes.attended_length(end), num_visible)
                 for size, end in ((sizes[0], num_visible), (sizes[-1], num_visible + sizes[-1] - 1))

@@ -1,10 +1,9 @@
-"""Linear layers in int8, for drafts on CPU.
+"""Linear layers in int8, for drafts on CPUs.
 
-A short pass costs the reading of the weights. In int8 they are a quarter of their
-size in float32, and FBGEMM's kernel multiplies them as they are: a step takes
-three quarters of the time that it takes in float16 (`benchmarks/passes.py`). Weights
-are scaled by row, inputs as they come, to 7 bits, since 8 would overflow where the CPU
-has no VNNI.
+The time of a short pass is that of reading the weights. In int8 they have a quarter of
+their size in float32, and FBGEMM's kernel multiplies them directly
+(`benchmarks/passes.py`). Weights are scaled by row; inputs are scaled at each call, to 7
+bits, since 8 would overflow on CPUs without VNNI.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from outrider.errors import ConfigurationError
 
 
 class Int8Linear(nn.Module):
-    """About `input @ weight.T + bias`, with `weight` [out_features, in_features] in int8."""
+    """`input @ weight.T + bias`, with `weight` [out_features, in_features] rounded to int8."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
@@ -27,7 +26,7 @@ class Int8Linear(nn.Module):
         scales = row_scales(weight)
         zeros = torch.zeros_like(scales, dtype=torch.long)
         with warnings.catch_warnings():
-            # Tensors of dtype qint8 are to go one day; so far, no other kernel is as fast.
+            # torch will remove tensors of dtype qint8; so far, no other kernel is as fast.
             warnings.filterwarnings("ignore", message=".*quantized tensor creation")
             quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         self.bias = bias
@@ -37,7 +36,7 @@ class Int8Linear(nn.Module):
         if input.numel() == self.in_features:
             output = self._multiply(input)
         else:
-            # One range serves all rows, so they are brought to one size first: the first
+            # One range serves all rows, so they are scaled to one size first: the first
             # token of a text has inputs that would leave the others no bits.
             size = input.abs().amax(dim=-1, keepdim=True).clamp(min=1e-9)
             output = self._multiply(input / size) * size
@@ -53,17 +52,17 @@ class Int8Linear(nn.Module):
 
 
 def row_scales(weight: Tensor) -> Tensor:
-    """What one step of int8 stands for in each row of [out_features, in_features]."""
+    """The value of one int8 step for each row of [out_features, in_features]."""
     return (weight.abs().amax(dim=1) / 127).clamp(min=1e-9).double()
 
 
 def quantize_linears(module: nn.Module) -> None:
     """Replaces every linear layer below `module`.
 
-    FBGEMM takes no pass that has NaN in it. A damaged embedding becomes 0: a draft may be wrong.
+    FBGEMM fails for NaN, so a damaged embedding becomes 0: a draft may be wrong.
 
     Raises:
-        ConfigurationError: this CPU or torch has no int8 layers.
+        ConfigurationError: this CPU or torch does not support int8 layers.
     """
     if not fbgemm_is_available():
         raise ConfigurationError("int8 needs torch with FBGEMM, on an x86 CPU")

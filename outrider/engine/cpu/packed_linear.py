@@ -1,13 +1,13 @@
-"""Linear layers for short passes on CPU: weights laid out in advance, rows in chosen numbers.
+"""Linear layers for short passes on CPUs: weights packed in advance, chosen numbers of rows.
 
-A product of a few rows with a large weight costs the reading of the weight, if
-the weight lies as the kernel wants it. `torch.nn.Linear` rearranges it at each
-call, so that 2 to 16 rows cost about twice of what one row does, and it is these
-that verification is made of. Two layouts avoid that (`benchmarks/passes.py`):
+The time of a product of a few rows with a large weight is that of reading the weight, if
+it has the kernel's layout. `torch.nn.Linear` rearranges it at each call, so that 2 to 16
+rows, which are what verifications have, take about twice as long as one row. Two layouts
+avoid that (`benchmarks/passes.py`):
 
-- FBGEMM's for weights in float16, which it multiplies in float32. Half the bytes, half
+- FBGEMM's for weights in float16, which it multiplies in float32: half the bytes, half
   the time. Most models are published in half precision, so that nothing is lost.
-- oneDNN's for all else; torch.compile uses the same operators when it freezes a model.
+- oneDNN's for all others; torch.compile uses the same operators when it freezes a model.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from outrider.engine.shapes.row_sizes import RowSizes
 # The builds of torch that carry FBGEMM, all of them for x86.
 FBGEMM_ENGINES = ("x86", "fbgemm", "onednn")
 
-# The number of rows that the layout is chosen for; others work, too.
+# The number of rows for which the layout is chosen; others work, too.
 _TYPICAL_ROWS = 8
 
 
 class RowLinear(nn.Module):
-    """`input @ weight.T + bias`, computed in numbers of rows that can be chosen.
+    """`input @ weight.T + bias`, computed in chosen numbers of rows.
 
-    Without a choice a product has the rows that it happens to have.
+    Without a choice a product has the rows of its input.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -41,10 +41,10 @@ class RowLinear(nn.Module):
         self.dtype = weight.dtype
         self.has_bias = bias is not None
         self.most_rows = 0  # any number
-        self.filled = [0]  # by number of rows; TorchScript wants to see what is in a list
+        self.filled = [0]  # by number of rows; TorchScript needs an element to know the type
 
     def use(self, rows: RowSizes) -> None:
-        """From here on products have these numbers of rows. Call it before TorchScript does."""
+        """Sets the numbers of rows of products. Call it before compilation with TorchScript."""
         self.filled = rows.table()
         self.most_rows = len(self.filled) - 1
 
@@ -68,12 +68,12 @@ class RowLinear(nn.Module):
         return self.multiply(pad(rows, [0, 0, 0, num_missing]))[:num_rows]
 
     def multiply(self, rows: Tensor) -> Tensor:
-        """One product of [num_rows, in_features], num_rows above 0."""
+        """One product of [num_rows, in_features], with at least one row."""
         raise NotImplementedError
 
 
 class PlainLinear(RowLinear):
-    """With `weight` as torch has it."""
+    """A product with an ordinary weight."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
@@ -85,7 +85,7 @@ class PlainLinear(RowLinear):
 
 
 class Float16Linear(RowLinear):
-    """In float32, with `weight` in float16."""
+    """A product in float32, with the weight in float16."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
@@ -95,13 +95,13 @@ class Float16Linear(RowLinear):
         if torch.jit.is_scripting():  # type: ignore[attr-defined]
             output: Tensor = torch.ops.quantized.linear_dynamic_fp16(rows, self.packed)
         else:
-            # The overload itself: looking for it takes as long as some of these products.
+            # The overload itself, since looking it up takes as long as some of these products.
             output = torch.ops.quantized.linear_dynamic_fp16.default(rows, self.packed)
         return output
 
 
 class PackedLinear(RowLinear):
-    """With `weight` in oneDNN's layout."""
+    """A product with the weight in oneDNN's layout."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
@@ -127,12 +127,12 @@ def pack_linears(module: nn.Module) -> None:
 
 
 def row_linears(module: nn.Module) -> list[RowLinear]:
-    """The layers below `module` whose numbers of rows can be chosen."""
+    """The linear layers below `module` with chosen numbers of rows."""
     return [each for each in module.modules() if isinstance(each, RowLinear)]
 
 
 def replace_linears(module: nn.Module, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
-    """Replaces every linear layer below `module` by what is made of its weight and bias."""
+    """Replaces every linear layer below `module` by `make` of its weight and bias."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in (nn.Linear, Conv1D):
@@ -147,11 +147,11 @@ def fbgemm_is_available() -> bool:
 def fits_float16(weight: Tensor) -> bool:
     """Whether float16 changes [out_features, in_features] by less than float32 sums would.
 
-    True of all that was published in float16, and of what was in bfloat16 as long as its
-    small weights, which float16 rounds, are small beside the largest of their row.
+    True of weights published in float16, and of those in bfloat16 whose small weights, which
+    float16 rounds, are small compared with the largest of their row.
     """
     rounding = (weight.half().to(weight.dtype) - weight).abs().amax(dim=1)
-    # What rounding contributes to a sum of that many products, each of which is rounded.
+    # The rounding error of a sum of that many products, each of which is rounded.
     of_sums = torch.finfo(torch.float32).eps * weight.shape[1] ** 0.5
     return bool((rounding <= of_sums * weight.abs().amax(dim=1)).all())
 

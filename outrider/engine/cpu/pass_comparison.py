@@ -15,19 +15,18 @@ from outrider.protocol.messages import MAX_NUM_SPECULATIVE_TOKENS, BatchInvarian
 if TYPE_CHECKING:
     from outrider.engine.engine import Engine
 
-# Tokens that are computed in passes of their own, and then together.
+# Tokens that are computed one by one, and then together.
 _NUM_TOKENS = 6
 _WIDTHS = (2, 3, _NUM_TOKENS)
 
-# Limits that are tried where the widest pass gives other bits. With less, a verification would not
-# fit.
+# Limits to try if the widest pass gives other bits. With less, a verification would not fit.
 _LIMITS = (1024, 512, 256, 128, MAX_NUM_SPECULATIVE_TOKENS + 1)
 
 
 def compare_passes(engine: Engine, claim: BatchInvariance, widest: int) -> BatchInvariance:
-    """What of `claim` holds for steps, verifications and passes of up to `widest` tokens.
+    """The part of `claim` that holds for steps, verifications and passes of up to `widest` tokens.
 
-    Kernels have been compared one by one. What a model does besides may depend on the pass, too.
+    Kernels have been compared one by one; other parts of a model may depend on the pass, too.
     """
     num_tokens = min(_NUM_TOKENS, engine.max_context_length - 1)
     if not claim.holds or num_tokens < 2:
@@ -52,7 +51,7 @@ def compare_passes(engine: Engine, claim: BatchInvariance, widest: int) -> Batch
 
 
 def _in_passes_of(width: int, engine: Engine, ids: Sequence[int]) -> Tensor:
-    """Logits [len(ids), vocab_size], by passes of so many tokens."""
+    """Logits [len(ids), vocab_size], by passes of `width` tokens."""
     logits = []
     for start in range(0, len(ids), width):
         tokens = ids[start : start + width]
@@ -70,7 +69,7 @@ def _keeps_bits(width: int, engine: Engine, ids: Sequence[int], step: Tensor) ->
     if not slots:
         sessions, chunks = [last], list(_chunks([last], width, engine, ids))
     else:
-        # Behind an odd number of rows, where no vector begins.
+        # Behind an odd number of rows, in the middle of a vector.
         num_others = (width - num_tokens - 1) // 2 * 2 + 1
         chunks = list(_chunks(slots, num_others, engine, ids))
         chunks.append(Chunk(last, 0, ids[:num_tokens]))

@@ -1,4 +1,4 @@
-"""How much a pass should do on this machine, found by measuring passes when the model loads."""
+"""The batch limits of this machine, measured when the model is loaded."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from typing import Any, Protocol
 
 from outrider.engine.chunk import Chunk
 
-# A full pass takes at most so many times as long as a step of some sessions, who wait for
-# the tokens of prompts that share their passes. Fewer tokens would leave prompts no room
-# beside steps and draft tokens.
+# A full pass takes at most this many times as long as a step of some sessions, which wait for
+# the tokens of prompts that share their passes. With fewer tokens, steps and draft tokens would
+# leave prompts no room.
 LONGEST_PASS = 2.5
 _STEP_TOKENS = 8
 
-# A prompt that has the engine for itself is read in chunks so many times as large.
+# A prompt that has the engine to itself is read in chunks this many times as large.
 ALONE = 4
 
 _BUDGETS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _REPEATS = 2
-# Where steps are replayed and wide passes are not, the narrowest of these takes several steps
-# whatever it holds, and one of so many times as long is worth its tokens.
+# Where steps are replayed and wide passes are not, even the narrowest wide pass takes as long as
+# several steps, and one that takes this many times as long is worth its tokens.
 _LONGEST_UNRECORDED_PASS = 1.5
-# What a token more costs is the difference of two short passes, and other programs (the other
-# model of a pair, which is loaded at the same time) make either longer: they take turns.
+# The cost of a further token is the difference of two short passes, either of which other programs
+# may slow down (the other model of a pair is loaded at the same time): they alternate.
 _TURNS = 4
 
-# A pass waits for one more session as long as a pass of a single token takes, divided by
-# this: with the session it costs little more, without it a pass of its own.
+# A pass waits for one more session for the time of a pass of one token, divided by this: with
+# the session it takes little longer, and without it the session takes a separate pass.
 _GATHERINGS = 16
 _SHORTEST_GATHERING = 0.001
 
 
 class Passes(Protocol):
-    """What is measured of an engine."""
+    """The part of an engine that is measured."""
 
     @property
     def max_context_length(self) -> int: ...
@@ -44,20 +44,20 @@ class Passes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """What a scheduler aims at."""
+    """How much a scheduler puts into a pass, and how long a pass waits for more."""
 
     token_budget: int = 256
-    """Tokens of a pass: steps of sessions that run, and chunks of prompts in what is left."""
+    """Tokens of a pass: steps of running sessions first, then chunks of prompts."""
     gather_seconds: float = 0.001
     """How long a pass waits for one more session, as long as sessions keep arriving."""
     token_seconds: float = 0.0
-    """What a token more costs a pass of a few; 0 if unknown."""
+    """The cost of a further token in a pass of a few; 0 if unknown."""
     max_tokens: int = 0
-    """No pass has more: up to so many, bits have been found not to depend on it. 0: no limit."""
+    """Limit up to which bits were found not to depend on the pass; 0: no limit."""
 
     @property
     def widest(self) -> int:
-        """Tokens of the widest pass: of a prompt that has the engine for itself."""
+        """Tokens of the widest pass: of a prompt that has the engine to itself."""
         most = ALONE * self.token_budget
         return min(most, self.max_tokens) if self.max_tokens else most
 
@@ -66,9 +66,9 @@ def measure_batch_limits(engine: Passes, replays_steps: bool = False) -> BatchLi
     """The widest pass that takes no more than LONGEST_PASS times as long as a step.
 
     Args:
-        replays_steps: short passes are recorded.
+        replays_steps: whether short passes are replayed.
     """
-    num_tokens = min(_STEP_TOKENS, engine.max_context_length)  # which are at least two
+    num_tokens = min(_STEP_TOKENS, engine.max_context_length)  # at least two
     turns = [(_seconds(engine, 1), _seconds(engine, num_tokens)) for _ in range(_TURNS)]
     shortest, step = (min(seconds) for seconds in zip(*turns, strict=True))
     chosen, limit = _BUDGETS[0], LONGEST_PASS * step
@@ -87,7 +87,7 @@ def _seconds(engine: Passes, num_tokens: int) -> float:
 
 
 def best_seconds(engine: Passes, chunks: Sequence[Chunk]) -> float:
-    """Of the best of some passes: whatever else runs can only make them longer."""
+    """The time of the fastest of some passes, since other programs can only slow them down."""
     durations = []
     for _ in range(_REPEATS):
         began = time.perf_counter()

@@ -22,23 +22,23 @@ MAX_MISSED = 4
 class Job:
     """Tokens for one slot to read, and what to do with the logits after them.
 
-    Subclasses implement `advance`. If they say how the engine may choose tokens by itself
-    (`spec`), they implement `take` as well, or `advance_by` if these follow several
-    tokens. Everything else belongs to the scheduler.
-    `done` gives the durations, all but the total, once `advance` wants no more.
+    Subclasses implement `advance`. If they have a `spec`, by which the engine may choose tokens,
+    they implement `take` as well, or `advance_by` for choices after several tokens. Everything
+    else belongs to the scheduler. `done` gives the durations, except for the total, once
+    `advance` returns no more tokens.
 
     Args:
         start: how many tokens of the slot are valid; `token_ids` follow them.
         num_logits: how many rows of logits `advance` wants, for the last tokens.
-        copy_from: a slot and a place: the tokens from there up to `start` are valid
+        copy_from: a slot and an index: the tokens from there up to `start` are valid
             only there, and are copied first.
-        is_background: waits until no other job does.
-        session: whose job it is, where a session has several slots: the same number in all of
-            its jobs, one of these slots. None: `slot`.
+        is_background: runs only when there are no other jobs.
+        session: for a session with several slots, one of these, the same in all of its jobs.
+            None: `slot`.
     """
 
     spec: SamplingSpec | None = None
-    """How the engine may choose tokens by itself, if it can; None: `advance` does it."""
+    """How the engine may choose tokens, if it can; None: `advance` chooses."""
 
     def __init__(
         self,
@@ -57,11 +57,11 @@ class Job:
         self.num_logits = num_logits
         self.copy_from = copy_from
         self.is_background = is_background
-        self.prompt_length = 0  # of the text that was read at once, once it is known
+        self.prompt_length = 0  # of the text's prompt, once it is known
         self.is_dropped = False
         self.num_passes = 0
-        self.read: list[int] = []  # what the last pass has read into the slot
-        self.num_missed = 0  # passes since the last one that it was in
+        self.read: list[int] = []  # tokens that the last pass read into the slot
+        self.num_missed = 0  # passes since the last one with a chunk of it
         self.done: Future[Timings] = Future()
         self._submitted_ns = time.perf_counter_ns()
         self._queue_ns = self._forward_ns = self._sample_ns = 0
@@ -73,17 +73,17 @@ class Job:
 
     @property
     def num_at_once(self) -> int:
-        """How many tokens the engine may choose in a row, reading each but the last one."""
+        """How many tokens the engine may choose in a row, reading all but the last one."""
         return 1
 
     def take(self, choices: Sequence[Choice]) -> list[int]:
-        """`advance`, where the engine has chosen: a token, and its runners-up behind it."""
+        """`advance` with the engine's choices: a token, followed by its runners-up."""
         raise NotImplementedError
 
     def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
-        """`advance`, where the engine has chosen after each token whose logits were wanted.
+        """`advance` with the engine's choices after each token that gets logits.
 
-        Of several tokens in a row, those behind the last one that is wanted are dropped.
+        Of several tokens in a row, those behind the last one that is needed are dropped.
         """
         more: list[int] = []
         for choices in chosen:
@@ -95,16 +95,16 @@ class Job:
         return more
 
     def drop_guesses(self) -> bool:
-        """Gives up tokens at the end that may be wrong; returns whether there were any.
+        """Drops draft tokens at the end; returns whether there were any.
 
-        Masked or not, one that the model makes NaN of would spoil the others.
+        A token whose states are NaN would spoil the others, even if it is masked.
         """
         return False
 
     def num_next(self, budget: int, num_skipped: int = 0) -> int:
-        """How many tokens the next pass may take, if so many are skipped; maybe none.
+        """How many tokens the next pass may take, if `num_skipped` are skipped; maybe none.
 
-        Those whose logits are wanted stay together.
+        Tokens that get logits stay together.
         """
         num_tokens = len(self.token_ids) - num_skipped
         if num_tokens <= budget:
@@ -112,7 +112,7 @@ class Job:
         return max(0, min(budget, num_tokens - self.num_logits))
 
     def next_chunk(self, budget: int) -> Chunk:
-        """So many tokens as `num_next` says."""
+        """A chunk of `num_next` tokens."""
         token_ids = self.token_ids[: self.num_next(budget)]
         num_logits = self.num_logits if len(token_ids) == len(self.token_ids) else 0
         return Chunk(
@@ -121,33 +121,33 @@ class Job:
 
     @property
     def is_late(self) -> bool:
-        """Whether it was left out of as many passes as it may be."""
+        """Whether it was left out of `MAX_MISSED` passes."""
         return self.num_missed >= MAX_MISSED
 
     @property
     def text_length(self) -> int:
-        """Of the text that it reads to its end, without what may be wrong."""
+        """The length of the text that it reads, without draft tokens."""
         return self.start + len(self.token_ids)
 
     @property
     def reads_all(self) -> bool:
-        """Whether it begins with the sequence's first token."""
+        """Whether it reads from the sequence's first token on."""
         return self.start == 0 and self.copy_from is None
 
     def read_again(self, token_ids: Sequence[int]) -> None:
-        """Begins with the first token, given those before its own."""
+        """Makes it read from the first token on, with `token_ids` before its own."""
         self.token_ids[:0] = token_ids
         self.start, self.copy_from = 0, None
 
     def num_skippable(self, num_known: int) -> int:
-        """How many tokens at the beginning it need not read, of so many that a slot holds.
+        """How many tokens at the beginning it need not read if a slot holds `num_known`.
 
-        Those whose logits are wanted, and the last one, are read in any case.
+        Tokens that get logits, and the last one, are always read.
         """
         return max(0, min(num_known, len(self.token_ids) - max(1, self.num_logits)))
 
     def skip(self, source: int, num_tokens: int) -> None:
-        """Leaves out tokens at the beginning that slot `source` has read."""
+        """Skips tokens at the beginning that slot `source` has read."""
         del self.token_ids[:num_tokens]
         self.start = num_tokens
         self.copy_from = None if source == self.slot else (source, 0)
@@ -162,7 +162,7 @@ class Job:
         """Books a pass; resolves `done` when the job wants no more.
 
         Args:
-            is_sound: whether what the slot has of the chunk are numbers.
+            is_sound: whether the chunk's keys and values are finite.
         """
         self._forward_ns += forward_ns
         self.start = chunk.end
@@ -184,7 +184,7 @@ class Job:
                 self.token_ids = self.advance_by(result[:num_choices])
             else:
                 raise NotANumber()
-        except Exception as error:  # one session's trouble is not the others'
+        except Exception as error:  # fails this session only
             self.start = chunk.start
             self.done.set_exception(error)
             return
@@ -198,11 +198,11 @@ class Job:
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:
-    """Whose turn it is in a pass with room for some tokens only.
+    """Jobs in the order in which they get room in a pass.
 
-    Shortest first, so that a long prompt delays nobody; but who was left out of some
-    passes goes before the others, so that nobody is left out for ever. Background
-    jobs are left out as long as there are others.
+    Shortest first, so that a long prompt delays no steps; but a job that was left out of some
+    passes goes before the others, so that none starves. Background jobs are left out as long
+    as there are others.
     """
     waiting = [job for job in jobs if not job.is_background] or jobs
     return sorted(waiting, key=lambda job: (-(job.num_missed // MAX_MISSED), len(job.token_ids)))

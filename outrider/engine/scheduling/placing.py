@@ -1,4 +1,4 @@
-"""What of a job's tokens its slot, or another one, has read already."""
+"""Finds the tokens of a job that its slot, or another one, has read already."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from outrider.engine.scheduling.slots import Slots
 
 
 def place(job: Job, slots: Slots, rope: Rope) -> tuple[int, int]:
-    """From which slot a job may start, and behind how many tokens that it need not read.
+    """The slot from which a job may start, and how many tokens it need not read.
 
-    A job whose text has outgrown the frequencies that its slot was read with reads all of it again.
+    A job whose text has outgrown the rotary frequencies of its slot reads all of it again.
     """
     frequencies = rope.frequencies(job.text_length)
     if rope.reads_again and job.start:

@@ -1,4 +1,4 @@
-"""Who goes first where a model takes all cores."""
+"""Priority of threads where a model takes all cores."""
 
 from __future__ import annotations
 
@@ -7,16 +7,15 @@ import sys
 import threading
 from contextlib import suppress
 
-# Enough that a thread which wakes up for a moment need not wait for one that computes.
+# Enough that a thread that wakes up for a moment does not wait for one that computes.
 _NICENESS = 5
 
 
 def give_way() -> None:
-    """Lets other threads go before this one, and before those that it will start.
+    """Gives other threads priority over this one, and over those that it will start.
 
-    For the thread that runs a model: whoever answers requests or health checks
-    needs a core for a moment only, but at once. Linux keeps such a priority for each thread;
-    elsewhere nothing happens.
+    For the thread that runs a model: answers to requests and health checks need a core for a
+    moment only, but at once. Linux has priorities of threads; elsewhere nothing happens.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()

@@ -2,9 +2,9 @@
 
 Request handlers never run the model. They submit a job for their slot and await
 its future; each pass takes a chunk of every pending job, within a token budget.
-Short jobs come first, so that a long prompt, taken in chunks, delays nobody, and
-background jobs come when there are no others. A prompt that begins like what some
-slot has read, now or for an earlier session, starts from a copy of that.
+Short jobs come first, so that a long prompt, taken in chunks, delays no steps, and
+background jobs come when there are no others. A prompt that begins like what a slot
+has read, now or for an earlier session, starts from a copy of that.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from outrider.protocol.messages import Timings
 
 log = logging.getLogger(__name__)
 
-# Before a pass that reads a prompt, which takes several times as long as a step, it waits
-# longer for sessions that are about to come back: who misses it waits for all of it.
+# A pass that reads a prompt takes several times as long as a step, so before it the scheduler
+# waits longer for sessions that are about to come back.
 _LONGEST_STEP = 16
 _BEFORE_PROMPTS = 5
 
 
 class Scheduler:
-    """Owns the engine's thread and the slots. The counts are for whoever watches."""
+    """Owns the engine's thread and the slots. The counts are for metrics."""
 
     def __init__(
         self,
@@ -51,14 +51,14 @@ class Scheduler:
     ) -> None:
         self.batch_limits = batch_limits
         self.threads = threads or AdaptiveThreads({torch.get_num_threads(): 0.0})
-        self.num_reused_tokens = 0  # not read, since a slot had them
+        self.num_reused_tokens = 0  # copied from a slot instead of being read
         self._engine = engine
         self._slots = Slots(num_slots)
         self._supervisor = Supervisor()
-        self._begun: set[int] = set()  # slots of texts that a pass has read something of
-        # Sessions that had their answer in the latest pass for any, and may be about to come back.
+        self._begun: set[int] = set()  # slots of texts that a pass has begun to read
+        # Sessions that got an answer in the latest pass that gave any, and may soon come back.
         self._answered: set[int] = set()
-        self._has_answered = True  # whether the latest pass was some job's last one
+        self._has_answered = True  # whether a job ended with the latest pass
         self._jobs: list[Job] = []
         self._changed = threading.Condition()
         self._closed = False
@@ -85,17 +85,17 @@ class Scheduler:
         return self.acquire_all(1)[0]
 
     def acquire_all(self, count: int) -> list[int]:
-        """Takes so many slots, or none. Raises NoFreeSlot."""
+        """Takes `count` slots, or none. Raises NoFreeSlot."""
         with self._changed:
             return self._slots.take(count)
 
     def request_slot(self, max_waiting: int) -> Future[int]:
-        """A slot as soon as one is free. Raises NoFreeSlot if so many wait already."""
+        """A slot as soon as one is free. Raises NoFreeSlot if `max_waiting` requests wait."""
         with self._changed:
             return self._slots.request(max_waiting)
 
     async def acquire_in_order(self, max_waiting: int) -> int:
-        """Takes a slot when one is free. Raises NoFreeSlot if so many wait already."""
+        """Takes a slot when one is free. Raises NoFreeSlot if `max_waiting` requests wait."""
         future = self.request_slot(max_waiting)
         try:
             return await asyncio.wrap_future(future)
@@ -120,9 +120,9 @@ class Scheduler:
         return job.done
 
     def follow_up(self, job: Job, make: Callable[[], Sequence[Job]]) -> None:
-        """Queues what `make` returns for the pass after this one of `job`, whose `advance` calls.
+        """Queues the jobs of `make` for the next pass. Called by the `advance` of `job`.
 
-        Nothing is made if `job` has been dropped, nor is it dropped meanwhile.
+        Does nothing if `job` has been dropped; it is not dropped meanwhile.
         """
         with self._changed:
             if not self._closed and not job.is_dropped:
@@ -131,9 +131,9 @@ class Scheduler:
                     self._jobs.append(follower)
 
     def drop(self, jobs: Sequence[Job]) -> None:
-        """Gives jobs up: their `done` never comes. A pass that they are in goes on.
+        """Drops jobs: their `done` never comes. A pass that they are in continues.
 
-        Those that follow them are among `jobs`, if what makes them adds them there.
+        Jobs of `follow_up` are dropped, too, if `make` adds them to `jobs`.
         """
         with self._changed:
             for job in jobs:
@@ -142,15 +142,15 @@ class Scheduler:
             self._changed.notify()
 
     def check(self) -> None:
-        """Raises EngineFailed if no pass will run any more. Call it once a second."""
+        """Raises EngineFailed if there will be no more passes. Call it once a second."""
         self._supervisor.look(is_busy=any(map(self._may_run, list(self._jobs))))
 
     def close(self) -> None:
-        """Ends the thread after the pass that runs; pending jobs fail."""
+        """Ends the thread after the current pass; pending jobs fail."""
         with self._changed:
             self._closed = True
             self._changed.notify()
-        if self._supervisor.failure is None:  # else it may never end
+        if self._supervisor.failure is None:  # else the thread may never end
             self._thread.join()
 
     def _run(self) -> None:
@@ -164,7 +164,7 @@ class Scheduler:
             self._close_with(self._supervisor.end(error))
 
     def _work(self, packed: Sequence[tuple[Job, Chunk]]) -> None:
-        """One pass, whatever becomes of it."""
+        """Runs one pass and gives its jobs their results, or its error."""
         try:
             self._run_pass([job for job, _ in packed], [chunk for _, chunk in packed])
         except Exception as error:
@@ -179,11 +179,11 @@ class Scheduler:
     def _wait_for_chunks(self) -> list[tuple[Job, Chunk]]:
         """The next pass's jobs and their chunks; empty when closed."""
         while self._wait_for_jobs():
-            # Without the lock: to look how busy the machine is takes some milliseconds.
+            # Without the lock: testing how busy the machine is takes some milliseconds.
             has_changed = self.threads.change(between_texts=not self._begun)
             with self._changed:
                 if has_changed and not self.threads.any_time:
-                    self._slots.forget()  # with another number of threads, bits are others
+                    self._slots.forget()  # with another number of threads, bits differ
                 if packed := self._pack():
                     return packed
         return []
@@ -196,7 +196,7 @@ class Scheduler:
                     self._changed.wait()
                     continue
                 self._gather()
-                # Whoever was there may have gone while it waited for others.
+                # Jobs may have been dropped while it waited for others.
                 if self._jobs and not self._closed:
                     return True
         self._close_with(ServiceUnavailable("the service is shutting down"))
@@ -224,16 +224,16 @@ class Scheduler:
                 self._answered -= missing
 
     def _pack(self) -> list[tuple[Job, Chunk]]:
-        """A chunk of each job whose turn it is, until the token budget is spent.
+        """A chunk of each job in order, until the token budget is spent.
 
-        Those that were left out get half of it together, so that their turn is not
-        everybody's wait. The first gets a chunk even if the logits that it wants exceed
-        the budget. Copies between slots are made in this order, before anything is written.
+        Late jobs get half of it together, so that the others need not wait for them. The first
+        job gets a chunk even if its logits exceed the budget. Copies between slots are made in
+        this order, before anything is written.
         """
         packed: list[tuple[Job, Chunk]] = []
         budget = min(self.batch_limits.token_budget, self.batch_limits.widest)
         if len(self._jobs) == 1 and not self._has_answered:
-            # The last pass was this job's, too: no other session is about to come back.
+            # The last pass was this job's alone, too: no other session is about to come back.
             budget = self.batch_limits.widest
         budget_of_late = budget // 2
         for job in in_order([job for job in self._jobs if self._may_run(job)]):
@@ -241,7 +241,7 @@ class Scheduler:
             allowed = min(budget, budget_of_late) if job.is_late else budget
             allowed = allowed if packed else max(allowed, job.num_logits)
             if job.num_next(allowed, num_known) == 0:
-                job.num_missed += 1  # whoever gets a chunk starts again from 0
+                job.num_missed += 1  # a chunk resets it
                 continue
             if num_known:
                 job.skip(source, num_known)
@@ -268,7 +268,7 @@ class Scheduler:
             job.finish_pass(chunk, result, is_sound, forward_ns)
 
     def _results(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> Sequence[Result]:
-        """Of each job: what was chosen, if the engine can and all jobs let it; or logits."""
+        """For each job its choices, if the engine can choose for all of them; else its logits."""
         specs = [job.spec for job in jobs if job.spec is not None]
         if len(specs) < len(jobs) or not all(chunk.num_logits for chunk in chunks):
             return self._engine.forward(chunks)
@@ -283,14 +283,14 @@ class Scheduler:
                     self._slots.append(job.slot, job.read)
             self._jobs = [job for job in self._jobs if not job.done.done()]
             self._has_answered = any(job.done.done() for job, _ in packed)
-            # Nobody waits for background jobs, so nobody comes back because of them.
+            # Background jobs are not waited for, so their sessions do not come back after them.
             if any(not job.is_background for job, _ in packed):
                 self._answered = {job.session for job, _ in packed if job.done.done()}
             self._cancel_jobs(self._slots.end_pass())
         self._supervisor.end_pass(failed)
 
     def _cancel_jobs(self, slots: set[int]) -> None:
-        """The sessions that had these slots are gone."""
+        """Cancels the jobs of these slots, whose sessions have ended."""
         for job in self._jobs:
             if job.slot in slots:
                 job.done.set_exception(Cancelled("the session was closed"))

@@ -21,7 +21,7 @@ class TokenSequence:
         Changes nothing if it raises.
 
         Args:
-            room: how many more tokens must fit behind them.
+            room: how many more tokens must fit behind the sequence.
 
         Raises:
             ContextMismatch: the sequence is shorter than `context_length`.
@@ -60,7 +60,7 @@ class TokenSequence:
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """How many tokens both begin with."""
+    """The length of the common beginning."""
     length = min(len(first), len(second))
     if first[:length] == second[:length]:
         return length

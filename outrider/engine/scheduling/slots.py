@@ -1,7 +1,7 @@
-"""The slots of an engine: who has one, who waits for one, and what each one holds.
+"""The slots of an engine: which are taken, which requests wait, and what each slot holds.
 
-A slot keeps its keys and values when it is given back. A prompt that begins like what
-some slot holds, of a session that runs or has ended, need not read that part again.
+A slot keeps its keys and values when it is given back. A prompt that begins like the content
+of a slot, of a session that runs or has ended, need not read that part again.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from outrider.errors import NoFreeSlot
 # Copying shorter prefixes takes about as long as reading them.
 _SHORTEST_PREFIX = 16
 
-# After so long a session that all slots refused may try again.
+# Seconds after which a refused session may try again.
 RETRY_SECONDS = 0.25
 
 
@@ -27,14 +27,14 @@ class Slots:
     """
 
     def __init__(self, num_slots: int) -> None:
-        # The one that was given back first is taken first, so that contents last.
+        # The slot that was given back first is taken first, so that contents last.
         self._free = deque(range(num_slots))
         self._released: set[int] = set()
         self._in_pass: set[int] = set()
         self._waiting: deque[Future[int]] = deque()
         self._contents: list[list[int]] = [[] for _ in range(num_slots)]
         self.frequencies = [0] * num_slots
-        """Of the rotary embedding that each has been read with, as `Rope.frequencies` has them."""
+        """`Rope.frequencies` of the text in each slot."""
 
     @property
     def num_free(self) -> int:
@@ -46,7 +46,7 @@ class Slots:
         return sum(not future.cancelled() for future in self._waiting)
 
     def take(self, count: int) -> list[int]:
-        """So many slots at once, or none. Raises NoFreeSlot."""
+        """Takes `count` slots at once, or none. Raises NoFreeSlot."""
         if len(self._free) < count or self.num_waiting:
             raise _none_is_free()
         return [self._free.popleft() for _ in range(count)]
@@ -54,8 +54,7 @@ class Slots:
     def request(self, max_waiting: int) -> Future[int]:
         """A slot as soon as one is free, in the order of the requests.
 
-        A future that is cancelled gives its turn away. Raises NoFreeSlot if
-        `max_waiting` requests wait.
+        A cancelled future loses its place. Raises NoFreeSlot if `max_waiting` requests wait.
         """
         future: Future[int] = Future()
         self._waiting = deque(waiting for waiting in self._waiting if not waiting.cancelled())
@@ -66,7 +65,7 @@ class Slots:
         return future
 
     def release(self, slots: Iterable[int]) -> set[int]:
-        """Takes slots back; returns those that are free now."""
+        """Takes slots back; returns those that are free at once."""
         self._released.update(slots)
         return self._free_released()
 
@@ -74,18 +73,17 @@ class Slots:
         self._in_pass.update(slots)
 
     def end_pass(self) -> set[int]:
-        """Returns the slots that were given back meanwhile and are free now."""
+        """Returns the slots that were given back during the pass and are free now."""
         self._in_pass.clear()
         return self._free_released()
 
     def longest_prefix(
         self, slot: int, token_ids: Sequence[int], frequencies: int = 0
     ) -> tuple[int, int]:
-        """Which slot holds most of the beginning of `token_ids`, and how many tokens of it.
+        """The slot that holds most of the beginning of `token_ids`, and how many tokens of it.
 
-        Only those count that were read with these frequencies.
-
-        `slot` itself is preferred. Prefixes that are too short to be worth it count as 0.
+        Only slots that were read with these frequencies count. `slot` itself is preferred.
+        Prefixes that are too short to be worth a copy count as 0.
         """
         best, longest = slot, 0
         for source in (slot, *range(len(self._contents))):
@@ -97,13 +95,13 @@ class Slots:
         return best, longest
 
     def overwrite(self, slot: int, start: int, copy_from: tuple[int, int] | None) -> None:
-        """A pass is about to write behind `start` tokens, after copying some."""
+        """Notes that a pass will write behind `start` tokens, after copying some."""
         self._contents[slot] = self.held(slot, start, copy_from)
         if copy_from is not None:
             self.frequencies[slot] = self.frequencies[copy_from[0]]
 
     def held(self, slot: int, start: int, copy_from: tuple[int, int] | None) -> list[int]:
-        """The first `start` tokens that a slot has read once some are copied."""
+        """The first `start` tokens of a slot once some are copied."""
         contents = self._contents[slot]
         if copy_from is None:
             return contents[:start]
@@ -111,11 +109,11 @@ class Slots:
         return contents[:begin] + self._contents[source][begin:start]
 
     def append(self, slot: int, token_ids: Sequence[int]) -> None:
-        """A pass has read these tokens into the slot."""
+        """Notes that a pass has read these tokens into the slot."""
         self._contents[slot].extend(token_ids)
 
     def forget(self, slots: Iterable[int] | None = None) -> None:
-        """What these slots hold, or all of them, is not to be used any more."""
+        """Forgets the content of these slots, or of all."""
         for slot in range(len(self._contents)) if slots is None else slots:
             self._contents[slot] = []
 

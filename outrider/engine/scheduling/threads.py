@@ -1,8 +1,8 @@
-"""How many threads compute: as many as asked for, fewer while other programs need the cores.
+"""The number of threads that compute: fewer while other programs need the cores.
 
 The threads of an operation wait for each other at its end, some hundred times in a pass. If
 another program keeps one of them from its core, all of them wait, and a pass takes tens of
-times as long. Fewer threads are then faster.
+times as long. Then fewer threads are faster.
 """
 
 from __future__ import annotations
@@ -24,23 +24,23 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-# A pass may take three times as long as on a quiet machine. Excess over that is summed, and what
-# passes stay below it is subtracted (CUSUM, Page 1954). At half a second the cores are looked at. A
-# draft on the same cores, which works now and then, costs less. Long passes are not compared: too
-# much else decides.
+# A pass may take three times as long as on a quiet machine. Time beyond that is summed, and time
+# below it subtracted (CUSUM, Page 1954). At half a second the cores are tested. A draft on the
+# same cores, which works now and then, costs less. Long passes depend on too much else, and are
+# not compared.
 _SLOW = 3.0
 _LOST_SECONDS = 0.5
 _LONGEST_STEP = 16
 
-# How often, in seconds, a busy machine is looked at: more and more seldom while
-# each return to more threads fails within the longest of them.
+# Seconds between tests of a busy machine: longer and longer while each return to more threads
+# fails within the longest pause.
 _SHORTEST_PAUSE, _LONGEST_PAUSE = 0.25, 8.0
 _NUM_QUIET = 2
-# The shortest pause after a look that found it busy: a look takes a hundredth of that.
+# The shortest pause after a test that found it busy: a test takes a hundredth of that.
 _BUSY_PAUSE = 1.0
 
-# Texts that run keep their number of threads where it would change their bits. After so many
-# seconds new texts wait until none of these runs.
+# Running texts keep their number of threads where it would change their bits. After this many
+# seconds new texts wait until these have ended.
 DRAIN_SECONDS = 5.0
 
 # A parallel operation takes some 20 us. One that takes longer than this has waited.
@@ -52,12 +52,12 @@ _GRAIN = 32768
 
 
 def thread_counts(most: int) -> tuple[int, ...]:
-    """The numbers of threads that may be used, descending: all, half of them, one."""
+    """The numbers of threads that may be used, descending: all, half, one."""
     return tuple(sorted({most, max(1, most // 2), 1}, reverse=True))
 
 
 def is_busy(count: int) -> bool:
-    """Whether so many threads of this process have to wait for cores now. Takes some 10 ms."""
+    """Whether `count` threads of this process have to wait for cores now. Takes some 10 ms."""
     waited = 0.0
     with num_threads(count):
         tensor = torch.zeros(count * _GRAIN)
@@ -72,7 +72,7 @@ def is_busy(count: int) -> bool:
 
 
 def use_threads(most: int | None, adapt: bool) -> tuple[int, ...]:
-    """Computes with as many threads as need not wait for cores now.
+    """Sets as many threads as need not wait for cores now.
 
     Args:
         most: the most threads; None: as many as there are cores.
@@ -87,7 +87,7 @@ def use_threads(most: int | None, adapt: bool) -> tuple[int, ...]:
 
 
 def use_free_cores(counts: Sequence[int]) -> None:
-    """Sets the first of these numbers of threads, descending, that need not wait for cores now."""
+    """Sets the first of these descending numbers of threads that need not wait for cores now."""
     free = (count for count in counts[:-1] if not is_busy(count))
     torch.set_num_threads(next(free, counts[-1]))
 
@@ -111,14 +111,13 @@ def measured_threads(engine: Engine) -> AdaptiveThreads:
 
 
 class AdaptiveThreads:
-    """Chooses among numbers of threads by what passes take. Belongs to the engine's thread.
+    """Chooses among numbers of threads by the times of passes. Belongs to the engine's thread.
 
     Args:
-        step_seconds: by number of threads, what a pass of one token takes on a quiet machine.
-            0 threads: the device is no CPU.
-        token_seconds: what a token more costs.
-        any_time: whether the number may change while texts run, which it may if they keep
-            their bits.
+        step_seconds: by number of threads, the time of a pass of one token on a quiet machine.
+            0 threads: the device is not a CPU.
+        token_seconds: the cost of a further token.
+        any_time: whether the number may change while texts run, since they keep their bits.
         current: the number to begin with.
     """
 
@@ -147,18 +146,18 @@ class AdaptiveThreads:
 
     @property
     def holds_up(self) -> bool:
-        """Whether texts that have not begun wait, so that the number can change."""
+        """Whether new texts must wait, so that the number can change."""
         if self.any_time or self._wanted == self.current:
             return False
         return self._clock() - self._wanted_since >= DRAIN_SECONDS
 
     def begin(self) -> None:
-        """To be called on the engine's thread, where the number counts."""
+        """Sets the number. Call it on the engine's thread, for which it counts."""
         if self.current:
             torch.set_num_threads(self.current)
 
     def observe(self, num_tokens: int, seconds: float) -> None:
-        """A pass of so many tokens took so long."""
+        """Notes the time of a pass of `num_tokens` tokens."""
         if len(self._step_seconds) == 1 or num_tokens > _LONGEST_STEP:
             return
         step = self._step_seconds[self.current]
@@ -168,10 +167,10 @@ class AdaptiveThreads:
         self._lost_seconds = max(0.0, self._lost_seconds + seconds - _SLOW * expected)
 
     def change(self, between_texts: bool) -> bool:
-        """Uses another number if that is due and allowed; whether it did.
+        """Sets another number if that is due and allowed; returns whether it did.
 
         Args:
-            between_texts: no text runs, so that none sees two numbers.
+            between_texts: whether no text runs that would see two numbers.
         """
         if self._clock() >= self._next_look:
             self._look()
@@ -188,7 +187,7 @@ class AdaptiveThreads:
         return True
 
     def _look(self) -> None:
-        """Finds out whether another number is due, or one that was due no longer is."""
+        """Tests whether another number is due, or one that was due no longer is."""
         if self._wanted != self.current:
             is_busy = self._is_busy(max(self._wanted, self.current))
             self._num_quiet = 0 if is_busy else self._num_quiet + 1

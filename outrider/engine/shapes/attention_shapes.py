@@ -1,13 +1,12 @@
-"""In which shapes attention is called, so that every query gets the same bits.
+"""The kernel shapes of attention that give every query the same bits.
 
-Speculation computes a token in a pass of several; the target alone computes it in a pass of
-its own. If the two round differently, the text goes another way wherever two tokens are all but
-equally likely. So kernels are called only in shapes that give each row the same bits, which are
-found on this CPU when a model is loaded (`calibration.py`): numbers of rows (`row_sizes.py`),
-and numbers of keys. Keys that are masked add nothing.
+Speculation computes a token in a pass of several; the target alone computes it in a separate
+pass. If the two round differently, texts diverge wherever two tokens are nearly equally likely.
+So kernels are called only in shapes that give each row the same bits, which are found on this
+CPU when a model is loaded (`calibration.py`): numbers of rows (`row_sizes.py`), and numbers of
+keys. Masked keys add nothing.
 
-A draft needs none of this, and on a GPU, or in a model that several processes hold, there
-is none.
+Drafts do not need this, and it is not done on GPUs or for models that several processes hold.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ KEY_STEP = 64
 
 @dataclass(frozen=True, slots=True)
 class AttentionShapes:
-    """How many rows of queries attend to how many keys, those that fill up included.
+    """The numbers of rows and keys of a call, padding included.
 
     Without `rows` any shape will do. The keys of the last block are rounded up to a multiple of 64
     if there are at most `num_fine_keys` of them, else the block is filled up.
@@ -37,16 +36,16 @@ class AttentionShapes:
         return bool(self.rows.sizes)
 
     def queries_at_once(self, num_queries: int, groups: int) -> int:
-        """How many of so many queries attend together, with `groups` query heads to a key head."""
+        """How many of the queries attend together, with `groups` query heads to a key head."""
         sizes = self.rows.sizes
         return max(1, sizes[-1] // groups) if sizes else num_queries
 
     def attending_rows(self, num_rows: int) -> int:
-        """How many rows attend if `num_rows` count."""
+        """The rows of a call for `num_rows`, padding included."""
         return next((size for size in self.rows.sizes if size >= num_rows), num_rows)
 
     def attended_length(self, end: int) -> int:
-        """How many keys are attended to if `end` of them count."""
+        """The keys of a call for the first `end` keys, padding included."""
         if not self.are_chosen:
             return end
         rest = end % KEY_BLOCK

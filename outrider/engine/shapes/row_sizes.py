@@ -1,12 +1,11 @@
-"""In how many rows a kernel is called, so that every row gets the same bits.
+"""The numbers of rows with which a kernel gives every row the same bits.
 
-A row of a product, or a query of attention, is a sum of its own, but the order in which a
-kernel adds it up may depend on how many rows there are. Numbers of rows that are added up
-in the same order are a *class*. Which classes there are depends on the kernel, the shape,
-the precision, the number of threads and the CPU, so they are found by comparing bits.
-Calls are then made in the numbers of one class: a call for fewer rows is filled up, a call
-for more is divided. See "Defeating Nondeterminism in LLM Inference" (Thinking Machines Lab,
-2025), which does the same for kernels on GPUs.
+Each row of a product, or query of attention, is a separate sum, but the order in which a
+kernel adds it up may depend on the number of rows. Numbers of rows with the same order form a
+*class*. Classes depend on the kernel, the shape, the precision, the number of threads and the
+CPU, so they are found by comparing bits. Calls then have the numbers of rows of one class: a
+call for fewer rows is filled up, a call for more is divided. See "Defeating Nondeterminism in
+LLM Inference" (Thinking Machines Lab, 2025), which does the same for kernels on GPUs.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Rows of a step, of verifications and of passes that sessions share: a class is chosen for them.
+# Rows of a step, of verifications and of shared passes, by whose cost a class is chosen.
 _TYPICAL = (1, 2, 3, 5, 6, 9, 17, 40)
-# A call reads the weights, which takes about as long as computing so many rows.
+# A call reads the weights, which takes about as long as computing this many rows.
 _CALL = 8
 
 
@@ -32,14 +31,14 @@ class RowSizes:
     sizes: tuple[int, ...] = ()
 
     def table(self) -> list[int]:
-        """[i] is in how many rows i rows are computed, for i up to the most in one call."""
+        """Entry i: the rows of the call that computes i rows, for i up to the most in one call."""
         filled: list[int] = []
         for size in self.sizes:
             filled += [size] * (size + 1 - len(filled))
         return filled
 
     def cost(self, num_rows: int) -> int:
-        """What calls for so many rows cost, in rows."""
+        """The cost of the calls for `num_rows`, in rows."""
         most = self.sizes[-1]
         num_full, rest = divmod(num_rows, most)
         cost = num_full * (_CALL + most)
@@ -50,7 +49,7 @@ ANY_ROWS = RowSizes()
 
 
 class Probe(NamedTuple):
-    """Rows [num_rows, ...], and what computes the first of them, each by itself."""
+    """Rows [num_rows, ...], and a function that computes the first ones, each independently."""
 
     compute: Callable[[Tensor], Tensor]
     rows: Tensor
@@ -66,7 +65,7 @@ class FoundRows:
 
 @contextmanager
 def num_threads(count: int) -> Iterator[None]:
-    """Torch computes with so many threads inside."""
+    """Sets torch's number of threads for a while."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -90,11 +89,11 @@ def find_rows(
     """The cheapest numbers of rows that give every row the same bits; None if there are none.
 
     Args:
-        probes: what is to have one choice together.
+        probes: computations that get the same numbers.
         grid: the numbers to compare, ascending.
-        thread_counts: numbers of threads that will be used. One choice serves all of them.
+        thread_counts: numbers of threads that will be used; one choice serves all of them.
         at_least: rows that one call must be able to take.
-        typical: numbers of rows that are to be cheap.
+        typical: numbers of rows that should be cheap.
     """
     found = []  # by number of threads, then by probe
     for count in thread_counts:
@@ -121,9 +120,9 @@ def find_rows(
 
 @dataclass(slots=True)
 class _Classes:
-    """`of[size]` is the number of a size's class, `outputs[number]` what its largest size gives.
+    """`of[size]` is the number of a size's class, `outputs[number]` the output of its largest size.
 
-    Sizes that give rows other bits at other places are in none.
+    Sizes whose bits depend on a row's place are in none.
     """
 
     of: dict[int, int]
@@ -156,7 +155,7 @@ def _classes(probe: Probe, grid: Sequence[int]) -> _Classes:
 
 
 def _elsewhere(size: int) -> Tensor:
-    """A random order of `size` rows in which each is at another's place."""
+    """A random order of `size` rows in which each has another place."""
     order = torch.randperm(size, generator=torch.Generator().manual_seed(size))
     return order.roll(1)[order.argsort()]
 
