@@ -1,11 +1,11 @@
 """The Llama family in fewer operations.
 
-A short pass of a small model is made of calls, not of arithmetic: in transformers'
-layer, those that are no products take longer than an int8 product. These layers
-multiply query, key and value at once, and gate and up; rotate query and key at
-once; and normalise in one kernel. On a CPU they are the only model code of the
-engine (for GPUs see `gpu_network.py`), and are compared with transformers' own like
-all else when a model loads.
+A short pass of a small model consists of calls rather than arithmetic: in
+transformers' layer, those besides the products take longer than an int8 product.
+These layers multiply query, key and value at once, and gate and up; rotate query and
+key at once; and normalise in one kernel. On a CPU they are the only model code of the
+engine (for GPUs see `gpu_network.py`), and like all networks they are compared with
+transformers when a model is loaded.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class FusedLayer(LlamaWeights):
         values: Tensor,
         blocks: list[QueryBlock],
     ) -> Tensor:
-        """[num_tokens, hidden_size] to the same."""
+        """States behind the layer, [num_tokens, hidden_size]."""
         num_tokens = states.shape[0]
         heads = self.qkv(self.attention_norm(states)).view(num_tokens, -1, self.head_dim)
-        # Queries and keys are rotated at once (arXiv 2104.09864). The sign that one half of the
-        # rotated heads would have is in `sin`.
+        # Queries and keys are rotated at once (arXiv 2104.09864). `sin` has the sign of the
+        # swapped half.
         rotated = heads[:, : self.num_each[0] + self.num_each[1]]
         halves = rotated.roll(self.head_dim // 2, dims=-1)
         rotated.copy_(torch.addcmul(rotated * cos, halves, sin))
@@ -68,10 +68,9 @@ class FusedLlama(LayeredNetwork):
         self._run: Any = Layers(self.layers)
 
     def compile_layers(self) -> None:
-        """Translates the layers to TorchScript, which spares Python's share of a pass.
+        """Translates the layers to TorchScript, which saves Python's share of a pass.
 
-        Call it once the layers have the form that they keep. Where this torch cannot, they
-        stay as they are.
+        Call it once the layers are final. Without support in this torch they stay as they are.
         """
         try:
             with warnings.catch_warnings():
@@ -84,7 +83,7 @@ class FusedLlama(LayeredNetwork):
         assert forward_pass.blocks is not None  # passes on a CPU have them
         blocks = forward_pass.blocks.of(states, self.num_groups)
         keys, values = self._storage(forward_pass.cache, states)
-        # Passes differ in length, and what is optimised for one does not fit the next.
+        # Passes differ in length, and code optimised for one does not fit the next.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
             output: Tensor = self._run(states, rotation.cos, rotation.sin, keys, values, blocks)
         return output

@@ -1,9 +1,9 @@
-"""Networks for GPUs, of the fewest kernels that torch and one of ours make possible.
+"""Networks for GPUs, of as few kernels as possible with torch and one of our own.
 
-On a GPU a short pass costs the reading of its weights and, kernel by kernel, a few microseconds in
-which hardly anything is read. So what can be multiplied at once is, what follows is computed
-in the place of what it came from, and products are added to the states as they are made.
-The comparison at load covers all of it.
+On a GPU a short pass takes the time of reading its weights and, for each kernel, a few microseconds
+in which hardly anything is read. So products of the same input are joined, results overwrite their
+inputs, and products are added to the states in the same kernel. The comparison at load covers
+all of it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from outrider.engine.layers import (
     linear_weight,
 )
 
-# Rows of a weight that are there for one column of ones: kernels want rows that begin at multiples.
+# Rows of a weight for one column of ones: kernels need rows that begin at multiples of this.
 _PADDING = 64
 
 
 class GpuNetwork(LayeredNetwork):
-    """Its layers take states [num_tokens, hidden_size], a rotation and a pass.
+    """A network whose layers take states [num_tokens, hidden_size], a rotation and a pass.
 
-    They change the states in place.
+    Layers change the states in place.
     """
 
     def run_layers(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> Tensor:
@@ -43,7 +43,7 @@ class GpuNetwork(LayeredNetwork):
 
 
 class LlamaLayer(LlamaWeights):
-    """A layer of Llama's kind: nine kernels."""
+    """A layer like Llama's: nine kernels."""
 
     def __init__(self, layer: Any, index: int) -> None:
         super().__init__(layer)
@@ -62,10 +62,10 @@ class LlamaLayer(LlamaWeights):
 class NeoxLayer(nn.Module):
     """A layer of GPT-NeoX, whose attention and MLP have the same input: five kernels.
 
-    (Six for a single token, whose product torch gives a kernel of its own for the bias.)
+    (Six for a single token, for whose product torch has a separate kernel for the bias.)
 
-    So one product leads to both, and one leads back. For that the two layer norms, which
-    differ in weight and bias alone, leave these to the products.
+    One product leads to both, and one leads back. For that the two layer norms, which differ
+    only in weight and bias, leave these to the products.
     """
 
     def __init__(self, layer: Any, index: int) -> None:
@@ -75,7 +75,7 @@ class NeoxLayer(nn.Module):
         self.attention = AttentionLayer(index, attention.scaling)
         self.eps: float = layer.input_layernorm.eps
         qkv, bias = _behind(layer.input_layernorm, attention.query_key_value)
-        # Queries last: what attends takes their place, beside the inside of the MLP.
+        # Queries last: the output of attention takes their place, next to the inside of the MLP.
         qkv, bias = (_by_kind(each, self.head_dim) for each in (qkv, bias))
         up, up_bias = _behind(layer.post_attention_layernorm, mlp.dense_h_to_4h)
         ones = bias.new_zeros(_PADDING)
@@ -102,7 +102,7 @@ class NeoxLayer(nn.Module):
 
 
 def gpu_networks(config: Any) -> list[Callable[[Any, int], GpuNetwork]]:
-    """What makes a network of a model of this configuration: nothing if its layers are others."""
+    """Makers of networks for a model of this configuration; none if its layers differ."""
     if can_fuse(config):
         return [_of_llama]
     return [_of_neox] if _is_parallel_neox(config) else []
@@ -121,7 +121,7 @@ def _of_neox(model: Any, max_length: int) -> GpuNetwork:
 
 
 def _is_parallel_neox(config: Any) -> bool:
-    """Whether `NeoxLayer` computes what the layers of a model of this configuration do."""
+    """Whether `NeoxLayer` computes the same as the layers of a model of this configuration."""
     if config.model_type != "gpt_neox" or rope_of(config).kind:
         return False
     return bool(config.use_parallel_residual and config.hidden_act == "gelu")
@@ -139,7 +139,7 @@ def _weight_and_bias(linear: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _behind(norm: Any, linear: nn.Module) -> tuple[Tensor, Tensor]:
-    """Weight and bias that make of normal states what `linear` makes behind `norm`."""
+    """Weight and bias that give, for normalised states, the output of `linear` behind `norm`."""
     weight, bias = _weight_and_bias(linear)
     scaled = weight.float() * norm.weight.float()
     moved = bias.float() + weight.float() @ norm.bias.float()
@@ -147,7 +147,7 @@ def _behind(norm: Any, linear: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def _by_kind(joint: Tensor, head_dim: int) -> Tensor:
-    """Rows of keys, values and queries, from GPT-NeoX's query, key and value of each head."""
+    """Rows ordered by keys, values and queries, from GPT-NeoX's order by heads."""
     query, key, value = joint.unflatten(0, (-1, 3, head_dim)).unbind(1)
     return torch.cat([each.flatten(0, 1) for each in (key, value, query)])
 

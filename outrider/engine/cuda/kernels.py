@@ -1,11 +1,11 @@
-"""Kernels for GPUs, in Triton, for what a short pass has between its products.
+"""Triton kernels for the work between the products of a short pass.
 
-Torch does it in a dozen kernels a layer: rotate the heads, write keys and values, gather the
-slots, mask, attend. Each takes longer to begin than to work. Here it is one, which reads of
-each slot only what its sequence has: flash attention (arXiv 2205.14135), and behind long
-contexts in parts that are joined after (flash-decoding).
+torch takes a dozen kernels a layer: rotate the heads, write keys and values, gather the slots,
+mask, attend. Each takes longer to launch than to run. Here it is one, which reads of each slot
+only what its sequence has: flash attention (arXiv 2205.14135), for long contexts in parts that
+are joined afterwards (flash-decoding).
 
-Imported where there is a GPU, and by tests, some of them for Triton's interpreter.
+Imported where there is a GPU, and by tests, some of which use Triton's interpreter.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from outrider.engine.cuda.ranking_kernel import rank
 
 __all__ = ["attend", "rank"]
 
-# Of a program: queries of 128 numbers, by the bytes of one; keys at a time, and the bytes of these.
-# What is more does not fit its registers. Matrix units take no fewer than 16.
+# Limits of a program's registers: queries of 128 numbers, by the bytes of one; keys at a time, and
+# their bytes. Matrix units take at least 16.
 _MOST_QUERIES = {2: 64, 4: 16}
 _MOST_KEYS = 64
 _KEY_BYTES = 1 << 14
 _FEWEST = 16
-# As many programs as keep a large GPU busy, and keys that are worth a program.
+# The number of programs that keep a large GPU busy, and the fewest keys worth a program.
 _PROGRAMS = 256
 _KEYS_OF_A_PART = 512
 
@@ -67,14 +67,14 @@ def _attend_kernel(
     WINDOW: tl.constexpr, IN_PARTS: tl.constexpr, QUERIES: tl.constexpr, NEW: tl.constexpr,
     KEYS: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
-    """One chunk's query heads at one key-value head, over one part of what its slot holds."""
+    """One chunk's query heads at one key-value head, over one part of its slot."""
     row, part = tl.program_id(0), tl.program_id(2)
     kv_head, tile = tl.program_id(1) // num_tiles, tl.program_id(1) % num_tiles
     slot = tl.load(slots + row)
     start = tl.load(positions + row * WIDTH)
     dims = tl.arange(0, DIMS)
     has_dim = dims < HEAD_DIM
-    # The query heads that share a key-value head are rows of it.
+    # The query heads that share a key-value head are rows.
     index = tile * QUERIES + tl.arange(0, QUERIES)
     is_query = index < GROUPS * WIDTH
     own_token = index % WIDTH
@@ -148,7 +148,7 @@ def _join_kernel(
     parts, bests, totals, output, output_token, output_head, num_parts,
     HEAD_DIM: tl.constexpr, PARTS: tl.constexpr, DIMS: tl.constexpr,
 ):  # fmt: skip
-    """One head of one token, from its parts."""
+    """Joins the parts of one head of one token."""
     token, head = tl.program_id(0), tl.program_id(1)
     num_tokens, num_heads = tl.num_programs(0), tl.num_programs(1)
     part, dims = tl.arange(0, PARTS), tl.arange(0, DIMS)
@@ -178,14 +178,14 @@ def attend(
     rotation: Rotation | None = None,
     output: Tensor | None = None,  # [num_rows * width, num_heads, head_dim]
 ) -> Tensor:
-    """Writes keys and values to the slots and attends to what these hold up to each token.
+    """Writes keys and values to the slots and attends to these up to each token.
 
     Args:
-        length: no slot's sequence is longer. No more is read than there is.
-        rotation: queries and keys are rotated by it first.
+        length: no slot's sequence is longer. Only the existing part of each is read.
+        rotation: applied to queries and keys first.
 
     Raises:
-        ValueError: values differ in size from keys, or heads are not of numbers in a row.
+        ValueError: values differ in size from keys, or heads are not contiguous.
     """
     if value.shape != key.shape or keys.stride() != values.stride():
         raise ValueError("values must be of the size of keys")
@@ -225,5 +225,5 @@ def attend(
 
 
 def parts_of(num_programs: int, length: int) -> int:
-    """In how many parts so many programs had better read what slots hold, up to `length`."""
+    """The number of parts in which `num_programs` should read slots of up to `length` tokens."""
     return max(1, min(_PROGRAMS // num_programs, length // _KEYS_OF_A_PART))

@@ -1,8 +1,8 @@
-"""Kernels for GPUs, in Triton, that choose tokens.
+"""Triton kernels that choose tokens.
 
-Torch does it in some dozens, of which each takes longer to begin than to work: the few best
-scores alone are a dozen, and noise is another. Here they are two: one looks at a part of a row,
-the other joins the parts. Of tokens that are equally good the first comes first, as everywhere.
+torch takes dozens of kernels, each of which takes longer to launch than to run: a dozen for the
+few best scores, another for noise. Here they are two: one reads a part of a row, the other joins
+the parts. Of tokens with equal scores the first comes first, as on CPUs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _PART = 1024  # columns of a program
 
-# Of SplitMix64, see `outrider.sampling.noise`; as int64, whose products wrap around.
+# Constants of SplitMix64, see `outrider.sampling.noise`; as int64, whose products wrap around.
 _GOLDEN = tl.constexpr(0x9E3779B97F4A7C15 - (1 << 64))
 _FIRST_FACTOR = tl.constexpr(0xBF58476D1CE4E5B9 - (1 << 64))
 _SECOND_FACTOR = tl.constexpr(0x94D049BB133111EB - (1 << 64))
@@ -26,7 +26,7 @@ _SECOND_FACTOR = tl.constexpr(0x94D049BB133111EB - (1 << 64))
 
 @triton.jit
 def _mixed(x):
-    """SplitMix64's finalizer. Shifts are arithmetic, so what they bring in is cut off."""
+    """SplitMix64's finalizer. Shifts are arithmetic, so the bits that they bring in are masked."""
     x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _FIRST_FACTOR
     x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _SECOND_FACTOR
     return x ^ ((x >> 31) & ((1 << 33) - 1))
@@ -34,7 +34,7 @@ def _mixed(x):
 
 @triton.jit
 def _noise(key, index, ids):
-    """Standard Gumbel noise, as `noise.gumbel_rows` has it."""
+    """Standard Gumbel noise, the same as of `noise.gumbel_rows`."""
     place = _mixed(key + (index + 1) * _GOLDEN)
     bits = (_mixed(ids * _GOLDEN + place) >> 11) & ((1 << 53) - 1)
     uniform = (bits.to(tl.float64) + 0.5) * (2.0**-53)
@@ -47,7 +47,7 @@ def _parts_kernel(
     bests, columns, totals, row_stride, num_columns, num_parts,
     PART: tl.constexpr, WIDTH: tl.constexpr, IS_GREEDY: tl.constexpr, FILTERS: tl.constexpr,
 ):  # fmt: skip
-    """The best of one part of a row, and the sum of exponentials relative to the best."""
+    """The best scores of one part of a row, and the sum of exponentials relative to the best."""
     row, part = tl.program_id(0), tl.program_id(1)
     column = part * PART + tl.arange(0, PART)
     is_id = (column < num_columns) & (column < tl.load(num_ids + row))
@@ -76,7 +76,7 @@ def _rows_kernel(
     bests, columns, totals, token_ids, num_ids, ranked, num_parts,
     PARTS: tl.constexpr, CANDIDATES: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """The best of a row, from those of its parts."""
+    """The best scores of a row, from those of its parts."""
     row = tl.program_id(0)
     part, candidate = tl.arange(0, PARTS), tl.arange(0, CANDIDATES)
     parts, candidates = row * num_parts + part, row * num_parts * WIDTH + candidate
@@ -92,7 +92,7 @@ def _rows_kernel(
     last = tl.load(num_ids + row).to(tl.int32) - 1
     for rank in tl.static_range(WIDTH):
         best = tl.max(scores, axis=0)
-        # In a row that is no number nothing may equal the best one; some token it must be.
+        # In a row of NaN nothing equals the best score, but the result must be a valid token.
         first = tl.min(tl.where(scores == best, column, last), axis=0)
         first = tl.minimum(first, last)
         scores = tl.where(column == first, -float("inf"), scores)
@@ -110,10 +110,10 @@ def rank(
     threshold: Tensor | None,  # [num_rows, 1], float64
     width: int,
 ) -> Tensor:
-    """What `recorded_sampling.rank_rows` returns, [num_rows, width, 2], float64.
+    """The result of `recorded_sampling.rank_rows`, [num_rows, width, 2], float64.
 
     Args:
-        threshold: of scores, temperature included; what is below is excluded.
+        threshold: scores, temperature included, below which tokens are excluded.
     """
     num_rows, num_columns = logits.shape
     num_parts = triton.cdiv(num_columns, _PART)

@@ -1,4 +1,4 @@
-"""Whether recordings compute what passes do that are not recorded; looked at when a model loads."""
+"""Compares recorded passes with unrecorded ones, when a model is loaded."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from outrider.sampling.sampler import Choice, filter_logits
 
 log = logging.getLogger(__name__)
 
-# Enough for attention over several parts of what a slot holds, if slots are as long.
+# Tokens enough for attention over several parts of a slot, if slots are that long.
 _LONG = 1200
 _SAMPLED = SamplingParams(temperature=1.0, seed=1)
 _FILTERED = SamplingParams(temperature=1.0, top_k=4, top_p=0.95, min_p=1e-4, seed=2)
@@ -32,7 +32,7 @@ _NUM_STEPS = 3
 _WITH_RUNNERS_UP = 5
 
 Run = Callable[[Sequence[Chunk]], list[Tensor]]
-"""A pass that is not recorded: each chunk's logits."""
+"""Runs an unrecorded pass: each chunk's logits."""
 
 
 def checked_passes(
@@ -43,7 +43,7 @@ def checked_passes(
     run: Run,
     tolerance: float,
 ) -> StaticPasses | None:
-    """Passes to record and replay, by the first of our kernels and torch's that gives the same."""
+    """Passes to record, by the first of our kernels and torch's that gives the same logits."""
     kernels = kernels_for(device)
     for choice in (kernels, None) if kernels else (None,):
         static = StaticPasses(network, cache, device, record, choice)
@@ -57,7 +57,7 @@ def checked_passes(
 def checked_choices(
     static: StaticPasses, token_ids: Tensor, run: Run, tolerance: float
 ) -> StaticChoices | None:
-    """Choices in recorded passes, by the first of our kernels and torch's that is the same."""
+    """Choices in recorded passes, by the first of our kernels and torch's with the same tokens."""
     for choice in (static.kernels, None) if static.kernels else (None,):
         choices = StaticChoices(static, token_ids, choice)
         if chooses_the_same(choices, run, token_ids, tolerance, static.cache.num_slots):
@@ -71,7 +71,7 @@ def gives_the_same(static: StaticPasses, run: Run, tolerance: float) -> bool:
     """Whether logits are the same: of two sessions, and of one behind many tokens.
 
     Args:
-        tolerance: of a `difference`.
+        tolerance: the largest `difference`.
     """
     slots = range(min(2, static.cache.num_slots))
     first, second = ([Chunk(slot, start, [1, 2, 3], 2) for slot in slots] for start in (0, 3))
@@ -98,10 +98,10 @@ def _give_the_same(
 def chooses_the_same(
     choices: StaticChoices, run: Run, token_ids: Tensor, tolerance: float, num_slots: int
 ) -> bool:
-    """Whether what is chosen has the best scores by such logits, or as good as those.
+    """Whether the choices have the best scores by unrecorded logits, or equally good ones.
 
-    In a verification, then in a draft of several steps; with and without runners-up; of
-    sessions that choose alike, and of some that choose differently and share the passes.
+    In a verification, then in a draft of several steps; with and without runners-up; for
+    sessions with the same sampling parameters, and for different ones that share passes.
     """
     kinds = ([GREEDY], [_SAMPLED], [_FILTERED, GREEDY, _SAMPLED][:num_slots])
     widths = (1, min(_WITH_RUNNERS_UP, len(token_ids)))
@@ -148,10 +148,10 @@ def _logit_gap(
     index: int,
     ranks: Sequence[Choice],
 ) -> float:
-    """The gap between the scores of ranked tokens and the best ones, beside how much logits vary.
+    """The gap between the scores of ranked tokens and the best ones, relative to logits' spread.
 
-    Or, if that is more, how far a probability is off. Infinite if there is no such token, or a
-    filter excludes it by far: tokens at the border may be on either side.
+    Or the error of a probability, if that is larger. Infinite for an unknown token, or one that a
+    filter clearly excludes: tokens at the threshold may be on either side.
     """
     raw = logits[None].double()
     scores = unfiltered = allowed = raw[0]

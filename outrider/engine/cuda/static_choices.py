@@ -1,8 +1,8 @@
-"""Tokens chosen where the logits are: passes and choices recorded together.
+"""Passes and the choice of tokens, recorded together.
 
-Python learns what was chosen once for several steps of a draft, or for all tokens of a
-verification, not value by value. A draft step is a recording of its own, which reads the token
-that the one before it chose: asked for in a row, they run without a gap.
+Python gets choices once for several steps of a draft, or for all tokens of a verification,
+not value by value. A draft step is a separate recording, which reads the token that the
+previous one chose: launched in a row, they run without a gap.
 """
 
 from __future__ import annotations
@@ -37,28 +37,28 @@ from outrider.sampling.sampler import Choice
 
 MAX_STEPS = 16
 _FEWEST_ROWS = 2
-# Scores of a pass: 4 bytes each, or sampled 8 and some copies of them. What has more is left alone.
+# Limit on the scores of a pass: 4 bytes each, or 8 and some copies when sampling.
 _MOST_GREEDY_SCORES = 1 << 25
 _MOST_SCORES = 1 << 24
 
-# Of a row: its slot, where its chunk ends, and what it is chosen by.
+# Numbers of a row: its slot, the end of its chunk, and its sampling parameters.
 _NUM_NUMBERS = 2 + NUM_SETTINGS
 
 
 class Program(NamedTuple):
-    """What is recorded."""
+    """The kind of a recording."""
 
     shape: Shape
     work: SamplingWork
     width: int
     at_end: bool
-    """Tokens are chosen after each chunk's last token only, else after every token."""
+    """Whether tokens are chosen after each chunk's last token only, else after every token."""
     is_step: bool
-    """Each row reads the token that was chosen last, else its chunk."""
+    """Whether each row reads the token that was chosen last, else its chunk."""
 
 
 class RowStates:
-    """Where some rows are, on the device."""
+    """The states of rows, on the device."""
 
     def __init__(self, num_rows: int, width: int, device: torch.device) -> None:
         def integers(*shape: int) -> Tensor:
@@ -66,25 +66,25 @@ class RowStates:
 
         self.rows = integers(_NUM_NUMBERS, num_rows)
         self.slots, self.ends = self.rows[:2]
-        """Of each row; where its chunk ends."""
+        """Each row's slot, and the end of its chunk."""
         self.token_ids = integers(num_rows)
-        """What was chosen last."""
+        """The tokens that were chosen last."""
         self.count = integers(1)
         """How many tokens have been chosen."""
         self.chosen = torch.zeros(MAX_STEPS, num_rows, width, 2, dtype=torch.float64, device=device)
 
     def settings(self, count: int) -> RowSettings:
-        """Each row's so many times."""
+        """The settings of each row, `count` times."""
         numbers = self.rows[2:]
         return RowSettings.of(numbers if count == 1 else numbers.repeat_interleave(count, dim=1))
 
     def begin(self, rows: Tensor) -> None:
-        """Takes [_NUM_NUMBERS, num_rows]: slot, end and settings of each row."""
+        """Sets [_NUM_NUMBERS, num_rows]: slot, end and settings of each row."""
         self.rows.copy_(rows)
         self.count.zero_()
 
     def note(self, ranked: Tensor) -> None:
-        """Adds [num_rows, width, 2]. There may be no room when a step is tried for a recording."""
+        """Adds [num_rows, width, 2]; without room, as in trial runs, overwrites the last choices."""
         place = self.count.clamp(max=MAX_STEPS - 1)
         self.chosen.index_copy_(0, place, ranked[None])
         self.token_ids.copy_(ranked[:, 0, 0])
@@ -92,11 +92,11 @@ class RowStates:
 
 
 class StaticChoices:
-    """Recordings of passes and choices, beside those of an engine's passes.
+    """Recordings of passes with choices, besides those of an engine's passes.
 
     Args:
         token_ids: [num_columns], the tokens of the logits' columns.
-        kernels: with which to choose; else torch's operators do.
+        kernels: the module of kernels that choose; None: torch's operators.
     """
 
     def __init__(
@@ -111,17 +111,17 @@ class StaticChoices:
 
     @property
     def num_recordings(self) -> int:
-        """That have been asked for."""
+        """The number of recordings so far, failed ones included."""
         return len(self._graphs)
 
     def choose(
         self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int
     ) -> list[list[list[Choice]]] | None:
-        """For each chunk, what is chosen after its tokens whose logits are wanted.
+        """For each chunk, the choices after its tokens that get logits.
 
         Args:
-            num_steps: read the token that is chosen, choose the next one, and so on; more than
-                one where every chunk wants one token's logits. It may become fewer.
+            num_steps: how many tokens to choose in a row, reading each before the next one; more
+                than one if each chunk gets logits for one token. They may become fewer.
 
         Returns:
             None if there is no recording for it.
@@ -131,7 +131,7 @@ class StaticChoices:
         at_end = all(chunk.num_logits == 1 for chunk in chunks)
         if shape is None or (num_steps > 1 and not at_end):
             return None
-        if at_end:  # a product of one row takes a kernel more for its bias
+        if at_end:  # a product of one row takes another kernel for its bias
             shape = shape._replace(num_rows=max(_FEWEST_ROWS, shape.num_rows))
         num_ids, work = len(self._token_ids), work_of(specs)
         num_chosen = shape.num_rows if at_end else shape.num_tokens
@@ -162,9 +162,9 @@ class StaticChoices:
     def _inputs(
         self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], shape: Shape
     ) -> list[int]:
-        """All that differs between passes of a shape, so that it travels at once.
+        """Everything that differs between passes of a shape, as one tensor.
 
-        Token ids, positions and which is each chunk's last token; slot, end and settings.
+        Token ids, positions and each chunk's last token; slots, ends and settings.
         """
         rows = filled_up(chunks, shape.num_rows)
         lasts = [row * shape.width + len(chunk.token_ids) - 1 for row, chunk in enumerate(rows)]
@@ -177,14 +177,14 @@ class StaticChoices:
         return [*tokens_and_positions(rows, shape.width), *lasts, *chain.from_iterable(by_kind)]
 
     def _repeat(self, program: Program, states: RowStates, count: int) -> int:
-        """Asks for so many further steps; returns how many there will be."""
+        """Launches up to `count` further steps; returns how many."""
         if count == 0:
             return 0
         step = program._replace(shape=program.shape._replace(width=1), is_step=True)
         if step not in self._graphs:
             token_ids, num_chosen = states.token_ids.clone(), states.count.clone()
             self._graph(step, states.count, lambda _: self._step(step, states))
-            states.token_ids.copy_(token_ids)  # it was tried some times
+            states.token_ids.copy_(token_ids)  # recording has run it several times
             states.count.copy_(num_chosen)
         if (recorded := self._graphs[step]) is None:
             return 0
@@ -195,7 +195,7 @@ class StaticChoices:
     def _graph(
         self, program: Program, inputs: Tensor, run: Callable[[Tensor], Tensor]
     ) -> tuple[Tensor, Graph] | None:
-        """Where the inputs of a recording are, and it. It is made if it is new."""
+        """A recording and the tensor of its inputs; recorded now if it is new."""
         if program not in self._graphs:
             place = inputs.to(self._device)
             self._graphs[program] = self._passes.recorded(program.shape, place, lambda: run(place))
@@ -215,7 +215,7 @@ class StaticChoices:
         return ranked
 
     def _step(self, program: Program, states: RowStates) -> Tensor:
-        """Reads the tokens that were chosen last, and chooses those after them."""
+        """Reads the tokens that were chosen last, and chooses the next ones."""
         last = self._passes.cache.max_length - 1
         positions = (states.ends + states.count - 1).clamp(max=last)
         all_rows = torch.arange(program.shape.num_rows, device=self._device)
@@ -243,15 +243,15 @@ class StaticChoices:
 
 
 def _of_tokens(ranked: list[Any], chunks: Sequence[Chunk]) -> list[list[list[Choice]]]:
-    """Of each chunk's row, those after tokens whose logits are wanted."""
+    """The choices after each chunk's tokens that get logits."""
     chosen = []
-    for row, chunk in zip(ranked, chunks, strict=False):  # there may be rows of no chunk
+    for row, chunk in zip(ranked, chunks, strict=False):  # there may be padding rows
         end = len(chunk.token_ids)
         chosen.append([_choices(ranks) for ranks in row[end - chunk.num_logits : end]])
     return chosen
 
 
 def _choices(ranks: Sequence[Sequence[float]]) -> list[Choice]:
-    """Without runners-up that are excluded."""
+    """Choices, without excluded runners-up."""
     choices = [Choice(int(token_id), prob) for token_id, prob in ranks]
     return [choices[0], *(choice for choice in choices[1:] if choice.prob > 0)]

@@ -23,7 +23,7 @@ _LARGEST_WIDTH = 16
 
 
 class Shape(NamedTuple):
-    """What passes are padded to, powers of two: as many chunks, each of so many tokens."""
+    """A shape that passes are padded to, of powers of two."""
 
     num_rows: int
     width: int
@@ -37,12 +37,12 @@ class Shape(NamedTuple):
 class StaticPass(ForwardPass):
     """A pass of a shape, with a row for each chunk.
 
-    Made while a graph is recorded: all that it computes is a part of that.
+    Created while a graph is recorded, which includes all that it computes.
 
     Args:
         positions: [num_rows * width], in the rows' sequences
         slots: [num_rows]
-        kernels: with which to attend; else torch's operators do.
+        kernels: the module of kernels that attend; None: torch's operators.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class StaticPass(ForwardPass):
         return attended
 
     def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
-        """For layers with so many query heads to a key-value head, and such a sliding window."""
+        """Rows for layers with `groups` query heads to a key-value head, and a sliding window."""
         key = (groups, window)
         if key not in self._rows:
             num_rows, width, length = self._shape
@@ -105,11 +105,11 @@ def shape_of(chunks: Sequence[Chunk], max_length: int, num_steps: int = 1) -> Sh
     """The smallest shape that holds these chunks; None if there is none.
 
     Args:
-        num_steps: so many passes, each but the first over one token more of every chunk.
+        num_steps: the number of passes, each after the first with one token more in every slot.
     """
     num_rows = _power_of_two(len(chunks))
     width = _power_of_two(max(len(chunk.token_ids) for chunk in chunks))
-    # Padding behind a chunk's tokens is written to its slot, where nothing counts.
+    # Padding behind a chunk's tokens is written to its slot, where it does not count.
     end = max(chunk.start for chunk in chunks) + width
     end = max(end, max(chunk.end for chunk in chunks) + num_steps - 1)
     if num_rows > _MOST_ROWS or width > _LARGEST_WIDTH or end > max_length:
@@ -122,7 +122,7 @@ def _power_of_two(number: int) -> int:
 
 
 def kernels_for(device: torch.device) -> ModuleType | None:
-    """Our kernels; None where the device is no GPU, or there is no Triton."""
+    """Our kernels; None without a GPU or Triton."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return None
     return importlib.import_module("outrider.engine.cuda.kernels")

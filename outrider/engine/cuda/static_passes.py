@@ -1,10 +1,10 @@
 """Short passes of fixed shapes, recorded once and replayed: CUDA graphs.
 
-A short pass on a GPU is made of launches: a layer is a dozen kernels of microseconds,
-and Python needs longer to ask for one than it takes. A graph asks for all at once, but
-repeats just what was recorded, with the same shapes and addresses. So a pass is padded
-to one of a few shapes, and what differs from one pass to the next (tokens, positions,
-slots) is in tensors of fixed places. What fits no shape is not for here.
+A short pass on a GPU consists of launches: a layer is a dozen kernels of microseconds, and
+Python needs longer to launch one than it runs. A graph launches all at once, but repeats
+exactly what was recorded, with the same shapes and addresses. So a pass is padded to one of a
+few shapes, and what differs between passes (tokens, positions, slots) is in tensors at fixed
+addresses. Passes that fit no shape run without graphs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-# Kernels choose their ways in the first passes, and allocate; a recording must not.
+# In the first passes kernels choose their algorithms and allocate, which a recording must not.
 _NUM_WARM_UPS = 2
 
 
@@ -36,24 +36,24 @@ class Graph(Protocol):
     """Something recorded that runs again and again."""
 
     def replay(self) -> Tensor:
-        """Its output, in the same place every time."""
+        """Runs it; the output is at the same address every time."""
         ...
 
 
 Record = Callable[[Callable[[], Tensor]], Graph]
-"""Makes a graph of a function that reads and writes fixed places only."""
+"""Makes a graph of a function that reads and writes fixed addresses only."""
 
 
 class CudaRecorder:
-    """Records kernels. The graphs of an engine, which run one at a time, share their memory."""
+    """Records CUDA graphs. Those of an engine run one at a time and share their memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         with torch.cuda.device(device):
-            # Libraries make their handles on the first use of a stream, and may not in a recording.
+            # Libraries create handles on the first use of a stream, which a recording must not.
             self._stream = torch.cuda.Stream()
         self._pool = torch.cuda.graph_pool_handle()
-        # A pool that has lost all of its graphs takes no others.
+        # A pool whose graphs have all been freed takes no others.
         self._graphs: list[torch.cuda.CUDAGraph] = []
 
     def __call__(self, run: Callable[[], Tensor]) -> Graph:
@@ -62,7 +62,7 @@ class CudaRecorder:
             others = torch.cuda.current_stream()
             self._stream.wait_stream(others)
             try:
-                # An own context: that of a recording which fails leaves its stream current.
+                # A separate context, since that of a failed recording leaves its stream current.
                 with torch.cuda.stream(self._stream):
                     return self._record(run)
             finally:
@@ -73,22 +73,22 @@ class CudaRecorder:
             run()
         graph = torch.cuda.CUDAGraph()
         self._graphs.append(graph)
-        # Other threads of the process go on using the device.
+        # Other threads of the process continue to use the device.
         how: Any = {"pool": self._pool, "capture_error_mode": "thread_local"}
         try:
             with torch.cuda.graph(graph, stream=self._stream, **how):
                 return CudaGraph(graph, run())
         except BaseException:
             failed, self._pool = self._pool, torch.cuda.graph_pool_handle()
-            # Before 2.12 torch takes what is allocated for that recording's, and frees nothing
-            # any more (its issue 180395); later ones say that there is nothing to end.
+            # torch before 2.12 would count later allocations as the recording's and never free
+            # them (its issue 180395); later versions raise, since there is nothing to end.
             with contextlib.suppress(RuntimeError):
                 torch._C._cuda_endAllocateToPool(torch.cuda.current_device(), failed)
             raise
 
 
 class CudaGraph(NamedTuple):
-    """A recording, and where its output is."""
+    """A recording and its output."""
 
     graph: torch.cuda.CUDAGraph
     output: Tensor
@@ -114,17 +114,17 @@ class StaticPasses:
         self.cache = cache
         self.device = device
         self.record = record
-        # By shape: where its inputs are, and the graph; None if it cannot be recorded.
+        # By shape: the tensor of its inputs, and the graph; None if it cannot be recorded.
         self._graphs: dict[Shape, tuple[Tensor, Graph] | None] = {}
 
     @property
     def num_shapes(self) -> int:
-        """Shapes that have come up."""
+        """The number of shapes so far."""
         return len(self._graphs)
 
     @property
     def lengths(self) -> list[int]:
-        """Of shapes, ascending."""
+        """The lengths of shapes, ascending."""
         lengths = [static_pass.SHORTEST_LENGTH]
         while lengths[-1] < self.cache.max_length:
             lengths.append(2 * lengths[-1])
@@ -146,7 +146,7 @@ class StaticPasses:
             return None
         place, graph = recorded
         place.copy_(inputs, non_blocking=True)
-        # [num_rows * width, num_ids]; the next replay writes to the same place
+        # [num_rows * width, num_ids]; the next replay overwrites it
         logits = graph.replay().clone()
         ends = (row * shape.width + len(chunk.token_ids) for row, chunk in enumerate(chunks))
         return [
@@ -156,10 +156,10 @@ class StaticPasses:
     def recorded(
         self, shape: Shape, place: Tensor, run: Callable[[], Tensor]
     ) -> tuple[Tensor, Graph] | None:
-        """What reads `place`, with that; None if it cannot be recorded."""
+        """`place` and a graph that reads it; None if it cannot be recorded."""
         try:
             return place, self.record(run)
-        # Out of memory, an operation that waits for the device, a kernel that is not to be built.
+        # Out of memory, an operation that waits for the device, a kernel that cannot be built.
         except Exception as error:
             log.warning("no graph of %s: %s", shape, error)
             return None
@@ -174,17 +174,17 @@ class StaticPasses:
 
 
 def sendable(values: list[int], device: torch.device) -> Tensor:
-    """A tensor that a device can fetch by itself, while Python goes on."""
+    """A tensor that a device can fetch asynchronously."""
     return torch.tensor(values, pin_memory=is_gpu(device))
 
 
 def filled_up(rows: Sequence[T], num_rows: int) -> list[T]:
-    """So many rows; those that are left over repeat the first."""
+    """`num_rows` rows; the additional ones repeat the first."""
     return [*rows, *[rows[0]] * (num_rows - len(rows))]
 
 
 def tokens_and_positions(chunks: Sequence[Chunk], width: int) -> list[int]:
-    """Token ids of chunks that are padded to a width, then positions."""
+    """Token ids of chunks, padded to a width, then positions."""
     token_ids: list[int] = []
     positions: list[int] = []
     for chunk in chunks:
