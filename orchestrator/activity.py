@@ -1,4 +1,4 @@
-"""What the orchestrator does now, and has done since its start."""
+"""The activity of the orchestrator, now and since its start."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 
 def _durations() -> Distribution:
-    """From a quarter of a millisecond to two minutes."""
+    """A distribution of durations, from a quarter of a millisecond to two minutes."""
     return Distribution(powers_of_two(250_000, 20))
 
 
 @dataclass
 class Totals:
-    """Sums over requests, those that run included."""
+    """Sums over requests, running ones included."""
 
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
@@ -41,15 +41,14 @@ class Totals:
 
 
 class Activity:
-    """Knows the requests that run, and sums up those that have ended.
+    """Keeps the running requests, and sums up those that have ended.
 
-    Nothing is counted while a request runs: whoever looks adds up what requests count
-    for themselves.
+    Nothing is added while a request runs: a query adds up the requests' own counts.
     """
 
     def __init__(self) -> None:
         self.num_ended = 0
-        # Nanoseconds, a value for each request that has ended.
+        # Nanoseconds, one value for each request that has ended.
         self.stages: defaultdict[str, Distribution] = defaultdict(_durations)
         self.hidden: defaultdict[str, Distribution] = defaultdict(_durations)
         self.ttft, self.tpot = _durations(), _durations()
@@ -67,7 +66,7 @@ class Activity:
 
     @contextmanager
     def running(self, generation: Generation) -> Iterator[None]:
-        """A request runs as long as the context, and counts however it ends."""
+        """The request runs within the context; it counts however it ends."""
         self._running.add(generation)
         try:
             yield

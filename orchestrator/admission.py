@@ -1,8 +1,8 @@
-"""Which requests may start, which wait, and which are refused.
+"""Admission of requests: which may start, which wait, and which are refused.
 
-A request that runs holds one of the target's slots. When all are taken, requests wait
-in the order of their arrival. When too many wait, or one would wait for too long or past its
-deadline, it is refused at once, so that a client learns it while there is time to go elsewhere.
+A running request holds one of the target's slots. When all are taken, requests wait in the
+order of their arrival. When too many wait, or one would wait for too long or past its deadline,
+it is refused at once, so that the client has time to go elsewhere.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from outrider.errors import DeadlineUnreachable, QueueFull
 DEFAULT_MAX_QUEUED = 256
 DEFAULT_MAX_QUEUE_SECONDS = 10.0
 
-# Waits are guessed. Who is let in with up to this part of the longest one expected is
-# unlikely to be sent away after it.
+# Waits are forecast. A request that is admitted with up to this part of the longest wait
+# expected is unlikely to exceed it.
 _SAFE_PART = 0.8
 
-# Nothing is learned from requests that are refused. So each eighth in a row that finds a free
-# slot is let in, and what it takes replaces the guess.
+# Refused requests teach nothing. So of those in a row that find a free slot every eighth is
+# admitted, and its time replaces the forecast.
 _DOUBT_AFTER = 8
 
 _SHORTEST_RETRY_SECONDS = 0.1
 
 
 class Slot:
-    """A slot that a request holds. It tells how the request gets on."""
+    """A slot that a request holds, and the request's progress."""
 
     def __init__(self, work: Work, forecast: Forecast, running: set[Slot]) -> None:
         self.work = work
@@ -43,7 +43,7 @@ class Slot:
         self._since = time.monotonic()
 
     def advance(self, num_tokens: int) -> None:
-        """The request has `num_tokens` tokens by now."""
+        """Notes that the request has `num_tokens` tokens by now."""
         seconds, num_new = time.monotonic() - self._since, num_tokens - self.num_tokens
         if self.num_tokens:
             self._forecast.saw_tokens(len(self._running), seconds, num_new)
@@ -52,18 +52,18 @@ class Slot:
         self.num_tokens = num_tokens
 
     def resume(self) -> None:
-        """The next tokens are begun: what the client took to read the last ones is not theirs."""
+        """Notes that the next tokens are begun; until then the client read the last ones."""
         self._since = time.monotonic()
 
 
 class Admission:
-    """Hands out `num_slots` slots. The counts are for whoever watches.
+    """Hands out `num_slots` slots. The counts are for metrics.
 
     Args:
         max_queued: requests that may wait.
         max_queue_seconds: how long a request may wait. One that is expected to wait for
-            more than eight tenths of it is refused at once, and one that has waited for as
-            long after all is refused then.
+            more than eight tenths of it is refused at once, and one that has waited that long
+            nevertheless is refused then.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Admission:
         self._num_doubted = 0
 
     def resize(self, num_slots: int) -> None:
-        """There are so many slots from now on, as of a target that was restarted."""
+        """Changes the number of slots, after the target was restarted."""
         self.num_slots = num_slots
         self._slots.resize(num_slots)
 
@@ -98,7 +98,7 @@ class Admission:
 
     @asynccontextmanager
     async def slot(self, work: Work, seconds_left: float | None) -> AsyncIterator[Slot]:
-        """A slot for a request, held as long as the context.
+        """A slot for a request, held within the context.
 
         Raises:
             QueueFull: too many requests wait, or this one would wait for too long.
@@ -123,7 +123,7 @@ class Admission:
             self.forecast.saw_text(work, slot.num_tokens, ended)
 
     def check_queue(self) -> None:
-        """Raises QueueFull if a request that came now would wait, and may not."""
+        """Raises QueueFull if a new request would have to wait, and may not."""
         if not self._slots.locked():
             return
         if self.num_queued >= self.max_queued:
@@ -145,11 +145,11 @@ class Admission:
 
     @property
     def retry_seconds(self) -> float:
-        """After which a new try makes sense: until half of those who wait have started."""
+        """Seconds after which to retry: until half of the waiting requests have started."""
         return max(_SHORTEST_RETRY_SECONDS, self.seconds_to_wait / 2)
 
     async def _wait(self, work: Work, deadline: float) -> None:
-        """Waits for a slot, as long as that may take and there is time for the text after it."""
+        """Waits for a slot, within the limit and while there is time for the text."""
         self.check_queue()
         wait_budget = self._seconds_to_start(work, deadline, self.num_slots)
         if self.seconds_to_wait > wait_budget:
@@ -170,7 +170,7 @@ class Admission:
             raise self._unreachable()
 
     def _check_alone(self, work: Work, deadline: float) -> None:
-        """Raises DeadlineUnreachable, mostly, where a slot is free but time is short."""
+        """Mostly raises DeadlineUnreachable if a slot is free but time is short."""
         num_running = self.num_running + 1
         if self._seconds_to_start(work, deadline, num_running) >= 0:
             return
@@ -180,7 +180,7 @@ class Admission:
         self.forecast.forget(work, num_running)
 
     def _seconds_to_start(self, work: Work, deadline: float, num_running: int) -> float:
-        """In which a text must have begun to be done in time, where so many run."""
+        """Seconds within which a text must begin to be done in time, of `num_running` texts."""
         return deadline - time.monotonic() - self.forecast.seconds(work, num_running)
 
     def _refused(self, why: str) -> QueueFull:

@@ -57,7 +57,7 @@ def request_from_wire(
 
 
 def _plain(value: Any) -> Any:
-    """A value of a Struct, whose numbers are all floating, as JSON has it."""
+    """A value of a Struct as in JSON; a Struct's numbers are all floating."""
     if isinstance(value, Struct):
         return {key: _plain(each) for key, each in value.items()}
     if isinstance(value, ListValue):

@@ -1,4 +1,4 @@
-"""How long a request will take, by what requests have taken lately.
+"""Forecasts of the time of requests, by that of recent ones.
 
 Three things are learned: the time of a new token and that of a prompt token, each by the number
 of requests that ran at the time, and after how many tokens texts end by themselves.
@@ -8,17 +8,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-# Observations that count, roughly; older ones fade.
+# Roughly how many observations count; older ones fade.
 _NUM_STEPS = 1024
 _NUM_TEXTS = 64
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a request asks for.
+    """The work of a request.
 
     Args:
-        max_new_tokens: tokens that it may have, and has unless it ends by itself.
+        max_new_tokens: tokens that it gets unless it ends by itself.
         may_end: whether it can end by itself: at an end-of-text token, or a stop string.
     """
 
@@ -30,7 +30,7 @@ class Work:
 class Ratio:
     """A sum of amounts over a sum of counts, in which older terms fade.
 
-    About `num_terms` of them count; of few about a half, since what comes first is often slow.
+    About `num_terms` of them count; of few about a half, since the first ones are often slow.
     """
 
     def __init__(self, num_terms: int) -> None:
@@ -61,7 +61,7 @@ class ByLoad:
         self._ratios.setdefault(magnitude, Ratio(self._num_terms)).add(amount, count)
 
     def value(self, num_running: int) -> float:
-        """At the nearest magnitude that was seen; 0 if none was."""
+        """The ratio at the nearest observed magnitude; 0 without observations."""
         if not self._ratios:
             return 0.0
         magnitude = num_running.bit_length()
@@ -76,7 +76,7 @@ class Speed:
     """What is expected of requests while a certain number of them runs.
 
     Args:
-        end_probability: that a text which can end by itself does so at a token.
+        end_probability: that a text that can end by itself does so at a token.
     """
 
     token_seconds: float
@@ -84,14 +84,14 @@ class Speed:
     end_probability: float
 
     def seconds(self, work: Work, num_done: int = 0) -> float:
-        """What is left of a request that has `num_done` tokens."""
+        """The remaining time of a request that has `num_done` tokens."""
         seconds = self._num_tokens(work, num_done) * self.token_seconds
         if not num_done:
             seconds += work.num_prompt_tokens * self.prompt_token_seconds
         return seconds
 
     def _num_tokens(self, work: Work, num_done: int) -> float:
-        """The tokens still to come, if a text is as likely to end at any of them."""
+        """The expected number of further tokens, if a text may end at any with the same chance."""
         num_left = max(0, work.max_new_tokens - num_done)
         if not work.may_end or not self.end_probability:
             return num_left
@@ -99,7 +99,7 @@ class Speed:
 
 
 class Forecast:
-    """Learns from requests how long others will take; what has not been seen takes no time."""
+    """Learns from requests how long others will take; what it has not seen takes no time."""
 
     def __init__(self) -> None:
         self._token_seconds = ByLoad(_NUM_STEPS)
@@ -118,22 +118,22 @@ class Forecast:
         return self.speed(num_running).seconds(work, num_done)
 
     def saw_prompt(self, num_running: int, seconds: float, work: Work, num_tokens: int) -> None:
-        """A request read its prompt and wrote its first tokens in so many seconds."""
+        """Notes the seconds in which a request read its prompt and wrote its first tokens."""
         if token_seconds := self._token_seconds.value(num_running):
             reading = max(0.0, seconds - num_tokens * token_seconds)
             self._prompt_token_seconds.add(num_running, reading, work.num_prompt_tokens)
 
     def saw_tokens(self, num_running: int, seconds: float, num_tokens: int) -> None:
-        """A request wrote further tokens in so many seconds."""
+        """Notes the seconds in which a request wrote further tokens."""
         self._token_seconds.add(num_running, seconds, num_tokens)
 
     def saw_text(self, work: Work, num_tokens: int, ended: bool) -> None:
-        """A request got so many tokens; what was cut off only tells that it is longer."""
+        """Notes the tokens of a request. If it did not end by itself, it would be longer."""
         if work.may_end:
             self._ends.add(float(ended), num_tokens)
 
     def forget(self, work: Work, num_running: int) -> None:
-        """Drops what the guess of this request rests on."""
+        """Drops the observations behind the forecast of a request."""
         self._token_seconds.forget(num_running)
         self._prompt_token_seconds.forget(num_running)
         if work.may_end:

@@ -1,4 +1,4 @@
-"""The orchestrator's metrics beside those of its RPCs."""
+"""The orchestrator's metrics besides those of its RPCs."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from orchestrator.reporting.speculation import Speculation
 from orchestrator.sessions.pair import Pair
 from outrider.observability.metrics import histogram
 
-# Longer drafts are rare; what lies behind is left out.
+# Longer drafts are rare; later positions are left out.
 MAX_POSITIONS = 16
 
 
 def generation_metrics(activity: Activity, admission: Admission) -> Iterator[Metric]:
-    """What is counted, running requests included."""
+    """Metrics of requests, running ones included."""
     totals = activity.totals()
     yield _gauge("queued_requests", "Requests that wait for a slot.", admission.num_queued)
     yield _gauge("running_requests", "Requests that run.", activity.num_running)
@@ -36,7 +36,7 @@ def generation_metrics(activity: Activity, admission: Admission) -> Iterator[Met
 
 
 def pair_metrics(pair: Pair | None) -> Iterator[Metric]:
-    """Whether target and draft can be used; no draft where there is to be none."""
+    """Whether target and draft can be used; the draft only if one is configured."""
     target_is_up = pair is not None and pair.target_link.outage is None
     yield _gauge("target_up", "Whether the target can be used.", int(target_is_up))
     if pair is not None and pair.draft_link is not None:
@@ -76,7 +76,7 @@ def _speculation_metrics(speculation: Speculation) -> Iterator[Metric]:
 
 
 def _latency_metrics(activity: Activity) -> Iterator[Metric]:
-    """Distributions over requests that have ended, of what their latency reports say."""
+    """Distributions of the values of latency reports, over requests that have ended."""
     for name, text, stages in (
         ("stage", "A request's time on its critical path.", activity.stages),
         ("hidden", "A request's work behind its critical path.", activity.hidden),

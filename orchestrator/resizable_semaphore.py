@@ -7,7 +7,7 @@ from collections import deque
 
 
 class ResizableSemaphore:
-    """Is held at most `size` times at once; waiters get it in the order of their arrival."""
+    """A semaphore that is held at most `size` times; waiters get it in order of arrival."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -19,7 +19,7 @@ class ResizableSemaphore:
         return self._num_held >= self._size or any(not place.done() for place in self._waiting)
 
     async def acquire(self) -> None:
-        """Returns at once if it is not locked."""
+        """Waits while it is locked."""
         if not self.locked():
             self._num_held += 1
             return

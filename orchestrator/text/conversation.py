@@ -1,4 +1,4 @@
-"""What a conversation has to be before a chat template sees it."""
+"""Checks of a conversation before a chat template renders it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from outrider.errors import InvalidRequest
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 
-# Variables of a template that are set here.
+# Variables of a template that the orchestrator sets.
 _OWN_VARIABLES = ("messages", "add_generation_prompt")
 
-_LONGEST_NAME = 60  # of what an error message repeats, in characters
+_LONGEST_NAME = 60  # characters of a name in an error message
 
 
 def check_conversation(
     messages: Sequence[Turn], continues_last: bool, template_arguments: Mapping[str, object]
 ) -> None:
-    """Raises InvalidRequest. Without messages, nothing that is for them may be set."""
+    """Raises InvalidRequest, also for settings of a conversation without messages."""
     for index, turn in enumerate(messages):
         if not turn.role:
             raise InvalidRequest(f"messages[{index}] has no role")

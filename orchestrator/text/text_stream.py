@@ -1,4 +1,4 @@
-"""Tokens to text as they come: no half characters, nothing of a stop string."""
+"""Text of tokens as they are committed: no half characters, nothing of a stop string."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from outrider.errors import InvalidRequest
 
 _REPLACEMENT = "\ufffd"
 
-# A character spans at most four tokens, one a byte. Among so many tokens without a
-# readable end, the first ones are certainly not about to become a character.
+# A character spans at most four tokens, one a byte. In a longer run of tokens without a
+# readable end, the first ones cannot become a character.
 _MAX_INCOMPLETE = 8
 
-# What tokens without text leave in the text that stop strings are looked for in, and that is
-# taken out before the text is released. Surrogates: no text that is decoded holds any.
+# Marks of tokens without text, in the text that is searched for stop strings; they are removed
+# before the text is released. Surrogates, since decoded text has none.
 _DROPPED = "\ud800"
 _MARKS = re.compile("[\ud800-\udfff]")
 
 
 def check_stop_strings(stop: Sequence[str]) -> None:
-    """Raises InvalidRequest for a stop string that every text contains."""
+    """Raises InvalidRequest for a stop string that every text contains: the empty one."""
     if not all(stop):
         raise InvalidRequest("a stop string must not be empty")
 
@@ -30,15 +30,14 @@ def check_stop_strings(stop: Sequence[str]) -> None:
 class TextStream:
     """Turns tokens into text that is final.
 
-    Held back are a character whose last token is missing, and an end that may
-    become a stop string. The pieces join to what all tokens add to the text of
-    `prompt`, whose special tokens are left out, too.
-    One exception: byte tokens of a sentencepiece vocabulary that are no valid text
-    differ in the number of replacement characters.
+    It holds back a character whose last token is missing, and an end that may become a
+    stop string. The pieces join to what all tokens add to the text of `prompt`, whose
+    special tokens are left out, too. One exception: byte tokens of a sentencepiece
+    vocabulary that are not valid text differ in the number of replacement characters.
 
-    `stopped` is the stop string that was found, if any: the one that is complete
-    first, of several the longest. The text ends before it. Special tokens in a stop
-    string are found by their ids, and none is found across a token without text.
+    `stopped` is the stop string that was found, if any: the first that is complete, of
+    several the longest. The text ends before it. Special tokens in a stop string are
+    found by their ids, and a stop string is not found across a token without text.
     """
 
     def __init__(
@@ -47,12 +46,12 @@ class TextStream:
         check_stop_strings(stop)
         self._tokenizer = tokenizer
         self._marks: dict[int, str] = {}  # of special tokens that stop strings contain
-        # What is looked for, to the stop string that it stands for.
+        # Stop strings with marks, to those without.
         self._stop = {self._marked(each): each for each in stop} | {each: each for each in stop}
-        # Tokens whose text is out. The next ones are decoded behind them, since a
+        # Tokens whose text is released. The next ones are decoded behind them, since a
         # leading space depends on what comes before.
         self._context = self._end_of(prompt)
-        self._pending: list[int] = []  # tokens whose text is not out
+        self._pending: list[int] = []  # tokens whose text is not released
         self._held = ""  # text that may be the beginning of a stop string
         self._num_released = 0  # characters and marks
         self._ends: list[int] = []  # characters and marks up to each token
@@ -60,10 +59,10 @@ class TextStream:
 
     @property
     def num_kept_tokens(self) -> int:
-        """How many of the tokens it takes to produce the text that was released.
+        """How many of the tokens make the text that was released.
 
-        Without a stop string all of them. With one, tokens up to the one that brings
-        the last character before it; that token may hold some of the stop string too.
+        Without a stop string all of them. With one, tokens up to the one with the last
+        character before it, which may contain a part of the stop string, too.
         """
         if self.stopped is None:
             return len(self._ends)
@@ -81,11 +80,11 @@ class TextStream:
         return self._release(self._take_decoded(is_last=False))
 
     def flush(self) -> str:
-        """The text that was held back; call it when no more tokens come."""
+        """The text that was held back; call it after the last token."""
         if self.stopped is not None:
             return ""
         released = self._release(self._take_decoded(is_last=True))
-        held, self._held = self._held, ""  # none, if a stop string was found now
+        held, self._held = self._held, ""  # empty if a stop string was found now
         self._num_released += len(held)
         return released + _MARKS.sub("", held)
 
@@ -107,8 +106,8 @@ class TextStream:
             if self._tokenizer.has_text(token_id):
                 last.insert(0, token_id)
         ends = [last[begin:] for begin in range(len(last))]
-        # Bytes of a character whose first ones are missing are replaced. The text may hold
-        # such characters itself, so that all ends do.
+        # Bytes of a character without the first ones are replaced. If the text itself has
+        # replacement characters, every end has.
         return min(ends, key=self._num_replaced, default=[])
 
     def _num_replaced(self, token_ids: list[int]) -> int:
@@ -122,17 +121,17 @@ class TextStream:
             num_final = self._last_boundary()
             text = self._decode(self._pending[:num_final])
         final, self._pending = self._pending[:num_final], self._pending[num_final:]
-        # Tokens without text alone are no context: the space behind them would be lost.
+        # Tokens without text are not enough as context: the space behind them would be lost.
         self._context = final if text else self._context + final
         if text:
             self._ends[-1] += len(text)
         return text
 
     def _last_boundary(self) -> int:
-        """How many of the pending tokens later ones cannot change any more.
+        """How many of the pending tokens can no longer change with later ones.
 
-        Behind the end of a character both sides can be decoded apart; bytes of one
-        character that are torn apart make more replacement characters than together.
+        At the end of a character both sides can be decoded separately; the bytes of one
+        character would give more replacement characters separately than together.
         """
         if len(self._pending) < _MAX_INCOMPLETE:
             return 0
@@ -149,12 +148,12 @@ class TextStream:
         return self._tokenizer.decode(self._context + token_ids)[len(before) :]
 
     def _release(self, text: str) -> str:
-        """Adds new text to what is held and returns what cannot be part of a stop string."""
+        """Adds new text to the held text and returns what cannot be part of a stop string."""
         text = self._held + text
         self._held = ""
         found = [stop for stop in self._stop if stop in text]
         if found:
-            # What is complete first does not depend on how tokens cut the text.
+            # Which is complete first does not depend on how tokens divide the text.
             found.sort(key=lambda stop: (text.find(stop) + len(stop), -len(stop)))
             self.stopped = self._stop[found[0]]
             end = text.find(found[0])
@@ -166,7 +165,7 @@ class TextStream:
 
 
 def _overlap(text: str, stop: str) -> int:
-    """The length of the longest end of `text` that begins `stop`."""
+    """The length of the longest end of `text` with which `stop` begins."""
     for length in range(min(len(text), len(stop) - 1), 0, -1):
         if text.endswith(stop[:length]):
             return length

@@ -25,20 +25,20 @@ class Turn(Protocol):
 
 
 class Tokenizer:
-    """A tokenizer and a chat template, as a service sent them.
+    """A tokenizer and a chat template from a service.
 
     Raises:
-        UnsupportedModel: the service has another release of tokenizers, and ours cannot read it.
+        UnsupportedModel: our release of tokenizers cannot read the service's file.
     """
 
     def __init__(self, files: TokenizerFiles) -> None:
         try:
             self.backend = tokenizers.Tokenizer.from_str(files.tokenizer_json)
-        except Exception as error:  # the library has no class for it
+        except Exception as error:  # the library has no own class
             raise UnsupportedModel(
                 f"tokenizers {tokenizers.__version__} cannot read the tokenizer: {error}"
             ) from error
-        # What a file may carry along from training is not for prompts.
+        # A file may have truncation and padding from training, which prompts must not get.
         self.backend.no_padding()
         self.backend.no_truncation()
         added = self.backend.get_added_tokens_decoder()
@@ -62,10 +62,10 @@ class Tokenizer:
         return self._encode(text, add_special_tokens=True)
 
     def fewest_tokens(self, text: str) -> int:
-        """A number of tokens that `text` has at least, without splitting it."""
+        """A lower bound on the tokens of `text`, without splitting it."""
         if self.backend.normalizer is not None:
-            return 0  # which may make it any shorter
-        # A token's name has at least as many bytes as the text that it stands for.
+            return 0  # a normalizer may shorten the text
+        # A token's name has at least as many bytes as its text.
         return len(text.encode()) // self._longest_token
 
     @cached_property
@@ -73,7 +73,7 @@ class Tokenizer:
         return max(len(token.encode()) for token in self.vocab)
 
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
-        # A batch of one: unlike `encode` it lets other threads run meanwhile.
+        # A batch of one: unlike `encode`, it lets other threads run meanwhile.
         [encoding] = self.backend.encode_batch([text], add_special_tokens=add_special_tokens)
         ids: list[int] = encoding.ids
         return ids
@@ -87,12 +87,12 @@ class Tokenizer:
         """The tokens of a conversation, up to where the assistant's next turn begins.
 
         Args:
-            continues_last: up to where the last message ends instead.
+            continues_last: up to the end of the last message instead.
             template_arguments: further variables of the chat template.
 
         Raises:
             InvalidRequest: the model has no chat template, or it refuses the conversation.
-            BrokenChatTemplate: its template works for none.
+            BrokenChatTemplate: its template works for no conversation.
         """
         if self._chat_template is None:
             raise InvalidRequest("the target has no chat template: use prompt instead of messages")
@@ -105,16 +105,16 @@ class Tokenizer:
         return self._encode(text, add_special_tokens=False)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of tokens, special ones left out."""
+        """The text of tokens, without special ones."""
         text: str = self.backend.decode(list(token_ids), skip_special_tokens=True)
         return text
 
     def has_text(self, token_id: int) -> bool:
-        """Whether `decode` looks at the token: special and unknown ids are left out."""
+        """Whether `decode` includes the token: it leaves out special and unknown ids."""
         return token_id not in self._without_text and self.backend.id_to_token(token_id) is not None
 
     @cached_property
     def special_token(self) -> re.Pattern[str]:
-        """Finds special tokens in a text, the longest where several begin at one place."""
+        """Finds special tokens in a text; of several at one place the longest."""
         longest_first = sorted(filter(None, self.special_ids), key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -1,4 +1,4 @@
-"""Whether a draft speaks the target's language."""
+"""Whether draft and target share a vocabulary."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def check_compatible(
 ) -> None:
     """Compares two token-to-id maps.
 
-    An id that both know must be the same token. Ids that only one has are fine:
+    An id that both know must be the same token. Ids that only one knows are fine:
     families pad or extend their vocabularies differently, and the loop keeps such
     ids from the other model.
 
     Raises:
-        VocabularyMismatch: names both models and what differs.
+        VocabularyMismatch: an id has two meanings; the message names both models and the id.
     """
     target_tokens = {token_id: token for token, token_id in target_vocab.items()}
     draft_tokens = {token_id: token for token, token_id in draft_vocab.items()}

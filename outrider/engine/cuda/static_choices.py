@@ -84,7 +84,7 @@ class RowStates:
         self.count.zero_()
 
     def note(self, ranked: Tensor) -> None:
-        """Adds [num_rows, width, 2]; without room, as in trial runs, overwrites the last choices."""
+        """Adds [num_rows, width, 2]; in trial runs, without room, overwrites the last choices."""
         place = self.count.clamp(max=MAX_STEPS - 1)
         self.chosen.index_copy_(0, place, ranked[None])
         self.token_ids.copy_(ranked[:, 0, 0])
