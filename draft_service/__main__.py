@@ -40,7 +40,7 @@ def main(
 
     `--model replay:FILE` proposes recorded texts with a chosen acceptance.
     """
-    # Imports torch, which takes seconds: --help and mistakes in settings do not wait for it.
+    # Imports torch, which takes seconds: --help and wrong settings do not wait for it.
     from draft_service.service import run_draft
 
     run_draft(server, model, branches, min_confidence)

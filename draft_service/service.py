@@ -1,4 +1,4 @@
-"""The draft service as a process: settings to a loaded drafter to a server."""
+"""The draft service as a process: loads a drafter by its settings and serves it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def load_drafter(
     num_predrafts: int = DEFAULT_NUM_PREDRAFTS,
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
 ) -> tuple[ServedModel, Drafter]:
-    """The drafter that `options.model` names; a session has a slot for each branch.
+    """The drafter of `options.model`, with `num_predrafts` further slots for each session.
 
     Raises OutriderError.
     """
@@ -78,14 +78,14 @@ def load_drafter(
     info = dataclasses.replace(served.info, model_id=model_id, num_slots=num_sessions)
     served = dataclasses.replace(served, info=info)
     step_time = measure_step_time(engine, num_predrafts)
-    engine.passes = PassCounts()  # those to come are somebody's
+    engine.passes = PassCounts()  # without those of loading
     if script:
         return served, ReplayDrafter(engine, num_predrafts, script, step_time)
     return served, ModelDrafter(engine, num_predrafts, min_confidence, step_time)
 
 
 def _embedded(options: EngineOptions) -> EngineOptions:
-    """On a CPU in int8, for which the embedded draft was trained, unless asked otherwise."""
+    """Options of the embedded draft: on a CPU int8 by default, for which it was trained."""
     dtype = options.dtype
     if dtype == "auto" and choose_device(options.device).type == "cpu" and fbgemm_is_available():
         dtype = "int8"

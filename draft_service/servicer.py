@@ -1,4 +1,4 @@
-"""DraftService on the wire."""
+"""DraftService over gRPC."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class DraftServicer(ModelServicer[Drafter], draft_pb2_grpc.DraftServiceServicer)
 
 
 class Responses:
-    """Writes to a stream for two: the handler, and what is predrafted meanwhile."""
+    """Writes to a stream both proposals, from the handler, and predrafts."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -86,10 +86,10 @@ class Responses:
             await self._context.write(response)
 
     def write_predrafts(self, arrived_ns: int, predrafts: list[Predraft]) -> None:
-        """Returns at once. A stream that ends meanwhile has nobody who misses it.
+        """Writes predrafts later; returns at once. If the stream ends meanwhile, drops them.
 
         Args:
-            arrived_ns: when the request came that this belongs to.
+            arrived_ns: when the request came that they belong to.
         """
         if self._is_closed:
             return
@@ -105,6 +105,8 @@ class Responses:
                     await self._context.write(response)
 
     def close(self) -> None:
-        """What waits for its turn is dropped. What is being written ends with its stream: gRPC
-        would not free it if it were cancelled."""
+        """Drops what waits to be written.
+
+        A write under way ends with its stream: if it were cancelled, gRPC would leak it.
+        """
         self._is_closed = True

@@ -20,7 +20,7 @@ from outrider.settings.options import (
               help="Processes of torchrun's that hold the model together.")  # fmt: skip
 def main(server: ServerOptions, **model: str | int | None) -> None:
     """Serve the target: the model whose text this is."""
-    # Imports torch, which takes seconds: --help and mistakes in settings do not wait for it.
+    # Imports torch, which takes seconds: --help and wrong settings do not wait for it.
     from target_service.service import run_target
 
     run_target(server, model)

@@ -1,4 +1,4 @@
-"""The target alone, token after token, without a message in between."""
+"""Run-ahead: the target decodes token after token without requests."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from outrider.protocol.messages import SamplingParams, Timings
 from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice, choose_tokens
 
-_STOPPED = (-1, Timings())  # wakes who waits for a choice
+_STOPPED = (-1, Timings())  # ends `choices`
 
 
 class RunAhead(Job):
-    """Reads a token, chooses the one after it, reads that one, and so on.
+    """Reads a token, chooses the next one, reads that one, and so on.
 
-    Each choice goes to `choices` on the event loop, with what it took; if a pass fails,
-    its exception does.
+    Each choice goes to `choices` on the event loop, with its timings; if a pass fails, its
+    exception does.
 
     Args:
-        start: how many tokens the slot has read; `token_id` comes after them.
-        num_tokens: to choose.
+        start: how many tokens the slot has read; `token_id` follows them.
+        num_tokens: how many to choose.
     """
 
     def __init__(
@@ -75,9 +75,9 @@ class RunAhead(Job):
         return [token_id] if self._num_left else []
 
     async def choices(self) -> AsyncIterator[tuple[int, Timings]]:
-        """Tokens as they are chosen, with what each took; all, or until `stop`.
+        """Yields tokens as they are chosen, with their timings; all, or until `stop`.
 
-        Raises what a pass raised.
+        Raises the exception of a pass.
         """
         for _ in range(self._num_tokens):
             choice = await self._choices.get()
@@ -88,7 +88,7 @@ class RunAhead(Job):
             yield choice
 
     def stop(self) -> None:
-        """Ends `choices`. The scheduler is to be told, too."""
+        """Ends `choices`; the job must also be dropped at the scheduler."""
         self._is_stopped = True
         self._choices.put_nowait(_STOPPED)
 

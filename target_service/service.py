@@ -1,4 +1,4 @@
-"""The target service as a process: settings to a loaded model to a server."""
+"""The target service as a process: loads a model by its settings and serves it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def follow(options: EngineOptions) -> None:
 
 
 def check(options: EngineOptions) -> None:
-    """Raises ConfigurationError for settings that suit no target."""
+    """Raises ConfigurationError for settings that no target can have."""
     if options.dtype == "int8":
         raise ConfigurationError("a model in int8 can only be a draft")
 

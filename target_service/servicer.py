@@ -1,4 +1,4 @@
-"""TargetService on the wire."""
+"""TargetService over gRPC."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class TargetServicer(ModelServicer[Verifier], target_pb2_grpc.TargetServiceServi
 async def _next_request(
     requests: AsyncIterator[target_pb2.VerifyRequest], more: asyncio.Task[None] | None
 ) -> target_pb2.VerifyRequest | None:
-    """None at the end of the stream. Raises what `more` raises meanwhile."""
+    """The next request; None at the end of the stream. Raises what `more` raises meanwhile."""
     if more is None:
         return await anext(requests, None)
     request = asyncio.ensure_future(anext(requests, None))
@@ -90,10 +90,10 @@ async def _next_request(
 
 
 async def _write_more(context: Context, results: AsyncIterator[VerifyResult]) -> None:
-    """Answers without a request, each from where the answer before was given.
+    """Writes run-ahead results, each timed from the end of the previous answer.
 
-    It is not cancelled, but ends with the results or with the stream: gRPC would not free what
-    is being written.
+    It is not cancelled, but ends with the results or with the stream: gRPC would leak a message
+    that is being written.
     """
     began_ns = time.perf_counter_ns()
     with suppress(grpc.aio.BaseError, grpc.RpcError, asyncio.InvalidStateError):

@@ -19,15 +19,15 @@ from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice, choose_tokens
 from target_service.run_ahead import RunAhead
 
-# Each orchestrator sends no more sessions than there are slots: these are for several.
+# Sessions that may wait for a slot: one orchestrator opens no more than there are slots.
 MAX_WAITING = 64
 
 
 class Verification(Job):
-    """Reads committed and draft tokens in one go and picks the target's choice after each."""
+    """Reads committed and draft tokens in one pass and takes the target's choice after each."""
 
     go_on: Callable[[], None] | None = None
-    """Called on the engine's thread once there is a result."""
+    """Called on the engine's thread with the result, if set."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class Verification(Job):
     ) -> None:
         num_logits = len(draft_token_ids) + 1
         super().__init__(slot, start, [*token_ids, *draft_token_ids], num_logits)
-        self.length = start + len(token_ids)  # of what is committed before the result
+        self.length = start + len(token_ids)  # of the committed tokens
         self.num_accepted = self.next_token_id = 0
         self._draft_token_ids = draft_token_ids
         self._params = params
@@ -65,7 +65,7 @@ class Verification(Job):
         return self.length
 
     def _judge(self, choices: Sequence[int]) -> list[int]:
-        # There are fewer where logits are no numbers.
+        # There are fewer choices if logits are NaN.
         draft = self._draft_token_ids[: len(choices) - 1]
         self.num_accepted, self.next_token_id = accept_matching(draft, choices)
         if self.go_on is not None:
@@ -74,7 +74,7 @@ class Verification(Job):
 
 
 class VerifierSession:
-    """One client's sequence, in a slot of its own. Close it to give the slot back."""
+    """One client's sequence, in one slot. Close it to give the slot back."""
 
     def __init__(self, engine: Engine, scheduler: Scheduler, slot: int) -> None:
         self._scheduler = scheduler
@@ -87,9 +87,9 @@ class VerifierSession:
         self._run_ahead: RunAhead | None = None
 
     def is_stale(self, context_length: int, token_ids: Sequence[int]) -> bool:
-        """Whether a request that was sent ahead assumes another result than the last one.
+        """Whether a pipelined request assumes another result than the last one.
 
-        Raises InvalidRequest if there was none, or it does not assume one next token.
+        Raises InvalidRequest without a last result, or if it does not assume one next token.
         """
         if self._next_token_id is None:
             raise InvalidRequest("assumes_result needs a result before it")
@@ -108,7 +108,7 @@ class VerifierSession:
     ) -> VerifyResult:
         """Keeps `context_length` tokens, appends `token_ids`, verifies the draft tokens.
 
-        Then it goes on alone, by so many tokens: see `more`.
+        Afterwards it runs ahead by `num_run_ahead_tokens`: see `more`.
 
         Raises:
             ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: nothing has changed.
@@ -119,7 +119,7 @@ class VerifierSession:
         room = len(draft_token_ids) + num_run_ahead_tokens
         self._sequence.update(context_length, token_ids, room)
         tokens = self._sequence.token_ids
-        # The last token is read again if it must be: its logits are what is wanted.
+        # The last token is read again if necessary, since its logits are needed.
         start = min(self._num_cached, context_length, len(tokens) - 1)
         draft = self._rope.with_same_frequencies(len(tokens), draft_token_ids)
         job = Verification(self._slot, start, tokens[start:], draft, params, self._logit_token_ids)
@@ -144,7 +144,7 @@ class VerifierSession:
         params: SamplingParams,
         loop: asyncio.AbstractEventLoop,
     ) -> None:
-        """Called on the engine's thread, whose next pass is the first without a message."""
+        """Begins to run ahead. Called on the engine's thread, for its next pass."""
         length = job.length + job.num_accepted
         ids = self._logit_token_ids
         run_ahead = RunAhead(self._slot, length, job.next_token_id, num_tokens, params, ids, loop)
@@ -152,7 +152,7 @@ class VerifierSession:
         self._scheduler.follow_up(job, lambda: [run_ahead])
 
     def more(self) -> AsyncIterator[VerifyResult]:
-        """The results that follow the last one without a request, until `stop`."""
+        """The run-ahead results after the last one, until `stop`."""
         assert self._run_ahead is not None
         return self._more(self._run_ahead)
 
@@ -165,7 +165,7 @@ class VerifierSession:
             yield VerifyResult(length, 0, token_id, True, length, timings, is_run_ahead=True)
 
     def stop(self) -> None:
-        """Ends `more`. What a pass has read behind its last result will be read again."""
+        """Ends `more`. Tokens read behind its last result will be read again."""
         if self._run_ahead is not None:
             self._scheduler.drop([self._run_ahead])
             self._run_ahead.stop()
@@ -185,14 +185,14 @@ class Verifier:
         max_waiting: how many sessions may wait for a slot.
 
     Raises:
-        ConfigurationError: the model cannot say every token, so it is no target.
+        ConfigurationError: the model has a draft vocabulary or is in int8.
     """
 
     def __init__(self, engine: Engine, max_waiting: int = MAX_WAITING) -> None:
         if engine.has_draft_vocabulary:
             raise ConfigurationError("a model with a draft vocabulary can only be a draft")
         if engine.is_int8:
-            # Its logits depend on what shares the pass, so there is no text that is its own.
+            # Its logits depend on what shares the pass, so texts would not be reproducible.
             raise ConfigurationError("a model in int8 can only be a draft")
         self.engine = engine
         self.max_waiting = max_waiting
@@ -208,7 +208,7 @@ class Verifier:
         return activity_of(self.engine, self.scheduler)
 
     def check(self) -> None:
-        """Raises EngineFailed if it will verify nothing more. Call it once a second."""
+        """Raises EngineFailed if the engine has failed. Call it once a second."""
         self.scheduler.check()
 
     def open_session(self) -> VerifierSession:

@@ -1,4 +1,4 @@
-"""Ways to propose tokens: by a small model, or by a recorded text."""
+"""Drafters, which propose tokens: by a small model, or by a recorded text."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from outrider.engine.activity import ModelActivity
 from outrider.protocol.messages import Predraft, PredraftPlan, Proposal, SamplingParams
 
 OnPredrafts = Callable[[list[Predraft]], None]
-"""Called on the event loop with continuations that have grown."""
+"""Called on the event loop with predrafts that are new or have grown."""
 
 
 class DrafterSession(Protocol):
@@ -26,8 +26,8 @@ class DrafterSession(Protocol):
         """Keeps `context_length` tokens, appends `token_ids`, proposes what may follow.
 
         Args:
-            num_speculative_tokens: at most so many; 0 only brings the sequence up to date.
-            vocab_size: propose only ids below it, where given.
+            num_speculative_tokens: the most tokens; 0 only brings the sequence up to date.
+            vocab_size: if given, only ids below it are proposed.
 
         Raises:
             ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: nothing has changed.
@@ -37,7 +37,7 @@ class DrafterSession(Protocol):
     def predraft(
         self, num_draft_tokens: int, predraft_plan: PredraftPlan, on_predrafts: OnPredrafts
     ) -> None:
-        """Drafts on past the proposal, in the background, until the next `propose`.
+        """Predrafts in the background, until the next `propose`.
 
         Args:
             num_draft_tokens: how many tokens at the sequence's end, the proposal included,
@@ -49,17 +49,17 @@ class DrafterSession(Protocol):
 
 
 class Drafter(Protocol):
-    """Opens sessions, as many as there are slots."""
+    """Opens sessions, as many as its slots allow."""
 
     @property
     def num_free_slots(self) -> int: ...
 
     def activity(self) -> ModelActivity:
-        """What it does at this moment, for metrics."""
+        """The activity at this moment, for metrics."""
         ...
 
     def check(self) -> None:
-        """Raises EngineFailed if it will propose nothing more. Is called once a second."""
+        """Raises EngineFailed if the engine has failed. Is called once a second."""
         ...
 
     def open_session(self) -> DrafterSession:

@@ -15,8 +15,8 @@ from outrider.sampling.sampler import Choice, rank_tokens
 
 NUM_RUNNERS_UP = 4
 
-# How many tokens a proposal has drafted before Python looks at them: fewer where it may end
-# early. Meanwhile no other session's step can share the passes.
+# Tokens of a proposal that are drafted before Python looks at them: fewer where it may end early.
+# Meanwhile other sessions' steps cannot share the passes.
 _MANY_STEPS = 8
 _FEW_STEPS = 4
 
@@ -31,7 +31,7 @@ class Sampler:
 
     @property
     def spec(self) -> SamplingSpec:
-        """How an engine that chooses by itself does what `rank` does."""
+        """The spec with which an engine chooses as `rank` does."""
         return SamplingSpec(self.params, len(self.token_ids), 1 + NUM_RUNNERS_UP)
 
     def rank(self, logits: Tensor, index: int) -> list[Choice]:
@@ -41,13 +41,13 @@ class Sampler:
         return self.revise(choices, index)
 
     def revise(self, choices: list[Choice], index: int) -> list[Choice]:
-        """What is said instead of the model's choices at `index`."""
+        """Replaces the model's choices at `index`; by default returns them."""
         return choices
 
 
 @dataclass
 class SlotContent:
-    """What a session's slot has read, and what the model thought came next.
+    """The tokens that a session's slot has read, and the model's choices after them.
 
     `ranks[i]` are the choices for index i of the sequence, valid after the tokens
     before it. `session` is the same in all slots of a session, one of them.
@@ -59,13 +59,13 @@ class SlotContent:
     ranks: dict[int, list[Choice]] = field(default_factory=dict)
 
     def common_length(self, token_ids: Sequence[int]) -> int:
-        """How many tokens at the beginning of `token_ids` the slot has read."""
+        """How many of the first `token_ids` the slot has read."""
         return common_length(self.token_ids, token_ids)
 
     def keep(self, length: int) -> None:
-        """Forgets what comes after the first `length` tokens."""
+        """Forgets all but the first `length` tokens."""
         self.token_ids = self.token_ids[:length]
-        # A copy first: a dropped job may still write there from the engine's thread.
+        # A copy, since a dropped job may still write there from the engine's thread.
         ranks = list(self.ranks.items())
         self.ranks = {index: choices for index, choices in ranks if index <= length}
 
@@ -74,10 +74,10 @@ class Drafting(Job):
     """Drafts up to `num_tokens` tokens after `sequence`, fewer where the text ends.
 
     Args:
-        content: of the slot to draft in; `source` is another whose tokens it may copy.
-        on_draft: called on the engine's thread after each token; whether to draft on.
+        content: of the slot to draft in; `source` is that of a slot to copy tokens from.
+        on_draft: called on the engine's thread after each token; returns whether to continue.
         guesses_bonus: the first drafted token stands for the target's own.
-        min_confidence: no more tokens once the chance that the target takes all of them,
+        min_confidence: no more tokens once the chance that the target accepts all of them,
             by the draft's own probabilities, is below it.
     """
 
@@ -93,7 +93,7 @@ class Drafting(Job):
         guesses_bonus: bool = False,
         min_confidence: float = 0.0,
     ) -> None:
-        # The last token is read again if it must be: its logits are what is wanted.
+        # The last token is read again if necessary, since its logits are needed.
         last = len(sequence) - 1
         own_length = min(content.common_length(sequence), last)
         start, copy_from = own_length, None
@@ -124,7 +124,7 @@ class Drafting(Job):
 
     @property
     def num_at_once(self) -> int:
-        """In the background there is a look at the time after each."""
+        """How many tokens to choose in a row; one in the background, to check the time."""
         if self._on_draft is not None:
             return 1
         most = _FEW_STEPS if self._min_confidence else _MANY_STEPS
@@ -139,7 +139,7 @@ class Drafting(Job):
         return self._draft(self._sampler.revise(list(choices), len(self._sequence)))
 
     def _draft(self, choices: list[Choice]) -> list[int]:
-        """Adds a token to the draft; returns it, or nothing if it is the last one."""
+        """Adds a token to the draft; returns it to be read, or nothing if it is the last one."""
         token_id = choices[0].token_id
         self.ranks[len(self._sequence)] = choices
         self._sequence.append(token_id)
@@ -155,13 +155,13 @@ class Drafting(Job):
         return [] if is_last else [token_id]
 
     def predrafted(self, context_length: int) -> Predraft:
-        """What was drafted, if what comes before it, behind the context, is committed."""
+        """The predraft: drafted tokens, and those behind the context that it assumes."""
         draft = tuple(self._sequence[self._num_assumed :])
         assumed = tuple(self._sequence[context_length : self._num_assumed])
         return Predraft(context_length, assumed, draft, self.timings.forward_ns)
 
     def settle(self) -> None:
-        """Notes in the slot's content what has been read, or copied."""
+        """Notes in the slot's content which tokens have been read or copied."""
         uncopied = self.copy_from  # before `start`, since the engine's thread clears it after
         num_read = self.start if uncopied is None else uncopied[1]
         self._content.token_ids = self._sequence[:num_read]

@@ -1,9 +1,9 @@
-"""How many outcomes of a verification are worth predrafting for, and from when on.
+"""The fan-out: for how many outcomes of a verification to predraft, and when.
 
-Each more is a chance more that the result finds its continuation, but every pass over
-them takes longer, and what is not drafted when the result comes is worth nothing. So
-it depends on the time that there is: on one machine a verification may leave time for
-two passes, behind a slow network for ten.
+Each further outcome raises the chance of a cache hit, but makes every pass longer, and what
+is not drafted when the result comes is worth nothing. So it depends on the time that there
+is: on one machine a verification may leave time for two passes, behind a slow network for
+ten.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from dataclasses import dataclass
 from outrider.engine.chunk import Chunk
 from outrider.engine.scheduling.batch_limits import Passes, best_seconds
 
-# How often draft tokens are accepted where nobody says; and at least, since only what is
-# predrafted can show that a draft has become better.
+# The acceptance rate if it is unknown, and the least one assumed, since only predrafts can show
+# that a draft has become better.
 _USUAL_ACCEPTANCE = 0.6
 _LEAST_ACCEPTANCE = 0.25
-# What a branch must bring, in accepted tokens a step.
+# The least worth of a further outcome, in accepted tokens a step.
 _LEAST_WORTH = 0.01
-# Of the time between two requests, what is left when tokens have been chosen and sent.
+# The share of the time between two requests in which tokens are chosen and sent.
 _ON_THE_WAY = 0.1
-# What the latest window and the latest pass count.
+# The weight of the latest window and the latest pass.
 _LATEST = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """What a draft step takes, in nanoseconds: with one branch, and more with each further.
+    """Nanoseconds of a draft step over one predraft, and of each further one.
 
-    0 stands for unknown; then every branch is thought to be worth it.
+    0 stands for unknown; then every outcome counts as worth it.
     """
 
     first_ns: float = 0.0
@@ -44,7 +44,7 @@ UNKNOWN_STEP_TIME = StepTime()
 
 
 def measure_step_time(engine: Passes, max_predrafts: int) -> StepTime:
-    """By passes over one slot and over `max_predrafts` of them."""
+    """Measures passes over one slot and over `max_predrafts` of them."""
     chunks = [Chunk(slot, 0, [0], 1) for slot in range(max(1, max_predrafts))]
     first_ns = 1e9 * best_seconds(engine, chunks[:1])
     if len(chunks) == 1:
@@ -55,7 +55,7 @@ def measure_step_time(engine: Passes, max_predrafts: int) -> StepTime:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """What to draft after each outcome: so many tokens, each accepted so often.
+    """How many tokens to draft after each outcome, and how often each is accepted.
 
     `acceptance_rate` is that of tokens behind accepted ones; 0 stands for unknown.
     """
@@ -68,7 +68,7 @@ class Depth:
         return max(_LEAST_ACCEPTANCE, self.acceptance_rate or _USUAL_ACCEPTANCE)
 
     def worth(self, num_passes: float) -> float:
-        """Of what so many passes draft, in tokens that are accepted.
+        """The expected accepted tokens of a predraft that gets `num_passes` passes.
 
         A token that is half drafted by then on average is there in time less than half the
         time.
@@ -82,7 +82,7 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to predraft for at once: whether for full acceptance, and for how many corrections.
+    """The first outcomes to predraft for: whether full acceptance, and how many corrections.
 
     There may be more once the token behind the draft has been guessed.
     """
@@ -92,27 +92,27 @@ class Plan:
 
 
 class FanOut:
-    """Chooses the branches of one session, by the time that its verifications leave.
+    """Chooses the outcomes to predraft for in one session, by the time of its verifications.
 
-    Chances are the draft's own, and those of corrections come likeliest first.
+    Chances are the draft's own; those of corrections come likeliest first.
     """
 
     def __init__(self, step_time: StepTime) -> None:
         self._step_time = step_time
-        self._slowness = 1.0  # of passes now: others may use the same cores or memory
-        # What verifications leave by their number of draft tokens, and what this one will.
+        self._slowness = 1.0  # of passes now: the target may use the same cores or memory
+        # The time of verifications by their number of draft tokens, and of the current one.
         self._windows_ns: dict[int, float] = {}
         self._window_ns: float | None = None
 
     def plan(
         self, num_draft_tokens: int, accepted: float, corrections: Sequence[float], depth: Depth
     ) -> Plan:
-        """What to do when a verification of so many draft tokens begins.
+        """The outcomes with which to begin, as a verification begins.
 
         Args:
             accepted: the chance that all draft tokens are accepted.
             corrections: the chances of those that there are slots for.
-            depth: what is wanted after each outcome.
+            depth: of predrafts.
         """
         known = min(self._windows_ns, key=lambda other: abs(other - num_draft_tokens), default=None)
         self._window_ns = None if known is None else self._windows_ns[known]
@@ -155,31 +155,31 @@ class FanOut:
         return _best(worth, len(others))[0]
 
     def has_time(self, num_predrafts: int, spent_ns: int) -> bool:
-        """Whether a pass over so many branches would end before the result.
+        """Whether a pass over `num_predrafts` would end before the result.
 
-        One that does not keeps the next verification's first pass waiting.
+        Otherwise it would delay the first pass of the next verification.
         """
         if self._window_ns is None or self._step_time == UNKNOWN_STEP_TIME:
             return True
         return self._num_passes(num_predrafts, spent_ns) >= 1
 
     def _num_passes(self, num_predrafts: int, spent_ns: float = 0.0) -> float:
-        """That end before the result comes."""
+        """How many passes would end before the result."""
         left_ns = (self._window_ns or 0.0) - spent_ns
         return max(0.0, left_ns) / max(1.0, self._slowness * self._step_time.of(num_predrafts))
 
     def note_pass(self, num_predrafts: int, took_ns: int) -> None:
-        """Learns what a pass over so many branches took."""
+        """Learns the time of a pass over `num_predrafts`."""
         expected_ns = self._step_time.of(num_predrafts)
         if expected_ns:
             self._slowness += _LATEST * (took_ns / expected_ns - self._slowness)
 
     def observe(self, num_draft_tokens: int, elapsed_ns: int, was_served: bool) -> None:
-        """Learns what a verification of so many draft tokens left.
+        """Learns the time of a verification of `num_draft_tokens`.
 
         Args:
-            elapsed_ns: from its beginning to the request that followed.
-            was_served: whether any pass was had in that time. Others may have had them all.
+            elapsed_ns: from its beginning to the next request.
+            was_served: whether there was any pass in that time; other sessions may take all.
         """
         window_ns = (1 - _ON_THE_WAY) * elapsed_ns if was_served else 0.0
         before = self._windows_ns.get(num_draft_tokens, window_ns)
@@ -187,11 +187,11 @@ class FanOut:
 
 
 EVERY_OUTCOME = FanOut(UNKNOWN_STEP_TIME)
-"""For as many branches as there are slots."""
+"""A fan-out to as many outcomes as there are slots."""
 
 
 def _best(worth: Callable[[int], float], most: int) -> tuple[int, float]:
-    """The number of branches, none to `most`, that is worth most; and what it is worth."""
+    """The number of outcomes, from 0 to `most`, that is worth most, and its worth."""
     best, best_worth = 0, worth(0)
     for count in range(1, most + 1):
         found = worth(count)

@@ -1,9 +1,9 @@
-"""Proposes by a small model: k steps, batched with those of other sessions.
+"""A drafter with a small model: k steps, batched with those of other sessions.
 
-While the target verifies, the model drafts on: past the last draft token, as if all
-were accepted, and after the likeliest corrections, each in a slot of its own
-("Speculative Speculative Decoding", arXiv 2603.03251). Whatever the result is, the
-next proposal starts from the slot that has most of it.
+While the target verifies, the model predrafts: past the last draft token, as if all were
+accepted, and after the likeliest corrections, each in a separate slot ("Speculative
+Speculative Decoding", arXiv 2603.03251). Whatever the result is, the next proposal starts
+from the slot that has most of it.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.engine.scheduling.sequence import TokenSequence
 from outrider.protocol.messages import GREEDY, PredraftPlan, Proposal, SamplingParams
 
-# So many tokens are read by the pass that drafts after them.
+# The most tokens that are read by the pass that drafts after them.
 _FEW_TOKENS = 16
 
 
 class Proposable:
-    """The tokens that a draft can propose, ascending: the logits' first columns are for them."""
+    """The tokens that a draft can propose, ascending; they have the logits' first columns."""
 
     def __init__(self, token_ids: Tensor) -> None:
         self._token_ids = token_ids
-        self._values = token_ids.tolist()  # once: to look at a device waits for all its passes
+        self._values = token_ids.tolist()  # once, since reading a device waits for its passes
 
     def below(self, vocab_size: int | None) -> Tensor:
-        """Those that a target with so many tokens knows; None: all."""
+        """The tokens below `vocab_size`; None: all."""
         return self._token_ids[: bisect_left(self._values, vocab_size or math.inf)]
 
 
@@ -70,10 +70,10 @@ class ModelDrafterSession:
         slots = scheduler.acquire_all(max(1, max_predrafts))
         self._contents = [SlotContent(slot, session=slots[0]) for slot in slots]
         self._main = self._contents[0]
-        self._last_draft_token: list[int] = []  # which the sequence does not have yet
+        self._last_draft_token: list[int] = []  # not in the sequence yet
         self._branches: Predrafts | None = None
         self._fan_out = FanOut(step_time)
-        self._is_behind_prompt = False  # what is predrafted: the target reads that for long
+        self._is_behind_prompt = False  # whether the target reads the prompt, which takes long
 
     async def propose(
         self,
@@ -96,8 +96,8 @@ class ModelDrafterSession:
         num_read = self._main.common_length(tokens)
         self._is_behind_prompt = is_prompt = num_read == 0
         if num_speculative_tokens == 0 and not is_prompt and length - num_read <= _FEW_TOKENS:
-            return Proposal(length, (), length)  # a pass of their own would only delay the others
-        # Somebody waits for these tokens, so they must be worth it; those predrafted are free.
+            return Proposal(length, (), length)  # a separate pass would only delay the others
+        # These tokens are waited for, so they must be worth it; predrafts are free.
         job = Drafting(
             self._main,
             tokens,
@@ -150,11 +150,11 @@ class ModelDrafter:
     """Opens sessions on one engine.
 
     Args:
-        num_predrafts: how many outcomes a session can predraft for at most. A session
+        num_predrafts: the most outcomes that a session can predraft for. A session
             takes a slot of the engine's cache for each.
-        step_time: what a draft step takes, see `measure_step_time`.
-        min_confidence: a proposal ends where the draft thinks that the target is less
-            likely than this to accept all of it.
+        step_time: of a draft step, see `measure_step_time`.
+        min_confidence: a proposal ends when the target is less likely than this to accept
+            all of it, by the draft's own probabilities.
     """
 
     session_class = ModelDrafterSession

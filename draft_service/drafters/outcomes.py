@@ -1,4 +1,4 @@
-"""Which outcomes of a verification are worth predrafting for."""
+"""The likeliest outcomes of a verification."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import NamedTuple
 
 from outrider.sampling.sampler import Choice
 
-# That a draft token is accepted which is not the draft's own: it stood in the text before.
+# The chance of a draft token that is not the draft's own but was looked up in the text.
 _UNKNOWN_CHANCE = 0.6
 
 
 class Correction(NamedTuple):
-    """A way in which the target may reject a draft."""
+    """An outcome in which the target rejects a draft token."""
 
     chance: float
     token_ids: list[int]
-    """That would be committed: some draft tokens, then another in place of the next one."""
+    """The tokens that it commits: some draft tokens, then another in place of the next one."""
 
 
 def likeliest_corrections(
@@ -29,7 +29,7 @@ def likeliest_corrections(
     draft would.
 
     Args:
-        ranks: entry i has the draft's choices where `draft[i]` stands; nothing if unknown.
+        ranks: entry i has the draft's choices at the position of `draft[i]`; empty if unknown.
     """
     corrections: list[Correction] = []
     accepted_prob = 1.0
@@ -44,7 +44,7 @@ def likeliest_corrections(
 
 
 def acceptance_chance(draft: Sequence[int], ranks: Sequence[Sequence[Choice]]) -> float:
-    """That the target accepts all of `draft`, by the draft's own probabilities if it has any."""
+    """The chance that the target accepts all of `draft`, by the draft's own probabilities."""
     chance = 1.0
     for token_id, choices in zip(draft, ranks, strict=True):
         probs = {choice.token_id: choice.prob for choice in choices}

@@ -1,4 +1,4 @@
-"""What is drafted while the target verifies: after each of some outcomes, in slots of their own."""
+"""Predrafts: what is drafted while the target verifies, after some outcomes, each in a slot."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from outrider.protocol.messages import Predraft
 
 
 class Predrafts:
-    """The outcomes of one verification.
+    """The predrafts of one verification.
 
-    Past the last draft token it goes on as if all were accepted; the first token there is a
-    guess of the target's own. The other outcomes are corrections of the draft and, once there
-    is the guess, its runners-up.
+    Behind the last draft token the first token is a guess of the bonus token, as if all were
+    accepted. The other outcomes are corrections of the draft and, once there is the guess, its
+    runners-up.
 
     Args:
-        main: of the slot that has read the sequence; it goes on there.
-        spare: of the other slots, one for each further outcome.
-        depth: what to draft after each.
-        fan_out: says how many outcomes are worth it.
+        main: the content of the slot that has read the sequence, and drafts on.
+        spare: those of the other slots, one for each further outcome.
+        depth: how much to draft after each outcome.
+        fan_out: chooses how many outcomes are worth it.
     """
 
     def __init__(
@@ -53,12 +53,12 @@ class Predrafts:
         self._committed: list[int] = []
         self._draft: list[int] = []
         self._accepted = 0.0  # the chance that all of the draft is accepted
-        self._corrections: list[Correction] = []  # that nothing is drafted after yet
+        self._corrections: list[Correction] = []  # not drafted after yet
         self._jobs: list[Drafting] = []
         self._began_ns = time.perf_counter_ns()
 
     def start(self, committed: list[int], draft: list[int]) -> None:
-        """Drafts on while `draft` is verified behind `committed`."""
+        """Begins to predraft, while `draft` is verified behind `committed`."""
         self._committed, self._draft = committed, draft
         ranks = [self._main.ranks.get(len(committed) + i, []) for i in range(len(draft))]
         self._accepted = acceptance_chance(draft, ranks)
@@ -79,7 +79,7 @@ class Predrafts:
             )
             self._jobs.append(guess)
         self._jobs += self._after(corrections[: plan.num_corrections])
-        # From the first one on, others may follow at any moment.
+        # As soon as the first one is submitted, others may follow at any moment.
         for job in list(self._jobs):
             self._scheduler.submit(job)
 
@@ -103,11 +103,11 @@ class Predrafts:
                 )
             )
         for job in jobs:
-            self._announce(job)  # it is under way
+            self._announce(job)  # still empty
         return jobs
 
     def _on_guess(self, job: Drafting) -> bool:
-        """Called on the engine's thread, whose next pass shall have all that is worth it."""
+        """Adds further outcomes. Called on the engine's thread, for its next pass."""
         if len(job.draft_token_ids) > 1:
             return self._on_draft(job)
         self._announce(job)
@@ -115,15 +115,15 @@ class Predrafts:
         return True
 
     def _on_draft(self, job: Drafting) -> bool:
-        """Whether a further token would be there in time."""
+        """Returns whether a further token would be there in time."""
         self._announce(job)
         num_running = sum(not job.done.done() for job in self._jobs)
         return self._fan_out.has_time(num_running, time.perf_counter_ns() - self._began_ns)
 
     def _further(self, guess_job: Drafting) -> list[Drafting]:
-        """Jobs for other outcomes that are worth it now that there is a guess."""
+        """Jobs for other outcomes that are worth it now that the bonus token is guessed."""
         self._fan_out.note_pass(len(self._jobs), guess_job.timings.forward_ns)
-        guess_job.settle()  # what has been read can be copied
+        guess_job.settle()  # so that its tokens can be copied
         guess, *runners_up = guess_job.ranks[len(self._committed) + len(self._draft)]
         others = self._corrections + [
             Correction(self._accepted * other.prob, [*self._draft, other.token_id])
@@ -138,7 +138,7 @@ class Predrafts:
         return jobs
 
     def drop(self) -> tuple[int, int, bool]:
-        """Gives all up; returns what `FanOut.observe` wants."""
+        """Drops all predrafts; returns the arguments of `FanOut.observe`."""
         elapsed_ns = time.perf_counter_ns() - self._began_ns
         self._scheduler.drop(self._jobs)
         was_served = not self._jobs or any(job.num_passes for job in self._jobs)
@@ -150,7 +150,7 @@ class Predrafts:
 class Announcer:
     """Brings drafted tokens from the engine's thread to `on_predrafts`, several at a time.
 
-    A branch without any says that it is under way.
+    A predraft without tokens announces that it has been begun.
     """
 
     def __init__(self, context_length: int, on_predrafts: OnPredrafts) -> None:

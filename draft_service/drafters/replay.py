@@ -1,14 +1,13 @@
-"""Proposes a recorded text, each token wrong with a chosen probability, at a model's cost.
+"""A drafter that replays a recorded text, with chosen errors, at a model's cost.
 
-For measurements that should not depend on how good a draft happens to be. The model
-runs as ever, with predrafts and all; only what it chose is replaced afterwards.
+For measurements that should not depend on the quality of a draft. The model runs as
+usual, predrafts included; its choices are replaced afterwards.
 
-How errors are modelled: the token at each place of a text is right with the chosen
-probability, by a draw of its own that is the same in every branch. Where it is wrong,
-the text's token is the r-th runner-up as often as `RUNNER_UP_CHANCES` says, or none of
-them. The probabilities that the draft gives to its choices are these same numbers: it
-knows how often it is right, but not when. Behind a wrong token nothing can be accepted,
-so what is said there does not matter.
+The token at each position of a text is right with the chosen probability, by an
+independent draw that is the same for all outcomes. Where it is wrong, the text's token is
+the r-th runner-up with the probability in `RUNNER_UP_CHANCES`, or none of them. The draft
+gives its choices these same probabilities: it knows how often it is right, but not when.
+Behind a wrong token nothing can be accepted, so what is proposed there does not matter.
 """
 
 from __future__ import annotations
@@ -39,10 +38,10 @@ RUNNER_UP_CHANCES = (0.388, 0.149, 0.096, 0.047, 0.05, 0.024, 0.011, 0.007)
 
 @dataclass(frozen=True)
 class Script:
-    """What a replaying draft says, and how well.
+    """The texts of a replaying draft, and how often it is right.
 
     Args:
-        model: which draft model runs, and gives the cost.
+        model: the draft model that runs, for its cost.
         acceptance: probability that a draft token is right.
         texts: prompt and output tokens, each as one sequence.
     """
@@ -76,11 +75,11 @@ class Script:
 
 
 def draw_ranks(text: Sequence[int], acceptance: float, seed: int) -> list[int]:
-    """Where the text's token is among the draft's choices, for each place; 0: it is right.
+    """The rank of the text's token among the draft's choices, by position; 0: it is right.
 
-    A number behind all runners-up says that it is none of them.
+    A rank behind all runners-up means that it is none of them.
     """
-    # The same draws in every session, and others for every text.
+    # The same draws in every session, different ones for every text.
     source = random.Random(f"{seed} {zlib.crc32(array('Q', text).tobytes())}")
     wrong_ranks = range(1, len(RUNNER_UP_CHANCES) + 2)
     chances = (*RUNNER_UP_CHANCES, 1 - sum(RUNNER_UP_CHANCES))
@@ -94,9 +93,9 @@ def draw_ranks(text: Sequence[int], acceptance: float, seed: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class ReplaySampler(Sampler):
-    """Chooses what the model would, then puts the text's token where it was drawn to be.
+    """Chooses like the model, then puts the text's token at its drawn rank.
 
-    An engine that chooses several tokens by itself reads the model's own ones meanwhile.
+    An engine that chooses several tokens in a row reads the model's own ones meanwhile.
     """
 
     text: Sequence[int]
@@ -116,7 +115,7 @@ class ReplaySampler(Sampler):
         ]
 
     def _prob(self, rank: int) -> float:
-        """Of a choice to be the text's token."""
+        """The probability that the choice at `rank` is the text's token."""
         if rank == 0:
             return self.acceptance
         chance = RUNNER_UP_CHANCES[rank - 1] if rank <= len(RUNNER_UP_CHANCES) else 0.0
@@ -151,7 +150,7 @@ class ReplaySession(ModelDrafterSession):
 
 
 class ReplayDrafter(ModelDrafter):
-    """Reads its script anew for each session, so that whoever measures can rewrite it."""
+    """Reads its script anew for each session, so that a benchmark can rewrite it."""
 
     session_class = ReplaySession
 

@@ -116,7 +116,7 @@ def load_served_model(
         engine.batch_limits = dataclasses.replace(engine.batch_limits, max_tokens=claim.max_tokens)
         log.info("%s: bits do not depend on the pass: %s", name, claim)
     engine.threads = measured_threads(engine)
-    engine.passes = PassCounts()  # those to come are somebody's
+    engine.passes = PassCounts()  # without those of loading
     log.info(
         "%s on %s in %s: KV cache of %d slots of %d tokens, %.0f MB, fixed from here on; "
         "passes of up to %d tokens; loaded in %.1f s",
