@@ -133,11 +133,11 @@ class Admission:
 
     @property
     def seconds_to_wait(self) -> float:
-        """For a request that came now, if those before it take as long as is forecast."""
+        """The forecast wait of a new request."""
         speed = self.forecast.speed(self.num_slots)
         ends = [0.0] * (self.num_slots - self.num_running)
         ends += [speed.seconds(slot.work, slot.num_tokens) for slot in self._running]
-        ends = heapq.nlargest(self.num_slots, ends)  # should there be more, the first are not free
+        ends = heapq.nlargest(self.num_slots, ends)  # after a shrink the first are not free
         heapq.heapify(ends)
         for work in self._queued.values():
             heapq.heapreplace(ends, ends[0] + speed.seconds(work))

@@ -73,7 +73,7 @@ class ByLoad:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """What is expected of requests while a certain number of them runs.
+    """The expected times of requests while a certain number of them runs.
 
     Args:
         end_probability: that a text that can end by itself does so at a token.
@@ -114,7 +114,7 @@ class Forecast:
         )
 
     def seconds(self, work: Work, num_running: int, num_done: int = 0) -> float:
-        """What is left of a request that has `num_done` tokens, where so many run with it."""
+        """The remaining time of a request with `num_done` tokens, of `num_running` requests."""
         return self.speed(num_running).seconds(work, num_done)
 
     def saw_prompt(self, num_running: int, seconds: float, work: Work, num_tokens: int) -> None:
