@@ -11,7 +11,7 @@ draft tokens is a pass of k + 1, and drafting them is k passes of 1.
 - uncompiled: fused layers as Python runs them, packed weights
 - unpacked: fused layers, weights as `nn.Linear` has them
 - plain: neither
-- any_shape: as served, but kernels may have any shape (`outrider/engine/shapes`)
+- any_shape: as served, but kernels may have any shape (`outrider/engine/shapes.py`)
 - int8: fused layers in int8, as drafts may be
 - bfloat16: fused layers in bfloat16
 - bf16_any: the same, with any shape

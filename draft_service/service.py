@@ -6,7 +6,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from draft_service.drafters import Drafter
 from draft_service.drafters.drafting import NUM_RUNNERS_UP
 from draft_service.drafters.fan_out import measure_step_time
 from draft_service.drafters.model import ModelDrafter
@@ -34,16 +33,6 @@ def run_draft(
         settings: fields of EngineOptions.
     """
     options = EngineOptions(**settings)
-    run(serve_draft(server, options, num_predrafts, min_confidence), server, "draft")
-
-
-async def serve_draft(
-    server: ServerOptions,
-    options: EngineOptions,
-    num_predrafts: int = DEFAULT_NUM_PREDRAFTS,
-    min_confidence: float = DEFAULT_MIN_CONFIDENCE,
-) -> None:
-    """Loads the drafter and serves it until SIGINT or SIGTERM. Raises OutriderError."""
     servicer = DraftServicer()
 
     async def load() -> None:
@@ -51,14 +40,15 @@ async def serve_draft(
             *await in_own_thread(lambda: load_drafter(options, num_predrafts, min_confidence))
         )
 
-    await serve(server, "DraftService", add_DraftServiceServicer_to_server, servicer, load)
+    register = add_DraftServiceServicer_to_server
+    run(serve(server, "DraftService", register, servicer, load), server, "draft")
 
 
 def load_drafter(
     options: EngineOptions,
     num_predrafts: int = DEFAULT_NUM_PREDRAFTS,
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
-) -> tuple[ServedModel, Drafter]:
+) -> tuple[ServedModel, ModelDrafter]:
     """The drafter of `options.model`, with `num_predrafts` further slots for each session.
 
     Raises OutriderError.

@@ -11,7 +11,7 @@ from functools import partial
 
 import grpc
 
-from draft_service.drafters import Drafter
+from draft_service.drafters.model import ModelDrafter
 from outrider.observability import telemetry
 from outrider.protocol.codec import (
     predraft_plan_from_wire,
@@ -26,7 +26,7 @@ from outrider.v1 import draft_pb2, draft_pb2_grpc
 Context = grpc.aio.ServicerContext[draft_pb2.ProposeRequest, draft_pb2.ProposeResponse]
 
 
-class DraftServicer(ModelServicer[Drafter], draft_pb2_grpc.DraftServiceServicer):
+class DraftServicer(ModelServicer[ModelDrafter], draft_pb2_grpc.DraftServiceServicer):
     async def Propose(
         self,
         requests: AsyncIterator[draft_pb2.ProposeRequest],

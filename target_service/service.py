@@ -25,32 +25,21 @@ def run_target(server: ServerOptions, settings: dict[str, Any]) -> None:
         settings: fields of EngineOptions.
     """
     options = EngineOptions(**settings)
-    if options.tensor_parallel > 1 and os.environ.get("RANK", "0") != "0":
-        follow(options)
-    else:
-        run(serve_target(server, options), server, "target")
-
-
-def follow(options: EngineOptions) -> None:
-    """Runs the passes of rank 0, which serves, until it stops. Raises OutriderError."""
-    check(options)
-    folder = resolve_model(options.model, trust_remote_code=options.trust_remote_code)
-    Engine(dataclasses.replace(options, model=folder)).follow()
-
-
-def check(options: EngineOptions) -> None:
-    """Raises ConfigurationError for settings that no target can have."""
     if options.dtype == "int8":
         raise ConfigurationError("a model in int8 can only be a draft")
-
-
-async def serve_target(server: ServerOptions, options: EngineOptions) -> None:
-    """Loads the model and serves it until SIGINT or SIGTERM. Raises OutriderError."""
-    check(options)
+    if options.tensor_parallel > 1 and os.environ.get("RANK", "0") != "0":
+        return follow(options)
     servicer = TargetServicer()
 
     async def load() -> None:
         engine, model = await in_own_thread(lambda: load_served_model(options))
         servicer.serve_model(model, Verifier(engine))
 
-    await serve(server, "TargetService", add_TargetServiceServicer_to_server, servicer, load)
+    register = add_TargetServiceServicer_to_server
+    return run(serve(server, "TargetService", register, servicer, load), server, "target")
+
+
+def follow(options: EngineOptions) -> None:
+    """Runs the passes of rank 0, which serves, until it stops. Raises OutriderError."""
+    folder = resolve_model(options.model, trust_remote_code=options.trust_remote_code)
+    Engine(dataclasses.replace(options, model=folder)).follow()

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from torch import Tensor
 
-from outrider.engine.activity import ModelActivity, activity_of
 from outrider.engine.engine import Engine
 from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.engine.scheduling.sequence import TokenSequence
+from outrider.engine.worker import Worker
 from outrider.errors import ConfigurationError, InvalidRequest
 from outrider.protocol.messages import MAX_NUM_SPECULATIVE_TOKENS, SamplingParams, VerifyResult
 from outrider.sampling.acceptance import accept_matching
@@ -178,7 +178,7 @@ class VerifierSession:
         self._scheduler.release(self._slot)
 
 
-class Verifier:
+class Verifier(Worker):
     """Opens sessions on one engine.
 
     Args:
@@ -194,22 +194,8 @@ class Verifier:
         if engine.is_int8:
             # Its logits depend on what shares the pass, so texts would not be reproducible.
             raise ConfigurationError("a model in int8 can only be a draft")
-        self.engine = engine
+        super().__init__(engine)
         self.max_waiting = max_waiting
-        self.scheduler = Scheduler(
-            engine, engine.cache.num_slots, engine.batch_limits, engine.threads
-        )
-
-    @property
-    def num_free_slots(self) -> int:
-        return self.scheduler.num_free_slots
-
-    def activity(self) -> ModelActivity:
-        return activity_of(self.engine, self.scheduler)
-
-    def check(self) -> None:
-        """Raises EngineFailed if the engine has failed. Call it once a second."""
-        self.scheduler.check()
 
     def open_session(self) -> VerifierSession:
         """Raises NoFreeSlot."""
@@ -219,7 +205,3 @@ class Verifier:
         """Waits for a slot, in the order of the calls. Raises NoFreeSlot if too many wait."""
         slot = await self.scheduler.acquire_in_order(self.max_waiting)
         return VerifierSession(self.engine, self.scheduler, slot)
-
-    def close(self) -> None:
-        self.scheduler.close()
-        self.engine.close()

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from draft_service.drafters import OnPredrafts
 from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
 from draft_service.drafters.fan_out import (
     EVERY_OUTCOME,
@@ -25,11 +24,10 @@ from draft_service.drafters.fan_out import (
     FanOut,
     StepTime,
 )
-from draft_service.drafters.predrafts import Announcer, Predrafts
-from outrider.engine.activity import ModelActivity, activity_of
+from draft_service.drafters.predrafts import Announcer, OnPredrafts, Predrafts
 from outrider.engine.engine import Engine
-from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.engine.scheduling.sequence import TokenSequence
+from outrider.engine.worker import Worker
 from outrider.protocol.messages import GREEDY, PredraftPlan, Proposal, SamplingParams
 
 # The most tokens that are read by the pass that drafts after them.
@@ -49,30 +47,22 @@ class Proposable:
 
 
 class ModelDrafterSession:
-    """A sequence in one of a session's slots; the others are for predrafts."""
+    """One client's sequence, in one of the session's slots; the others are for predrafts.
 
-    def __init__(
-        self,
-        engine: Engine,
-        scheduler: Scheduler,
-        proposable: Proposable,
-        max_predrafts: int,
-        min_confidence: float = 0.0,
-        step_time: StepTime = UNKNOWN_STEP_TIME,
-    ) -> None:
-        self._min_confidence = min_confidence
-        self._scheduler = scheduler
-        self._max_predrafts = max_predrafts
-        self._max_length = engine.max_context_length
+    Close it to give the slots back.
+    """
+
+    def __init__(self, drafter: ModelDrafter) -> None:
+        engine = drafter.engine
+        self._drafter = drafter
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
-        self._proposable = proposable
         self._sampler = Sampler(GREEDY, engine.logit_token_ids, engine.eos_token_ids)
-        slots = scheduler.acquire_all(max(1, max_predrafts))
+        slots = drafter.scheduler.acquire_all(drafter.slots_per_session)
         self._contents = [SlotContent(slot, session=slots[0]) for slot in slots]
         self._main = self._contents[0]
         self._last_draft_token: list[int] = []  # not in the sequence yet
         self._branches: Predrafts | None = None
-        self._fan_out = FanOut(step_time)
+        self._fan_out = FanOut(drafter.step_time)
         self._is_behind_prompt = False  # whether the target reads the prompt, which takes long
 
     async def propose(
@@ -83,13 +73,22 @@ class ModelDrafterSession:
         params: SamplingParams,
         vocab_size: int | None,
     ) -> Proposal:
+        """Keeps `context_length` tokens, appends `token_ids`, proposes what may follow.
+
+        Args:
+            num_speculative_tokens: the most tokens; 0 only brings the sequence up to date.
+            vocab_size: if given, only ids below it are proposed.
+
+        Raises:
+            ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: nothing has changed.
+        """
         room = max(0, num_speculative_tokens - 1)  # the last draft token is not read
         self._sequence.update(context_length, token_ids, room)
         self._drop_branches()
         tokens = self._sequence.token_ids
         length = len(tokens)
         self._sampler = dataclasses.replace(
-            self._sampler, params=params, token_ids=self._proposable.below(vocab_size)
+            self._sampler, params=params, token_ids=self._drafter.proposable.below(vocab_size)
         )
         self._main = max(self._contents, key=lambda content: content.common_length(tokens))
         self._last_draft_token = []
@@ -103,9 +102,9 @@ class ModelDrafterSession:
             tokens,
             num_speculative_tokens,
             self._sampler,
-            min_confidence=self._min_confidence,
+            min_confidence=self._drafter.min_confidence,
         )
-        timings = await asyncio.wrap_future(self._scheduler.submit(job))
+        timings = await asyncio.wrap_future(self._drafter.scheduler.submit(job))
         job.settle()
         tokens.extend(job.draft_token_ids[:-1])
         self._last_draft_token = job.draft_token_ids[-1:]
@@ -114,15 +113,26 @@ class ModelDrafterSession:
     def predraft(
         self, num_draft_tokens: int, predraft_plan: PredraftPlan, on_predrafts: OnPredrafts
     ) -> None:
+        """Predrafts in the background, until the next `propose`.
+
+        Args:
+            num_draft_tokens: how many tokens at the sequence's end, the proposal included,
+                are under verification now.
+        """
+        drafter = self._drafter
         tokens = self._sequence.token_ids + self._last_draft_token
         num_committed = len(tokens) - num_draft_tokens
-        num_tokens = min(predraft_plan.num_tokens, self._max_length - len(tokens) - 1)
-        num_predrafts = min(predraft_plan.num_predrafts, self._max_predrafts)
+        num_tokens = min(
+            predraft_plan.num_tokens, drafter.engine.max_context_length - len(tokens) - 1
+        )
+        num_predrafts = min(predraft_plan.num_predrafts, drafter.num_predrafts)
         if num_predrafts < 1 or num_tokens < 1:
             return
         spare = [content for content in self._contents if content is not self._main]
         self._branches = Predrafts(
-            self._scheduler,
+            tokens[:num_committed],
+            tokens[num_committed:],
+            drafter.scheduler,
             self._main,
             spare[: num_predrafts - 1],
             self._sampler,
@@ -130,7 +140,6 @@ class ModelDrafterSession:
             Announcer(num_committed, on_predrafts),
             self._fan_out if predraft_plan.is_limit else EVERY_OUTCOME,
         )
-        self._branches.start(tokens[:num_committed], tokens[num_committed:])
 
     def _drop_branches(self) -> None:
         if self._branches is not None:
@@ -143,10 +152,10 @@ class ModelDrafterSession:
         self._drop_branches()
         contents, self._contents = self._contents, []
         for content in contents:
-            self._scheduler.release(content.slot)
+            self._drafter.scheduler.release(content.slot)
 
 
-class ModelDrafter:
+class ModelDrafter(Worker):
     """Opens sessions on one engine.
 
     Args:
@@ -157,8 +166,6 @@ class ModelDrafter:
             all of it, by the draft's own probabilities.
     """
 
-    session_class = ModelDrafterSession
-
     def __init__(
         self,
         engine: Engine,
@@ -166,35 +173,12 @@ class ModelDrafter:
         min_confidence: float = 0.0,
         step_time: StepTime = UNKNOWN_STEP_TIME,
     ) -> None:
-        self.engine = engine
-        self._step_time = step_time
-        self._num_predrafts = num_predrafts
-        self._min_confidence = min_confidence
-        self._proposable = Proposable(engine.logit_token_ids)
-        self.scheduler = Scheduler(
-            engine, engine.cache.num_slots, engine.batch_limits, engine.threads
-        )
-
-    @property
-    def num_free_slots(self) -> int:
-        return self.scheduler.num_free_slots // max(1, self._num_predrafts)
-
-    def activity(self) -> ModelActivity:
-        return activity_of(self.engine, self.scheduler, max(1, self._num_predrafts))
-
-    def check(self) -> None:
-        self.scheduler.check()
+        super().__init__(engine, max(1, num_predrafts))
+        self.num_predrafts = num_predrafts
+        self.min_confidence = min_confidence
+        self.step_time = step_time
+        self.proposable = Proposable(engine.logit_token_ids)
 
     def open_session(self) -> ModelDrafterSession:
         """Raises NoFreeSlot."""
-        return self.session_class(
-            self.engine,
-            self.scheduler,
-            self._proposable,
-            self._num_predrafts,
-            self._min_confidence,
-            self._step_time,
-        )
-
-    def close(self) -> None:
-        self.scheduler.close()
+        return ModelDrafterSession(self)

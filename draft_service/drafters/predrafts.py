@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 import heapq
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from draft_service.drafters import OnPredrafts
 from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
 from draft_service.drafters.fan_out import Depth, FanOut
 from draft_service.drafters.outcomes import (
@@ -18,6 +17,9 @@ from draft_service.drafters.outcomes import (
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.protocol.messages import Predraft
 
+OnPredrafts = Callable[[list[Predraft]], None]
+"""Called on the event loop with predrafts that are new or have grown."""
+
 
 class Predrafts:
     """The predrafts of one verification.
@@ -27,6 +29,7 @@ class Predrafts:
     runners-up.
 
     Args:
+        committed, draft: what is verified, and the tokens before it.
         main: the content of the slot that has read the sequence, and drafts on.
         spare: those of the other slots, one for each further outcome.
         depth: how much to draft after each outcome.
@@ -35,6 +38,8 @@ class Predrafts:
 
     def __init__(
         self,
+        committed: list[int],
+        draft: list[int],
         scheduler: Scheduler,
         main: SlotContent,
         spare: Sequence[SlotContent],
@@ -50,21 +55,17 @@ class Predrafts:
         self._depth = depth
         self._announce = announce
         self._fan_out = fan_out
-        self._committed: list[int] = []
-        self._draft: list[int] = []
-        self._accepted = 0.0  # the chance that all of the draft is accepted
-        self._corrections: list[Correction] = []  # not drafted after yet
+        self._committed = committed
+        self._draft = draft
         self._jobs: list[Drafting] = []
         self._began_ns = time.perf_counter_ns()
-
-    def start(self, committed: list[int], draft: list[int]) -> None:
-        """Begins to predraft, while `draft` is verified behind `committed`."""
-        self._committed, self._draft = committed, draft
         ranks = [self._main.ranks.get(len(committed) + i, []) for i in range(len(draft))]
+        # The chance that all of the draft is accepted.
         self._accepted = acceptance_chance(draft, ranks)
         corrections = likeliest_corrections(draft, ranks, len(self._spare))
         chances = [chance for chance, _ in corrections]
         plan = self._fan_out.plan(len(draft), self._accepted, chances, self._depth)
+        # Not drafted after yet.
         self._corrections = corrections[plan.num_corrections :]
         sequence = [*committed, *draft]
         if plan.accepted and sequence[-1] not in self._sampler.eos_token_ids:

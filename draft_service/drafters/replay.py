@@ -125,7 +125,9 @@ class ReplaySampler(Sampler):
 class ReplaySession(ModelDrafterSession):
     """A session of the model, with the script's text instead of the model's."""
 
-    script: Script
+    def __init__(self, drafter: ModelDrafter, script: Script) -> None:
+        super().__init__(drafter)
+        self._script = script
 
     async def propose(
         self,
@@ -136,13 +138,13 @@ class ReplaySession(ModelDrafterSession):
         vocab_size: int | None,
     ) -> Proposal:
         if not isinstance(self._sampler, ReplaySampler):  # the first request has the prompt
-            self._sampler = self._replay(self.script.text(token_ids))
+            self._sampler = self._replay(self._script.text(token_ids))
         return await super().propose(
             context_length, token_ids, num_speculative_tokens, params, vocab_size
         )
 
     def _replay(self, text: Sequence[int]) -> ReplaySampler:
-        sampler, script = self._sampler, self.script
+        sampler, script = self._sampler, self._script
         ranks = draw_ranks(text, script.acceptance, script.seed)
         return ReplaySampler(
             sampler.params, sampler.token_ids, sampler.eos_token_ids, text, ranks, script.acceptance
@@ -151,8 +153,6 @@ class ReplaySession(ModelDrafterSession):
 
 class ReplayDrafter(ModelDrafter):
     """Reads its script anew for each session, so that a benchmark can rewrite it."""
-
-    session_class = ReplaySession
 
     def __init__(
         self,
@@ -166,8 +166,4 @@ class ReplayDrafter(ModelDrafter):
 
     def open_session(self) -> ReplaySession:
         """Raises NoFreeSlot, ConfigurationError."""
-        script = Script.read(self._path)
-        session = super().open_session()
-        assert isinstance(session, ReplaySession)
-        session.script = script
-        return session
+        return ReplaySession(self, Script.read(self._path))

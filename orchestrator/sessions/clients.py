@@ -35,11 +35,12 @@ class ModelClient:
 
     service = ""
     """What errors call it."""
+    stub_class: Any
 
-    def __init__(self, address: str, stub_class: Any) -> None:
+    def __init__(self, address: str) -> None:
         self.address = address
         self._channel = open_channel(grpc.aio, address)
-        self.stub = stub_class(self._channel)
+        self.stub = self.stub_class(self._channel)
 
     async def model_info(self, timeout: float) -> ModelInfo:
         """What is served now.
@@ -101,9 +102,7 @@ class DraftClient(ModelClient):
     """Opens sessions on a draft service."""
 
     service = "the draft"
-
-    def __init__(self, address: str) -> None:
-        super().__init__(address, draft_pb2_grpc.DraftServiceStub)
+    stub_class = draft_pb2_grpc.DraftServiceStub
 
     def open_session(
         self,
@@ -126,9 +125,7 @@ class TargetClient(ModelClient):
     """Opens sessions on a target service."""
 
     service = "the target"
-
-    def __init__(self, address: str) -> None:
-        super().__init__(address, target_pb2_grpc.TargetServiceStub)
+    stub_class = target_pb2_grpc.TargetServiceStub
 
     def open_session(
         self,

@@ -22,9 +22,6 @@ import jinja2
 from outrider import __version__
 from outrider.errors import ConfigurationError
 
-# Longer tables are folded up.
-_LONG_TABLE = 16
-
 _CIRCUMSTANCES = ("date", "versions", "hardware", "settings")
 
 
@@ -44,10 +41,6 @@ class Table:
     title: str
     headings: list[str]
     rows: list[list[Cell]]
-
-    @property
-    def is_long(self) -> bool:
-        return len(self.rows) > _LONG_TABLE
 
 
 @dataclass(frozen=True, slots=True)

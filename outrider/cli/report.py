@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 
 from rich.console import Console, Group, RenderableType
 from rich.markup import escape
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from outrider.client.results import DraftOutage, Generation, ServerInfo, Speculation, TextPiece
@@ -52,14 +52,23 @@ def report(generation: Generation) -> RenderableType:
 
 def stages_table(title: str, stages: dict[str, int], wall_ns: int) -> Table:
     """Stages by their time, each with its share of `wall_ns`."""
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(title, min_width=18)
-    table.add_column("ms", justify="right", min_width=9)
-    table.add_column("share", justify="right")
-    table.add_column("")
-    for stage, duration_ns in sorted(stages.items(), key=lambda item: -item[1]):
-        share = duration_ns / wall_ns if wall_ns else 0.0
-        table.add_row(stage, f"{duration_ns / 1e6:.1f}", f"{share:.1%}", Text(bar(share), "cyan"))
+    by_time = sorted(stages.items(), key=lambda item: -item[1])
+    rows = [(stage, f"{ns / 1e6:.1f}", ns / wall_ns if wall_ns else 0.0) for stage, ns in by_time]
+    return share_table(title, "ms", rows, "cyan")
+
+
+def share_table(
+    title: str, amount: str, rows: Iterable[tuple[str, str, float]], style: str
+) -> Table:
+    """Names, amounts and shares, each with its bar."""
+    headings = (
+        Column(title, min_width=18),
+        Column(amount, justify="right", min_width=9),
+        Column("share", justify="right"),
+    )
+    table = Table(*headings, "", box=None, pad_edge=False, header_style="dim")
+    for name, text, share in rows:
+        table.add_row(name, text, f"{share:.1%}", Text(bar(share), style))
     return table
 
 
@@ -127,9 +136,8 @@ def comparison(speculative: Sequence[Generation], alone: Sequence[Generation]) -
 
     Times to the first token are not comparable: the second text finds its prompt read.
     """
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("", "ms a token", "tokens/s"):
-        table.add_column(heading, justify="right" if heading else "left")
+    headings = (Column(heading, justify="right") for heading in ("ms a token", "tokens/s"))
+    table = Table("", *headings, box=None, pad_edge=False, header_style="dim")
     for name, generations in (("target alone", alone), ("with draft", speculative)):
         tpot_ns = _median_tpot_ns(generations)
         speed = f"{1e9 / tpot_ns:.1f}" if tpot_ns else ""
@@ -169,10 +177,9 @@ _MODEL_ROWS = (
 
 def server_table(info: ServerInfo) -> RenderableType:
     """The models that an orchestrator serves, and what it cannot use."""
-    table = Table(box=None, pad_edge=False, title=f"Outrider {info.version}", title_justify="left")
     models = {"target": info.target} | ({"draft": info.draft} if info.draft else {})
-    for heading in ("", *models):
-        table.add_column(heading, header_style="dim")
+    table = Table("", *models, box=None, pad_edge=False, header_style="dim", title_justify="left")
+    table.title = f"Outrider {info.version}"
     for name, *cells in zip(_MODEL_ROWS, *map(_model_cells, models.values()), strict=True):
         table.add_row(name, *cells)
     if info.draft_outage is None:

@@ -12,10 +12,9 @@ from contextlib import contextmanager, suppress
 import click
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from outrider.cli.report import bar, outage, stages_table, terminal
+from outrider.cli.report import outage, share_table, stages_table, terminal
 from outrider.client.client import Client
 from outrider.client.results import ServerActivity, ServerInfo
 from outrider.errors import OutriderError
@@ -167,17 +166,9 @@ def _acceptance(then: ServerActivity, now: ServerActivity) -> RenderableType:
     predrafted = (now.num_cache_hits - then.num_cache_hits) / num_steps
     looked_up = (now.num_lookup_steps - then.num_lookup_steps) / num_steps
     when = "" if recent else " (since the start)"
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column(f"accepted at position{when}", min_width=18)
-    table.add_column("drafted", justify="right", min_width=9)
-    table.add_column("share", justify="right")
-    table.add_column("")
-    for position, (num_drafted, num_accepted) in enumerate(zip(drafted, accepted, strict=True)):
-        if num_drafted:
-            share = num_accepted / num_drafted
-            table.add_row(
-                str(position), str(num_drafted), f"{share:.1%}", Text(bar(share), "green")
-            )
+    counts = zip(drafted, accepted, strict=True)
+    rows = [(str(i), str(all_), taken / all_) for i, (all_, taken) in enumerate(counts) if all_]
+    table = share_table(f"accepted at position{when}", "drafted", rows, "green")
     summary = (
         f"{sum(accepted) / sum(drafted):.1%} of draft tokens accepted · "
         f"{1 + sum(accepted) / num_steps:.2f} tokens a step · drafts: {predrafted:.1%} predrafted, "

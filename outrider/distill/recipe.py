@@ -7,7 +7,6 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -130,17 +129,15 @@ def _beginning(recipe: Recipe, folder: str, texts: Texts) -> tuple[Any, list[int
     return model, chosen_layers(model, recipe.layers, probe, recipe.num_layers)
 
 
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    columns = (
+def _progress(console: Console) -> Progress:
+    return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
+        console=console,
     )
-    with Progress(*columns, console=console) as progress:
-        yield progress
 
 
 def check_same_recipe(recipe: Recipe, path: Path) -> None:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
-from outrider.distill.texts import Array, Texts, save_arrays
+from outrider.distill.texts import Array, Arrays, Texts
 from outrider.engine.chunk import Chunk
 from outrider.engine.engine import Engine
 
@@ -17,19 +16,11 @@ _TOKENS_PER_PASS = 1024
 
 
 @dataclass(frozen=True)
-class Lesson:
+class Lesson(Arrays):
     """For each token of some texts, the target's probabilities for the token after it."""
 
     top_ids: Array  # [num_tokens, NUM_TOP_TOKENS], likeliest first
     top_probs: Array  # [num_tokens, NUM_TOP_TOKENS], float16
-
-    @classmethod
-    def load(cls, path: Path) -> Lesson:
-        with np.load(path) as arrays:
-            return cls(arrays["top_ids"], arrays["top_probs"])
-
-    def save(self, path: Path) -> None:
-        save_arrays(path, top_ids=self.top_ids, top_probs=self.top_probs)
 
     @classmethod
     def joined(cls, parts: list[Lesson]) -> Lesson:

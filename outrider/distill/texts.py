@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,23 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
+class Arrays:
+    """Arrays that a file holds by name; a base of dataclasses whose fields they are."""
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        with np.load(path) as arrays:
+            return cls(**arrays)
+
+    def save(self, path: Path) -> None:
+        """Writes an .npz file under a temporary name first, so that it is complete if it exists."""
+        partial = path.with_suffix(".partial.npz")
+        np.savez(partial, allow_pickle=False, **vars(self))
+        os.replace(partial, path)
+
+
 @dataclass(frozen=True)
-class Texts:
+class Texts(Arrays):
     """Sequences end to end; file format of `--data`."""
 
     token_ids: Array  # [num_tokens], unsigned integers
@@ -63,23 +78,3 @@ class Texts:
             np.concatenate([part.ends + start for part, start in zip(parts, starts, strict=False)]),
             np.concatenate([part.prompt_lengths for part in parts]),
         )
-
-    @classmethod
-    def load(cls, path: Path) -> Texts:
-        with np.load(path) as arrays:
-            return cls(arrays["token_ids"], arrays["ends"], arrays["prompt_lengths"])
-
-    def save(self, path: Path) -> None:
-        save_arrays(
-            path,
-            token_ids=self.token_ids,
-            ends=self.ends,
-            prompt_lengths=self.prompt_lengths,
-        )
-
-
-def save_arrays(path: Path, **arrays: Array) -> None:
-    """Writes an .npz file under a temporary name first, so that it is complete if it exists."""
-    partial = path.with_suffix(".partial.npz")
-    np.savez(partial, allow_pickle=False, **arrays)
-    os.replace(partial, path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from outrider.distill.teaching import Lesson
-from outrider.distill.texts import Texts
+from outrider.distill.texts import Array, Texts
 
 _IGNORED = -1
 _WARM_UP = 0.05
@@ -100,24 +101,27 @@ class Material:
         return [texts[index] for index in chosen.astype(int)]
 
     def batch(self, indices: list[int], device: torch.device) -> Batch:
-        bounds = [self._texts.bounds(index) for index in indices]
-        length = max(end - begin for begin, end in bounds)
-        shape = (len(indices), length)
-        width = self._lesson.top_ids.shape[1]
-        token_ids, mask = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
-        weights = np.zeros(shape, np.float32)
-        columns = np.full((*shape, width), _IGNORED, np.int64)
-        probs = np.zeros((*shape, width), np.float32)
-        for row, (begin, end) in enumerate(bounds):
-            token_ids[row, : end - begin] = self._texts.token_ids[begin:end]
-            mask[row, : end - begin] = 1
-            last_of_prompt = max(1, self._texts.prompt_lengths[indices[row]]) - 1
-            weights[row, last_of_prompt : end - begin] = 1
-            columns[row, : end - begin] = self._column_of[self._lesson.top_ids[begin:end]]
-            probs[row, : end - begin] = self._lesson.top_probs[begin:end]
-        probs[columns == _IGNORED] = 0.0
-        arrays = (token_ids, mask, weights, columns, probs)
-        return Batch(*(torch.from_numpy(array).to(device) for array in arrays))
+        """These texts, padded behind their ends."""
+        spans = [slice(*self._texts.bounds(index)) for index in indices]
+        token_ids = [self._texts.token_ids[span].astype(np.int64) for span in spans]
+        lengths = zip(map(len, token_ids), self._texts.prompt_lengths[indices], strict=True)
+        # Answers are learned, from the last token of their prompts on.
+        weights = [np.arange(length) >= max(1, prompt) - 1 for length, prompt in lengths]
+        columns = _padded([self._column_of[self._lesson.top_ids[span]] for span in spans], _IGNORED)
+        probs = _padded([self._lesson.top_probs[span].astype(np.float32) for span in spans])
+        tensors = (
+            _padded(token_ids),
+            _padded([np.ones_like(ids) for ids in token_ids]),
+            _padded([learned.astype(np.float32) for learned in weights]),
+            columns,
+            probs.masked_fill_(columns == _IGNORED, 0.0),
+        )
+        return Batch(*(tensor.to(device) for tensor in tensors))
+
+
+def _padded(rows: Sequence[Array], value: int = 0) -> Tensor:
+    """[num_rows, length of the longest, ...], filled up with `value`."""
+    return pad_sequence([torch.from_numpy(row) for row in rows], True, value)
 
 
 def distillation_loss(logits: Tensor, batch: Batch) -> Tensor:

@@ -30,7 +30,7 @@ from outrider.engine.options import EngineOptions
 from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.threads import AdaptiveThreads, use_threads
 from outrider.engine.self_check import check_boundaries
-from outrider.engine.shapes.attention_shapes import ANY_SHAPES
+from outrider.engine.shapes import ANY_SHAPES
 from outrider.engine.soundness import Result, check_finite, clear_unsound, difference
 from outrider.engine.tensor_parallel import Ranks
 from outrider.errors import UnsupportedModel

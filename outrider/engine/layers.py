@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, rms_norm
 from transformers.pytorch_utils import Conv1D
 
-from outrider.engine.attention.forward_pass import ForwardPass
-from outrider.engine.attention.rope import rope_of
-from outrider.engine.attention.rotation import Rotation, rotation_of
+from outrider.engine.attention.rope import Rotation, rope_of, rotation_of
+
+if TYPE_CHECKING:
+    from outrider.engine.attention.forward_pass import ForwardPass
 
 # Families whose layers are Llama's, the biases of some projections aside.
 FAMILIES = ("llama", "qwen2")

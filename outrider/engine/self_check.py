@@ -24,7 +24,7 @@ from outrider.engine.cache.kv_cache import SlotCache
 from outrider.engine.chunk import Chunk, logit_rows
 from outrider.engine.loading.model_config import check_chunks, check_windows
 from outrider.engine.network import networks_for
-from outrider.engine.shapes.attention_shapes import ANY_SHAPES
+from outrider.engine.shapes import ANY_SHAPES
 from outrider.engine.soundness import difference
 from outrider.errors import UnsupportedModel
 
@@ -86,17 +86,13 @@ def check_boundaries(
         raise UnsupportedModel(
             f"{name}: a small {config.model_type!r} with short windows cannot run ({error!r})"
         ) from error
-    found = max(map(difference, actual, expected), key=_nan_last)
+    found = max(map(difference, actual, expected), key=lambda number: (math.isnan(number), number))
     if not found < _TOLERANCE:
         raise UnsupportedModel(
             f"{name}: behind its sliding window, or the original length of its rotary embedding, "
             f"{config.model_type!r} gives other logits on the slot cache than in transformers "
             f"(relative difference {found:.2g})"
         )
-
-
-def _nan_last(number: float) -> tuple[bool, float]:
-    return math.isnan(number), number
 
 
 def _has_boundary(config: Any, max_context_length: int) -> bool:

@@ -6,7 +6,7 @@ import json
 import logging
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
@@ -70,7 +70,9 @@ class RequestIds(Around):
 
     @contextmanager
     def around(self, method: Method, context: Context) -> Iterator[None]:
-        current = _id_from(context.invocation_metadata() or ()) or secrets.token_hex(8)
+        metadata = context.invocation_metadata() or ()
+        sent = (value for key, value in metadata if key == REQUEST_ID_KEY and is_request_id(value))
+        current = str(next(sent, "")) or secrets.token_hex(8)
         token = request_id.set(current)
         context.set_trailing_metadata(((REQUEST_ID_KEY, current),))
         began = time.perf_counter()
@@ -81,13 +83,6 @@ class RequestIds(Around):
 
         with telling_the_end(context, tell):
             yield
-
-
-def _id_from(metadata: Iterable[tuple[str, Any]]) -> str | None:
-    for key, value in metadata:
-        if key == REQUEST_ID_KEY and is_request_id(value):
-            return str(value)
-    return None
 
 
 def _log_end(method: Method, code: grpc.StatusCode, seconds: float) -> None:

@@ -42,7 +42,7 @@ _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 _KINDS = {(False, False): "unary", (False, True): "server_stream", (True, True): "bidi_stream"}
 
 
-class Metrics:
+class Metrics(Collector):
     """One service's metrics, on a separate registry.
 
     Args:
@@ -51,14 +51,15 @@ class Metrics:
         service_name: full name of the service, whose methods have their counters from the start.
     """
 
-    def __init__(self, collect: Collect | None = None, service_name: str | None = None) -> None:
+    def __init__(self, collect: Collect, service_name: str | None = None) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         self.interceptor = RpcMetrics(self.registry)
         if service_name is not None:
             self.interceptor.start_at_zero(service_name)
-        if collect is not None:
-            self.registry.register(_Collector(collect))
+        self._collect = collect
+        self._loop = asyncio.get_running_loop()
+        self.registry.register(self)
 
     def serve(self, host: str, port: int) -> int:
         """Serves them at http://HOST:PORT/metrics; returns the port.
@@ -73,12 +74,6 @@ class Metrics:
             address = join_host_port(host, port)
             raise ConfigurationError(f"cannot serve metrics on {address}: {reason}") from error
         return int(server.server_port)
-
-
-class _Collector(Collector):
-    def __init__(self, collect: Collect) -> None:
-        self._collect = collect
-        self._loop = asyncio.get_running_loop()
 
     def collect(self) -> Iterable[Metric]:
         """Called on a thread of the HTTP server."""

@@ -102,5 +102,6 @@ def telling_the_end(context: Context, tell: Callable[[grpc.StatusCode], None]) -
         tell(call_code(context, error))
 
 
-_CODES: dict[Any, grpc.StatusCode] = {code.value[0]: code for code in grpc.StatusCode}
-_CODES.update({code: code for code in grpc.StatusCode})
+_CODES: dict[Any, grpc.StatusCode] = {
+    name: code for code in grpc.StatusCode for name in (code, code.value[0])
+}

@@ -6,11 +6,11 @@ import asyncio
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
 
-from outrider.engine.activity import ModelActivity
+from outrider.engine.worker import Worker
 from outrider.errors import ServiceUnavailable
 from outrider.protocol.codec import model_info_to_wire
 from outrider.protocol.messages import ModelInfo
@@ -28,19 +28,6 @@ class ServedModel:
 
     info: ModelInfo
     tokenizer_chunks: tuple[bytes, ...] = ()
-
-
-class Worker(Protocol):
-    """A drafter or a verifier."""
-
-    @property
-    def num_free_slots(self) -> int: ...
-
-    def activity(self) -> ModelActivity: ...
-
-    def check(self) -> None: ...
-
-    def close(self) -> None: ...
 
 
 W = TypeVar("W", bound=Worker)
@@ -68,7 +55,7 @@ class ModelServicer(Generic[W]):
         """Metrics for Prometheus; none while the model loads."""
         from outrider.serving.model_metrics import model_metrics
 
-        return model_metrics(None if self.worker is None else self.worker.activity())
+        return model_metrics(self.worker)
 
     def model_info(self) -> ModelInfo:
         """The model as it is served now. Raises ServiceUnavailable while it loads."""
@@ -76,7 +63,7 @@ class ModelServicer(Generic[W]):
         return dataclasses.replace(
             self.available(self.served).info,
             num_free_slots=worker.num_free_slots,
-            num_threads=worker.activity().num_threads,
+            num_threads=worker.scheduler.threads.current,
         )
 
     @staticmethod

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from draft_service.drafters import DrafterSession
+from draft_service.drafters.model import ModelDrafterSession
 from draft_service.service import load_drafter
 from orchestrator.decoding.decoder import decode
 from orchestrator.decoding.interfaces import Lookahead
@@ -84,7 +84,7 @@ async def _generate(prompt: list[int], task: Task, k: int | None, looks_up: bool
 class LocalDrafter:
     """`orchestrator.decoding.interfaces.Drafter` on a session of this process."""
 
-    def __init__(self, session: DrafterSession, params: SamplingParams) -> None:
+    def __init__(self, session: ModelDrafterSession, params: SamplingParams) -> None:
         self.max_context_length = _loaded["max_context_length"]
         self.num_predrafted_tokens = 0
         self._session = session

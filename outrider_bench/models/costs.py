@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean, linear_regression
 from typing import Any
 
 from outrider_bench.models.figures import stage_ms
@@ -119,7 +120,7 @@ def fit_times(
     costs = [StepCost.of(found, target_ms) for found in sequential.values()]
     own_costs = [StepCost.of(found, target_ms) for found in lengths.values()]
     _, verify_per_token = line(list(target_pass_ms.items()))
-    verify = _mean([cost.verify_ms - verify_per_token * cost.k for cost in own_costs])
+    verify = fmean([cost.verify_ms - verify_per_token * cost.k for cost in own_costs])
     draft, draft_step = line([(cost.k, cost.draft_ms) for cost in costs])
     one, per_predraft = line([(rows - 1, ms) for rows, ms in draft_pass_ms.items()])
     return Times(
@@ -129,20 +130,15 @@ def fit_times(
         draft=max(0.0, draft),
         draft_step=draft_step,
         draft_per_predraft=draft_step * per_predraft / one,
-        overhead=_mean([cost.other_ms for cost in costs]),
-        draft_overhead=_mean([cost.draft_network_ms for cost in costs]),
+        overhead=fmean([cost.other_ms for cost in costs]),
+        draft_overhead=fmean([cost.draft_network_ms for cost in costs]),
     )
 
 
 def line(points: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Intercept and slope of the least-squares line; flat through points of one x."""
-    mean_x, mean_y = _mean([x for x, _ in points]), _mean([y for _, y in points])
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    if spread == 0:
-        return mean_y, 0.0
-    slope = sum((x - mean_x) * (y - mean_y) for x, y in points) / spread
-    return mean_y - slope * mean_x, slope
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+    xs, ys = zip(*points, strict=True)
+    if len(set(xs)) == 1:
+        return fmean(ys), 0.0
+    slope, intercept = linear_regression(xs, ys)
+    return intercept, slope

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from rich.table import Table
+from rich.table import Column, Table
 
 from outrider_bench.harness.sections import LEG_NAMES, PIPELINED, SEQUENTIAL
 from outrider_bench.models.figures import TARGET_ONLY
@@ -41,10 +41,10 @@ def tables(document: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _table(title: str, *headings: str) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="dim")
-    for number, heading in enumerate(headings):
-        table.add_column(heading, justify="right" if number else "left", no_wrap=not number)
-    return table
+    first, *others = headings
+    columns = [Column(first, no_wrap=True), *(Column(each, justify="right") for each in others)]
+    look: Any = {"title_justify": "left", "box": None, "pad_edge": False, "header_style": "dim"}
+    return Table(*columns, title=title, **look)
 
 
 def _cell(value: Any, digits: int = 2) -> str:

@@ -38,10 +38,11 @@ LAYERS = {
         "cache activity tensor_parallel",
         "attention",
         "soundness layers loading",
-        "interface cpu cuda",
+        "cpu cuda",
         "scheduling network",
         "self_check",
         "engine",
+        "worker",
     ],
     "orchestrator": [
         "step",

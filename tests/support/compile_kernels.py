@@ -17,7 +17,7 @@ from torch import Tensor
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from outrider.engine.attention.rotation import Rotation
+from outrider.engine.attention.rope import Rotation
 from outrider.engine.cuda import kernels, ranking_kernel
 from outrider.sampling.recorded_sampling import NUM_SETTINGS, RowSettings, SamplingWork
 

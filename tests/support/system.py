@@ -12,7 +12,7 @@ import grpc
 from grpc_health.v1 import health
 from prometheus_client.metrics_core import Metric
 
-from draft_service.drafters import Drafter
+from draft_service.drafters.model import ModelDrafter
 from draft_service.service import load_drafter
 from draft_service.servicer import DraftServicer
 from orchestrator.servicer import GenerationServicer
@@ -36,7 +36,7 @@ class System:
     generation: generation_pb2_grpc.GenerationServiceAsyncStub
     draft: Any  # a DraftServiceAsyncStub
     target: target_pb2_grpc.TargetServiceAsyncStub
-    drafter: Any  # a Drafter
+    drafter: Any  # a ModelDrafter
     verifier: Verifier
     address: str
     draft_address: str | None
@@ -113,7 +113,7 @@ async def running_draft(
     metrics: dict[str, Metrics] | None = None,
     address: str = "127.0.0.1:0",
     **settings: Any,
-) -> AsyncIterator[tuple[str, Drafter]]:
+) -> AsyncIterator[tuple[str, ModelDrafter]]:
     # Random models are unsure of everything; their proposals are as long as was asked.
     model, drafter = load_drafter(options(draft, **settings), min_confidence=0.0)
     servicer = DraftServicer()

@@ -201,10 +201,7 @@ def toy_pair(
     draft_model = ToyModel(unlikeness)
     draft_engine: Any = ToyEngine(draft_model, num_slots, chooses)
     target_engine: Any = ToyEngine(ToyModel(), num_sessions, chooses)
-    with (
-        mock.patch("draft_service.drafters.model.Scheduler", SteppedScheduler),
-        mock.patch("target_service.verifier.Scheduler", SteppedScheduler),
-    ):
+    with mock.patch("outrider.engine.worker.Scheduler", SteppedScheduler):
         drafter = ModelDrafter(draft_engine, num_predrafts, min_confidence)
         verifier = Verifier(target_engine)
     draft_servicer, target_servicer = DraftServicer(), TargetServicer()

@@ -20,10 +20,10 @@ from transformers import AttentionInterface
 
 from outrider.engine.attention.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of
 from outrider.engine.attention.query_blocks import QueryBlocks, attend_blocks
-from outrider.engine.attention.rotation import Rotation
+from outrider.engine.attention.rope import Rotation
 from outrider.engine.cache.kv_cache import SlotCache
 from outrider.engine.chunk import Chunk, text_lengths
-from outrider.engine.shapes.attention_shapes import AttentionShapes
+from outrider.engine.shapes import AttentionShapes
 
 IMPLEMENTATION = "outrider"
 

@@ -1,7 +1,7 @@
 """Attention chunk by chunk, each to its own slot.
 
 Chunks attend in blocks of a few queries, which read no more of the slot than they need, in
-shapes that give each query the same bits in every pass (`attention_shapes.py`).
+shapes that give each query the same bits in every pass (`shapes.py`).
 """
 # No postponed annotations here: TorchScript reads those of `QueryBlock`.
 
@@ -14,7 +14,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from outrider.engine.attention.chunk_batch import hidden_from
 from outrider.engine.chunk import Chunk
-from outrider.engine.shapes.attention_shapes import AttentionShapes
+from outrider.engine.shapes import AttentionShapes
 
 
 class QueryBlock(NamedTuple):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from outrider.engine.chunk import Chunk
-from outrider.engine.shapes.attention_shapes import ANY_SHAPES, AttentionShapes
+from outrider.engine.shapes import ANY_SHAPES, AttentionShapes
 
 
 class SlotCache:

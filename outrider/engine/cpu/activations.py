@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import silu
 from transformers.activations import ACT2CLS
 
-from outrider.engine.shapes.row_sizes import num_threads
+from outrider.engine.shapes import num_threads
 
 # The least elements that torch gives to a thread, for most functions and for GELU.
 _GRAIN = 32768

@@ -21,13 +21,17 @@ from torch.nn.functional import scaled_dot_product_attention
 from outrider.engine.attention.forward_pass import ForwardPass
 from outrider.engine.cpu.activations import use_one_thread
 from outrider.engine.cpu.packed_linear import RowLinear, row_linears
-from outrider.engine.shapes.attention_shapes import (
+from outrider.engine.shapes import (
     ANY_SHAPES,
     KEY_BLOCK,
     KEY_STEP,
     AttentionShapes,
+    FoundRows,
+    Probe,
+    find_rows,
+    num_threads,
+    same_bits,
 )
-from outrider.engine.shapes.row_sizes import FoundRows, Probe, find_rows, num_threads, same_bits
 from outrider.protocol.messages import BatchInvariance
 
 log = logging.getLogger(__name__)

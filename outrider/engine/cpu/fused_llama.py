@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from outrider.engine.attention.forward_pass import ForwardPass
 from outrider.engine.attention.query_blocks import QueryBlock, attend_blocks
-from outrider.engine.attention.rotation import Rotation
+from outrider.engine.attention.rope import Rotation
 from outrider.engine.cache.kv_cache import SlotCache
 from outrider.engine.cpu.activations import silu_by_rows
 from outrider.engine.layers import LayeredNetwork, LlamaWeights, RmsNorm

@@ -20,7 +20,7 @@ from torch.nn.functional import linear, pad
 from transformers.pytorch_utils import Conv1D
 
 from outrider.engine.layers import linear_weight
-from outrider.engine.shapes.row_sizes import RowSizes
+from outrider.engine.shapes import RowSizes
 
 # The builds of torch that carry FBGEMM, all of them for x86.
 FBGEMM_ENGINES = ("x86", "fbgemm", "onednn")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from outrider.engine.chunk import Chunk
-from outrider.engine.shapes.row_sizes import num_threads, same_bits
+from outrider.engine.shapes import num_threads, same_bits
 from outrider.protocol.messages import MAX_NUM_SPECULATIVE_TOKENS, BatchInvariance
 
 if TYPE_CHECKING:

@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, linear, silu
 
 from outrider.engine.attention.forward_pass import AttentionLayer, ForwardPass
-from outrider.engine.attention.rope import rope_of
-from outrider.engine.attention.rotation import Rotation
+from outrider.engine.attention.rope import Rotation, rope_of
 from outrider.engine.layers import (
     LayeredNetwork,
     LlamaWeights,

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from outrider.engine.attention.rotation import Rotation
+from outrider.engine.attention.rope import Rotation
 from outrider.engine.cuda.ranking_kernel import rank
 
 __all__ = ["attend", "rank"]

@@ -7,14 +7,11 @@ the parts. Of tokens with equal scores the first comes first, as on CPUs.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import triton
 import triton.language as tl
 from torch import Tensor, float32, float64, int32
 
-if TYPE_CHECKING:
-    from outrider.sampling.recorded_sampling import RowSettings
+from outrider.sampling.recorded_sampling import RowSettings
 
 _PART = 1024  # columns of a program
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from outrider.engine.attention.chunk_batch import Rows, hidden_from
 from outrider.engine.attention.forward_pass import AttentionLayer, ForwardPass
-from outrider.engine.attention.rotation import Rotation
+from outrider.engine.attention.rope import Rotation
 from outrider.engine.cache.kv_cache import SlotCache
 from outrider.engine.chunk import Chunk
 

@@ -5,9 +5,15 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
+from torch import Tensor
+
+from outrider.engine.attention.rope import Rope
 from outrider.engine.chunk import Chunk
+from outrider.engine.soundness import Result
+from outrider.sampling.recorded_sampling import SamplingSpec
+from outrider.sampling.sampler import Choice
 
 # A full pass takes at most this many times as long as a step of some sessions, which wait for
 # the tokens of prompts that share their passes. With fewer tokens, steps and draft tokens would
@@ -34,12 +40,25 @@ _SHORTEST_GATHERING = 0.001
 
 
 class Passes(Protocol):
-    """The part of an engine that is measured."""
+    """The interface of an engine for its scheduler, and for measurements."""
 
     @property
     def max_context_length(self) -> int: ...
 
-    def forward(self, chunks: Sequence[Chunk]) -> Any: ...
+    def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]: ...
+
+    def choose(
+        self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int
+    ) -> list[list[list[Choice]]] | list[Tensor]:
+        """The choices after each chunk, or logits where the engine does not choose."""
+        ...
+
+    @property
+    def rope(self) -> Rope: ...
+
+    def clear_unsound(self, chunks: Sequence[Chunk], results: Sequence[Result]) -> list[bool]:
+        """See `soundness.clear_unsound`."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,8 @@ from concurrent.futures import Future
 import torch
 
 from outrider.engine.chunk import Chunk
-from outrider.engine.interface import Passes
-from outrider.engine.scheduling.batch_limits import BatchLimits
+from outrider.engine.scheduling.batch_limits import BatchLimits, Passes
 from outrider.engine.scheduling.job import Job, in_order
-from outrider.engine.scheduling.placing import place
 from outrider.engine.scheduling.priority import give_way
 from outrider.engine.scheduling.slots import Slots
 from outrider.engine.scheduling.supervisor import Supervisor
@@ -237,7 +235,7 @@ class Scheduler:
             budget = self.batch_limits.widest
         budget_of_late = budget // 2
         for job in in_order([job for job in self._jobs if self._may_run(job)]):
-            source, num_known = place(job, self._slots, self._engine.rope)
+            source, num_known = self._slots.place(job, self._engine.rope)
             allowed = min(budget, budget_of_late) if job.is_late else budget
             allowed = allowed if packed else max(allowed, job.num_logits)
             if job.num_next(allowed, num_known) == 0:

@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
+from outrider.engine.attention.rope import Rope
+from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.sequence import common_length
 from outrider.errors import NoFreeSlot
 
@@ -76,6 +78,25 @@ class Slots:
         """Returns the slots that were given back during the pass and are free now."""
         self._in_pass.clear()
         return self._free_released()
+
+    def place(self, job: Job, rope: Rope) -> tuple[int, int]:
+        """The slot from which a job may start, and how many tokens it need not read.
+
+        A job whose text has outgrown the rotary frequencies of its slot reads all of it again.
+        """
+        frequencies = rope.frequencies(job.text_length)
+        if rope.reads_again and job.start:
+            sources = {job.slot} if job.copy_from is None else {job.slot, job.copy_from[0]}
+            if any(self.frequencies[source] != frequencies for source in sources):
+                job.read_again(self.held(job.slot, job.start, job.copy_from))
+        if not job.reads_all:
+            return job.slot, 0
+        job.prompt_length = job.text_length
+        source, num_known = self.longest_prefix(job.slot, job.token_ids, frequencies)
+        if self.frequencies[job.slot] != frequencies:
+            self.forget([job.slot])  # also if this pass has no room for the job
+            self.frequencies[job.slot] = frequencies
+        return source, job.num_skippable(num_known)
 
     def longest_prefix(
         self, slot: int, token_ids: Sequence[int], frequencies: int = 0

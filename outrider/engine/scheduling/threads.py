@@ -17,7 +17,7 @@ import torch
 from outrider.cores import available_cores
 from outrider.engine.chunk import Chunk
 from outrider.engine.scheduling.batch_limits import best_seconds
-from outrider.engine.shapes.row_sizes import num_threads
+from outrider.engine.shapes import num_threads
 
 if TYPE_CHECKING:
     from outrider.engine.engine import Engine

@@ -24,9 +24,8 @@ from outrider.engine.cpu.packed_linear import (
 from outrider.engine.engine import Engine
 from outrider.engine.network import networks_for
 from outrider.engine.options import EngineOptions
-from outrider.engine.shapes.attention_shapes import AttentionShapes
-from outrider.engine.shapes.row_sizes import RowSizes
-from outrider.engine.shapes.row_sizes import num_threads as with_threads
+from outrider.engine.shapes import AttentionShapes, RowSizes
+from outrider.engine.shapes import num_threads as with_threads
 from tests.support.claims import needs_invariant
 from tests.support.models.tiny_models import SUPPORTED_FAMILIES
 

@@ -21,7 +21,7 @@ from outrider.engine.device import choose_device, choose_dtype
 from outrider.engine.engine import Engine
 from outrider.engine.network import TransformersNetwork
 from outrider.engine.options import EngineOptions
-from outrider.engine.shapes.attention_shapes import ANY_SHAPES
+from outrider.engine.shapes import ANY_SHAPES
 from outrider.errors import ConfigurationError, ModelNotFound, UnsupportedModel
 from tests.support.models.tiny_models import SUPPORTED_FAMILIES, make_model
 

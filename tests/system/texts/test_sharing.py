@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from draft_service.drafters import Drafter
+from draft_service.drafters.model import ModelDrafter
 from orchestrator.servicer import GenerationServicer
 from outrider.client.client import AsyncClient
 from outrider.errors import VocabularyMismatch
@@ -30,7 +30,7 @@ class Services:
     target: str
     draft: str
     verifier: Verifier
-    drafter: Drafter
+    drafter: ModelDrafter
 
     async def orchestrator(self) -> tuple[AsyncClient, GenerationServicer]:
         """Another one."""

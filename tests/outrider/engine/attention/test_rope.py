@@ -18,7 +18,6 @@ from outrider.engine.attention.forward_pass import IMPLEMENTATION, slot_attentio
 from outrider.engine.attention.rope import Rope, rope_of
 from outrider.engine.engine import Engine
 from outrider.engine.loading.model_config import context_length
-from outrider.engine.scheduling.placing import place
 from outrider.engine.scheduling.slots import Slots
 from outrider.engine.self_check import check_boundaries
 from outrider.errors import ConfigurationError, UnsupportedModel
@@ -218,7 +217,7 @@ def test_what_was_read_with_other_frequencies_is_not_found_by_a_job_that_missed_
     slots.append(0, range(30))
     slots.frequencies[0] = ORIGINAL
     job = Steps(0, ORIGINAL + 20)
-    assert [place(job, slots, Rope("longrope", ORIGINAL)) for _ in range(2)] == [(0, 0)] * 2
+    assert [slots.place(job, Rope("longrope", ORIGINAL)) for _ in range(2)] == [(0, 0)] * 2
 
 
 def test_numbers_that_are_none_do_not_pass_the_load_check(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ from torch import nn
 from transformers.activations import ACT2FN
 
 from outrider.engine.cpu.activations import OneThread, silu_by_rows, use_one_thread
-from outrider.engine.shapes.row_sizes import num_threads, same_bits
+from outrider.engine.shapes import num_threads, same_bits
 
 WIDTH = 1536
 ROWS = torch.randn(256, WIDTH, generator=torch.Generator().manual_seed(0))

@@ -16,7 +16,7 @@ from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
 from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.scheduler import Scheduler
-from outrider.engine.shapes.row_sizes import num_threads, same_bits
+from outrider.engine.shapes import num_threads, same_bits
 from outrider.protocol.messages import BatchInvariance
 from tests.support.claims import needs_invariant
 from tests.support.recording_engine import RecordingEngine, Steps

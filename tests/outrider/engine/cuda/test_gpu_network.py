@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks import gpu
-from outrider.engine.attention.rotation import Rotation
+from outrider.engine.attention.rope import Rotation
 from outrider.engine.chunk import Chunk
 from outrider.engine.cuda.gpu_network import GpuNetwork
 from outrider.engine.engine import Engine

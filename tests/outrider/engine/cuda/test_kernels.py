@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from outrider.engine.attention.forward_pass import AttentionLayer, ForwardPass
-from outrider.engine.attention.rotation import Rotation, rotation_of
+from outrider.engine.attention.rope import Rotation, rotation_of
 from outrider.engine.cache.kv_cache import SlotCache
 from outrider.engine.chunk import Chunk
 from outrider.engine.cuda import recording_check, static_pass

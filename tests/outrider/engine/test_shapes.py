@@ -10,8 +10,7 @@ from torch import Tensor
 
 from outrider.engine.cpu import calibration
 from outrider.engine.cpu.packed_linear import RowLinear
-from outrider.engine.shapes.attention_shapes import KEY_BLOCK
-from outrider.engine.shapes.row_sizes import Probe, RowSizes, find_rows, same_bits
+from outrider.engine.shapes import KEY_BLOCK, Probe, RowSizes, find_rows, same_bits
 
 GRID = (1, 2, 3, 4, 5, 6, 7, 8, 12, 16, 32, 64)
 SIZE = 96

@@ -1,1 +1,0 @@
-"""Kernel shapes that give every token the same bits."""

@@ -1,0 +1,38 @@
+"""What opens sessions on an engine: a drafter or a verifier."""
+
+from __future__ import annotations
+
+from outrider.engine.engine import Engine
+from outrider.engine.scheduling.scheduler import Scheduler
+
+
+class Worker:
+    """An engine and the scheduler of its passes.
+
+    Args:
+        slots_per_session: how many slots of the engine's cache each session takes.
+    """
+
+    def __init__(self, engine: Engine, slots_per_session: int = 1) -> None:
+        self.engine = engine
+        self.slots_per_session = slots_per_session
+        num_slots = engine.cache.num_slots
+        self.scheduler = Scheduler(engine, num_slots, engine.batch_limits, engine.threads)
+
+    @property
+    def num_slots(self) -> int:
+        """Sessions that fit."""
+        return self.engine.cache.num_slots // self.slots_per_session
+
+    @property
+    def num_free_slots(self) -> int:
+        """Sessions that can be opened now."""
+        return self.scheduler.num_free_slots // self.slots_per_session
+
+    def check(self) -> None:
+        """Raises EngineFailed if no pass will run any more. Call it once a second."""
+        self.scheduler.check()
+
+    def close(self) -> None:
+        self.scheduler.close()
+        self.engine.close()
