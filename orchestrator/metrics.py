@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 
@@ -21,14 +21,12 @@ def generation_metrics(activity: Activity, admission: Admission) -> Iterator[Met
     totals = activity.totals()
     yield _gauge("queued_requests", "Requests that wait for a slot.", admission.num_queued)
     yield _gauge("running_requests", "Requests that run.", activity.num_running)
-    refused = CounterMetricFamily(
-        "outrider_refused_requests",
+    yield _counters(
+        "refused_requests",
         "Requests refused: the queue was too long, or the deadline could not be met.",
-        labels=["reason"],
+        "reason",
+        {"queue": admission.num_refused, "deadline": admission.num_unreachable},
     )
-    refused.add_metric(["queue"], admission.num_refused)
-    refused.add_metric(["deadline"], admission.num_unreachable)
-    yield refused
     yield _counter("prompt_tokens", "Tokens of prompts.", totals.num_prompt_tokens)
     yield _counter("output_tokens", "Tokens committed.", totals.num_output_tokens)
     yield from _speculation_metrics(totals.speculation)
@@ -45,29 +43,25 @@ def pair_metrics(pair: Pair | None) -> Iterator[Metric]:
 
 
 def _speculation_metrics(speculation: Speculation) -> Iterator[Metric]:
-    steps = CounterMetricFamily(
-        "outrider_steps",
-        "Steps with draft tokens, by where these came from; predrafted: cache hits.",
-        labels=["source"],
-    )
     num_predrafted, num_looked_up = speculation.num_cache_hits, speculation.num_lookup_steps
-    steps.add_metric(["predrafted"], num_predrafted)
-    steps.add_metric(["looked up"], num_looked_up)
-    steps.add_metric(["drafted"], speculation.num_steps - num_predrafted - num_looked_up)
-    yield steps
+    num_drafted = speculation.num_steps - num_predrafted - num_looked_up
+    yield _counters(
+        "steps",
+        "Steps with draft tokens, by where these came from; predrafted: cache hits.",
+        "source",
+        {"predrafted": num_predrafted, "looked up": num_looked_up, "drafted": num_drafted},
+    )
     yield _counter(
         "cache_misses",
         "Cache misses that were not worth waiting for the draft: steps without draft tokens.",
         speculation.num_cache_misses,
     )
     for name, text, at in (
-        ("outrider_draft_tokens", "Draft tokens verified.", speculation.drafted_at),
-        ("outrider_accepted_tokens", "Draft tokens accepted.", speculation.accepted_at),
+        ("draft_tokens", "Draft tokens verified.", speculation.drafted_at),
+        ("accepted_tokens", "Draft tokens accepted.", speculation.accepted_at),
     ):
-        tokens = CounterMetricFamily(name, f"{text} By position in the draft.", labels=["position"])
-        for position in range(MAX_POSITIONS):
-            tokens.add_metric([str(position)], at(position))
-        yield tokens
+        by_position = {str(position): at(position) for position in range(MAX_POSITIONS)}
+        yield _counters(name, f"{text} By position in the draft.", "position", by_position)
     yield _counter(
         "predrafted_tokens",
         "Draft tokens predrafted behind verifications, running requests included.",
@@ -95,3 +89,11 @@ def _gauge(name: str, text: str, value: int) -> Metric:
 
 def _counter(name: str, text: str, value: int) -> Metric:
     return CounterMetricFamily(f"outrider_{name}", text, value)
+
+
+def _counters(name: str, text: str, label: str, values: Mapping[str, int]) -> Metric:
+    """A counter for each value of a label."""
+    family = CounterMetricFamily(f"outrider_{name}", text, labels=[label])
+    for key, value in values.items():
+        family.add_metric([key], value)
+    return family

@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from outrider.client.results import DraftOutage, Generation, ServerInfo, Speculation, TextPiece
-from outrider.protocol.messages import ModelInfo
+from outrider.client.results import DraftOutage, Generation, ServerInfo, TextPiece
+from outrider.protocol.messages import ModelInfo, SpeculationStats
 
 STYLES = {"draft": "green", "target": "bright_white bold"}
 
@@ -114,7 +114,7 @@ def _speculation(generation: Generation) -> str:
     return text
 
 
-def _table_hits(counts: Speculation) -> str:
+def _table_hits(counts: SpeculationStats) -> str:
     """How often draft tokens were predrafted, and how many of these were accepted."""
     num_hits, on_hits = counts.num_cache_hits, counts.num_cache_hit_accepted_tokens
     num_steps = counts.num_steps - counts.num_lookup_steps + counts.num_cache_misses

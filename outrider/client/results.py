@@ -6,7 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from outrider.protocol.messages import Interval, ModelInfo
+from outrider.protocol.messages import Interval, ModelInfo, SpeculationStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,27 +24,6 @@ class Usage:
 
     num_prompt_tokens: int
     num_output_tokens: int
-
-
-@dataclass(frozen=True, slots=True)
-class Speculation:
-    """Counts of steps with draft tokens, and ratios of these."""
-
-    num_steps: int
-    num_draft_tokens: int
-    num_accepted_tokens: int
-    draft_acceptance_rate: float
-    mean_acceptance_length: float
-    acceptance_histogram: list[int]
-    num_cache_hits: int = 0
-    num_cache_hit_accepted_tokens: int = 0
-    num_predrafted_tokens: int = 0
-    num_lookup_steps: int = 0
-    num_lookup_draft_tokens: int = 0
-    num_lookup_accepted_tokens: int = 0
-    num_pipelined_steps: int = 0
-    num_stale_steps: int = 0
-    num_cache_misses: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +49,7 @@ class Generation:
     finish_reason: str
     seed: int
     usage: Usage
-    speculation: Speculation
+    speculation: SpeculationStats
     latency: Latency
     trace: list[Interval] = field(default_factory=list)
     num_target_threads: int = 0
@@ -82,6 +61,8 @@ class Generation:
         """Nested dictionaries, as `outrider generate --json` prints them; no trace."""
         fields = dataclasses.asdict(self)
         del fields["trace"]
+        for rate in ("draft_acceptance_rate", "mean_acceptance_length"):
+            fields["speculation"][rate] = getattr(self.speculation, rate)
         return fields
 
 

@@ -12,12 +12,11 @@ from outrider.client.results import (
     Latency,
     ServerActivity,
     ServerInfo,
-    Speculation,
     TextPiece,
     Usage,
 )
 from outrider.protocol.codec import model_info_from_wire
-from outrider.protocol.messages import Interval
+from outrider.protocol.messages import Interval, SpeculationStats
 from outrider.v1 import generation_pb2
 
 
@@ -55,9 +54,9 @@ def _interval_from_wire(message: generation_pb2.TraceInterval) -> Interval:
     )
 
 
-def _speculation_from_wire(message: generation_pb2.SpeculationStats) -> Speculation:
+def _speculation_from_wire(message: generation_pb2.SpeculationStats) -> SpeculationStats:
     lists = {"acceptance_histogram": list(message.acceptance_histogram)}
-    return Speculation(**_by_name(message, Speculation) | lists)
+    return SpeculationStats(**_by_name(message, SpeculationStats) | lists)
 
 
 def _by_name(message: Any, kind: type[Any]) -> dict[str, Any]:

@@ -6,7 +6,9 @@ them. `outrider.protocol.codec` converts them to and from the wire.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from itertools import zip_longest
+from typing import Self
 
 WIRE_VERSION = 2
 """The version of the meaning of a session's messages; see GetModelInfoResponse."""
@@ -105,6 +107,43 @@ class VerifyResult:
     timings: Timings = Timings()
     is_run_ahead: bool = False
     """Whether the target decoded it without a request."""
+
+
+@dataclass
+class SpeculationStats:
+    """Counts of steps with draft tokens, as in SpeculationStats of the protocol."""
+
+    num_steps: int = 0
+    num_draft_tokens: int = 0
+    num_accepted_tokens: int = 0
+    acceptance_histogram: list[int] = field(default_factory=list)
+    num_cache_hits: int = 0
+    num_cache_hit_accepted_tokens: int = 0
+    num_predrafted_tokens: int = 0
+    num_lookup_steps: int = 0
+    num_lookup_draft_tokens: int = 0
+    num_lookup_accepted_tokens: int = 0
+    num_pipelined_steps: int = 0
+    num_stale_steps: int = 0
+    num_cache_misses: int = 0
+
+    def add(self, other: Self) -> None:
+        """Adds another's counts to these."""
+        for each in fields(self):
+            mine, others = getattr(self, each.name), getattr(other, each.name)
+            if isinstance(mine, list):
+                pairs = zip_longest(mine, others, fillvalue=0)
+                setattr(self, each.name, [a + b for a, b in pairs])
+            else:
+                setattr(self, each.name, mine + others)
+
+    @property
+    def draft_acceptance_rate(self) -> float:
+        return self.num_accepted_tokens / self.num_draft_tokens if self.num_draft_tokens else 0.0
+
+    @property
+    def mean_acceptance_length(self) -> float:
+        return 1 + self.num_accepted_tokens / self.num_steps if self.num_steps else 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,71 +6,54 @@ import itertools
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from typing import Any
 
 from outrider.client.results import Generation
+from outrider.protocol.messages import SpeculationStats
 from outrider_bench.runs import Run
 
 TARGET_ONLY = "target only"
 
 
-@dataclass(frozen=True)
-class Counts:
-    """What speculation did, over all prompts; ratios are derived from these."""
+def summed(reports: Sequence[Generation]) -> SpeculationStats:
+    """The sums of the reports' counts."""
+    total = SpeculationStats()
+    for report in reports:
+        total.add(report.speculation)
+    return total
 
-    num_steps: int = 0
-    num_draft_tokens: int = 0
-    num_accepted_tokens: int = 0
-    num_cache_misses: int = 0
-    num_cache_hits: int = 0
-    num_cache_hit_accepted_tokens: int = 0
-    num_predrafted_tokens: int = 0
-    num_lookup_steps: int = 0
-    num_lookup_draft_tokens: int = 0
-    num_lookup_accepted_tokens: int = 0
-    acceptance_histogram: list[int] = field(default_factory=list)
 
-    @classmethod
-    def of(cls, reports: Sequence[Generation]) -> Counts:
-        """The sums of the reports' counts."""
-        parts = [report.speculation for report in reports]
-        names = [name for name in cls.__dataclass_fields__ if name.startswith("num_")]
-        sums = {name: sum(getattr(part, name) for part in parts) for name in names}
-        histograms = [part.acceptance_histogram for part in parts]
-        columns = itertools.zip_longest(*histograms, fillvalue=0)
-        return cls(**sums, acceptance_histogram=[sum(column) for column in columns])
+def ratios(counts: SpeculationStats) -> dict[str, Any]:
+    """Ratios by name; None where they mean nothing.
 
-    def ratios(self) -> dict[str, Any]:
-        """Ratios by name; None where they mean nothing.
-
-        Steps that looked their draft up in the text count in those per step only.
-        """
-        num_drafted = self.num_steps - self.num_lookup_steps
-        num_cache_misses = num_drafted - self.num_cache_hits + self.num_cache_misses
-        draft_tokens = self.num_draft_tokens - self.num_lookup_draft_tokens
-        accepted = self.num_accepted_tokens - self.num_lookup_accepted_tokens
-        accepted_on_miss = accepted - self.num_cache_hit_accepted_tokens
-        at_least = list(itertools.accumulate(reversed(self.acceptance_histogram)))[::-1]
-        return {
-            "draft_acceptance_rate": _ratio(accepted, draft_tokens),
-            "mean_draft_length": _ratio(draft_tokens, num_drafted),
-            "mean_acceptance_length": _per_step(self.num_accepted_tokens, self.num_steps),
-            "acceptance_rate_per_position": [_ratio(n, self.num_steps) for n in at_least[1:]],
-            "table_hit_rate": _ratio(self.num_cache_hits, self.num_cache_hits + num_cache_misses),
-            "tokens_per_step_on_hit": _per_step(
-                self.num_cache_hit_accepted_tokens, self.num_cache_hits
-            ),
-            "tokens_per_step_on_miss": _per_step(accepted_on_miss, num_cache_misses),
-            "lookup_step_rate": _ratio(self.num_lookup_steps, self.num_steps),
-            "lookup_acceptance_rate": _ratio(
-                self.num_lookup_accepted_tokens, self.num_lookup_draft_tokens
-            ),
-            "predrafted_in_vain": _ratio(
-                self.num_predrafted_tokens - self.num_cache_hit_accepted_tokens,
-                self.num_predrafted_tokens,
-            ),
-        }
+    Steps that looked their draft up in the text count in those per step only.
+    """
+    num_drafted = counts.num_steps - counts.num_lookup_steps
+    num_cache_misses = num_drafted - counts.num_cache_hits + counts.num_cache_misses
+    draft_tokens = counts.num_draft_tokens - counts.num_lookup_draft_tokens
+    accepted = counts.num_accepted_tokens - counts.num_lookup_accepted_tokens
+    accepted_on_miss = accepted - counts.num_cache_hit_accepted_tokens
+    at_least = list(itertools.accumulate(reversed(counts.acceptance_histogram)))[::-1]
+    return {
+        "draft_acceptance_rate": _ratio(accepted, draft_tokens),
+        "mean_draft_length": _ratio(draft_tokens, num_drafted),
+        "mean_acceptance_length": _per_step(counts.num_accepted_tokens, counts.num_steps),
+        "acceptance_rate_per_position": [_ratio(n, counts.num_steps) for n in at_least[1:]],
+        "table_hit_rate": _ratio(counts.num_cache_hits, counts.num_cache_hits + num_cache_misses),
+        "tokens_per_step_on_hit": _per_step(
+            counts.num_cache_hit_accepted_tokens, counts.num_cache_hits
+        ),
+        "tokens_per_step_on_miss": _per_step(accepted_on_miss, num_cache_misses),
+        "lookup_step_rate": _ratio(counts.num_lookup_steps, counts.num_steps),
+        "lookup_acceptance_rate": _ratio(
+            counts.num_lookup_accepted_tokens, counts.num_lookup_draft_tokens
+        ),
+        "predrafted_in_vain": _ratio(
+            counts.num_predrafted_tokens - counts.num_cache_hit_accepted_tokens,
+            counts.num_predrafted_tokens,
+        ),
+    }
 
 
 def _ratio(part: float, whole: float) -> float | None:
@@ -104,7 +87,7 @@ def _way_figures(rows: Sequence[Mapping[str, Run]], name: str, baseline: str) ->
         "per_prompt_ms": [round(run.ms_per_token, 2) for run in runs],
     }
     if reports:
-        counts = Counts.of(reports)
+        counts = summed(reports)
         num_tokens = found["num_tokens"] = sum(len(run.token_ids) for run in runs)
         found["num_prompts"] = len(runs)
         paths = [report.latency.critical_path for report in reports]
@@ -112,7 +95,7 @@ def _way_figures(rows: Sequence[Mapping[str, Run]], name: str, baseline: str) ->
         found["hidden_ms_per_token"] = _stages([r.latency.hidden for r in reports], num_tokens)
         if counts.num_steps:
             found["counts"] = asdict(counts)
-            found["ratios"] = counts.ratios()
+            found["ratios"] = ratios(counts)
     return found
 
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from outrider.client.results import Generation, Latency, Speculation, Usage
+from outrider.client.results import Generation, Latency, Usage
+from outrider.protocol.messages import SpeculationStats
 from outrider_bench.harness.capacity import unread
 from outrider_bench.models.costs import (
     StepCost,
@@ -18,7 +19,7 @@ from outrider_bench.models.costs import (
     line,
     tokens_per_step,
 )
-from outrider_bench.models.figures import Counts, figures
+from outrider_bench.models.figures import figures, ratios, summed
 from outrider_bench.runs import Run, Task
 
 
@@ -33,13 +34,13 @@ def report(path: dict[str, int] | None = None, **counts: Any) -> Generation:
         finish_reason="length",
         seed=0,
         usage=Usage(1, 1),
-        speculation=Speculation(**known, draft_acceptance_rate=0, mean_acceptance_length=0),
+        speculation=SpeculationStats(**known),
         latency=Latency(sum(stages.values()), 0, 0, stages, {}),
     )
 
 
 def test_counts_are_summed_before_they_are_divided() -> None:
-    counts = Counts.of(
+    counts = summed(
         [
             report(
                 num_steps=5,
@@ -59,7 +60,7 @@ def test_counts_are_summed_before_they_are_divided() -> None:
         ]
     )
     assert counts.acceptance_histogram == [2, 1, 3]
-    assert counts.ratios() == {
+    assert ratios(counts) == {
         "draft_acceptance_rate": 0.6,
         "mean_draft_length": 2.0,
         "mean_acceptance_length": 2.167,
@@ -74,9 +75,9 @@ def test_counts_are_summed_before_they_are_divided() -> None:
 
 
 def test_no_steps_give_no_ratios() -> None:
-    ratios = Counts.of([report()]).ratios()
-    assert ratios.pop("acceptance_rate_per_position") == []
-    assert set(ratios.values()) == {None}
+    found = ratios(summed([report()]))
+    assert found.pop("acceptance_rate_per_position") == []
+    assert set(found.values()) == {None}
 
 
 def test_speedups_are_medians_over_prompts_and_texts_are_compared() -> None:

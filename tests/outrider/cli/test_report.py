@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from outrider.cli import report
-from outrider.client.results import Generation, Latency, ServerInfo, Speculation, TextPiece, Usage
-from outrider.protocol.messages import ModelInfo
+from outrider.client.results import Generation, Latency, ServerInfo, TextPiece, Usage
+from outrider.protocol.messages import ModelInfo, SpeculationStats
 
 ALONE = Generation(
     text="ab",
@@ -16,12 +16,12 @@ ALONE = Generation(
     finish_reason="stop",
     seed=0,
     usage=Usage(3, 2),
-    speculation=Speculation(0, 0, 0, 0.0, 0.0, []),
+    speculation=SpeculationStats(0, 0, 0, []),
     latency=Latency(4_000_000, 1_000_000, 3_000_000, {"verify": 4_000_000}, {}),
 )
 SPECULATIVE = dataclasses.replace(
     ALONE,
-    speculation=Speculation(2, 4, 3, 0.75, 2.5, [0, 1, 1]),
+    speculation=SpeculationStats(2, 4, 3, [0, 1, 1]),
     latency=Latency(
         4_000_000,
         1_000_000,
