@@ -1,5 +1,6 @@
 # make run PROMPT="..."   the target alone and with its draft, side by side
-# make test               lint, then all tests
+# make test               lint, then all tests, the fast ones first
+# make test-fast          tests without processes, Triton's interpreter and real weights
 # make bench              measures the pair beside its baselines (ten minutes)
 # make load               puts load on the pair, by k6 and ghz: a table and a drawing
 # make proto              generates outrider/v1 from protos/
@@ -23,7 +24,7 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check 
 override PROMPT := $(value PROMPT)
 export PROMPT
 
-.PHONY: install run test lint proto bench load clean
+.PHONY: install run test test-fast lint proto bench load clean
 
 install: $(INSTALLED)
 
@@ -43,8 +44,14 @@ $(INSTALLED): pyproject.toml constraints.txt
 run: $(INSTALLED)
 	@$(BIN)/outrider generate --compare -- "$$PROMPT"
 
-test: lint $(KERNELS)
-	@$(BIN)/python -m pytest -n auto --dist worksteal
+PYTEST := $(BIN)/python -m pytest -n auto --dist worksteal
+SLOW := slow or process or triton or gpu
+
+test: lint test-fast $(KERNELS)
+	@$(PYTEST) -m '$(SLOW)'
+
+test-fast: $(INSTALLED)
+	@$(PYTEST) -m 'not ($(SLOW))'
 
 $(KERNELS): $(INSTALLED)
 	@echo 'Installing what computes the GPU kernels in tests (Triton, where there is one)'

@@ -20,6 +20,8 @@ from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
 from tests.outrider.engine.cuda.test_static_passes import Again
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     ("pair", "sizes"), [("pythia", (1.41e9, 0.162e9)), ("llama", (8.03e9, 1.236e9))]
@@ -31,6 +33,12 @@ def test_its_models_have_the_sizes_of_real_ones(pair: str, sizes: tuple[float, f
         assert model.num_parameters() == pytest.approx(size, rel=0.01)
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu, "_REPEATS", 3)
+
+
+@pytest.mark.usefixtures("few")
 def test_it_measures_passes(tmp_path: Path) -> None:
     where = ["--device", "cpu", "--dtype", "float32", "--output", str(tmp_path)]
     gpu.main(["--pair", "tiny", "--parts", "passes", *where])
@@ -44,6 +52,7 @@ def test_it_measures_passes(tmp_path: Path) -> None:
             assert ms["1"] == pytest.approx(over["1"] * found["read_weights_ms"], rel=0.1)
 
 
+@pytest.mark.usefixtures("few")
 def test_it_measures_choices(tiny_models: Callable[..., Path]) -> None:
     engine = Engine(EngineOptions(str(tiny_models("gpt_neox")), "cpu", "float32", slots=2))
     engine.use_graphs(Again)

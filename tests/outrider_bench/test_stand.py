@@ -29,6 +29,7 @@ def test_hosts_share_cores_only_where_there_are_too_few(
     assert (hosts.target, hosts.draft) == (target, draft)
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="processes cannot be bound to cores")
 def test_children_stay_on_the_cores_and_the_parent_does_not() -> None:
     before = available_cores()
@@ -73,6 +74,7 @@ def start(draft: str) -> None:
         pass
 
 
+@pytest.mark.process
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 class TestStand:
     def test_a_service_that_does_not_start_is_named_and_the_others_end(

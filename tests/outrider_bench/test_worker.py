@@ -9,6 +9,8 @@ import pytest
 from outrider.errors import ConfigurationError, ServiceUnavailable
 from outrider_bench.harness.worker import Worker
 
+pytestmark = pytest.mark.process
+
 
 def load(number: int) -> None:
     if number < 0:

@@ -240,6 +240,7 @@ def make(*arguments: str, folder: Path) -> subprocess.CompletedProcess[str]:
 needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 
 
+@pytest.mark.process
 @needs_make
 @pytest.mark.parametrize("prompt", ['It\'s "quoted"', "$5 $(shell false) `false` #1", "-5 % 3"])
 def test_make_run_takes_any_prompt(prompt: str, project: Path) -> None:
@@ -247,11 +248,13 @@ def test_make_run_takes_any_prompt(prompt: str, project: Path) -> None:
     assert finished.stdout.splitlines() == ["generate", "--compare", "--", prompt]
 
 
+@pytest.mark.process
 @needs_make
 def test_make_installs_once(project: Path) -> None:
     assert "up to date" in make(".venv/.installed", folder=project).stdout
 
 
+@pytest.mark.process
 @needs_make
 def test_make_refuses_an_old_python(project: Path) -> None:
     (project / ".venv/.installed").unlink()

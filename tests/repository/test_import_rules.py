@@ -205,31 +205,32 @@ def test_what_is_for_gpus_is_imported_for_gpus_only() -> None:
             assert not names, path
 
 
-def added_modules(module: str, names: set[str]) -> set[str]:
-    """Which of `names` are imported with a module, in a process of its own."""
-    program = f"import sys, {module}\nprint(*sorted({names!r} & set(sys.modules)))"
+def added_modules(names: set[str], *modules: str) -> list[set[str]]:
+    """Which of `names` are there after each of the imports, one after another in a process."""
+    program = f"import sys\nnames = {names!r}\n" + "".join(
+        f"import {module}\nprint(*names & set(sys.modules))\n" for module in modules
+    )
     finished = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True
     )
     assert finished.returncode == 0, finished.stderr
-    return set(finished.stdout.split())
+    return [set(line.split()) for line in finished.stdout.splitlines()]
 
 
-def test_the_engine_knows_no_grpc() -> None:
-    assert not added_modules("outrider.engine.engine", {"grpc", "google.protobuf"})
+@pytest.mark.process
+def test_the_engine_knows_no_grpc_and_what_watches_is_imported_when_asked_for() -> None:
+    services = ("draft_service.service", "target_service.service", "orchestrator.__main__")
+    serving, watching = {"grpc", "google.protobuf"}, {"opentelemetry", "prometheus_client"}
+    found = added_modules(serving | watching, "outrider.engine.engine", *services)
+    assert found == [set(), serving, serving, serving]
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("module", WITHOUT_TORCH)
 def test_imports_no_torch(module: str) -> None:
     allowed = {"tokenizers"} if module == "orchestrator.__main__" else set()
-    assert added_modules(module, {"torch", "transformers", "tokenizers"}) <= allowed
-
-
-@pytest.mark.parametrize(
-    "module", ["draft_service.service", "target_service.service", "orchestrator.__main__"]
-)
-def test_what_watches_is_not_imported_unless_asked_for(module: str) -> None:
-    assert not added_modules(module, {"opentelemetry", "prometheus_client"})
+    [found] = added_modules({"torch", "transformers", "tokenizers"}, module)
+    assert found <= allowed
 
 
 @pytest.mark.parametrize("package", [*PACKAGES, "tests"])

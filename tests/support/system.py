@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import grpc
 from grpc_health.v1 import health
 from prometheus_client.metrics_core import Metric
 
+from draft_service import service
 from draft_service.drafters.model import ModelDrafter
-from draft_service.service import load_drafter
 from draft_service.servicer import DraftServicer
 from orchestrator.servicer import GenerationServicer
 from orchestrator.sessions.pair import Pair
+from outrider.engine.activity import PassCounts
+from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
 from outrider.observability.metrics import Metrics
 from outrider.serving.calls import RunningCalls
 from outrider.serving.loading import load_served_model
+from outrider.serving.model_service import ServedModel
 from outrider.serving.reflection import enable_reflection
 from outrider.serving.server import OPTIONS, interceptors
 from outrider.v1 import draft_pb2_grpc, generation_pb2, generation_pb2_grpc, target_pb2_grpc
@@ -52,6 +58,25 @@ class System:
 def options(model: str | Path, **settings: Any) -> EngineOptions:
     defaults = {"dtype": "float32", "device": "cpu", "slots": 4}
     return EngineOptions(str(model), **{**defaults, **settings})
+
+
+@lru_cache(maxsize=8)
+def _loaded(options: EngineOptions, num_choices: int) -> tuple[Engine, ServedModel]:
+    return load_served_model(options, lambda what: None, num_choices)
+
+
+def load_once(
+    options: EngineOptions, progress: object = None, num_choices: int = 1
+) -> tuple[Engine, ServedModel]:
+    """`load_served_model`, whose weights are shared by services of the same options.
+
+    Each has a cache of its own, and has run no passes.
+    """
+    loaded, served = _loaded(options, num_choices)
+    engine = copy.copy(loaded)
+    engine.cache = loaded.cache.resized(loaded.cache.num_slots, loaded.max_context_length)
+    engine.passes = PassCounts()
+    return engine, served
 
 
 @asynccontextmanager
@@ -92,7 +117,7 @@ def watched(
 async def running_target(
     target: Path, metrics: dict[str, Metrics] | None = None, **settings: Any
 ) -> AsyncIterator[tuple[str, Verifier]]:
-    engine, model = load_served_model(options(target, **settings), lambda what: None)
+    engine, model = load_once(options(target, **settings))
     verifier = Verifier(engine)
     servicer = TargetServicer()
     servicer.serve_model(model, verifier)
@@ -115,7 +140,8 @@ async def running_draft(
     **settings: Any,
 ) -> AsyncIterator[tuple[str, ModelDrafter]]:
     # Random models are unsure of everything; their proposals are as long as was asked.
-    model, drafter = load_drafter(options(draft, **settings), min_confidence=0.0)
+    with mock.patch.object(service, "load_served_model", load_once):
+        model, drafter = service.load_drafter(options(draft, **settings), min_confidence=0.0)
     servicer = DraftServicer()
     servicer.serve_model(model, drafter)
     try:

@@ -53,6 +53,7 @@ def test_json_prints_one_object_and_nothing_else(service: ScriptedService) -> No
     assert result.stdout.count("\n") == 1
 
 
+@pytest.mark.process
 def test_text_and_report_without_colours_when_piped(service: ScriptedService) -> None:
     finished = as_a_process("generate", "hi")
     output = finished.stdout.decode()
@@ -160,6 +161,7 @@ def test_an_error_of_the_service_is_one_line(
     assert capsys.readouterr().err == "error: the prompt is too long\n"
 
 
+@pytest.mark.process
 def test_undecodable_input_is_an_error_not_a_traceback(service: ScriptedService) -> None:
     finished = as_a_process("generate", "-", input=b"\xff\xfe", PYTHONUTF8="1")
     assert finished.returncode == 1
@@ -180,6 +182,7 @@ def test_up_refuses_one_port_for_two_services(service: ScriptedService) -> None:
     assert "--port, --draft-port and --target-port must differ" in result.stderr
 
 
+@pytest.mark.process
 def test_services_of_up_find_the_file_that_config_names(service: ScriptedService) -> None:
     Path("mine.toml").write_text("[target]\nslots = 1\n")
     stand_in = "import os, sys\nsys.exit('error: told of ' + os.environ['OUTRIDER_CONFIG'])\n"

@@ -73,6 +73,7 @@ def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
 
 
+@pytest.mark.process
 @pytest.mark.usefixtures("modules")
 class TestServiceProcess:
     def test_is_not_what_lies_about_where_it_was_started(
@@ -174,6 +175,7 @@ def services(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.process
 class TestRunningSystem:
     def test_the_orchestrator_gets_the_addresses_of_the_models(self, services: Path) -> None:
         loading: list[str] = []

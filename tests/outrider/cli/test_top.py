@@ -124,6 +124,7 @@ def interrupt(process: subprocess.Popen[Any], terminal: int) -> None:
     process.send_signal(signal.SIGINT)
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("end", [press_q, interrupt])
 def test_live_until_told_to_end(end: Any, service: tuple[ScriptedService, str]) -> None:
     scripted, address = service

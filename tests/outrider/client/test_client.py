@@ -191,6 +191,7 @@ def test_closing_cancels_the_call(closed: str, address: str, scripted: ScriptedS
         _ = stream.result
 
 
+@pytest.mark.process
 def test_a_stream_left_open_does_not_hold_the_interpreter(
     address: str, scripted: ScriptedService
 ) -> None:

@@ -125,6 +125,7 @@ def read_line(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
+@pytest.mark.process
 def test_of_two_processes_one_converts_and_the_other_waits(cache: Path) -> None:
     first = start_converting_process()
     assert "once" in read_line(first)
@@ -138,6 +139,7 @@ def test_of_two_processes_one_converts_and_the_other_waits(cache: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["first", "second"]
 
 
+@pytest.mark.process
 def test_a_killed_conversion_does_not_count(cache: Path, conversions: list[Path]) -> None:
     process = start_converting_process()
     assert "once" in read_line(process)

@@ -92,6 +92,7 @@ def ask(endpoint: str, home: Path, *arguments: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.process
 def test_what_a_model_is_served_from_is_downloaded_once(endpoint: str, tmp_path: Path) -> None:
     folder = Path(ask(endpoint, tmp_path, "some/model"))
     assert {path.name for path in folder.iterdir()} == {
@@ -103,11 +104,13 @@ def test_what_a_model_is_served_from_is_downloaded_once(endpoint: str, tmp_path:
     assert ask("http://127.0.0.1:9", tmp_path, "some/model") == str(folder)  # there is no hub
 
 
+@pytest.mark.process
 def test_code_and_pickles_are_downloaded_on_request(endpoint: str, tmp_path: Path) -> None:
     folder = Path(ask(endpoint, tmp_path, "some/model", "trusted"))
     assert {"modeling_mine.py", "pytorch_model.bin"} < {path.name for path in folder.iterdir()}
 
 
+@pytest.mark.process
 def test_what_cannot_be_had_is_told_in_a_line(endpoint: str, tmp_path: Path) -> None:
     assert ask(endpoint, tmp_path, "no/model").startswith(
         f"error: there is no folder 'no/model', and {endpoint} has no model of that name"

@@ -45,6 +45,7 @@ def healthcheck(*arguments: str, **variables: str) -> tuple[int, str]:
     return finished.returncode, finished.stdout.strip()
 
 
+@pytest.mark.process
 def test_healthcheck_tells_by_its_exit_status(
     health_service: tuple[str, health.HealthServicer],
 ) -> None:
@@ -55,6 +56,7 @@ def test_healthcheck_tells_by_its_exit_status(
     assert healthcheck(address) == (0, "SERVING")
 
 
+@pytest.mark.process
 def test_the_images_check_finds_the_service_in_any_role(
     health_service: tuple[str, health.HealthServicer],
 ) -> None:
@@ -67,6 +69,7 @@ def test_the_images_check_finds_the_service_in_any_role(
         assert healthcheck(**{**nobody, name: port}) == (0, "SERVING")
 
 
+@pytest.mark.process
 def test_healthcheck_of_a_service_that_is_not_there() -> None:
     assert healthcheck("127.0.0.1:1") == (1, "UNAVAILABLE")
 

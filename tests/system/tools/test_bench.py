@@ -173,13 +173,13 @@ def test_everything_is_shown_and_drawn(found: dict[str, Any], tmp_path: Path) ->
     for title in ("side by side, temperature 1", "tokens a second", "rejection sampling", "costs"):
         assert title in shown
     names = ("modes", "rtt", "stages", "lengths", "acceptance", "capacity")
-    paths = write_plots(document, tmp_path, "bench")
-    assert [path.name for path in paths] == [f"bench_{name}.svg" for name in names]
     stored = json.loads(json.dumps(document))
-    assert len(write_plots(stored, tmp_path, "again")) == len(names)
+    paths = write_plots(stored, tmp_path, "bench")
+    assert [path.name for path in paths] == [f"bench_{name}.svg" for name in names]
     assert write_plots({"sections": {}}, tmp_path, "none") == []
 
 
+@pytest.mark.process
 def test_processes_of_a_run_work_together(
     tiny_models: Callable[..., Path], prompts: str, tmp_path: Path
 ) -> None:

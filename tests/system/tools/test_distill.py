@@ -66,6 +66,7 @@ def interrupted_after_first_checkpoint(parts: list[str], out: Path) -> None:
     process.wait()
 
 
+@pytest.mark.process
 async def test_a_killed_run_goes_on_to_the_same_draft_which_serves(
     tmp_path: Path, questions: Path, tiny_models: Callable[..., Path]
 ) -> None:

@@ -19,6 +19,7 @@ from tests.support.system import System, running_system
 README = Path(__file__).parents[3] / "README.md"
 
 pytestmark = [
+    pytest.mark.process,
     pytest.mark.asyncio(loop_scope="module"),
     pytest.mark.skipif(shutil.which("ghz") is None, reason="ghz is not installed"),
 ]

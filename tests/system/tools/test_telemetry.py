@@ -204,6 +204,7 @@ def test_endpoints_may_be_urls_or_addresses(environment: pytest.MonkeyPatch, end
     assert telemetry.is_on()
 
 
+@pytest.mark.process
 @pytest.mark.parametrize("variable", ["OTEL_EXPORTER_OTLP_TIMEOUT", "OTEL_PROPAGATORS"])
 def test_a_value_that_opentelemetry_does_not_take_is_refused_at_the_start(variable: str) -> None:
     """In a process of its own: OpenTelemetry reads some of them when it is imported."""

@@ -74,6 +74,7 @@ def continuation(folder: Path, ids: list[int], num_tokens: int, kind: str) -> li
     return text[0, len(ids) :].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", CASES)
 async def test_texts_beyond_the_original_length_equal_transformers(
     tmp_path: Path, kind: str
@@ -100,6 +101,7 @@ async def test_texts_beyond_the_original_length_equal_transformers(
             assert texts[0] == expected
 
 
+@pytest.mark.slow
 async def test_a_target_that_goes_on_alone_crosses_the_original_length(tmp_path: Path) -> None:
     family, settings = CASES["longrope"]
     folder = make_model(tmp_path, family, **settings)

@@ -25,6 +25,8 @@ from outrider.sampling.recorded_sampling import (
 )
 from tests.outrider.engine.cuda.test_static_passes import IDS, Again, engine_of
 
+pytestmark = pytest.mark.triton
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytest.importorskip("triton")
 kernels = importlib.import_module("outrider.engine.cuda.kernels")

@@ -116,7 +116,7 @@ def test_a_draft_of_several_steps(
 ) -> None:
     setting = Setting(tiny_models("llama", num_hidden_layers=1), record)
     specs = [SamplingSpec(each, num_ids=200, width=5) for each in params]
-    for num_steps in (3, 1, 4):  # the later ones find recordings
+    for num_steps in (3, 1):  # the second one finds recordings
         chunks = [
             Chunk(slot, LENGTH - slot, IDS[30 + num_steps : 31 + num_steps + slot], 1)
             for slot in range(len(params))
