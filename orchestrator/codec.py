@@ -9,12 +9,11 @@ from typing import Any
 from google.protobuf.struct_pb2 import ListValue, Struct
 
 from orchestrator.activity import Activity
-from orchestrator.generation import Generation, Piece
+from orchestrator.generation import Generation
 from orchestrator.reporting.timeline import Timeline
 from orchestrator.request import DEFAULT_MAX_NEW_TOKENS, Message, Request, draw_seed
-from orchestrator.sessions.link import Outage
 from outrider.protocol.codec import checked_sampling
-from outrider.protocol.messages import SamplingParams
+from outrider.protocol.messages import Outage, SamplingParams, TextPiece
 from outrider.v1 import generation_pb2
 
 
@@ -65,10 +64,10 @@ def _plain(value: Any) -> Any:
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def piece_to_wire(piece: Piece) -> generation_pb2.TextPiece:
+def piece_to_wire(piece: TextPiece) -> generation_pb2.TextPiece:
     source = (
         generation_pb2.TOKEN_SOURCE_DRAFT
-        if piece.from_draft
+        if piece.source == "draft"
         else generation_pb2.TOKEN_SOURCE_TARGET
     )
     return generation_pb2.TextPiece(text=piece.text, token_id=piece.token_id, source=source)
@@ -131,10 +130,7 @@ def _trace_to_wire(timeline: Timeline | None) -> list[generation_pb2.TraceInterv
 
 
 def outage_to_wire(outage: Outage) -> generation_pb2.DraftOutage:
-    since_ms = round(1e3 * outage.since)
-    return generation_pb2.DraftOutage(
-        address=outage.address, reason=outage.reason, since_ms=since_ms
-    )
+    return generation_pb2.DraftOutage(**dataclasses.asdict(outage))
 
 
 def activity_to_wire(activity: Activity, num_queued: int) -> generation_pb2.ServerActivity:

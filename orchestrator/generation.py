@@ -25,19 +25,10 @@ from orchestrator.step import StepRecord
 from orchestrator.text.text_stream import TextStream
 from orchestrator.text.tokenizer import Tokenizer
 from outrider.errors import ContextTooLong, InvalidRequest
-from outrider.protocol.messages import ModelInfo
+from outrider.protocol.messages import ModelInfo, TextPiece
 
 # From so many characters on, tokenising takes long enough to hold up other requests.
 _LONG_TEXT = 8192
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """Text that became final with a token."""
-
-    text: str
-    token_id: int
-    from_draft: bool
 
 
 @dataclass(eq=False)
@@ -64,7 +55,7 @@ class Generation:
         admission: Admission,
         activity: Activity,
         deadline: float | None = None,
-    ) -> AsyncGenerator[list[Piece], None]:
+    ) -> AsyncGenerator[list[TextPiece], None]:
         """The text's pieces, step by step. Raises OutriderError.
 
         Args:
@@ -149,7 +140,7 @@ class Generation:
 
     def _commit(
         self, step: StepRecord, text_stream: TextStream, eos: frozenset[int]
-    ) -> list[Piece]:
+    ) -> list[TextPiece]:
         """Takes a step's tokens until one of them ends the text."""
         pieces = []
         for index, token_id in enumerate(step.token_ids):
@@ -157,13 +148,14 @@ class Generation:
             self.num_committed_tokens += 1
             text = "" if token_id in eos else text_stream.push(token_id)
             self.text += text
-            pieces.append(Piece(text, token_id, index < step.num_accepted_tokens))
+            source = "draft" if index < step.num_accepted_tokens else "target"
+            pieces.append(TextPiece(text, token_id, source))
             if token_id in eos or text_stream.stopped is not None:
                 self.stopped = True
                 break
         return pieces
 
-    def _finish(self, piece: Piece, text_stream: TextStream) -> Piece:
+    def _finish(self, piece: TextPiece, text_stream: TextStream) -> TextPiece:
         """The last piece with the text that was held back; drops tokens behind a stop string."""
         rest = text_stream.flush()
         self.text += rest

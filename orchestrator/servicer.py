@@ -19,7 +19,7 @@ from orchestrator.codec import (
     result_to_wire,
 )
 from orchestrator.decoding.draft import DEFAULT_NUM_PREDRAFTS
-from orchestrator.generation import Generation, Piece
+from orchestrator.generation import Generation
 from orchestrator.reporting.latency import CriticalPath
 from orchestrator.reporting.timeline import Timeline
 from orchestrator.sessions.link import Link
@@ -27,6 +27,7 @@ from orchestrator.sessions.pair import Pair
 from outrider import __version__
 from outrider.errors import DeadlineExceeded, OutriderError, ServiceUnavailable
 from outrider.protocol.codec import model_info_to_wire
+from outrider.protocol.messages import TextPiece
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 
     async def _run(
         self, generation: Generation, context: Context
-    ) -> AsyncGenerator[list[Piece], None]:
+    ) -> AsyncGenerator[list[TextPiece], None]:
         pair = self.pair
         deadline = None
         if (remaining := context.time_remaining()) is not None:

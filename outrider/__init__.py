@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from outrider.client import AsyncClient, Client
-    from outrider.client.results import Generation, ServerInfo, TextPiece
+    from outrider.client.results import Generation, ServerInfo
     from outrider.errors import OutriderError
+    from outrider.protocol.messages import TextPiece
 
 __version__ = "0.1.0"
 
@@ -26,7 +27,7 @@ _HOMES = {
     "Generation": "outrider.client.results",
     "OutriderError": "outrider.errors",
     "ServerInfo": "outrider.client.results",
-    "TextPiece": "outrider.client.results",
+    "TextPiece": "outrider.protocol.messages",
 }
 
 

@@ -7,11 +7,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 
 from orchestrator.sessions.clients import ModelClient
 from outrider.errors import DeadlineExceeded, OutriderError, ServiceUnavailable
-from outrider.protocol.messages import ModelInfo
+from outrider.protocol.messages import ModelInfo, Outage
 
 log = logging.getLogger(__name__)
 
@@ -19,15 +18,6 @@ log = logging.getLogger(__name__)
 # is missed after both.
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class Outage:
-    """Why a service cannot be used, and since when: seconds since 1970."""
-
-    address: str
-    reason: str
-    since: float
 
 
 class Link:
@@ -78,7 +68,7 @@ class Link:
         service = f"{self._client.service}: "  # begins what gRPC says, and not the service
         if not isinstance(error, ServiceUnavailable) or not error.message.startswith(service):
             return error
-        since = time.time() if self.outage is None else self.outage.since
+        since = time.time() if self.outage is None else self.outage.since_ms / 1e3
         at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since))
         words = error.message.removeprefix(service)
         return ServiceUnavailable(f"{self._name} is unreachable since {at}: {words}")
@@ -91,7 +81,7 @@ class Link:
     def note(self, info: ModelInfo) -> None:
         """The service can be used."""
         if self.outage is not None:
-            seconds = time.time() - self.outage.since
+            seconds = time.time() - self.outage.since_ms / 1e3
             log.warning("%s can be used again, after %.0f s", self._name, seconds)
         self.info, self.outage = info, None
         self._told.clear()
@@ -102,8 +92,8 @@ class Link:
             self._told.add(reason)
             words = reason.removeprefix(f"{self._client.service}: ")
             log.warning("%s cannot be used: %s", self._name, words, exc_info=unexpected)
-        since = before.since if before else time.time()
-        self.outage = Outage(self._client.address, reason, since)
+        since_ms = before.since_ms if before else round(1e3 * time.time())
+        self.outage = Outage(self._client.address, reason, since_ms)
 
     @property
     def _name(self) -> str:

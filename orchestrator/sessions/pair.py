@@ -10,7 +10,7 @@ from orchestrator.policy.cost_model import PairState
 from orchestrator.reporting.timeline import Timeline
 from orchestrator.sessions.clients import DraftClient, TargetClient
 from orchestrator.sessions.draft_session import DraftSession
-from orchestrator.sessions.link import Link, Outage
+from orchestrator.sessions.link import Link
 from orchestrator.sessions.target_session import TargetSession
 from orchestrator.text.tokenizer import Tokenizer
 from orchestrator.text.vocabulary import check_compatible
@@ -20,7 +20,7 @@ from outrider.errors import (
     UnsupportedModel,
     VocabularyMismatch,
 )
-from outrider.protocol.messages import ModelInfo, SamplingParams, TokenizerFiles
+from outrider.protocol.messages import ModelInfo, Outage, SamplingParams, TokenizerFiles
 
 # A service may still download its model.
 CONNECT_SECONDS = 900.0

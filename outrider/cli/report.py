@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from outrider.client.results import DraftOutage, Generation, ServerInfo, TextPiece
-from outrider.protocol.messages import ModelInfo, SpeculationStats
+from outrider.client.results import Generation, ServerInfo
+from outrider.protocol.messages import ModelInfo, Outage, SpeculationStats, TextPiece
 
 STYLES = {"draft": "green", "target": "bright_white bold"}
 
@@ -187,7 +187,7 @@ def server_table(info: ServerInfo) -> RenderableType:
     return Group(table, outage(info.draft_outage))
 
 
-def outage(draft: DraftOutage) -> Text:
+def outage(draft: Outage) -> Text:
     since = datetime.fromtimestamp(draft.since_ms / 1e3).astimezone()
     words = f"no draft since {since:%Y-%m-%d %H:%M:%S %Z}: {draft.reason} (at {draft.address})"
     return Text(words, "yellow")

@@ -6,16 +6,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
-from outrider.protocol.messages import Interval, ModelInfo, SpeculationStats
-
-
-@dataclass(frozen=True, slots=True)
-class TextPiece:
-    """Text that became final with a token. `source` is "draft" (accepted) or "target"."""
-
-    text: str
-    token_id: int
-    source: str
+from outrider.protocol.messages import Interval, ModelInfo, Outage, SpeculationStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,15 +77,6 @@ class ServerActivity:
 
 
 @dataclass(frozen=True, slots=True)
-class DraftOutage:
-    """A draft service that cannot be used. `since_ms`: since 1970, UTC."""
-
-    address: str
-    reason: str
-    since_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class ServerInfo:
     """The models that an orchestrator serves, and its activity."""
 
@@ -104,4 +86,4 @@ class ServerInfo:
     default_num_predrafts: int
     has_chat_template: bool
     activity: ServerActivity = field(default_factory=ServerActivity)
-    draft_outage: DraftOutage | None = None
+    draft_outage: Outage | None = None

@@ -7,16 +7,14 @@ from collections.abc import Iterable
 from typing import Any
 
 from outrider.client.results import (
-    DraftOutage,
     Generation,
     Latency,
     ServerActivity,
     ServerInfo,
-    TextPiece,
     Usage,
 )
 from outrider.protocol.codec import model_info_from_wire
-from outrider.protocol.messages import Interval, SpeculationStats
+from outrider.protocol.messages import Interval, Outage, SpeculationStats, TextPiece
 from outrider.v1 import generation_pb2
 
 
@@ -82,7 +80,7 @@ def server_info_from_wire(message: generation_pb2.GetServerInfoResponse) -> Serv
         has_chat_template=message.has_chat_template,
         activity=_activity_from_wire(message.activity),
         draft_outage=(
-            DraftOutage(**_by_name(message.draft_outage, DraftOutage))
+            Outage(**_by_name(message.draft_outage, Outage))
             if message.HasField("draft_outage")
             else None
         ),

@@ -147,6 +147,24 @@ class SpeculationStats:
 
 
 @dataclass(frozen=True, slots=True)
+class TextPiece:
+    """Text that became final with a token. `source` is "draft" (accepted) or "target"."""
+
+    text: str
+    token_id: int
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class Outage:
+    """Why a service cannot be used, and since when: milliseconds since 1970, UTC."""
+
+    address: str
+    reason: str
+    since_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Interval:
     """An interval of a request's trace; see TraceInterval."""
 

@@ -82,7 +82,7 @@ async def test_loss_and_return_are_told_once(lines: Callable[[], list[str]]) -> 
         with pytest.raises(ServiceUnavailable):
             await link.look()
     assert link.outage is not None
-    since = link.outage.since
+    since = link.outage.since_ms
     assert link.outage.reason == AWAY.message
     assert lines() == [
         "the draft at 127.0.0.1:1 cannot be used: cannot connect to 127.0.0.1:1: Connection refused"
@@ -93,11 +93,11 @@ async def test_loss_and_return_are_told_once(lines: Callable[[], list[str]]) -> 
             await link.look()
     assert len(lines()) == 1
     client.answer = DeadlineExceeded("the draft: Deadline Exceeded")
-    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since))
+    at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since / 1e3))
     where = f"the draft at 127.0.0.1:1 is unreachable since {at}"
     with pytest.raises(ServiceUnavailable, match=f"^{where}: no answer for 5 s$"):
         await link.look()
-    assert link.outage.since == since
+    assert link.outage.since_ms == since
     with pytest.raises(ServiceUnavailable):
         link.check()
     assert len(lines()) == 1

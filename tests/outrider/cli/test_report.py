@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console, RenderableType
 
 from outrider.cli import report
-from outrider.client.results import Generation, Latency, ServerInfo, TextPiece, Usage
-from outrider.protocol.messages import ModelInfo, SpeculationStats
+from outrider.client.results import Generation, Latency, ServerInfo, Usage
+from outrider.protocol.messages import ModelInfo, SpeculationStats, TextPiece
 
 ALONE = Generation(
     text="ab",

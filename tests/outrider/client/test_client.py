@@ -12,9 +12,9 @@ import pytest
 
 from outrider import AsyncClient, Client
 from outrider.client.request import Parameters
-from outrider.client.results import TextPiece
 from outrider.errors import Cancelled, DeadlineExceeded, InvalidRequest, OutriderError
 from outrider.protocol.channel import CLASS_BY_REASON
+from outrider.protocol.messages import TextPiece
 from outrider.v1 import generation_pb2 as pb
 from tests.support.scripted_service import ScriptedService, serving
 
