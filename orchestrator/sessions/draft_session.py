@@ -34,7 +34,7 @@ _PATIENCE_SECONDS = 0.05
 
 
 class DraftSession:
-    """Proposals for one sequence; `partners.Drafter` over the network."""
+    """Proposals for one sequence; `interfaces.Drafter` over the network."""
 
     def __init__(
         self,

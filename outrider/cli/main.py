@@ -125,7 +125,7 @@ def up(
 )
 @click.option("--num-speculative-tokens", type=click.IntRange(min=0), help="Fixed draft length.")
 @click.option("--num-predrafts", type=click.IntRange(min=0),
-              help="Outcomes to predraft for; 0: draft and target in turn.")  # fmt: skip
+              help="Outcomes to predraft for; 0: sequential.")  # fmt: skip
 @click.option("--prompt-lookup/--no-prompt-lookup", default=None,
               help="Drafts from the text itself; on unless their number is fixed.")  # fmt: skip
 @click.option("--no-speculation", is_flag=True, help="The target alone.")

@@ -105,28 +105,28 @@ def _speculation(generation: Generation) -> str:
             "tokens accepted)"
         )
     if counts.num_predrafted_tokens:
-        text += f"\n{_table_hits(counts)}"
+        text += f"\n{_cache_hits(counts)}"
     if counts.num_pipelined_steps or counts.num_stale_steps:
         text += (
-            f"\n{counts.num_pipelined_steps} steps were sent ahead of the result before them; "
-            f"{counts.num_stale_steps} others assumed a wrong one"
+            f"\n{counts.num_pipelined_steps} verifications were pipelined · "
+            f"{counts.num_stale_steps} others were stale"
         )
     return text
 
 
-def _table_hits(counts: SpeculationStats) -> str:
+def _cache_hits(counts: SpeculationStats) -> str:
     """How often draft tokens were predrafted, and how many of these were accepted."""
     num_hits, on_hits = counts.num_cache_hits, counts.num_cache_hit_accepted_tokens
     num_steps = counts.num_steps - counts.num_lookup_steps + counts.num_cache_misses
     num_misses = num_steps - num_hits
     on_misses = counts.num_accepted_tokens - counts.num_lookup_accepted_tokens - on_hits
-    parts = [f"{num_hits} of {num_steps} steps found their draft predrafted"]
+    parts = [f"{num_hits} of {num_steps} steps were cache hits"]
     if num_hits:
         parts.append(f"{1 + on_hits / num_hits:.2f} tokens a step")
     if num_misses:
         parts.append(f"{1 + on_misses / num_misses:.2f} on the others")
     if counts.num_cache_misses:
-        parts.append(f"{counts.num_cache_misses} of these went on without")
+        parts.append(f"{counts.num_cache_misses} of these without draft tokens")
     parts.append(f"of {counts.num_predrafted_tokens} tokens predrafted, {on_hits} were accepted")
     return " · ".join(parts)
 

@@ -147,7 +147,7 @@ def _capacity(found: Mapping[str, Mapping[int, float]]) -> Table:
 
 def _costs(found: Mapping[int, Mapping[str, Any]]) -> Table:
     names = list(next(iter(found.values())))
-    table = _table("costs, in turn", "k", *(name.replace("_", " ") for name in names))
+    table = _table("costs, sequential", "k", *(name.replace("_", " ") for name in names))
     for k, costs in found.items():
         table.add_row(str(k), *(_cell(costs[name]) for name in names))
     return table

@@ -83,15 +83,15 @@ def test_what_was_predrafted_is_told() -> None:
         num_predrafted_tokens=9,
     )
     text = shown(report.report(dataclasses.replace(SPECULATIVE, speculation=counts)))
-    expected = "1 of 2 steps found their draft predrafted · 3.00 tokens a step · 2.00 on the others"
+    expected = "1 of 2 steps were cache hits · 3.00 tokens a step · 2.00 on the others"
     assert f"{expected} · of 9 tokens predrafted, 2 were accepted" in text
 
 
-def test_what_was_sent_ahead_is_told() -> None:
+def test_pipelined_verifications_are_told() -> None:
     counts = dataclasses.replace(SPECULATIVE.speculation, num_pipelined_steps=4, num_stale_steps=2)
-    told = "4 steps were sent ahead of the result before them; 2 others assumed a wrong one"
+    told = "4 verifications were pipelined · 2 others were stale"
     assert told in shown(report.report(dataclasses.replace(SPECULATIVE, speculation=counts)))
-    assert "ahead" not in shown(report.report(SPECULATIVE))
+    assert "pipelined" not in shown(report.report(SPECULATIVE))
 
 
 def test_the_target_alone_has_no_ratios() -> None:
