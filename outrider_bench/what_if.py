@@ -16,7 +16,7 @@ from outrider.errors import ConfigurationError
 from outrider.settings.options import run_group, settings_group
 from outrider_bench.harness.conclusions import Texts, read_texts
 from outrider_bench.harness.sections import GREEDY, PIPELINED, SEQUENTIAL
-from outrider_bench.models.loop_model import Times, best_breadth, best_speedup
+from outrider_bench.models.loop_model import Times, best_fan_out, best_speedup
 
 _LENGTHS = (1, 2, 3, 4, 6, 8, 12, 16)
 
@@ -43,7 +43,7 @@ for _time in dataclasses.fields(Times):
 
 
 def _line(mode: str, k: int, texts: Texts, times: Times, num_predrafts: int) -> str:
-    found = best_breadth(texts, times, k, num_predrafts)
+    found = best_fan_out(texts, times, k, num_predrafts)
     speedup = times.target_alone / found.ms_per_token
     return (
         f"{mode:10} k = {k:2}  {found.ms_per_token:6.1f} ms a token  {speedup:.2f}x  "

@@ -71,9 +71,9 @@ class ModelClient:
     def _where(self) -> str:
         return f"{self.service} at {self.address}"
 
-    async def wait_until_loaded(self, patience: float) -> ModelInfo:
-        """Waits up to `patience` seconds for the service to serve. Raises OutriderError."""
-        give_up, told = time.monotonic() + patience, set[str]()
+    async def wait_until_loaded(self, wait_seconds: float) -> ModelInfo:
+        """Waits up to `wait_seconds` for the service to serve. Raises OutriderError."""
+        give_up, told = time.monotonic() + wait_seconds, set[str]()
         while True:
             try:
                 return await self.model_info(timeout=5.0)

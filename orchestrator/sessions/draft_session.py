@@ -30,7 +30,7 @@ from outrider.v1 import draft_pb2
 
 # A slot that was given back is free after the pass that uses it. Without the draft the
 # loop goes on.
-_PATIENCE_SECONDS = 0.05
+_SLOT_WAIT_SECONDS = 0.05
 
 
 class DraftSession:
@@ -53,7 +53,7 @@ class DraftSession:
             draft_pb2.ProposeRequest(
                 sampling=sampling_to_wire(params), vocab_size=target.vocab_size
             ),
-            _PATIENCE_SECONDS,
+            _SLOT_WAIT_SECONDS,
             "the draft",
         )
         self._sync = SequenceSync()

@@ -28,18 +28,18 @@ class SessionStream:
     Args:
         open_call: opens the stream.
         settings: what the first request carries on top.
-        patience: seconds to wait for a slot if the service is full.
+        wait_seconds: seconds to wait for a slot if the service is full.
         service: what errors call it.
     """
 
     def __init__(
-        self, open_call: Callable[[], Any], settings: Any, patience: float, service: str
+        self, open_call: Callable[[], Any], settings: Any, wait_seconds: float, service: str
     ) -> None:
         self._service = service
         self._open_call = open_call
         self._call: Any = None  # until something is sent
         self._settings = settings
-        self._patience = patience
+        self._wait_seconds = wait_seconds
 
     async def exchange(self, request: Any) -> Any:
         """Sends a request and awaits its response. Raises OutriderError."""
@@ -54,7 +54,7 @@ class SessionStream:
         opened again, and so is one that was refused for a reason that was lost.
         """
         now = asyncio.get_running_loop().time
-        seconds, give_up = 0.002, now() + self._patience
+        seconds, give_up = 0.002, now() + self._wait_seconds
         while True:
             try:
                 return await self._exchange(request)

@@ -24,7 +24,7 @@ from outrider.protocol.messages import SamplingParams, Timings, VerifyResult
 from outrider.v1 import target_pb2
 
 # A slot that was given back is free after the pass that uses it. The target is worth waiting for.
-_PATIENCE_SECONDS = 60.0
+_SLOT_WAIT_SECONDS = 60.0
 
 
 class TargetSession:
@@ -46,7 +46,7 @@ class TargetSession:
         settings = target_pb2.VerifyRequest(
             sampling=sampling_to_wire(params), vocabulary_fingerprint=vocabulary_fingerprint
         )
-        self._stream = SessionStream(open_call, settings, _PATIENCE_SECONDS, "the target")
+        self._stream = SessionStream(open_call, settings, _SLOT_WAIT_SECONDS, "the target")
         self._sync = SequenceSync()
         self._num_run_ahead = 0  # results to come that need no request
 

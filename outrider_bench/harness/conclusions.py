@@ -21,7 +21,7 @@ from outrider_bench.models.loop_model import (
     Place,
     Replay,
     Times,
-    best_breadth,
+    best_fan_out,
     best_speedup,
     chosen_texts,
     draft_for_nothing,
@@ -68,7 +68,7 @@ def conclude(sections: Mapping[str, Any], num_predrafts: int) -> dict[str, Any]:
     curve_texts = read_texts(trace[CURVE_TEXTS]["texts"])
     found["times"] = {mode: dataclasses.asdict(of_mode) for mode, of_mode in times.items()}
     found["predicted"] = [
-        _beside(mode, k, figures, best_breadth(curve_texts, times[mode], k, branches[mode]))
+        _beside(mode, k, figures, best_fan_out(curve_texts, times[mode], k, branches[mode]))
         for mode in times
         for k, figures in lengths[mode].items()
     ]

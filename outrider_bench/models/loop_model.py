@@ -198,7 +198,7 @@ def _predrafted_corrections(
     return frozenset(tuple(correction.token_ids) for correction in corrections)
 
 
-def best_breadth(
+def best_fan_out(
     texts: Sequence[Sequence[Place]],
     times: Times,
     k: int,
@@ -206,8 +206,8 @@ def best_breadth(
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
 ) -> Replay:
     """The fastest with at most so many branches: how many pay, the draft service finds out."""
-    breadths = range(min(1, num_predrafts), num_predrafts + 1)
-    ways = [replay(texts, times, k, fan_out, min_confidence) for fan_out in breadths]
+    fan_outs = range(min(1, num_predrafts), num_predrafts + 1)
+    ways = [replay(texts, times, k, fan_out, min_confidence) for fan_out in fan_outs]
     return min(ways, key=lambda way: way.ms_per_token)
 
 
@@ -224,7 +224,7 @@ def best_speedup(
     """
     alone = times.target_alone
     ways = {
-        k: best_breadth(texts, times, k, num_predrafts, min_confidence).ms_per_token
+        k: best_fan_out(texts, times, k, num_predrafts, min_confidence).ms_per_token
         for k in range(1, longest + 1)
     }
     best = min(ways, key=lambda k: ways[k])

@@ -115,11 +115,11 @@ def rejection(
     draft_probs = torch.zeros_like(target_probs)
     draft_probs[:, token_ids] = _probs(draft_logits, params)
     excess = (target_probs - draft_probs).clamp_min(0)
-    lack = (draft_probs - target_probs).clamp_min(0)
+    deficit = (draft_probs - target_probs).clamp_min(0)
     total = excess.sum(dim=-1, keepdim=True).clamp_min(1e-12)
     best = draft_probs.topk(WIDTH, dim=-1)
     corrected = (excess / total).gather(-1, best.indices)  # [num_tokens, WIDTH]
-    rejected = (lack / total).gather(-1, best.indices)
+    rejected = (deficit / total).gather(-1, best.indices)
     # The rejected token is no runner-up of itself, so the list is longer by one behind it.
     next_in = torch.cumsum(rejected, -1)[:, :-1] * corrected[:, 1:]
     coverage = (torch.cumsum(corrected, -1)[:, :-1] + next_in).clamp_max(1)

@@ -19,7 +19,7 @@ from outrider_bench.harness.conclusions import (
 from outrider_bench.models.loop_model import (
     Place,
     Times,
-    best_breadth,
+    best_fan_out,
     best_speedup,
     chosen_texts,
     predrafted_length,
@@ -125,12 +125,12 @@ def test_a_draft_that_is_mostly_right_predrafts_for_few_outcomes() -> None:
     """Passes over few branches are shorter, so that there are more of them in time."""
     times = dataclasses.replace(TIMES, draft_step=3, draft_per_predraft=1)
     right = [[RIGHT] * 40]
-    best = best_breadth(right, times, k=4, num_predrafts=4)
+    best = best_fan_out(right, times, k=4, num_predrafts=4)
     assert best.ms == replay(right, times, 4, num_predrafts=1).ms < replay(right, times, 4, 4).ms
     corrected = [[FIRST_RUNNER_UP] * 40]
-    best = best_breadth(corrected, times, k=1, num_predrafts=4)
+    best = best_fan_out(corrected, times, k=1, num_predrafts=4)
     assert best.ms < replay(corrected, times, 1, num_predrafts=1).ms
-    assert best_breadth(right, times, 4, 0).num_hits == 0  # in turn
+    assert best_fan_out(right, times, 4, 0).num_hits == 0  # in turn
 
 
 def test_other_times_change_what_they_say() -> None:

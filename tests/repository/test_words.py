@@ -53,7 +53,6 @@ NAMES = {
         "Distance": "round-trip time",
         "distance": "round-trip time",
         "Drafted": "step record",
-        "drafted": "step record",
         "far": "long round trip",
         "lengths": "draft policy",
         "patience": "wait budget",
@@ -62,24 +61,6 @@ NAMES = {
     },
     "outrider/engine/": {"patience": "passes left out", "pieces": "query blocks"},
 }
-
-# Files in which they still occur.
-NOT_YET = (
-    "orchestrator/decoding/",
-    "orchestrator/generation.py",
-    "orchestrator/policy/",
-    "orchestrator/servicer.py",
-    "orchestrator/sessions/",
-    "outrider_bench/baselines/one_process.py",
-    "outrider_bench/harness/conclusions.py",
-    "outrider_bench/models/",
-    "outrider_bench/what_if.py",
-    "tests/orchestrator/decoding/",
-    "tests/orchestrator/policy/",
-    "tests/outrider_bench/test_loop_model.py",
-    "tests/support/fakes.py",
-    "tests/support/schedules.py",
-)
 
 SUFFIXES = {".py", ".proto", ".md", ".toml", ".yml", ".json", ".js", ".html"}
 NOT_OURS = ("benchmarks/results/", "outrider/embedded/training/", "outrider/v1/")
@@ -101,16 +82,12 @@ def names_in(path: Path) -> set[str]:
     return {name.strip("_") for name in names} | {path.stem}
 
 
-def without_exceptions(paths: list[Path]) -> list[Path]:
-    return [path for path in paths if not str(path).startswith(NOT_YET)]
-
-
 @pytest.mark.parametrize("word", sorted(REPLACED))
 def test_replaced_words_are_gone(word: str) -> None:
     pattern = re.compile(rf"(?<![a-z]){word}", re.IGNORECASE)
     found = [
         f"{path}:{number}: {line.strip()}"
-        for path in without_exceptions(own_files())
+        for path in own_files()
         for number, line in enumerate((ROOT / path).read_text().splitlines(), 1)
         if pattern.search(line)
     ]
@@ -121,7 +98,7 @@ def test_replaced_words_are_gone(word: str) -> None:
 def test_names_are_those_of_the_field(folder: str) -> None:
     found = [
         f"{path}: {name}, say: {NAMES[folder][name]}"
-        for path in without_exceptions(own_files())
+        for path in own_files()
         if path.suffix == ".py" and str(path).startswith(folder)
         for name in names_in(path) & set(NAMES[folder])
     ]

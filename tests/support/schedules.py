@@ -39,7 +39,7 @@ class Stuck(AssertionError):
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_lost_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     """No draft is taken for lost only because time passes in leaps here."""
     monkeypatch.setattr(draft_module, "LONGEST_WAIT_SECONDS", None)
 
@@ -48,11 +48,11 @@ class Changing:
     """Decides otherwise at each step, at random.
 
     Args:
-        is_far: whether it may pipeline and run ahead.
+        looks_ahead: whether it may pipeline and run ahead.
     """
 
-    def __init__(self, random: Random, longest: int, is_far: bool = False) -> None:
-        self._random, self._longest, self._is_far = random, longest, is_far
+    def __init__(self, random: Random, longest: int, looks_ahead: bool = False) -> None:
+        self._random, self._longest, self._looks_ahead = random, longest, looks_ahead
 
     def decide(self, context: StepContext) -> Decision:
         random, longest = self._random, self._longest
@@ -69,8 +69,8 @@ class Changing:
             shortest_lookup=random.choice([1, 8]),
             acceptance_rate=random.random(),
             keeps_up=random.random() < 0.5,
-            runs_ahead=k == 0 and (self._is_far or random.random() < 0.5),
-            pipelines=k > 0 and self._is_far,
+            runs_ahead=k == 0 and (self._looks_ahead or random.random() < 0.5),
+            pipelines=k > 0 and self._looks_ahead,
             pipeline_wait_ns=random.choice([0.0, 1e9]),
         )
 

@@ -16,9 +16,9 @@ from outrider.errors import OutriderError, ServiceUnavailable
 from outrider.protocol.messages import GREEDY, SamplingParams
 from tests.orchestrator.decoding.test_schedules import NUM_TOKENS, alone, fixed
 from tests.support.fake_network import Point
-from tests.support.schedules import SAMPLED, Changing, Schedule, patience
+from tests.support.schedules import SAMPLED, Changing, Schedule, no_lost_drafts
 
-__all__ = ["patience"]  # a fixture
+__all__ = ["no_lost_drafts"]  # a fixture
 
 ONCE = {Point.OPENED, Point.CLOSED}
 TABLES = {Point.TABLE_SENT, Point.TABLE_RECEIVED}
@@ -74,8 +74,8 @@ async def outcome(schedule: Schedule, text: asyncio.Task[list[int]], mode: Mode)
 def begin(schedule: Schedule, mode: Mode) -> asyncio.Task[list[int]]:
     num_predrafts, params = mode
     random = Random(repr(schedule.seed))
-    is_far = random.random() < 0.7
-    policies: list[DraftPolicy] = [fixed(3, is_far), Changing(random, 8, is_far)]
+    looks_ahead = random.random() < 0.7
+    policies: list[DraftPolicy] = [fixed(3, looks_ahead), Changing(random, 8, looks_ahead)]
     policy, looks_up = random.choice(policies), random.choice([True, False])
     return asyncio.create_task(
         schedule.text(policy, num_predrafts, params, NUM_TOKENS, looks_up=looks_up)

@@ -12,10 +12,10 @@ from orchestrator.decoding import draft as draft_module
 from orchestrator.policy.draft_policy import DraftPolicy
 from outrider.protocol.messages import GREEDY, SamplingParams
 from tests.support.loop import ScriptedPolicy, far, wants
-from tests.support.schedules import PROMPT, SAMPLED, Changing, Schedule, patience
+from tests.support.schedules import PROMPT, SAMPLED, Changing, Schedule, no_lost_drafts
 from tests.support.toy_pair import ToyModel
 
-__all__ = ["patience"]  # a fixture
+__all__ = ["no_lost_drafts"]  # a fixture
 
 NUM_TOKENS = 24
 
@@ -27,23 +27,25 @@ def alone(
     return ToyModel().continuation(prompt, num_tokens, params)
 
 
-def fixed(k: int, is_far: bool = False, busy_seconds: float = 0.0) -> DraftPolicy:
+def fixed(k: int, looks_ahead: bool = False, busy_seconds: float = 0.0) -> DraftPolicy:
     """Always k draft tokens; with a target that is far away and busy for so long at a time."""
-    decision = replace(far(k), pipeline_wait_ns=1e9 * busy_seconds) if is_far else wants(k)
+    decision = replace(far(k), pipeline_wait_ns=1e9 * busy_seconds) if looks_ahead else wants(k)
     return ScriptedPolicy(decision)
 
 
 @pytest.mark.parametrize("k", range(9))
 @pytest.mark.parametrize(
-    ("num_predrafts", "is_far"), [*((n, False) for n in range(5)), (1, True), (4, True)]
+    ("num_predrafts", "looks_ahead"), [*((n, False) for n in range(5)), (1, True), (4, True)]
 )
 async def test_every_mode_is_exact_under_any_schedule(
-    num_predrafts: int, is_far: bool, k: int
+    num_predrafts: int, looks_ahead: bool, k: int
 ) -> None:
     for seed, params in enumerate((GREEDY, SAMPLED)):
         for unlikeness in (0.0, 0.3):
             schedule = await Schedule.start(100 * k + 10 * num_predrafts + seed, unlikeness)
-            text = asyncio.create_task(schedule.text(fixed(k, is_far, seed), num_predrafts, params))
+            text = asyncio.create_task(
+                schedule.text(fixed(k, looks_ahead, seed), num_predrafts, params)
+            )
             await schedule.drive(text)
             assert await text == alone(params)
             await schedule.finish()
@@ -53,7 +55,7 @@ async def test_every_mode_is_exact_under_any_schedule(
 async def test_decisions_that_change_from_step_to_step(seed: int) -> None:
     params = (GREEDY, SAMPLED)[seed % 2]
     schedule = await Schedule.start(seed, unlikeness=0.2, min_confidence=0.3 * (seed % 3))
-    policy, looks_up = Changing(Random(seed), 8, is_far=seed % 5 > 1), seed % 4 > 1
+    policy, looks_up = Changing(Random(seed), 8, looks_ahead=seed % 5 > 1), seed % 4 > 1
     # Of few tokens, so that looking up finds something.
     prompt = [5, 1, 7, 5, 1, 7, 2, 5, 1]
     text = asyncio.create_task(
@@ -118,7 +120,7 @@ async def test_schedules_send_ahead_what_comes_true_and_what_does_not() -> None:
     num_pipelined, num_stale = [], []
     for seed in range(20):
         schedule = await Schedule.start(seed, unlikeness=0.2 * (seed % 2))
-        text = asyncio.create_task(schedule.text(fixed(1, is_far=True)))
+        text = asyncio.create_task(schedule.text(fixed(1, looks_ahead=True)))
         await schedule.drive(text)
         num_pipelined.append(schedule.num_pipelined_steps)
         num_stale.append(schedule.num_stale_steps)
@@ -132,7 +134,7 @@ async def test_schedules_let_the_target_go_on_alone_and_interrupt_it() -> None:
     num_run_ahead, num_interrupted = [], []
     for seed in range(20):
         schedule = await Schedule.start(seed)
-        text = asyncio.create_task(schedule.text(Changing(Random(seed), 3, is_far=True)))
+        text = asyncio.create_task(schedule.text(Changing(Random(seed), 3, looks_ahead=True)))
         await schedule.drive(text)
         num_run_ahead.append(schedule.num_run_ahead_steps)
         num_interrupted.append(schedule.num_interrupted)
@@ -140,7 +142,7 @@ async def test_schedules_let_the_target_go_on_alone_and_interrupt_it() -> None:
     assert sum(num_run_ahead) >= 20
     assert sum(num_interrupted) >= 20
     schedule = await Schedule.start(0)
-    text = asyncio.create_task(schedule.text(fixed(0, is_far=True)))
+    text = asyncio.create_task(schedule.text(fixed(0, looks_ahead=True)))
     await schedule.drive(text)
     assert schedule.num_run_ahead_steps == NUM_TOKENS - 1  # all but the first, with one request
     await schedule.finish()
