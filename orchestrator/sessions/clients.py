@@ -34,7 +34,7 @@ class ModelClient:
     """A channel to a draft or target service."""
 
     service = ""
-    """What errors call it."""
+    """Its name in errors."""
     stub_class: Any
 
     def __init__(self, address: str) -> None:
@@ -43,7 +43,7 @@ class ModelClient:
         self.stub = self.stub_class(self._channel)
 
     async def model_info(self, timeout: float) -> ModelInfo:
-        """What is served now.
+        """The model that is served now.
 
         Raises:
             WrongService: another service is at the address.

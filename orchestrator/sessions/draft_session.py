@@ -47,7 +47,7 @@ class DraftSession:
         self.max_context_length = draft.max_context_length
         self.num_predrafted_tokens = 0
         self.given_up_for: OutriderError | None = None
-        """Why the loop went on without it, if it did."""
+        """Why the loop gave it up; None if it did not."""
         self._stream = SessionStream(
             open_call,
             draft_pb2.ProposeRequest(
@@ -64,14 +64,14 @@ class DraftSession:
         self._growth: asyncio.Future[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._failure: OutriderError | None = None
-        # Who waits for the responses to come; nobody for those that only confirm.
+        # A future for each response to come; None for those that only confirm.
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
         self._timeline = timeline
 
     async def propose(
         self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
     ) -> Proposal:
-        """At most so many tokens that may follow `tokens`; then predrafts for their result.
+        """At most `num_speculative_tokens` behind `tokens`; then predrafts for their result.
 
         Raises OutriderError.
         """
@@ -83,7 +83,7 @@ class DraftSession:
         return proposal
 
     async def follow(self, tokens: Sequence[int], draft: Sequence[int], plan: PredraftPlan) -> None:
-        """Tells that `draft` is being verified behind `tokens`, and predrafts for that.
+        """Tells the draft that `draft` is being verified behind `tokens`, to predraft for that.
 
         Raises OutriderError.
         """
@@ -108,7 +108,7 @@ class DraftSession:
         return predraft is not None and not predraft.draft_token_ids
 
     def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
-        """What has been predrafted so far for the case that all of `draft` are accepted."""
+        """The predraft so far for the case that all of `draft` are accepted."""
         if len(tokens) != self._context_length:
             return None
         # The only ones longer than the draft are those with a guess of the token after it.
@@ -146,7 +146,7 @@ class DraftSession:
         return request
 
     def _representable(self, token_id: int) -> int:
-        """A draft with a smaller embedding reads a stand-in; its proposals are guesses anyway."""
+        """The id, or a stand-in if the draft lacks it; its proposals are guesses anyway."""
         return token_id if token_id < self._vocab_size else 0
 
     async def _exchange(self, request: draft_pb2.ProposeRequest) -> Proposal:
@@ -170,7 +170,7 @@ class DraftSession:
         await self._stream.send(request)
 
     async def _read(self) -> None:
-        """Files what arrives: predrafts in the speculation cache, proposals to who waits."""
+        """Reads responses: predrafts go to the speculation cache, proposals to their futures."""
         try:
             while True:
                 response = await self._stream.receive()

@@ -1,4 +1,4 @@
-"""Whether a service is there and fits, asked once a second for as long as there is a pair."""
+"""Polls once a second whether a service is there and fits."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from outrider.protocol.messages import ModelInfo, Outage
 
 log = logging.getLogger(__name__)
 
-# Seconds between two questions, and for an answer. A service that was stopped or cut off
-# is missed after both.
+# Seconds between two queries, and for an answer. A service that was stopped or cut off is
+# noticed after both.
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 5.0
 
@@ -24,24 +24,23 @@ class Link:
     """Follows one service.
 
     Args:
-        accept: looks at what the service says of itself; raises OutriderError if that does
-            not fit.
+        accept: called with the service's answer; raises OutriderError if it does not fit.
     """
 
     def __init__(self, client: ModelClient, accept: Callable[[ModelInfo], Awaitable[None]]) -> None:
         self.info: ModelInfo | None = None
-        """What was accepted last; None before the first time."""
+        """The last accepted answer; None before the first one."""
         self.outage: Outage | None = None
-        """None while the service can be used, and before the first look."""
+        """None while the service can be used, and before the first query."""
         self._client = client
         self._accept = accept
         self._told: set[str] = set()  # reasons of the outage
         self._watching: asyncio.Task[None] | None = None
 
     async def look(self, timeout: float = _ANSWER_SECONDS) -> ModelInfo:
-        """What the service says now. Raises OutriderError if it does not answer or fit.
+        """The service's answer now. Raises OutriderError if it does not answer or fit.
 
-        One that is too slow for a shorter `timeout` than the usual one is not taken for lost.
+        A service that is too slow for a shorter `timeout` than usual does not count as lost.
         """
         try:
             info = await self._client.model_info(timeout)
@@ -64,7 +63,7 @@ class Link:
         return info
 
     def explain(self, error: OutriderError) -> OutriderError:
-        """Where the service is that does not answer, and since when; other errors as they are."""
+        """The error, with address and time of the outage if the service does not answer."""
         service = f"{self._client.service}: "  # begins what gRPC says, and not the service
         if not isinstance(error, ServiceUnavailable) or not error.message.startswith(service):
             return error
@@ -74,12 +73,12 @@ class Link:
         return ServiceUnavailable(f"{self._name} is unreachable since {at}: {words}")
 
     def check(self) -> None:
-        """Raises ServiceUnavailable if the service could not be used at the last look."""
+        """Raises ServiceUnavailable if the service could not be used at the last query."""
         if self.outage is not None:
             raise ServiceUnavailable(self.outage.reason)
 
     def note(self, info: ModelInfo) -> None:
-        """The service can be used."""
+        """Notes that the service can be used."""
         if self.outage is not None:
             seconds = time.time() - self.outage.since_ms / 1e3
             log.warning("%s can be used again, after %.0f s", self._name, seconds)
@@ -100,7 +99,7 @@ class Link:
         return f"{self._client.service} at {self._client.address}"
 
     def watch(self) -> None:
-        """Looks every second from here on, until `close`."""
+        """Queries the service every second until `close`."""
         self._watching = asyncio.create_task(self._watch())
 
     async def _watch(self) -> None:

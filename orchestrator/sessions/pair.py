@@ -1,4 +1,4 @@
-"""The pair of services that an orchestrator works with."""
+"""The target and the draft of an orchestrator."""
 
 from __future__ import annotations
 
@@ -43,9 +43,9 @@ class Pair:
         self.target_link = Link(target, self._accept_target)
         self.draft_link = None if draft is None else Link(draft, self._accept_draft)
         self.target_info = target_info
-        """What the target said last, of the same vocabulary."""
+        """The target's last answer with the same vocabulary."""
         self.on_target: Callable[[ModelInfo], None] = lambda info: None
-        """Is told that, each time: it may have been restarted with other settings."""
+        """Called with each answer, since a restarted target may have other settings."""
         self._target = target
         self._draft = draft
         self._compared: str | None = None  # the fingerprint of the draft's vocabulary
@@ -80,17 +80,17 @@ class Pair:
 
     @property
     def draft_info(self) -> ModelInfo | None:
-        """What the draft said last; None while there is none that can be used."""
+        """The draft's last answer; None while no draft can be used."""
         link = self.draft_link
         return None if link is None or link.outage is not None else link.info
 
     @property
     def draft_outage(self) -> Outage | None:
-        """Why no draft can be used, though there should be one."""
+        """Why the configured draft cannot be used."""
         return None if self.draft_link is None else self.draft_link.outage
 
     def check(self) -> None:
-        """Raises ServiceUnavailable if no text could be made now."""
+        """Raises ServiceUnavailable if the target cannot be used."""
         self.target_link.check()
 
     @contextmanager
@@ -101,7 +101,7 @@ class Pair:
         timeout: float | None,
         timeline: Timeline | None = None,
     ) -> Iterator[tuple[TargetSession, DraftSession | None]]:
-        """A session on each service, closed at the end whatever happens."""
+        """A session on each service, closed at the end in any case."""
         verifier = self._target.open_session(params, self.target_info, timeout, timeline)
         drafter, draft_info = None, self.draft_info
         if speculate and self._draft is not None and draft_info is not None:
@@ -116,7 +116,7 @@ class Pair:
                 drafter.close()
 
     async def current_info(self) -> tuple[ModelInfo, ModelInfo | None]:
-        """What target and draft say now; no draft if it does not answer.
+        """The answers of target and draft now; None for a draft that does not answer.
 
         Raises:
             OutriderError: the target does not answer.
@@ -133,7 +133,7 @@ class Pair:
             await self.draft_link.close()
 
     async def _accept_target(self, info: ModelInfo) -> None:
-        """Raises VocabularyMismatch if the target serves another vocabulary than it did."""
+        """Raises VocabularyMismatch if the target serves another vocabulary than before."""
         if info.vocabulary_fingerprint != self.target_info.vocabulary_fingerprint:
             raise VocabularyMismatch(
                 "the target serves another vocabulary than it did when the orchestrator started; "
@@ -143,7 +143,7 @@ class Pair:
         self.on_target(info)
 
     async def _accept_draft(self, info: ModelInfo) -> None:
-        """Raises VocabularyMismatch. Compares once, as long as the draft says the same."""
+        """Raises VocabularyMismatch. Compares once for each vocabulary of the draft."""
         assert self._draft is not None
         fingerprint = info.vocabulary_fingerprint
         if fingerprint != self._compared:

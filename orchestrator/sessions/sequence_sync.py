@@ -1,4 +1,4 @@
-"""What a service holds of the sequence, as far as the loop knows."""
+"""Sequence sync: what a service holds of the sequence, as far as the loop knows."""
 
 from __future__ import annotations
 

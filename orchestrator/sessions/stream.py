@@ -1,4 +1,4 @@
-"""One side of a bidirectional stream, with gRPC's errors as ours."""
+"""The client's side of a session's stream, with gRPC's errors as ours."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from outrider.protocol.channel import from_rpc_error
 
 _LONGEST_RETRY_SECONDS = 0.25
 
-# What gRPC says of a write that meets the end of its stream before the status has come.
+# gRPC's words for a write after the end of the stream, before the status has come.
 _MET_THE_END = "Internal error from Core"
 
 
@@ -23,13 +23,13 @@ class _UnknownEnd(ServiceUnavailable):
 
 
 class SessionStream:
-    """A bidirectional stream: a response to every request, and others that nobody asked for.
+    """A bidirectional stream: a response to every request, and further responses.
 
     Args:
         open_call: opens the stream.
-        settings: what the first request carries on top.
+        settings: fields that the first request has in addition.
         wait_seconds: seconds to wait for a slot if the service is full.
-        service: what errors call it.
+        service: its name in errors.
     """
 
     def __init__(
@@ -48,10 +48,10 @@ class SessionStream:
         return await self._exchange(request)
 
     async def _begin(self, request: Any) -> Any:
-        """The first exchange; tries again for a while if the service is full.
+        """The first exchange; retries for a while if the service is full.
 
-        A session that had nothing to ask for so long that the service gave its slot away is
-        opened again, and so is one that was refused for a reason that was lost.
+        A session that was silent for so long that the service gave its slot away is opened
+        again, and so is one that was refused for a reason that was lost.
         """
         now = asyncio.get_running_loop().time
         seconds, give_up = 0.002, now() + self._wait_seconds
@@ -97,7 +97,7 @@ class SessionStream:
             response = grpc.aio.EOF
         if response is grpc.aio.EOF:
             raise await self._end_of_stream()
-        if response is None:  # what gRPC makes of bytes that are no message
+        if response is None:  # bytes that gRPC could not parse
             raise OutriderError(f"{self._service}: it sent what cannot be decoded")
         return response
 

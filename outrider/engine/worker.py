@@ -1,4 +1,4 @@
-"""What opens sessions on an engine: a drafter or a verifier."""
+"""The base of drafters and verifiers, which open sessions on an engine."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Worker:
         return self.scheduler.num_free_slots // self.slots_per_session
 
     def check(self) -> None:
-        """Raises EngineFailed if no pass will run any more. Call it once a second."""
+        """Raises EngineFailed if there will be no more passes. Call it once a second."""
         self.scheduler.check()
 
     def close(self) -> None:
