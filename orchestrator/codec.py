@@ -11,7 +11,8 @@ from google.protobuf.struct_pb2 import ListValue, Struct
 from orchestrator.activity import Activity
 from orchestrator.generation import Generation
 from orchestrator.reporting.timeline import Timeline
-from orchestrator.request import DEFAULT_MAX_NEW_TOKENS, Message, Request, draw_seed
+from orchestrator.request import DEFAULT_MAX_NEW_TOKENS, Request, draw_seed
+from orchestrator.text.conversation import Message
 from outrider.protocol.codec import checked_sampling
 from outrider.protocol.messages import Outage, SamplingParams, TextPiece
 from outrider.v1 import generation_pb2

@@ -6,7 +6,7 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from orchestrator.text.conversation import check_conversation
+from orchestrator.text.conversation import Message, check_conversation
 from orchestrator.text.text_stream import check_stop_strings
 from outrider.errors import InvalidRequest
 from outrider.protocol.messages import GREEDY, MAX_NUM_SPECULATIVE_TOKENS, SamplingParams
@@ -15,14 +15,6 @@ DEFAULT_MAX_NEW_TOKENS = 64
 MAX_NUM_PREDRAFTS = 64
 MAX_NUM_STOP_STRINGS = 16
 MAX_STOP_STRING_LENGTH = 256
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One turn of a conversation."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)

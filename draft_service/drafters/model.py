@@ -34,18 +34,6 @@ from outrider.protocol.messages import GREEDY, PredraftPlan, Proposal, SamplingP
 _FEW_TOKENS = 16
 
 
-class Proposable:
-    """The tokens that a draft can propose, ascending; they have the logits' first columns."""
-
-    def __init__(self, token_ids: Tensor) -> None:
-        self._token_ids = token_ids
-        self._values = token_ids.tolist()  # once, since reading a device waits for its passes
-
-    def below(self, vocab_size: int | None) -> Tensor:
-        """The tokens below `vocab_size`; None: all."""
-        return self._token_ids[: bisect_left(self._values, vocab_size or math.inf)]
-
-
 class ModelDrafterSession:
     """One client's sequence, in one of the session's slots; the others are for predrafts.
 
@@ -88,7 +76,7 @@ class ModelDrafterSession:
         tokens = self._sequence.token_ids
         length = len(tokens)
         self._sampler = dataclasses.replace(
-            self._sampler, params=params, token_ids=self._drafter.proposable.below(vocab_size)
+            self._sampler, params=params, token_ids=self._drafter.proposable(vocab_size)
         )
         self._main = max(self._contents, key=lambda content: content.common_length(tokens))
         self._last_draft_token = []
@@ -177,7 +165,16 @@ class ModelDrafter(Worker):
         self.num_predrafts = num_predrafts
         self.min_confidence = min_confidence
         self.step_time = step_time
-        self.proposable = Proposable(engine.logit_token_ids)
+        # Once: to look at a tensor on a device waits for all its passes.
+        self._proposable: list[int] = engine.logit_token_ids.tolist()
+
+    def proposable(self, vocab_size: int | None) -> Tensor:
+        """The tokens that may be proposed to a target with `vocab_size` tokens; None: all.
+
+        The logits' first columns are for them.
+        """
+        count = bisect_left(self._proposable, vocab_size or math.inf)
+        return self.engine.logit_token_ids[:count]
 
     def open_session(self) -> ModelDrafterSession:
         """Raises NoFreeSlot."""

@@ -1,10 +1,10 @@
-"""Checks of a conversation before a chat template renders it."""
+"""Conversations, and their checks before a chat template renders them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-from orchestrator.text.tokenizer import Turn
 from outrider.errors import InvalidRequest
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -15,8 +15,16 @@ _OWN_VARIABLES = ("messages", "add_generation_prompt")
 _LONGEST_NAME = 60  # characters of a name in an error message
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: str
+    content: str
+
+
 def check_conversation(
-    messages: Sequence[Turn], continues_last: bool, template_arguments: Mapping[str, object]
+    messages: Sequence[Message], continues_last: bool, template_arguments: Mapping[str, object]
 ) -> None:
     """Raises InvalidRequest, also for settings of a conversation without messages."""
     for index, turn in enumerate(messages):

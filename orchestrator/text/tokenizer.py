@@ -5,23 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from typing import Protocol
 
 import tokenizers
 
+from orchestrator.text.conversation import Message
 from outrider.errors import InvalidRequest, UnsupportedModel
 from outrider.models.chat_template import NO_ARGUMENTS, ChatTemplate
 from outrider.protocol.messages import TokenizerFiles
-
-
-class Turn(Protocol):
-    """One turn of a conversation."""
-
-    @property
-    def role(self) -> str: ...
-
-    @property
-    def content(self) -> str: ...
 
 
 class Tokenizer:
@@ -80,7 +70,7 @@ class Tokenizer:
 
     def encode_messages(
         self,
-        messages: Sequence[Turn],
+        messages: Sequence[Message],
         continues_last: bool = False,
         template_arguments: Mapping[str, object] = NO_ARGUMENTS,
     ) -> list[int]:

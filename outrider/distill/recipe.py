@@ -7,6 +7,7 @@ import json
 import platform
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -167,15 +168,12 @@ def _write_and_teach(
         batch_invariant=False,
     )
     engine = wait_for_own_thread(lambda: Engine(options))
-    scheduler = Scheduler(engine, engine.cache.num_slots)
-    try:
+    with closing(Scheduler(engine, engine.cache.num_slots)) as scheduler:
         shards = [
             texts
             for texts in _text_shards(recipe, engine, scheduler, folder, work, progress)
             if len(texts)
         ]
-    finally:
-        scheduler.close()
     if not shards:
         raise ConfigurationError("there are no texts to learn from")
     task = progress.add_task("target reads", total=len(shards))

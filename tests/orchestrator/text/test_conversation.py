@@ -10,7 +10,8 @@ from google.protobuf.struct_pb2 import Struct
 
 from orchestrator.codec import request_from_wire
 from orchestrator.generation import Generation
-from orchestrator.request import Message, Request
+from orchestrator.request import Request
+from orchestrator.text.conversation import Message
 from outrider.client.request import request_to_wire
 from outrider.errors import InvalidRequest
 from outrider.protocol.messages import ModelInfo

@@ -10,7 +10,7 @@ import pytest
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer
 
-from orchestrator.request import Message
+from orchestrator.text.conversation import Message
 from orchestrator.text.tokenizer import Tokenizer
 from outrider.errors import BrokenChatTemplate, InvalidRequest, UnsupportedModel
 from outrider.models.tokenizer_files import read_tokenizer
