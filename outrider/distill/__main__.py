@@ -59,12 +59,12 @@ def _temperatures(
 @click.option("--num-layers", type=AT_LEAST_ONE, default=12, show_default=True,
               help="Without --layers: how many, those that change their input most.")  # fmt: skip
 @click.option("--trained-layers", type=AT_LEAST_ONE,
-              help="Train the last ones only, so many.  [default: all]")  # fmt: skip
+              help="Train only this many of the last layers.  [default: all]")  # fmt: skip
 @click.option("--refit-texts", type=click.IntRange(min=0), default=96, show_default=True,
-              help="Refit the layers on so many texts before they are trained.")  # fmt: skip
+              help="Refit the layers on this many texts before training.")  # fmt: skip
 @click.option("--int8", is_flag=True, help="Train for --dtype int8: round as it will.")
 @click.option("--draft-vocabulary", type=AT_LEAST_ONE, default=16384, show_default=True,
-              help="The draft proposes the most frequent tokens only, so many.")  # fmt: skip
+              help="Propose only this many of the most frequent tokens.")  # fmt: skip
 @click.option("--steps", type=AT_LEAST_ONE, default=2000, show_default=True)
 @click.option("--batch-size", type=AT_LEAST_ONE, default=16, show_default=True)
 @click.option("--learning-rate", type=FiniteRange(min=0, min_open=True), default=6e-4,

@@ -109,7 +109,7 @@ def load_served_model(
     check_vocabulary(name, files, engine.vocab_size)
     progress(f"{name}: warm-up")
     warm_up(engine, num_choices)
-    use_free_cores(engine.thread_counts)  # those of what was loaded beside it may be free again
+    use_free_cores(engine.thread_counts)  # cores that loaded the other model may be free again
     engine.batch_limits = measure_batch_limits(engine, replays_steps=engine.graphs is not None)
     if (claim := engine.batch_invariance) is not None:
         engine.batch_invariance = claim = compare_passes(engine, claim, engine.batch_limits.widest)

@@ -24,7 +24,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What a service tells of itself: its model, and its tokenizer in pieces of JSON."""
+    """A service's model, and its tokenizer in chunks of JSON."""
 
     info: ModelInfo
     tokenizer_chunks: tuple[bytes, ...] = ()
