@@ -1,4 +1,4 @@
-"""`outrider bench`: the pair against its baselines, all in one run."""
+"""`outrider bench`: compares the pair with its baselines, all in one run."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`outrider bench`: measures the pair beside its baselines."""
+"""The command `outrider bench`."""
 
 from __future__ import annotations
 
@@ -55,10 +55,10 @@ def main(
     name: str,
     **models: Any,
 ) -> None:
-    """Measure the pair beside its baselines: speed, round trips, lengths, capacity.
+    """Compare the pair with its baselines: speed, round trips, lengths, capacity.
 
-    Draft and target have cores of their own, as if on two hosts, where the machine
-    has enough of them.
+    Draft and target have separate cores, as if on two hosts, if the machine has
+    enough of them.
     """
     if models["draft"] is None:
         if models["target"] != "default":

@@ -1,4 +1,4 @@
-"""One generation, and ways to have it made: what is measured side by side."""
+"""Tasks, and ways to generate their texts, which are measured side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from outrider.errors import ContextTooLong
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What every way generates."""
+    """A text that every way generates."""
 
     prompt: str
     max_new_tokens: int
@@ -27,8 +27,8 @@ class Task:
 class Run:
     """A generation and its times as its caller saw them.
 
-    `ms_per_token` counts from the first token on (TPOT); `report` is what our
-    services say.
+    `ms_per_token` counts from the first token on (TPOT); `report` is that of our
+    services.
     """
 
     token_ids: Sequence[int]
@@ -45,7 +45,7 @@ Way = Callable[[Task], Run]
 
 @dataclass(frozen=True)
 class OverGrpc:
-    """Through an orchestrator. None leaves lengths and branches to its policy."""
+    """A way through an orchestrator. None leaves lengths and predrafts to its policy."""
 
     client: Client
     is_chat: bool
@@ -80,10 +80,10 @@ def interleave(
 ) -> list[dict[str, Run]]:
     """Runs of every task by every way, task by task, after a run of each to warm up.
 
-    Every other task has the ways in the reverse order, so that nobody is always first.
+    Every other task has the ways in reverse order, so that none is always first.
 
     Raises:
-        ContextTooLong: a text is shorter than asked for, so that its times mean nothing.
+        ContextTooLong: a text is shorter than asked for, so that its times are not comparable.
         OutriderError: a way failed.
     """
     length = tasks[-1].max_new_tokens

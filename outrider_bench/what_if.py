@@ -1,4 +1,4 @@
-"""What the loop would give with other times, from a result of `outrider bench`.
+"""Speedups of the loop with other times, from a result of `outrider bench`.
 
 python -m outrider_bench.what_if benchmarks/results/bench.json --verify-per-token 0
 """

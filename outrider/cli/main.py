@@ -68,7 +68,7 @@ _service_command("draft", "draft_service", "Serve the draft.")
 _service_command("target", "target_service", "Serve the target.")
 _service_command("orchestrator", "orchestrator", "Serve the loop and the public API.")
 _service_command("distill", "outrider.distill", "Make a draft for a target.")
-_service_command("bench", "outrider_bench", "Measure the pair beside its baselines.")
+_service_command("bench", "outrider_bench", "Compare the pair with its baselines.")
 
 
 @cli.command()

@@ -1,1 +1,1 @@
-"""What the pair is compared with: transformers, and the loop in one process."""
+"""Baselines of the pair: transformers, and the loop in one process."""

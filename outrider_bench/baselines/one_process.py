@@ -102,7 +102,7 @@ class LocalDrafter:
         return proposal
 
     async def follow(self, tokens: Sequence[int], draft: Sequence[int], plan: PredraftPlan) -> None:
-        """Never called: nothing is predrafted here."""
+        """Is never called, since there are no predrafts."""
 
     def cached(self, tokens: Sequence[int]) -> Predraft | None:
         return None
@@ -137,7 +137,7 @@ class LocalVerifier:
         draft_token_ids: Sequence[int],
         lookahead: Lookahead | None = None,
     ) -> VerifyResult:
-        """Makes no use of a lookahead: there is no round trip to hide."""
+        """Ignores a lookahead, since there is no round trip to hide."""
         context_length, token_ids = self._sync.difference(tokens)
         result = await self._session.verify(
             context_length, token_ids, draft_token_ids, self._params
@@ -147,7 +147,7 @@ class LocalVerifier:
 
 
 def trace(text: list[int], num_output_tokens: int, params: SamplingParams) -> Traced:
-    """What draft and target say at each output token of a text of the target's."""
+    """The choices of draft and target at each output token of a target's text."""
     drafter = _loaded["drafter"]
     ids = drafter.engine.logit_token_ids
     draft_logits = read(drafter.scheduler, text, num_output_tokens)
@@ -159,7 +159,7 @@ def trace(text: list[int], num_output_tokens: int, params: SamplingParams) -> Tr
 
 
 def draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> float:
-    """What a pass of the draft takes that gives `num_rows` sequences a token each."""
+    """The time of a pass of the draft that gives `num_rows` sequences a token each."""
     return asyncio.run(_draft_pass_ms(prompt, num_rows, num_passes))
 
 
@@ -179,7 +179,7 @@ async def _draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> f
 
 
 def target_pass_ms(prompt: list[int], num_tokens: int, num_passes: int) -> float:
-    """What a pass of the target takes over so many tokens behind the prompt."""
+    """The time of a pass of the target over `num_tokens` behind the prompt."""
     return asyncio.run(_target_pass_ms(prompt, num_tokens, num_passes))
 
 

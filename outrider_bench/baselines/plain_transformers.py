@@ -1,4 +1,4 @@
-"""The baselines: transformers `generate`, alone and assisted by the draft, in a worker process.
+"""The baseline of transformers: `generate`, alone and assisted by the draft, in a worker.
 
 transformers cannot run a draft in int8 or with a part of the vocabulary, so it gets the
 draft's weights in the target's precision.
@@ -34,7 +34,7 @@ def load(target: str, draft: str, device: str, dtype: str, threads: int) -> None
 
 
 def encode(prompt: str) -> list[int]:
-    """The prompt as one user message where the target has a chat template, else as it is."""
+    """The prompt as one user message if the target has a chat template, else unchanged."""
     tokenizer = _loaded["tokenizer"]
     if tokenizer.chat_template is None:
         return list(tokenizer(prompt).input_ids)
@@ -61,7 +61,7 @@ def generate_assisted(task: Task, num_draft_tokens: int | None) -> Run:
 
 
 class Clock(BaseStreamer):
-    """Notes when the first token came, and with how many others."""
+    """A streamer that notes when the first token came, and with how many others."""
 
     def __init__(self) -> None:
         self.first_time = 0.0
@@ -83,7 +83,7 @@ def _generate(task: Task, **how: Any) -> Run:
     ids = torch.tensor([encode(task.prompt)], device=target.device)
     sampling: dict[str, Any] = {"do_sample": False}
     if task.temperature:
-        # Without the filters that the model's own generation configuration may ask for.
+        # Without filters from the model's generation configuration.
         sampling = {"do_sample": True, "temperature": task.temperature, "top_k": 0, "top_p": 1.0}
         torch.manual_seed(task.seed)
     clock = Clock()

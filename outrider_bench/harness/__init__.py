@@ -1,1 +1,1 @@
-"""What starts and measures a system: hosts, delays, prompts, sections."""
+"""Starts and measures systems: hosts, delays, prompts, sections."""

@@ -1,4 +1,4 @@
-"""How many tokens a second a pair gives when many ask at once."""
+"""Capacity: the tokens per second of a pair with many sessions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from outrider_bench.harness.stand import Legs, Stand
 from outrider_bench.runs import Task, Way
 
-# At each number of sessions; that of a single text says more of the text than of the system.
+# Texts at each number of sessions; with few, the figure says more of the texts than of the system.
 FEWEST_TEXTS = 8
 
 ALONE, ONE_HOST, TWO_HOSTS = "target only", "both on the target's host", "two hosts"
@@ -46,10 +46,9 @@ def measure(
 
 
 def unread(tasks: Sequence[Task], numbers: Iterator[int]) -> list[Task]:
-    """The tasks with prompts that begin in a way of their own, at temperature 1.
+    """The tasks at temperature 1, with prompts that all begin differently.
 
-    What the target has read once it need not read again, and whoever asked first would have read
-    it for the others.
+    The target does not read a prefix twice, so the first system would have read it for the others.
     """
     return [
         dataclasses.replace(task, prompt=f"{number:04}: {task.prompt}", temperature=1.0, seed=seed)
@@ -58,7 +57,7 @@ def unread(tasks: Sequence[Task], numbers: Iterator[int]) -> list[Task]:
 
 
 def tokens_per_second(way: Way, tasks: Sequence[Task], num_sessions: int) -> float:
-    """Of so many sessions together, until all tasks are done."""
+    """The rate of `num_sessions` sessions together, until all tasks are done."""
     with ThreadPoolExecutor(num_sessions) as executor:
         began = time.perf_counter()
         runs = list(executor.map(way, tasks))

@@ -1,4 +1,4 @@
-"""What follows from the figures: costs, and the loop model beside what was measured."""
+"""Conclusions from the figures: costs, and the loop model compared with the measurement."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ CHANGES_ON_OWN_HOSTS: dict[str, Callable[[Times], Times]] = {
 
 
 def conclude(sections: Mapping[str, Any], num_predrafts: int) -> dict[str, Any]:
-    """What the sections that were run allow."""
+    """All conclusions that the sections that were run allow."""
     found: dict[str, Any] = {}
     lengths, trace = sections.get("lengths"), sections.get("trace")
     if not lengths or not _has_steps(lengths):
@@ -112,8 +112,8 @@ def speedups_on_own_hosts(
 ) -> dict[str, dict[str, dict[str, float]]]:
     """The same on hosts that share nothing, also for drafts of chosen acceptance.
 
-    Simulated hosts share the memory of one machine, which costs the pipelined loop's
-    verifications; in turn the target has it for itself, as on a host of its own.
+    Simulated hosts share the memory of one machine, which slows the pipelined loop's
+    verifications; in the sequential loop the target has it to itself, as on a separate host.
     """
     own = times[SEQUENTIAL]
     undisturbed = {name: getattr(own, name) for name in ("verify", "verify_per_token")}
@@ -151,10 +151,10 @@ def _both_modes(
 def table_hits(
     trace: Mapping[str, Any], times: Times, lengths: Mapping[int, Any], num_predrafts: int
 ) -> dict[str, dict[int, float]]:
-    """The table's hit rate by rule of sampling and draft length, by the model of the loop.
+    """The speculation cache's hit rate by sampling rule and draft length, by the loop model.
 
-    Texts, models, table and times are the same: what differs is how well the draft
-    can guess which token the target takes.
+    Texts, models, cache and times are the same; the difference is how well the draft can
+    guess the target's token.
     """
     return {
         rule: {
@@ -166,5 +166,5 @@ def table_hits(
 
 
 def read_texts(stored: Sequence[Sequence[Sequence[float]]]) -> Texts:
-    """Texts as they stand in a result's trace."""
+    """The texts of a result's trace."""
     return [[Place.read(place) for place in text] for text in stored]

@@ -1,4 +1,4 @@
-"""A TCP proxy that makes a connection longer: a far host on this machine."""
+"""A TCP proxy that adds a round-trip time: a distant host on this machine."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _PIECE_BYTES = 1 << 16
 
 
 class DelayingProxy:
-    """Passes connections on to `upstream` (host:port), later by half of `rtt_seconds` each way.
+    """Forwards connections to `upstream` (host:port), with half of `rtt_seconds` each way.
 
-    Bytes keep their order, and any number may be under way: a long link, not a narrow
-    one. It runs on a thread of its own for as long as the `with` block does.
+    Bytes keep their order, and any number may be under way: latency is added, bandwidth is
+    not limited. It runs on a separate thread within the `with` block.
     """
 
     def __init__(self, upstream: str, rtt_seconds: float) -> None:
@@ -54,7 +54,7 @@ class DelayingProxy:
             far_reader, far_writer = await asyncio.open_connection(
                 self._upstream_host, self._upstream_port
             )
-        except OSError:  # as if nobody listened here either
+        except OSError:  # as if there were no listener here either
             writer.transport.abort()
             return
         try:

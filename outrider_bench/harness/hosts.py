@@ -18,7 +18,7 @@ class Hosts:
 
     @classmethod
     def of(cls, num_cores: int, available: Sequence[int]) -> Hosts:
-        """Two hosts of `num_cores` cores each, if there are so many."""
+        """Two hosts of `num_cores` cores each, if there are enough."""
         if len(available) < 2 * num_cores:
             return cls(None, None)
         return cls(frozenset(available[:num_cores]), frozenset(available[num_cores:][:num_cores]))
@@ -30,7 +30,7 @@ class Hosts:
 
 
 def available_cores() -> list[int]:
-    """The cores that this process may use; none where it cannot be bound to any."""
+    """The cores that this process may use; empty where processes cannot be bound to cores."""
     if sys.platform != "linux":
         return []
     return sorted(os.sched_getaffinity(0))
@@ -38,7 +38,7 @@ def available_cores() -> list[int]:
 
 @contextmanager
 def bound_to(cores: Set[int] | None) -> Iterator[None]:
-    """Processes and threads that the calling thread starts meanwhile stay on `cores`."""
+    """Binds processes and threads that the calling thread starts meanwhile to `cores`."""
     if cores is None or sys.platform != "linux":
         yield
         return

@@ -1,4 +1,4 @@
-"""A whole run: what is measured, the measuring, and what follows from it."""
+"""A whole run: the plan, the measurement, and the conclusions."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def plan_of(
     max_new_tokens: int | None,
     quick: bool,
 ) -> sections.Plan:
-    """What is measured; what is not chosen depends on `quick`."""
+    """The plan of a run; the defaults depend on `quick`."""
     length = max_new_tokens or (12 if quick else 32)
 
     def tasks(count: int) -> list[Task]:

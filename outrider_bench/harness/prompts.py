@@ -1,4 +1,4 @@
-"""What the measured texts begin with."""
+"""The prompts of measured texts."""
 
 from __future__ import annotations
 
@@ -21,6 +21,6 @@ def read_prompts(path: Path | None) -> list[str]:
 
 
 def spread(lines: Sequence[str], count: int) -> list[str]:
-    """`count` lines, evenly over all of them, if there are so many."""
+    """`count` lines, spread evenly, or all if there are fewer."""
     count = min(count, len(lines))
     return [lines[i * len(lines) // count] for i in range(count)]

@@ -1,4 +1,4 @@
-"""The parts of a run: each starts what it needs, measures ways side by side, gives figures."""
+"""The sections of a run: each starts what it needs, measures ways side by side, gives figures."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ NO_DRAFT_TOKENS, PROMPT_LOOKUP = "k = 0", "prompt lookup, no draft"
 GREEDY, SHARED_NOISE, REJECTION = "greedy", "shared noise", "rejection sampling"
 CURVE_TEXTS = "greedy, texts of the curves"
 
-# To draft and target: whether the way is longer.
+# Whether the round trips to draft and target are longer.
 LEGS = {"draft": (1, 0), "target": (0, 1), "both": (1, 1)}
 LEG_NAMES = {"draft": "the draft", "target": "the target", "both": "draft and target"}
 
@@ -41,7 +41,7 @@ _NUM_PASSES = 6
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured: tasks, and the points of the curves."""
+    """The plan of a run: tasks, and the points of curves."""
 
     tasks: Sequence[Task]  # greedy; of the side-by-side table
     curve_tasks: Sequence[Task]  # of the curves
@@ -86,9 +86,9 @@ def modes(stand: Stand, plan: Plan) -> dict[str, Any]:
 
 
 def round_trips(stand: Stand, plan: Plan) -> dict[str, Any]:
-    """Longer ways: to the draft, to the target, to both. Speedups are over the same way.
+    """Longer round trips to the draft, the target, or both. Speedups are over the same network.
 
-    By leg, then by round-trip time; with 0 all legs are the same, and it is with the first.
+    By leg, then by added round-trip time; 0 is the same for all legs, and with the first one.
     """
     found: dict[str, Any] = {}
     for leg, (to_draft, to_target) in LEGS.items():
@@ -124,7 +124,7 @@ def draft_lengths(stand: Stand, plan: Plan) -> dict[str, Any]:
 
 
 def trace(stand: Stand, plan: Plan) -> dict[str, Any]:
-    """What the draft says along the texts, by rule of sampling; what its passes take."""
+    """The draft's choices along the texts, by sampling rule, and the times of passes."""
     sampled = [dataclasses.replace(task, temperature=1.0) for task in plan.tasks]
     traced = _traced(stand, sampled)
     source = random.Random(1)
@@ -168,7 +168,7 @@ def _trace_figures(texts: list[list[Place]]) -> dict[str, Any]:
 
 
 def chosen_acceptance(stand: Stand, plan: Plan) -> dict[str, Any]:
-    """The draft at its cost, right as often as is said; by mode and acceptance."""
+    """The draft at its cost, right as often as chosen; by mode and acceptance."""
     with stand.section() as stack:
         address, tell = stand.replaying_draft(stack)
         names = [f"{mode} {a:g}" for mode in BRANCHES for a in plan.acceptances]

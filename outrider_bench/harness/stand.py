@@ -1,4 +1,4 @@
-"""The test stand: everything that is measured, each in a process of its own."""
+"""The test stand: all systems that are measured, each in a separate process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Progress = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Models:
-    """What runs, and how."""
+    """The models of a run, and how they run."""
 
     target: str = "default"
     draft: str = "default"
@@ -35,12 +35,12 @@ class Models:
     draft_dtype: str = "auto"
     threads: int = 1
     slots: int = 16
-    """Of each service: more than sessions, as one that is given back is free after its pass."""
+    """Of each service: more than sessions, since a slot is free only after its last pass."""
 
 
 @dataclass(frozen=True)
 class Legs:
-    """Addresses of the services, and the round-trip times that are added to the ways there."""
+    """Addresses of the services, and the round-trip times that are added to them."""
 
     draft: str | None
     draft_rtt_ms: float = 0.0
@@ -51,8 +51,8 @@ class Stand:
     """Starts services and workers and ends them all with the `with` block.
 
     Raises:
-        ServiceUnavailable: a service did not start, or ended; says why.
-        OutriderError: what the workers raise for models that cannot be loaded.
+        ServiceUnavailable: a service did not start, or ended; the message says why.
+        OutriderError: a worker cannot load a model.
     """
 
     def __init__(self, models: Models, hosts: Hosts, progress: Progress) -> None:
@@ -76,11 +76,11 @@ class Stand:
 
     @contextmanager
     def section(self) -> Iterator[ExitStack]:
-        """A part of the run: what is started on the stack that it yields ends with it.
+        """A part of the run; systems that are started on the stack that it yields end with it.
 
         Raises:
-            ServiceUnavailable: a service has ended meanwhile. The loop would go on without
-                a lost draft, and something else would be measured than was meant.
+            ServiceUnavailable: a service has ended meanwhile. The loop would continue without
+                a lost draft, and the figures would be of something else.
         """
         with ExitStack() as stack:
             try:
@@ -179,9 +179,9 @@ class Stand:
         return self.begin(stack, "draft_service", cores, settings)
 
     def orchestrators(self, stack: ExitStack, legs: Mapping[str, Legs]) -> dict[str, Client]:
-        """Clients of orchestrators on the target's host, each its own, until `stack` closes.
+        """Clients of separate orchestrators on the target's host, until `stack` closes.
 
-        What one measures and learns, the others do not know.
+        They do not share what they measure and learn.
         """
         services = {}
         for name, leg in legs.items():
@@ -203,7 +203,7 @@ class Stand:
         return stack.enter_context(DelayingProxy(address, rtt_ms / 1e3)).address
 
     def draft_info(self) -> dict[str, object]:
-        """What the draft serves."""
+        """The draft's model."""
         with self.section() as stack:
             client = self.orchestrators(stack, {"": Legs(self.draft_address)})[""]
             draft = client.info().draft
@@ -235,7 +235,7 @@ class Stand:
         return [*self.num_prompt_tokens(task), *run.token_ids]
 
     def replaying_draft(self, stack: ExitStack) -> tuple[str, Callable[[Task, float], None]]:
-        """The address of a draft that replays, and what tells it the text and the acceptance."""
+        """The address of a replaying draft, and a function that sets its text and acceptance."""
         path = self.folder / "script.json"
 
         def tell(task: Task, acceptance: float) -> None:

@@ -23,7 +23,7 @@ class Worker(AbstractContextManager["Worker"]):
 
     Args:
         name: for messages.
-        load: called there first, with `arguments`; raises here what it raises there.
+        load: called there first, with `arguments`; its exceptions are raised here.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class Worker(AbstractContextManager["Worker"]):
             self._loaded = self._executor.submit(load, *arguments)
 
     def wait_until_loaded(self) -> None:
-        """Raises what loading raised, ServiceUnavailable if the process died."""
+        """Raises the exception of loading, or ServiceUnavailable if the process died."""
         try:
             self._loaded.result()
         except BrokenProcessPool as error:
             raise ServiceUnavailable(f"{self._name}: the process died") from error
 
     def run(self, function: Callable[..., T], *arguments: Any) -> T:
-        """Raises what the function raises, ServiceUnavailable if the process died."""
+        """Raises the function's exception, or ServiceUnavailable if the process died."""
         try:
             return self._executor.submit(function, *arguments).result()
         except BrokenProcessPool as error:

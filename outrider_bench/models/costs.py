@@ -1,4 +1,4 @@
-"""What a draft costs and what it must be worth, from measured runs of fixed draft lengths."""
+"""Costs of a draft and its break-even acceptance, from measured runs of fixed draft lengths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BEFORE = ("tokenize", "queue", "prefill_target", "prefill_draft", "deliver")
 
 @dataclass(frozen=True)
 class StepCost:
-    """What a step in turn takes with k draft tokens, in milliseconds."""
+    """The times of a sequential step with k draft tokens, in milliseconds."""
 
     k: float
     draft_ms: float
@@ -30,7 +30,7 @@ class StepCost:
 
     @classmethod
     def of(cls, found: Mapping[str, Any], target_ms: float) -> StepCost:
-        """From a way's figures. A few steps have no draft tokens: they cost `target_ms`."""
+        """The costs in a way's figures. A few steps without draft tokens take `target_ms`."""
         counts, num_tokens, num_prompts = found["counts"], found["num_tokens"], found["num_prompts"]
         num_steps = counts["num_steps"]
         num_plain = num_tokens - num_prompts - num_steps - counts["num_accepted_tokens"]
@@ -46,17 +46,16 @@ class StepCost:
 
 
 def decode_ms_per_token(found: Mapping[str, Any]) -> float:
-    """From the first token on, without what reading the prompt still takes the draft."""
+    """The time per token after the first, without the rest of the draft's prefill."""
     num_tokens, num_later = found["num_tokens"], found["num_tokens"] - found["num_prompts"]
     total = sum(found["critical_path_ms_per_token"].values()) - stage_ms(found, *_BEFORE)
     return float(total * num_tokens / num_later)
 
 
 def break_even_acceptance(cost: StepCost, target_ms: float) -> float | None:
-    """The probability a draft token must be accepted with, so that drafting loses nothing.
+    """The acceptance rate at which drafting breaks even; None if no rate is enough.
 
-    A step gives 1 + a + a^2 + ... + a^k tokens (arXiv 2211.17192). None: no probability
-    is enough.
+    A step gives 1 + a + a^2 + ... + a^k tokens (arXiv 2211.17192).
     """
     needed = cost.ms / target_ms
     if tokens_per_step(1.0, cost.k) < needed:
@@ -81,8 +80,8 @@ def cost_table(
     """By k: cost coefficient (draft step / step of the target alone), break-even acceptance.
 
     Args:
-        lengths: figures of the loop in turn by draft length.
-        target_ms: of a token by the target alone.
+        lengths: figures of the sequential loop by draft length.
+        target_ms: the target's time per token alone.
     """
     table = {}
     for k, found in lengths.items():
@@ -107,13 +106,13 @@ def fit_times(
 ) -> Times:
     """The loop model's times.
 
-    Drafts that end early are hardly longer with a larger k, so what a token more costs a
-    verification is taken from passes of the target by themselves.
+    Drafts that end early are hardly longer with a larger k, so the cost of a further token in
+    a verification is taken from separate passes of the target.
 
     Args:
         lengths: figures by draft length of the mode to be modelled: verification takes
             longer there if the draft computes meanwhile.
-        sequential: figures by draft length of the loop in turn, for what a draft takes.
+        sequential: figures by draft length of the sequential loop, for the times of drafts.
         draft_pass_ms: of a pass of the draft by its number of sequences.
         target_pass_ms: of a pass of the target by its number of tokens.
     """

@@ -1,4 +1,4 @@
-"""From runs to figures: medians over prompts, counts over all of them."""
+"""Figures of runs: medians over prompts, counts over all of them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def summed(reports: Sequence[Generation]) -> SpeculationStats:
 
 
 def ratios(counts: SpeculationStats) -> dict[str, Any]:
-    """Ratios by name; None where they mean nothing.
+    """Ratios by name; None where they are undefined.
 
-    Steps that looked their draft up in the text count in those per step only.
+    Steps with looked-up tokens count only in ratios per step.
     """
     num_drafted = counts.num_steps - counts.num_lookup_steps
     num_cache_misses = num_drafted - counts.num_cache_hits + counts.num_cache_misses
@@ -61,15 +61,15 @@ def _ratio(part: float, whole: float) -> float | None:
 
 
 def _per_step(accepted: int, steps: int) -> float | None:
-    """Tokens a step, with the target's own."""
+    """Tokens a step, the target's own included."""
     return round(1 + accepted / steps, 3) if steps else None
 
 
 def figures(rows: Sequence[Mapping[str, Run]], baseline: str = TARGET_ONLY) -> dict[str, Any]:
-    """Each way's figures, by its name, from runs of all ways on each prompt.
+    """Each way's figures, by name, from runs of all ways on each prompt.
 
     A speedup is the median over prompts of the ratio to the baseline's time per token.
-    `num_different` counts texts that are not the baseline's.
+    `num_different` counts texts that differ from the baseline's.
     """
     return {name: _way_figures(rows, name, baseline) for name in rows[0]}
 
@@ -112,6 +112,6 @@ def _stages(paths: Sequence[Mapping[str, int]], num_tokens: int) -> dict[str, fl
 
 
 def stage_ms(found: Mapping[str, Any], *stages: str) -> float:
-    """What stages of the critical path took a token, from a way's figures."""
+    """The time per token of each stage of the critical path, from a way's figures."""
     path: dict[str, float] = found["critical_path_ms_per_token"]
     return sum(path.get(stage, 0.0) for stage in stages)

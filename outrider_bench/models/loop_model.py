@@ -1,8 +1,8 @@
 """A model of the loop: replays recorded texts with other times of draft, target and network.
 
-What the draft gets right where, and which runners-up it has, is recorded by `outrider
-bench` (section "trace"); the times it measures, too. `conclusions.py` sets the model
-beside what was measured, `what_if.py` asks it for other times.
+`outrider bench` records where the draft is right, and its runners-up (section "trace"), and
+measures the times. `conclusions.py` compares the model with the measurement, `what_if.py`
+runs it with other times.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ _SHORTEST_PASS_MS = 1e-3  # of a draft that costs nothing
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A place in a text of the target's, as the draft sees it after the tokens before it.
+    """A position in a target's text, as the draft sees it after the tokens before it.
 
-    `rank` is where the text's token is among the draft's choices: 0 where the draft is
-    right, then its runners-up. `probs` are what the draft gives to its first choice and
-    to the runners-up. `guesses_bonus`: whether its guess of a bonus token is right.
+    `rank` is that of the text's token among the draft's choices: 0 where the draft is right,
+    then its runners-up. `probs` are the draft's probabilities of its first choice and of the
+    runners-up. `guesses_bonus`: whether its guess of a bonus token is right.
     """
 
     rank: int
@@ -36,7 +36,7 @@ class Place:
     guesses_bonus: bool
 
     def stored(self) -> list[float]:
-        """As it stands in a result's file."""
+        """The place as JSON, for a result's file."""
         return [self.rank, int(self.guesses_bonus), *(round(prob, 4) for prob in self.probs)]
 
     @classmethod
@@ -47,7 +47,7 @@ class Place:
 
 
 def chosen_texts(acceptance: float, num_texts: int = 64, length: int = 64) -> list[list[Place]]:
-    """What a draft of chosen acceptance sees, as `draft_service/drafters/replay.py` plays it."""
+    """The places of a draft of chosen acceptance, as in `draft_service/drafters/replay.py`."""
     probs = (acceptance, *((1 - acceptance) * chance for chance in RUNNER_UP_CHANCES))
     return [
         [Place(rank, probs, rank == 0) for rank in draw_ranks(range(length), acceptance, seed)]
@@ -57,12 +57,12 @@ def chosen_texts(acceptance: float, num_texts: int = 64, length: int = 64) -> li
 
 @dataclass(frozen=True)
 class Times:
-    """What parts of a step take, in milliseconds.
+    """The times of parts of a step, in milliseconds.
 
     A verification of k draft tokens takes `verify + k * verify_per_token`, drafting them
-    `draft + k * draft_step`, a pass of the draft over n branches
-    `draft_step + (n - 1) * draft_per_predraft`; `overhead` is what a step takes on top,
-    `draft_overhead` what it takes on top if it asks the draft.
+    `draft + k * draft_step`, a pass of the draft over n predrafts
+    `draft_step + (n - 1) * draft_per_predraft`; a step takes `overhead` in addition, and
+    `draft_overhead` if it asks the draft.
     """
 
     target_alone: float
@@ -82,7 +82,7 @@ class Times:
 
 @dataclass
 class Replay:
-    """What came of texts: counts, and the time from the first token to the last."""
+    """The outcome of texts: counts, and the time from the first token to the last."""
 
     ms: float = 0.0
     num_tokens: int = 0
@@ -96,7 +96,7 @@ class Replay:
 
     @property
     def hit_rate(self) -> float:
-        """Steps that found their draft predrafted, of those with draft tokens."""
+        """Cache hits, of steps with draft tokens."""
         return self.num_hits / self.num_steps if self.num_steps else 0.0
 
 
@@ -107,7 +107,7 @@ def replay(
     num_predrafts: int = 0,
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
 ) -> Replay:
-    """The loop over all texts with draft length k, in turn or with branches predrafted."""
+    """The loop over all texts with draft length k, sequential or with predrafts."""
     result = Replay()
     for text in texts:
         _replay_text(text, times, k, num_predrafts, min_confidence, result)
@@ -151,14 +151,14 @@ def _replay_text(
 
 
 def _proposed_length(ahead: Sequence[Place], min_confidence: float) -> int:
-    """How many tokens a proposal has, which ends where the draft is unsure of it."""
+    """The tokens of a proposal, which ends where the draft is unsure of it."""
     chances = itertools.accumulate((place.probs[0] for place in ahead), operator.mul)
     unsure = (i for i, chance in enumerate(chances, 1) if chance < min_confidence)
     return next(unsure, len(ahead))
 
 
 def _drafting_ms(times: Times, length: int) -> float:
-    """What is waited for draft tokens."""
+    """The time that a step waits for draft tokens."""
     drafting = times.draft + length * times.draft_step
     return drafting + times.draft_overhead + times.rtt_draft
 
@@ -166,7 +166,7 @@ def _drafting_ms(times: Times, length: int) -> float:
 def _predrafted_soon(
     ahead: Sequence[Place], length: int, accepted: int, num_predrafts: int, passes: float
 ) -> tuple[int, float]:
-    """Tokens predrafted for the result, and the part of a pass that is waited for the first."""
+    """Tokens predrafted for the result, and the part of a pass that the first one is late."""
     in_time = max(0, int(passes))
     found = predrafted_length(ahead, length, accepted, num_predrafts, in_time)
     # What is under way then is less than a pass from being there.
@@ -179,7 +179,7 @@ def _predrafted_soon(
 def predrafted_length(
     ahead: Sequence[Place], length: int, accepted: int, num_predrafts: int, num_passes: int
 ) -> int:
-    """How many tokens are predrafted for what the result turned out to be; 0 on a miss."""
+    """The number of tokens that are predrafted for the result; 0 on a cache miss."""
     if accepted == length:
         # The first pass guesses the bonus token.
         return max(0, num_passes - 1) if ahead[length].guesses_bonus else 0
@@ -192,7 +192,7 @@ def predrafted_length(
 def _predrafted_corrections(
     probs: tuple[tuple[float, ...], ...], count: int
 ) -> frozenset[tuple[int, ...]]:
-    """Those that are predrafted for, as ranks; the same steps come up again with other times."""
+    """The corrections that are predrafted for, as ranks; cached, since steps recur."""
     ranks = [[Choice(rank, prob) for rank, prob in enumerate(of_place)] for of_place in probs]
     corrections = likeliest_corrections([0] * len(probs), ranks, count)
     return frozenset(tuple(correction.token_ids) for correction in corrections)
@@ -205,7 +205,7 @@ def best_fan_out(
     num_predrafts: int,
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
 ) -> Replay:
-    """The fastest with at most so many branches: how many pay, the draft service finds out."""
+    """The fastest replay with up to `num_predrafts`, as the draft service would choose."""
     fan_outs = range(min(1, num_predrafts), num_predrafts + 1)
     ways = [replay(texts, times, k, fan_out, min_confidence) for fan_out in fan_outs]
     return min(ways, key=lambda way: way.ms_per_token)
@@ -218,9 +218,9 @@ def best_speedup(
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
     longest: int = 16,
 ) -> tuple[float, int]:
-    """Over the target alone, with the draft length that is best here; and that length.
+    """The speedup over the target alone at the best draft length; and that length.
 
-    A target that is far goes on alone where there are no draft tokens, so its way costs nothing.
+    Without draft tokens the target runs ahead, so its round trip costs nothing.
     """
     alone = times.target_alone
     ways = {
@@ -241,19 +241,19 @@ def draft_twice_as_fast(times: Times) -> Times:
 
 
 def draft_for_nothing(times: Times) -> Times:
-    """The bound of all drafts of an acceptance: in turn, where all there is to win is won."""
+    """The times of a draft that costs nothing, which bound all drafts of an acceptance."""
     return dataclasses.replace(
         times, draft=0.0, draft_step=0.0, draft_per_predraft=0.0, draft_overhead=0.0
     )
 
 
 def flat_in_k(times: Times) -> Times:
-    """Verifications take as long with draft tokens as without, as on a GPU."""
+    """Times in which verifications take as long with draft tokens as without, as on a GPU."""
     return dataclasses.replace(times, verify_per_token=0.0)
 
 
 def what_if(times: Times) -> dict[str, Times]:
-    """Other times worth a look."""
+    """Other times of interest, by name."""
     change = dataclasses.replace
     return {
         "as measured": times,

@@ -1,7 +1,7 @@
-"""What the draft says at each place of texts that the target wrote.
+"""The draft's choices at each position of texts that the target wrote.
 
-From this the loop can be replayed with other times (`loop_model.py`), and shared noise
-compared with rejection sampling: the same texts, models and table, another rule.
+From these the loop can be replayed with other times (`loop_model.py`), and shared noise
+compared with rejection sampling: the same texts, models and cache, another rule.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ WIDTH = 17  # the draft's first choice and sixteen runners-up
 
 
 class Reading(Job):
-    """Reads a whole text and keeps the logits from the last prompt token on."""
+    """A job that reads a whole text and keeps the logits from the last prompt token on."""
 
     logits: Tensor  # [num_output_tokens, num_ids]
 
@@ -49,7 +49,7 @@ def read(scheduler: Scheduler, text: Sequence[int], num_output_tokens: int) -> T
 def places(
     logits: Tensor, token_ids: Tensor, text: Sequence[int], params: SamplingParams
 ) -> list[Place]:
-    """How the draft's choices, under shared noise or greedy, meet the end of `text`.
+    """Compares the draft's choices, under shared noise or greedy, with the end of `text`.
 
     Args:
         logits: [num_output_tokens, num_ids] of the draft.
@@ -68,11 +68,11 @@ def places(
 
 @dataclass(frozen=True)
 class Rejection:
-    """Speculative sampling by rejection (arXiv 2211.17192) at the places of a text.
+    """Speculative sampling by rejection (arXiv 2211.17192) at the positions of a text.
 
     Args:
-        acceptance: probability of acceptance at each place.
-        coverage: at each place, probability that after a rejection the target's token
+        acceptance: probability of acceptance at each position.
+        coverage: at each position, the probability that after a rejection the target's token
             is among the draft's first 1, 2, ... runners-up.
         bonus: probability that the draft's likeliest token is the target's.
         probs: the draft's own, for its first choice and its runners-up.
@@ -84,7 +84,7 @@ class Rejection:
     probs: list[tuple[float, ...]]
 
     def places(self, source: random.Random) -> list[Place]:
-        """One outcome: what would be accepted, and what the corrections would be."""
+        """One random outcome: which tokens are accepted, and the ranks of corrections."""
         return [
             Place(
                 0 if source.random() < accepted else _draw_rank(covered, source),
@@ -105,7 +105,7 @@ def _draw_rank(coverage: Sequence[float], source: random.Random) -> int:
 def rejection(
     target_logits: Tensor, draft_logits: Tensor, token_ids: Tensor, params: SamplingParams
 ) -> Rejection:
-    """What rejection sampling would give at each place.
+    """Rejection sampling at each position.
 
     Args:
         target_logits: [num_tokens, vocab_size]
@@ -120,7 +120,7 @@ def rejection(
     best = draft_probs.topk(WIDTH, dim=-1)
     corrected = (excess / total).gather(-1, best.indices)  # [num_tokens, WIDTH]
     rejected = (deficit / total).gather(-1, best.indices)
-    # The rejected token is no runner-up of itself, so the list is longer by one behind it.
+    # The rejected token is not its own runner-up, so the list is longer by one behind it.
     next_in = torch.cumsum(rejected, -1)[:, :-1] * corrected[:, 1:]
     coverage = (torch.cumsum(corrected, -1)[:, :-1] + next_in).clamp_max(1)
     bonus = target_probs.gather(-1, best.indices[:, :1])[:, 0]

@@ -14,7 +14,7 @@ _SIZE = (6.4, 3.6)  # inches
 
 
 def write_plots(document: Mapping[str, Any], folder: Path, name: str) -> list[Path]:
-    """Writes `<folder>/<name>_<plot>.svg` for what was measured; returns the paths.
+    """Writes `<folder>/<name>_<plot>.svg` for each section that was measured; returns the paths.
 
     Raises:
         ConfigurationError: matplotlib is not installed.
@@ -125,7 +125,7 @@ def _capacity(axes: Any, found: Mapping[str, Mapping[int, float]]) -> None:
     axes.legend()
 
 
-# By the file's name: the section that it is of, and what draws that.
+# By the file's name: its section, and the function that draws it.
 _PLOTS: dict[str, tuple[str, Callable[[Any, Mapping[str, Any]], None]]] = {
     "modes": ("modes", _modes),
     "rtt": ("rtt", _round_trips),

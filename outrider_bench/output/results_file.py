@@ -1,4 +1,4 @@
-"""Writes a measurement's result with what is needed to judge it."""
+"""Writes results of measurements, with versions, hardware and settings."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **
     """Writes `<folder>/<name>.json` with these parts and returns its path.
 
     Raises:
-        ConfigurationError: it cannot be written there.
+        ConfigurationError: the file cannot be written.
     """
     path = folder / f"{name}.json"
     document = {

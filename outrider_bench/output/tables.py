@@ -1,4 +1,4 @@
-"""What the terminal shows of a run."""
+"""Tables of a run for the terminal."""
 
 from __future__ import annotations
 
