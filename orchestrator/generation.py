@@ -41,7 +41,7 @@ class Generation:
     text: str = ""
     num_prompt_tokens: int = 0
     num_committed_tokens: int = 0
-    """Never falls, unlike the number of `token_ids` at a stop string."""
+    """Includes tokens that a stop string later removes from `token_ids`."""
     stopped: bool = False
     speculation: Speculation = field(default_factory=Speculation)
     num_target_threads: int = 0
@@ -75,32 +75,28 @@ class Generation:
             speculates = request.num_speculative_tokens != 0
             if speculates and pair.draft_outage is not None:
                 self.draft_failure = pair.draft_outage.reason
-            with (
-                activity.running(self),
-                pair.sessions(
-                    request.sampling, speculates, _seconds_until(deadline), self.path.timeline
-                ) as (
-                    verifier,
-                    drafter,
-                ),
-            ):
+            left = _seconds_until(deadline)
+            sessions = pair.sessions(request.sampling, speculates, left, self.path.timeline)
+            with activity.running(self), sessions as (verifier, drafter):
                 proposer = Proposer(drafter, policy, request.num_predrafts, request.looks_up)
-                async with aclosing(decode(prompt, max_length, verifier, proposer)) as steps:
-                    async for step in steps:
-                        self._book(step)
-                        pieces = self._commit(step, text_stream, eos)
-                        is_last = self.stopped or len(prompt) + len(self.token_ids) >= max_length
-                        if is_last:
-                            pieces[-1] = self._finish(pieces[-1], text_stream)
-                        self.path.spend("detokenize")
-                        self.path.committed(len(self.token_ids))
-                        slot.advance(self.num_committed_tokens)
-                        yield pieces
-                        if is_last:
-                            break
-                        slot.resume()
-                if drafter is not None and drafter.given_up_for is not None:
-                    self.draft_failure = drafter.given_up_for.message
+                try:
+                    async with aclosing(decode(prompt, max_length, verifier, proposer)) as steps:
+                        async for step in steps:
+                            pieces = self._commit(step, text_stream, eos)
+                            length = len(prompt) + len(self.token_ids)
+                            is_last = self.stopped or length >= max_length
+                            if is_last:
+                                pieces[-1] = self._finish(pieces[-1], text_stream)
+                            self.path.spend("detokenize")
+                            self.path.committed(len(self.token_ids))
+                            slot.advance(self.num_committed_tokens)
+                            yield pieces
+                            if is_last:
+                                break
+                            slot.resume()
+                finally:
+                    if drafter is not None and drafter.given_up_for is not None:
+                        self.draft_failure = drafter.given_up_for.message
 
     def _policy(self, pair: Pair) -> DraftPolicy:
         k = self.request.num_speculative_tokens
@@ -121,7 +117,7 @@ class Generation:
                 request.messages, request.continue_final_message, request.chat_template_kwargs
             )
 
-        # A template's arguments may be of any size, and be written any number of times.
+        # A template may write its arguments any number of times.
         if sum(map(len, texts)) < _LONG_TEXT and not request.chat_template_kwargs:
             prompt = encode()
         else:
@@ -133,15 +129,13 @@ class Generation:
         self.path.spend("tokenize")
         return prompt
 
-    def _book(self, step: StepRecord) -> None:
-        self.path.book(step)
-        self.speculation.count(step)
-        self.num_target_threads = step.num_target_threads
-
     def _commit(
         self, step: StepRecord, text_stream: TextStream, eos: frozenset[int]
     ) -> list[TextPiece]:
         """Takes a step's tokens until one of them ends the text."""
+        self.path.book(step)
+        self.speculation.count(step)
+        self.num_target_threads = step.num_target_threads
         pieces = []
         for index, token_id in enumerate(step.token_ids):
             self.token_ids.append(token_id)

@@ -53,8 +53,8 @@ class DraftTokens:
     """Of tokens that were looked up: how many tokens before them matched."""
     is_confirmed: bool = False
     """Of tokens that were looked up: the draft had predrafted the first of them, too."""
-    forward_ns: int = 0
-    """Of a predraft: in the draft's forward passes."""
+    hidden_ns: int = 0
+    """Of a predraft: the draft's forward passes for it that nothing waited for."""
 
 
 NO_DRAFT = DraftTokens()

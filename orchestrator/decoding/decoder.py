@@ -34,9 +34,8 @@ async def decode(
             room = max_length - len(tokens) - 1  # for draft tokens
             clock = _Clock(is_prefill=len(tokens) == len(prompt))
             with telemetry.span("prefill" if clock.is_prefill else "step") as span:
-                draft = await proposer.propose(tokens, room, verifier)
-                lookahead = proposer.lookahead(tokens, draft, room)
-                clock.verifies()
+                draft, lookahead = await proposer.propose(tokens, room, verifier)
+                clock.begin_verification()
                 result = await verifier.verify(tokens, draft.token_ids, lookahead)
                 step = clock.record(draft, result, proposer)
                 span.set(
@@ -60,7 +59,7 @@ class _Clock:
         self.is_prefill = is_prefill
         self._began_ns = self._verify_ns = time.perf_counter_ns()
 
-    def verifies(self) -> None:
+    def begin_verification(self) -> None:
         self._verify_ns = time.perf_counter_ns()
 
     def record(self, draft: DraftTokens, result: VerifyResult, proposer: Proposer) -> StepRecord:
@@ -92,6 +91,6 @@ class _Clock:
             began_ns=self._began_ns,
             ended_ns=ended_ns,
             waits=(*waits, verify),
-            hidden_draft_ns=draft.forward_ns,
+            hidden_draft_ns=draft.hidden_ns,
             hidden_prefill_ns=proposer.hidden_prefill_ns,
         )

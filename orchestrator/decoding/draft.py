@@ -14,10 +14,11 @@ from outrider.protocol.messages import Predraft, PredraftPlan, Proposal
 
 DEFAULT_NUM_PREDRAFTS = 4
 
-# A draft that has not answered for so long is lost.
+# A draft that does not answer for so long is lost. Long prompts take their time.
 LONGEST_WAIT_SECONDS = 10.0
+LONGEST_PREFILL_SECONDS = 60.0
 
-# A draft that was idle reads what it has missed. If that takes more steps, it is just slow.
+# Steps in which a draft that was idle reads what it has missed. Then the loop may wait for it.
 STEPS_TO_CATCH_UP = 3
 
 log = logging.getLogger(__name__)
@@ -33,95 +34,110 @@ class Draft:
 
     def __init__(self, drafter: Drafter | None, num_predrafts: int | None) -> None:
         self.state = DraftState.ABSENT if drafter is None else DraftState.IDLE
-        self.predrafts = False
-        """Whether it was last told to predraft."""
+        self.prefill_ns = 0
+        """Of a prefill that was finished: what it took the draft."""
         self._drafter = drafter
         self._num_predrafts = num_predrafts
-        self._has_read = False  # the text up to some point, or is reading it
+        self._predrafts = False  # as it was last told
         self._prefill: asyncio.Task[Proposal | None] | None = None
-        self.is_late = False
-        """Whether the text had gone on before its prefill began."""
+        self._has_prefilled = False
+        self._steps_behind = 0  # steps that the text is ahead of its prefill
         self._steps_left = 0  # to catch up
+        self._num_lost_tokens = 0  # that a draft had predrafted which is lost
+
+    @property
+    def num_predrafted_tokens(self) -> int:
+        """In this text so far."""
+        if self._drafter is None:
+            return self._num_lost_tokens
+        return self._drafter.num_predrafted_tokens
 
     @property
     def is_predrafting(self) -> bool:
         """Whether predrafts for the verification under way are there or to come."""
-        return self.predrafts and self.state in (DraftState.ACTIVE, DraftState.CATCHING_UP)
-
-    @property
-    def num_predrafted_tokens(self) -> int:
-        return 0 if self._drafter is None else self._drafter.num_predrafted_tokens
+        return self._predrafts and self.state in (DraftState.ACTIVE, DraftState.CATCHING_UP)
 
     def room(self, tokens: Sequence[int]) -> int:
-        """How many tokens its context has left behind these; 0 if there is no draft."""
+        """How many tokens its context has left after `tokens`; 0 if there is no draft."""
         if self._drafter is None:
             return 0
         return max(0, self._drafter.max_context_length - len(tokens))
 
     def prefill(self, tokens: Sequence[int], decision: Decision, is_late: bool = False) -> None:
-        """Lets it read the text while others go on."""
-        self._has_read, self.is_late = True, is_late
+        """Starts reading the text in the background.
+
+        Args:
+            is_late: the text has gone on without the draft before.
+        """
+        if not self.room(tokens):
+            return
         self.state = DraftState.PREFILLING
-        asked = self._ask(list(tokens), 0, self._plan(decision))
-        self._prefill = asyncio.create_task(asked)
+        self._steps_behind = STEPS_TO_CATCH_UP if is_late else 0
+        asked = self._ask(list(tokens), 0, decision)
+        self._prefill = asyncio.create_task(self._answer(asked, LONGEST_PREFILL_SECONDS))
 
     @property
-    def has_prefilled(self) -> bool:
-        """Whether `finish_prefill` would not have to wait."""
-        return self._prefill is None or self._prefill.done()
+    def is_late(self) -> bool:
+        """Whether the text has gone on since the prefill began, so that it is not waited for."""
+        return self._steps_behind > 1
+
+    async def begin_step(self) -> None:
+        """Counts a step, and collects a prefill that is done."""
+        if self.state is DraftState.PREFILLING:
+            self._steps_behind += 1
+            if self._prefill is not None and self._prefill.done():
+                await self.finish_prefill()
+        elif self.state is DraftState.CATCHING_UP:
+            self._steps_left -= 1
+            if self._steps_left == 0:
+                self.state = DraftState.ACTIVE
 
     async def finish_prefill(self) -> Proposal | None:
-        """Waits until the text is read: until then nothing else may be asked."""
+        """Waits until the text is read; until then nothing else may be asked."""
         assert self._prefill is not None
-        proposal = await self._answer(self._prefill)
-        self._prefill = None
+        prefill, self._prefill = self._prefill, None
+        proposal = await prefill
+        self.prefill_ns = 0 if proposal is None else proposal.timings.total_ns
+        self._has_prefilled = True
         if self.state is DraftState.PREFILLING:
-            self._become(DraftState.CATCHING_UP if self.is_late else DraftState.ACTIVE)
+            self.state = DraftState.ACTIVE
+            if self.is_late:
+                self._catch_up()
         return proposal
 
+    def _catch_up(self) -> None:
+        self.state, self._steps_left = DraftState.CATCHING_UP, STEPS_TO_CATCH_UP
+
     async def want(self, tokens: Sequence[int], decision: Decision) -> None:
-        """Wakes it or makes it idle, as decided."""
-        is_wanted = decision.draft_length > 0
-        if self.state is DraftState.IDLE and is_wanted:
-            if self._has_read:
-                self._become(DraftState.CATCHING_UP)
+        """Makes the draft work or idle, as decided."""
+        if self.state is DraftState.IDLE and decision.drafts:
+            if self._has_prefilled:
+                self._catch_up()
             else:
                 self.prefill(tokens, decision, is_late=True)
-        elif self.state in (DraftState.ACTIVE, DraftState.CATCHING_UP) and not is_wanted:
-            if self.predrafts:  # which may share the target's cores
+        elif self.state in (DraftState.ACTIVE, DraftState.CATCHING_UP) and not decision.drafts:
+            if self._predrafts:  # which may compete with the target for cores: it is told to stop
                 await self.follow(tokens, (), decision)
             else:
                 self.state = DraftState.IDLE
-
-    def _become(self, state: DraftState) -> None:
-        self.state = state
-        self._steps_left = STEPS_TO_CATCH_UP
-
-    def has_caught_up(self, is_hit: bool) -> bool:
-        """Whether it may be waited for: it has a predraft, or has had time to read."""
-        if self.state is DraftState.CATCHING_UP:
-            if is_hit or self._steps_left == 0:
-                self.state = DraftState.ACTIVE
-            self._steps_left -= 1
-        return self.state is not DraftState.CATCHING_UP
 
     def cached(self, tokens: Sequence[int]) -> Predraft | None:
         """The predraft for the case that `tokens` are committed."""
         return None if self._drafter is None else self._drafter.cached(tokens)
 
     def is_under_way(self, tokens: Sequence[int]) -> bool:
+        """Whether a predraft for that case has been started and has no token yet."""
         return self._drafter is not None and self._drafter.is_under_way(tokens)
 
     async def wait_for_cached(self, tokens: Sequence[int], wait_ns: float) -> Predraft | None:
         """The predraft for that case, if it is there in time.
 
-        A result that comes in the middle of a draft step would otherwise waste the step.
+        Without the wait, a result that comes during the draft's forward pass would waste it.
         """
-        assert self._drafter is not None
         now = asyncio.get_running_loop().time
         latest = now() + wait_ns / 1e9
         while self.is_under_way(tokens) and (seconds_left := latest - now()) > 0:
-            await asyncio.wait((self._drafter.growth(),), timeout=seconds_left)
+            await asyncio.wait((self.growth(),), timeout=seconds_left)
         return self.cached(tokens)
 
     def growth(self) -> asyncio.Future[None]:
@@ -130,73 +146,81 @@ class Draft:
             return asyncio.get_running_loop().create_future()
         return self._drafter.growth()
 
-    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
-        """The predraft for the case that all of `draft` are accepted behind `tokens`."""
-        return None if self._drafter is None else self._drafter.likeliest(tokens, draft)
+    def after_full_acceptance(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
+        """The predraft for the case that all of `draft` are accepted after `tokens`."""
+        if self._drafter is None:
+            return None
+        return self._drafter.after_full_acceptance(tokens, draft)
 
     async def propose(
         self, tokens: Sequence[int], num_tokens: int, decision: Decision
     ) -> Proposal | None:
-        """At most so many draft tokens; None if it is lost."""
-        return await self._answer(self._ask(tokens, num_tokens, self._plan(decision)))
+        """At most `num_tokens` draft tokens; None if the draft is lost."""
+        asked = self._ask(tokens, num_tokens, decision)
+        return await self._answer(asked, LONGEST_WAIT_SECONDS)
 
-    async def follow(self, tokens: Sequence[int], draft: Sequence[int], decision: Decision) -> None:
-        """Tells it that `draft` is being verified behind `tokens`."""
-        plan = self._plan(decision)
+    async def follow(
+        self, tokens: Sequence[int], draft: Sequence[int], decision: Decision, is_hit: bool = False
+    ) -> None:
+        """Tells the draft that `draft` is being verified after `tokens`.
+
+        Args:
+            is_hit: it was predrafted, so the draft has caught up.
+        """
         if self._drafter is None:
             return
-        if len(tokens) + len(draft) > self._drafter.max_context_length:
+        if not decision.drafts or len(tokens) + len(draft) > self._drafter.max_context_length:
             self.state = DraftState.IDLE
+        elif is_hit:
+            self.state = DraftState.ACTIVE
+        if len(tokens) + len(draft) > self._drafter.max_context_length:
             return
         try:
-            await self._drafter.follow(tokens, draft, plan)
+            await self._drafter.follow(tokens, draft, self._plan(decision))
         except OutriderError as error:
             self._lose(error)
-        else:
-            if not decision.draft_length:
-                self.state = DraftState.IDLE
 
     def _plan(self, decision: Decision) -> PredraftPlan:
         """What to predraft from now on; nothing if no draft tokens are wanted."""
-        if not decision.draft_length:
-            self.predrafts = False
-            return PredraftPlan(acceptance_rate=decision.acceptance_rate)
+        self._predrafts = decision.drafts and self._num_predrafts != 0
+        if not decision.drafts:
+            return PredraftPlan()
         is_limit = self._num_predrafts is None
-        num_predrafts = (
-            DEFAULT_NUM_PREDRAFTS if self._num_predrafts is None else self._num_predrafts
-        )
-        self.predrafts = num_predrafts > 0
-        return PredraftPlan(
-            num_predrafts, decision.predraft_length, is_limit, decision.acceptance_rate
-        )
+        num_predrafts = self._num_predrafts
+        if num_predrafts is None:
+            num_predrafts = DEFAULT_NUM_PREDRAFTS
+        length = max(1, decision.predraft_length)
+        return PredraftPlan(num_predrafts, length, is_limit, decision.acceptance_rate)
 
     async def _ask(
-        self, tokens: Sequence[int], num_tokens: int, plan: PredraftPlan
+        self, tokens: Sequence[int], num_tokens: int, decision: Decision
     ) -> Proposal | None:
         if self._drafter is None:
             return None
         try:
-            return await self._drafter.propose(tokens, num_tokens, plan)
+            return await self._drafter.propose(tokens, num_tokens, self._plan(decision))
         except OutriderError as error:
             self._lose(error)
             return None
 
-    async def _answer(self, asked: Awaitable[Proposal | None]) -> Proposal | None:
-        """A draft that lives and never answers is as good as lost."""
+    async def _answer(self, asked: Awaitable[Proposal | None], seconds: float) -> Proposal | None:
+        """Awaits an answer; after `seconds` without one the draft is lost."""
         try:
-            async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+            async with asyncio.timeout(seconds):
                 return await asked
         except TimeoutError:
             self._lose(ServiceUnavailable("the draft does not answer"))
             return None
 
     def _lose(self, error: OutriderError) -> None:
-        """Ends its session, too: an overloaded draft need not work for a text that it has lost."""
+        """Closes the session, so that the draft does no more work for this text."""
         log.warning("going on without the draft: %s", error)
         if self._drafter is not None:
+            self._num_lost_tokens = self._drafter.num_predrafted_tokens
             self._drafter.close(error)
         self._drafter, self.state = None, DraftState.LOST
 
     def close(self) -> None:
+        """Ends a prefill that is under way; the session is closed by its owner."""
         if self._prefill is not None:
             self._prefill.cancel()

@@ -14,9 +14,9 @@ from outrider.protocol.messages import Predraft, PredraftPlan, Proposal, VerifyR
 
 @dataclass(frozen=True, slots=True)
 class PipelinedRequest:
-    """The next verification, if the result of the current one is as assumed.
+    """The next verification, sent on the assumption that exactly `tokens` will be committed.
 
-    `tokens` would then be committed, the last of them as the target's own choice.
+    The last of them is the target's own.
     """
 
     tokens: list[int]
@@ -35,7 +35,7 @@ class Pipelining:
 
 @dataclass(frozen=True, slots=True)
 class RunningAhead:
-    """Lets the target decode so many tokens behind its result without being asked."""
+    """Lets the target decode `num_tokens` tokens after its result without being asked."""
 
     num_tokens: int
 
@@ -55,17 +55,17 @@ class Drafter(Protocol):
 
     @property
     def num_predrafted_tokens(self) -> int:
-        """Draft tokens of all that was ever predrafted."""
+        """Draft tokens of all predrafts of this session."""
         ...
 
     async def propose(
         self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
     ) -> Proposal:
-        """Drafts tokens behind `tokens`, then predrafts by `plan` for their verification."""
+        """Drafts tokens after `tokens`, then predrafts by `plan` for their verification."""
         ...
 
     async def follow(self, tokens: Sequence[int], draft: Sequence[int], plan: PredraftPlan) -> None:
-        """Learns that `draft` is being verified behind `tokens`, and predrafts for that."""
+        """Learns that `draft` is being verified after `tokens`, and predrafts for that."""
         ...
 
     def cached(self, tokens: Sequence[int]) -> Predraft | None:
@@ -73,12 +73,12 @@ class Drafter(Protocol):
         ...
 
     def is_under_way(self, tokens: Sequence[int]) -> bool:
-        """Whether there will be a predraft for that case, but none of its tokens is there yet."""
+        """Whether a predraft for that case has been started and has no token yet."""
         ...
 
-    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
-        """The predraft for the case that all of `draft`, which is being verified behind
-        `tokens`, are accepted; the draft guesses the token behind them."""
+    def after_full_acceptance(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
+        """The predraft for the case that all of `draft`, which is being verified after
+        `tokens`, are accepted; the draft guesses the token after them."""
         ...
 
     def growth(self) -> asyncio.Future[None]:
@@ -113,13 +113,13 @@ class Verifier(Protocol):
         draft_token_ids: Sequence[int],
         lookahead: Lookahead | None = None,
     ) -> VerifyResult:
-        """The result for draft tokens behind `tokens`. Raises OutriderError.
+        """The result for draft tokens after `tokens`. Raises OutriderError.
 
-        With `Pipelining` the next request may be sent meanwhile. If its tokens are then
-        committed, the next call must be for them and its draft tokens, and only waits for the
-        result; otherwise the request is stale and costs nothing.
+        With `Pipelining` the next request may be sent meanwhile. If `pipelined.tokens` are then
+        committed, the next call must pass exactly them and the draft tokens of
+        `pipelined.draft`; it only awaits the result. Otherwise the request is stale.
 
-        With `RunningAhead` the next calls without draft tokens only wait for results. Another
-        call ends that.
+        With `RunningAhead` the next calls without draft tokens only await results. A call with
+        draft tokens or `Pipelining` ends that.
         """
         ...

@@ -51,6 +51,10 @@ class Decision:
     """How long after this verification was sent the next one may be held back for a longer
     predraft, without the target waiting for it."""
 
+    @property
+    def drafts(self) -> bool:
+        return self.draft_length > 0
+
 
 class DraftPolicy(Protocol):
     """Decides for one text."""

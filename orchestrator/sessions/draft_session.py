@@ -28,13 +28,12 @@ from outrider.protocol.messages import (
 )
 from outrider.v1 import draft_pb2
 
-# A slot that was given back is free after the pass that uses it. Without the draft the
-# loop goes on.
+# How long to retry while all slots are taken; the loop can go on without the draft.
 _SLOT_WAIT_SECONDS = 0.05
 
 
 class DraftSession:
-    """Proposals for one sequence; `interfaces.Drafter` over the network."""
+    """Proposals for one sequence; `interfaces.Drafter` over gRPC."""
 
     def __init__(
         self,
@@ -64,7 +63,7 @@ class DraftSession:
         self._growth: asyncio.Future[None] | None = None
         self._reader: asyncio.Task[None] | None = None
         self._failure: OutriderError | None = None
-        # A future for each response to come; None for those that only confirm.
+        # One entry for each response to come: the future to resolve, or None for `follow`.
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
         self._timeline = timeline
 
@@ -90,7 +89,7 @@ class DraftSession:
         request = self._request(tokens, plan)
         request.draft_token_ids.extend(map(self._representable, draft))
         if plan.num_tokens and not plan.num_predrafts:
-            # Nothing is predrafted, which would read these: asked for a token, it does so now.
+            # Without predrafts the draft would not read these tokens yet; asked for one, it does.
             request.num_speculative_tokens = 1
         self._waiting.append(None)
         self._note_sent("follow", request)
@@ -107,8 +106,8 @@ class DraftSession:
         predraft = self._cache.get(tuple(tokens[self._context_length :]))
         return predraft is not None and not predraft.draft_token_ids
 
-    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
-        """The predraft so far for the case that all of `draft` are accepted."""
+    def after_full_acceptance(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
+        """What has been predrafted so far for the case that all of `draft` are accepted."""
         if len(tokens) != self._context_length:
             return None
         # The only ones longer than the draft are those with a guess of the token after it.
@@ -186,10 +185,12 @@ class DraftSession:
                     answer.set_result(proposal)
         except OutriderError as error:
             self._failure = error
-            # Not as their exception: who could not even send does not come for the answer.
+            # Not as an exception, which nothing would retrieve where the send failed, too.
             for answer in self._waiting:
                 if answer is not None and not answer.done():
                     answer.set_result(None)
+            self._cache = {}
+            self._tell_growth()
 
     def _note_sent(self, name: str, request: draft_pb2.ProposeRequest) -> None:
         if self._timeline is not None:
@@ -203,13 +204,16 @@ class DraftSession:
 
     def _add(self, grown: list[Predraft]) -> None:
         for predrafted in grown:
-            # One that was sent before the draft knew of the last result is stale.
+            # Sent before the draft knew of the last result: of an earlier context.
             if predrafted.context_length != self._context_length:
                 continue
             before = self._cache.get(predrafted.assumed_token_ids)
             num_before = len(before.draft_token_ids) if before else 0
             self.num_predrafted_tokens += len(predrafted.draft_token_ids) - num_before
             self._cache[predrafted.assumed_token_ids] = predrafted
+        self._tell_growth()
+
+    def _tell_growth(self) -> None:
         if self._growth is not None and not self._growth.done():
             self._growth.set_result(None)
 

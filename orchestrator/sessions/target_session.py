@@ -23,7 +23,8 @@ from outrider.protocol.codec import sampling_to_wire, verify_result_from_wire
 from outrider.protocol.messages import SamplingParams, Timings, VerifyResult
 from outrider.v1 import target_pb2
 
-# A slot that was given back is free after the pass that uses it. The target is worth waiting for.
+# How long to retry while all slots are taken: one that was given back is free after the forward
+# pass that uses it, and the target is worth waiting for.
 _SLOT_WAIT_SECONDS = 60.0
 
 
@@ -60,7 +61,7 @@ class TargetSession:
         draft_token_ids: Sequence[int],
         lookahead: Lookahead | None = None,
     ) -> VerifyResult:
-        """The result for draft tokens behind `tokens`. Raises OutriderError."""
+        """The result for draft tokens after `tokens`. Raises OutriderError."""
         pipelined, self.pipelined = self.pipelined, None
         num_run_ahead = lookahead.num_tokens if isinstance(lookahead, RunningAhead) else 0
         is_pipelining = isinstance(lookahead, Pipelining)
@@ -75,7 +76,7 @@ class TargetSession:
             if not is_sent:
                 await self._stream.send(self._request(tokens, draft_token_ids, num_run_ahead))
             result = await self._receive(pipelined is not None and not is_sent, lookahead)
-            self._num_run_ahead = num_run_ahead
+            self._num_run_ahead = 0 if is_sent else num_run_ahead
         if self._timeline is not None:
             counts = {"accepted_tokens": result.num_accepted_tokens}
             self._timeline.answered(TARGET, result.timings, draft_token_ids, counts)

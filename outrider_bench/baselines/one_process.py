@@ -110,7 +110,7 @@ class LocalDrafter:
     def is_under_way(self, tokens: Sequence[int]) -> bool:
         return False
 
-    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
+    def after_full_acceptance(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
         return None
 
     def growth(self) -> asyncio.Future[None]:

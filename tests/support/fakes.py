@@ -137,7 +137,7 @@ class FakeDrafter:
         self._awaited = list(tokens)
         return self._plan.num_predrafts > 0
 
-    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
+    def after_full_acceptance(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
         guess = self._next_token([*tokens, *draft])
         predraft = self.cached([*tokens, *draft, guess])
         if predraft is None:

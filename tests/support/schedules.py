@@ -42,6 +42,7 @@ class Stuck(AssertionError):
 def no_lost_drafts(monkeypatch: pytest.MonkeyPatch) -> None:
     """No draft is taken for lost only because time passes in leaps here."""
     monkeypatch.setattr(draft_module, "LONGEST_WAIT_SECONDS", None)
+    monkeypatch.setattr(draft_module, "LONGEST_PREFILL_SECONDS", None)
 
 
 class Changing:
@@ -103,8 +104,8 @@ class CheckedDrafter:
             self._check(tokens, predraft.draft_token_ids)
         return predraft
 
-    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
-        predraft = self._session.likeliest(tokens, draft)
+    def after_full_acceptance(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
+        predraft = self._session.after_full_acceptance(tokens, draft)
         if predraft is not None:
             assert predraft.assumed_token_ids[:-1] == tuple(draft)
             self._check([*tokens, *predraft.assumed_token_ids], predraft.draft_token_ids)

@@ -8,7 +8,12 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from orchestrator.decoding import draft as draft_module
-from orchestrator.step import DraftState
+from orchestrator.decoding.decoder import decode
+from orchestrator.decoding.proposer import Proposer
+from orchestrator.policy.cost_model import PairState
+from orchestrator.policy.fixed_length import FixedLength
+from orchestrator.step import DraftSource, DraftState
+from outrider.errors import OutriderError
 from outrider.protocol.messages import PredraftPlan, Proposal
 from tests.support.fakes import FakeDrafter, FakeVerifier
 from tests.support.loop import (
@@ -137,6 +142,7 @@ async def test_a_draft_that_lives_and_never_answers_is_lost(
             return await super().propose(tokens, num_speculative_tokens, plan)
 
     monkeypatch.setattr(draft_module, "LONGEST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(draft_module, "LONGEST_PREFILL_SECONDS", 0.01)
     drafter = Stuck(unrelated_model)
     steps = await run(drafter, 2, max_length=12)
     assert text(steps) == plain_decoding([1, 2, 3], 12)
@@ -168,3 +174,59 @@ async def test_beyond_the_drafts_context_the_target_continues_alone() -> None:
     steps = await run(drafter, 4)
     assert text(steps) == plain_decoding([1, 2, 3], 40)
     assert all(len(tokens) + k <= 12 for tokens, k in drafter.calls)
+
+
+async def test_steps_with_tokens_from_the_text_are_time_to_catch_up_too() -> None:
+    policy = in_steps(*map(wants, [2, 2, 0, 2]))
+    steps = await run(FakeDrafter(unrelated_model), policy, 40, 2, looks_up=True, target=repeating)
+    assert [step.draft_state for step in steps[3:7]] == [*[CATCHING_UP] * 3, ACTIVE]
+    assert any(step.source is DraftSource.LOOKUP for step in steps[3:6])
+
+
+def repeating(tokens: Sequence[int]) -> int:
+    return (5, 6)[len(tokens) % 2]
+
+
+async def test_a_prefill_that_nothing_waits_for_and_never_ends_loses_the_draft(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Stuck(FakeDrafter):
+        async def propose(
+            self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
+        ) -> Proposal:
+            await asyncio.Event().wait()
+            raise AssertionError
+
+    class Verifier(SlowVerifier):
+        async def verify(self, *args: object, **kwargs: object) -> object:  # type: ignore[override]
+            if len(self.calls) == 4:
+                await asyncio.wait_for(is_closed.wait(), 10)
+            return await super().verify(*args, **kwargs)
+
+    class Drafter(Stuck):
+        def close(self, reason: OutriderError | None = None) -> None:
+            super().close(reason)
+            is_closed.set()
+
+    is_closed = asyncio.Event()
+    monkeypatch.setattr(draft_module, "LONGEST_PREFILL_SECONDS", 0.01)
+    decision = wants(2, miss_length=0)
+    steps = await run(Drafter(unrelated_model), decision, 12, 2, target=Verifier(target_model))
+    assert [step.draft_state for step in steps[:4]] == [PREFILLING] * 4
+    assert steps[-1].draft_state is LOST
+
+
+@pytest.mark.parametrize(
+    ("drafter", "states"),
+    [(None, {ABSENT}), (FakeDrafter(unrelated_model, max_context_length=2), {IDLE})],
+)
+async def test_a_fixed_length_without_a_draft_that_can_be_asked_is_the_target_alone(
+    drafter: FakeDrafter | None, states: set[DraftState]
+) -> None:
+    pair = PairState()
+    proposer = Proposer(drafter, FixedLength(pair, 4))
+    verifier = FakeVerifier(target_model)
+    steps = [step async for step in decode([1, 2, 3], 30, verifier, proposer)]
+    assert {step.draft_state for step in steps} == states
+    assert pair.num_idle_steps == len(steps) - 1  # all but the prefill
+    assert drafter is None or not drafter.calls

@@ -82,7 +82,7 @@ class GrowingDrafter(FakeDrafter):
     """Has predrafted as much as the test says."""
 
     def __init__(self) -> None:
-        super().__init__(target_model)
+        super().__init__(lambda tokens: 7)
         self.predraft: Predraft | None = None
         self.waiting: list[asyncio.Future[None]] = []
 
@@ -92,7 +92,7 @@ class GrowingDrafter(FakeDrafter):
             future.set_result(None)
         self.waiting = []
 
-    def likeliest(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
+    def after_full_acceptance(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
         return self.predraft
 
     def growth(self) -> asyncio.Future[None]:
@@ -102,12 +102,12 @@ class GrowingDrafter(FakeDrafter):
 
 async def next_request(drafter: FakeDrafter, seconds: float) -> asyncio.Task[PipelinedRequest]:
     """What is sent to a target that is busy for so long, while 7 is verified behind 5, 6."""
-    decision = wants(3, pipelines=True, pipeline_wait_ns=seconds * 1e9)
+    decision = wants(3, miss_length=1, pipelines=True, pipeline_wait_ns=seconds * 1e9)
     proposer = Proposer(drafter, ScriptedPolicy(decision), num_predrafts=2)
     verifier = FakeVerifier(target_model)
-    await proposer.propose([5], 4, verifier)
-    await proposer.propose([5], 4, verifier)
-    lookahead = proposer.lookahead([5, 6], DraftTokens((7,)), room=20)
+    await proposer.propose([5], 20, verifier)
+    draft, lookahead = await proposer.propose([5, 6], 20, verifier)
+    assert draft.token_ids == (7,)
     assert isinstance(lookahead, Pipelining)
 
     async def result() -> PipelinedRequest:

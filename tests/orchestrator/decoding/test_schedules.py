@@ -109,6 +109,7 @@ async def test_a_draft_may_be_taken_for_lost_at_any_wait(
     seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(draft_module, "LONGEST_WAIT_SECONDS", 10.0)  # of a clock that leaps
+    monkeypatch.setattr(draft_module, "LONGEST_PREFILL_SECONDS", 10.0)
     schedule = await Schedule.start(seed, unlikeness=0.2)
     text = asyncio.create_task(schedule.text(fixed(3), (0, 1, 4)[seed % 3], SAMPLED))
     await schedule.drive(text)

@@ -96,7 +96,7 @@ async def test_what_is_under_way_is_coming_until_it_is_there(
     await call.predraft(3, [4], [])
     assert session.is_under_way([1, 2, 3, 4])
     assert session.cached([1, 2, 3, 4]) is None
-    assert session.likeliest([1, 2, 3], ()) is None  # not worth sending ahead
+    assert session.after_full_acceptance([1, 2, 3], ()) is None  # not worth sending ahead
     growth = session.growth()
     await call.predraft(3, [4], [5])
     assert growth.done()
