@@ -92,6 +92,13 @@ WITHOUT_TORCH = [
     "outrider_bench.__main__",
 ]
 
+TESTS_WITHOUT_TORCH = [
+    *(f"tests/orchestrator/{room}" for room in ("policy", "reporting", "sessions", "text")),
+    *(f"tests/outrider/{room}" for room in ("cli", "client", "observability", "protocol")),
+    "tests/outrider/settings",
+    "tests/repository",
+]
+
 
 def sources(*folders: str) -> list[Path]:
     """Our own Python files, without generated ones."""
@@ -231,6 +238,14 @@ def test_imports_no_torch(module: str) -> None:
     allowed = {"tokenizers"} if module == "orchestrator.__main__" else set()
     [found] = added_modules({"torch", "transformers", "tokenizers"}, module)
     assert found <= allowed
+
+
+@pytest.mark.process
+def test_tests_of_what_imports_no_torch_import_none() -> None:
+    modules = [module_name(path) for path in sources(*TESTS_WITHOUT_TORCH)]
+    found = added_modules({"torch"}, *modules)
+    first = next((module for module, names in zip(modules, found, strict=True) if names), None)
+    assert first is None
 
 
 @pytest.mark.parametrize("package", [*PACKAGES, "tests"])

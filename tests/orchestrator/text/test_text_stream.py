@@ -12,7 +12,7 @@ from orchestrator.text.tokenizer import Tokenizer
 from outrider.errors import InvalidRequest
 from outrider.models.tokenizer_files import read_tokenizer
 from outrider.protocol.messages import TokenizerFiles
-from tests.support.models.tiny_models import WORDS, make_tokenizer, sentencepiece
+from tests.support.models.tiny_tokenizers import WORDS, make_tokenizer, sentencepiece
 
 
 @pytest.fixture(scope="module")

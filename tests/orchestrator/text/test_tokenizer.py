@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer as Backend
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from orchestrator.text.conversation import Message
 from orchestrator.text.tokenizer import Tokenizer
 from outrider.errors import BrokenChatTemplate, InvalidRequest, UnsupportedModel
 from outrider.models.tokenizer_files import read_tokenizer
 from outrider.protocol.messages import TokenizerFiles
-from tests.support.models.tiny_models import CHAT_TEMPLATE, make_tokenizer
+from tests.support.models.tiny_tokenizers import CHAT_TEMPLATE, make_tokenizer
 
 LLAMA3_LIKE = (
     "{{- bos_token }}{% for message in messages %}\n"
@@ -52,7 +52,10 @@ def files(tmp_path: Path) -> TokenizerFiles:
 @pytest.mark.parametrize("bos", [False, True])
 def test_encode_equals_transformers(tmp_path: Path, bos: bool) -> None:
     make_tokenizer(tmp_path, bos=bos)
-    ours, theirs = Tokenizer(read_tokenizer(str(tmp_path))), AutoTokenizer.from_pretrained(tmp_path)
+    ours, theirs = (
+        Tokenizer(read_tokenizer(str(tmp_path))),
+        PreTrainedTokenizerFast.from_pretrained(tmp_path),
+    )
     for text in ("the cat sat", "<|im_start|>x", "ünïcödé 漢字", ""):
         assert ours.encode(text) == theirs(text).input_ids
     assert (ours.encode("x")[0] == 1) == bos
@@ -62,7 +65,10 @@ def test_encode_equals_transformers(tmp_path: Path, bos: bool) -> None:
 @pytest.mark.parametrize("bos", [False, True])
 def test_messages_equal_transformers(tmp_path: Path, template: str, bos: bool) -> None:
     make_tokenizer(tmp_path, bos=bos, template=template)
-    ours, theirs = Tokenizer(read_tokenizer(str(tmp_path))), AutoTokenizer.from_pretrained(tmp_path)
+    ours, theirs = (
+        Tokenizer(read_tokenizer(str(tmp_path))),
+        PreTrainedTokenizerFast.from_pretrained(tmp_path),
+    )
     messages = [{"role": turn.role, "content": turn.content} for turn in TALK]
     expected = theirs.apply_chat_template(messages, add_generation_prompt=True)["input_ids"]
     assert ours.encode_messages(TALK) == expected
@@ -74,7 +80,10 @@ def test_a_continued_message_equals_transformers(
     tmp_path: Path, template: str, content: str
 ) -> None:
     make_tokenizer(tmp_path, template=template)
-    ours, theirs = Tokenizer(read_tokenizer(str(tmp_path))), AutoTokenizer.from_pretrained(tmp_path)
+    ours, theirs = (
+        Tokenizer(read_tokenizer(str(tmp_path))),
+        PreTrainedTokenizerFast.from_pretrained(tmp_path),
+    )
     turns = [*TALK, Message("assistant", content)]
     expected = theirs.apply_chat_template(
         [{"role": turn.role, "content": turn.content} for turn in turns],

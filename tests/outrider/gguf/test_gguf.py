@@ -27,7 +27,8 @@ from outrider.gguf.tokenizer import SPLITTINGS
 from outrider.gguf.tokenizer import read_tokenizer as read_gguf_tokenizer
 from outrider.models.tokenizer_files import read_tokenizer
 from tests.support.models.gguf_files import write_gguf
-from tests.support.models.tiny_models import TEXT, make_model, make_tokenizer, sentencepiece
+from tests.support.models.tiny_models import make_model
+from tests.support.models.tiny_tokenizers import TEXT, make_tokenizer, sentencepiece
 
 TIED = {"tie_word_embeddings": True}
 SOURCES: dict[str, tuple[str, dict[str, Any]]] = {

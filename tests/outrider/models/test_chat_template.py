@@ -6,7 +6,7 @@ import pytest
 
 from outrider.errors import BrokenChatTemplate, InvalidRequest
 from outrider.models.chat_template import ChatTemplate
-from tests.support.models.tiny_models import CHAT_TEMPLATE
+from tests.support.models.tiny_tokenizers import CHAT_TEMPLATE
 
 USER = {"role": "user", "content": "hi"}
 SECOND = "{{ messages[1]['content'] }}"  # of a template that wants a system message first

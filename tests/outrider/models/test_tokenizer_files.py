@@ -22,7 +22,7 @@ from outrider.models.tokenizer_files import (
     vocabulary_fingerprint,
 )
 from outrider.protocol.messages import TokenizerFiles
-from tests.support.models.tiny_models import TEXT, make_tokenizer
+from tests.support.models.tiny_tokenizers import TEXT, make_tokenizer
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from orchestrator.sessions.pair import Pair
 from outrider.errors import ContextTooLong, InvalidRequest, VocabularyMismatch
 from outrider.protocol.channel import from_rpc_error
 from outrider.v1 import generation_pb2
-from tests.support.models.tiny_models import make_model, make_tokenizer, sentencepiece
+from tests.support.models.tiny_models import make_model
+from tests.support.models.tiny_tokenizers import make_tokenizer, sentencepiece
 from tests.support.system import (
     System,
     running_draft,
