@@ -45,11 +45,6 @@ def encode(prompt: str) -> list[int]:
     return list(encoded["input_ids"])
 
 
-def generate(task: Task) -> Run:
-    """The target alone."""
-    return _generate(task)
-
-
 def generate_assisted(task: Task, num_draft_tokens: int | None) -> Run:
     """Assisted by the draft, with its own schedule of lengths unless one is given."""
     draft = _loaded["draft"]
@@ -57,7 +52,7 @@ def generate_assisted(task: Task, num_draft_tokens: int | None) -> Run:
         draft.generation_config.num_assistant_tokens = num_draft_tokens
         draft.generation_config.num_assistant_tokens_schedule = "constant"
         draft.generation_config.assistant_confidence_threshold = 0.0
-    return _generate(task, assistant_model=draft)
+    return generate(task, assistant_model=draft)
 
 
 class Clock(BaseStreamer):
@@ -78,7 +73,8 @@ class Clock(BaseStreamer):
         """Nothing to note."""
 
 
-def _generate(task: Task, **how: Any) -> Run:
+def generate(task: Task, **how: Any) -> Run:
+    """The target alone, unless `how` says otherwise: arguments of transformers' `generate`."""
     target = _loaded["target"]
     ids = torch.tensor([encode(task.prompt)], device=target.device)
     sampling: dict[str, Any] = {"do_sample": False}

@@ -166,8 +166,8 @@ class Stand:
     def begin_worker(self, name: str, load: Callable[..., None], *arguments: object) -> Worker:
         """Starts a worker on the target's host that has loaded what it needs."""
         self.progress(f"loading {name}")
-        worker = self._stack.enter_context(Worker(name, self.hosts.target, load, *arguments))
-        worker.wait_until_loaded()
+        worker = self._stack.enter_context(Worker(name, self.hosts.target))
+        worker.run(load, *arguments)
         return worker
 
     def begin_draft(

@@ -19,27 +19,17 @@ T = TypeVar("T")
 
 
 class Worker(AbstractContextManager["Worker"]):
-    """Runs functions of a module in another process; it ends with the `with` block.
+    """Runs functions of a module in another process on `cores`; it ends with the `with` block.
 
     Args:
         name: for messages.
-        load: called there first, with `arguments`; its exceptions are raised here.
     """
 
-    def __init__(
-        self, name: str, cores: Set[int] | None, load: Callable[..., None], *arguments: Any
-    ) -> None:
+    def __init__(self, name: str, cores: Set[int] | None) -> None:
         self._name = name
         self._executor = ProcessPoolExecutor(1, get_context("spawn"), _begin)
         with bound_to(cores):
-            self._loaded = self._executor.submit(load, *arguments)
-
-    def wait_until_loaded(self) -> None:
-        """Raises the exception of loading, or ServiceUnavailable if the process died."""
-        try:
-            self._loaded.result()
-        except BrokenProcessPool as error:
-            raise ServiceUnavailable(f"{self._name}: the process died") from error
+            self._executor.submit(os.getpid)  # which starts the process
 
     def run(self, function: Callable[..., T], *arguments: Any) -> T:
         """Raises the function's exception, or ServiceUnavailable if the process died."""

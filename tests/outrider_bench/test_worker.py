@@ -27,13 +27,13 @@ def die() -> None:
 
 
 def test_a_worker_keeps_what_it_loaded_and_says_when_it_dies() -> None:
-    with Worker("doomed", None, load, 7) as worker:
-        worker.wait_until_loaded()
+    with Worker("doomed", None) as worker:
+        worker.run(load, 7)
         assert worker.run(loaded) == "7"
         with pytest.raises(ServiceUnavailable, match="doomed: the process died"):
             worker.run(die)
     with (
-        Worker("mistaken", None, load, -1) as worker,
+        Worker("mistaken", None) as worker,
         pytest.raises(ConfigurationError, match="a negative number"),
     ):
-        worker.wait_until_loaded()
+        worker.run(load, -1)
