@@ -1,12 +1,12 @@
-"""Ways to attend over a slot on CPU, for one chunk of n tokens over a context.
+"""Compares ways to attend over a slot on a CPU, for one chunk of n tokens behind a context.
 
     python -m benchmarks.attention
 
 Shapes of SmolLM2-135M (9 query heads, 3 key-value heads, 64 dimensions), one
 thread. `sdpa` repeats each key-value head by `enable_gqa`; `folded` makes the
 query heads that share one into rows; `matmul` is two plain products on folded
-rows. Masks are made before, as a pass makes them once for all its layers; a single
-query needs none. `outrider/engine/attention/query_blocks.py` takes `folded`, in blocks of
+rows. Masks are made beforehand, since a pass makes them once for all of its layers; a
+single query needs none. `outrider/engine/attention/query_blocks.py` takes `folded`, in blocks of
 a few queries.
 """
 

@@ -1,16 +1,16 @@
-"""What a token takes beside another program that computes on every core, and within a CPU quota.
+"""The time of a token beside another program that computes on every core, and within a CPU quota.
 
     python -m benchmarks.busy [--max-new-tokens 48] [--fixed-texts 1] [--rounds 4] [--no-quota]
 
-The target alone with threads that adapt beside twice the target with as many always (`fixed`),
-in turn on a quiet machine, for `--rounds` of six prompts. Then the pair as `outrider up` starts
-it, of either kind: on the quiet machine, and beside a program that multiplies matrices with a
+First the target alone on a quiet machine, with threads that adapt, and two more with fixed
+threads, alternately, for `--rounds` of six prompts. Then the pair as `outrider up` starts it, with
+either kind of threads: on the quiet machine, and beside a program that multiplies matrices with a
 thread on each core, at niceness 0, 5 and 10. Medians of five texts after the first. Fixed threads
-are slow there: they get `--fixed-texts` texts after the first, of 8 tokens. All the while each
-service is asked for its health, twenty times a second, and so is a server that does nothing else
-(`bare`): what the machine itself keeps a process waiting. Then the pair in a control group with
-the quota of one core, with the threads that it takes by itself, beside `--threads 1` (needs
-permission to make control groups).
+are slow there: they get `--fixed-texts` texts after the first, of 8 tokens. Meanwhile each service
+is asked for its health, twenty times a second, and so is a server that does nothing else (`bare`),
+which shows how long the machine keeps any process waiting. Then the pair in a control group with
+the quota of one core, with the default number of threads, and with `--threads 1` (needs permission
+to make control groups).
 """
 
 from __future__ import annotations
@@ -139,9 +139,9 @@ def busy_machine(prompts: list[str], args: argparse.Namespace) -> dict[str, Any]
 
 
 def cost_of_adapting(prompts: list[str], num_tokens: int) -> dict[str, float]:
-    """On a quiet machine, of targets without drafts, whose policy would go its own way in each.
+    """The cost on a quiet machine, of targets without drafts, since policies would differ.
 
-    Two with fixed threads tell how much targets differ that do not.
+    Two with fixed threads show how much targets that are alike differ.
     """
     with ExitStack() as stack:
         ways = [{}, {"no_adapt_threads": True}, {"no_adapt_threads": True}]
@@ -157,7 +157,7 @@ def cost_of_adapting(prompts: list[str], num_tokens: int) -> dict[str, float]:
 
 
 def seconds_of_adapting(num_passes: int = 10_000) -> float:
-    """What it takes a pass to be noted, and whether a change is due."""
+    """The time to note a pass, and to see whether a change is due."""
     chosen = AdaptiveThreads({2: 0.02, 1: 0.03}, current=2)
     began = time.perf_counter()
     for _ in range(num_passes):
@@ -169,7 +169,7 @@ def seconds_of_adapting(num_passes: int = 10_000) -> float:
 def sequential(
     systems: list[System], prompts: list[str], num_tokens: int, **fields: Any
 ) -> list[float]:
-    """Medians of milliseconds a token, prompt by prompt; each system is the first in turn."""
+    """Medians of milliseconds a token, prompt by prompt; the systems take turns in being first."""
     times: list[list[float]] = [[] for _ in systems]
     for number, prompt in enumerate(prompts):
         for place in range(len(systems)):
@@ -184,7 +184,7 @@ def percentile_99(numbers: list[float]) -> float:
 
 @contextmanager
 def program(niceness: int) -> Iterator[None]:
-    """Another program computes on all cores meanwhile."""
+    """Runs another program that computes on all cores."""
     arguments = [sys.executable, "-c", PROGRAM, str(niceness), str(os.getpid())]
     # Without what was said to this process of threads.
     environment = {name: v for name, v in os.environ.items() if name != "OMP_NUM_THREADS"}
@@ -198,7 +198,7 @@ def program(niceness: int) -> Iterator[None]:
 
 @contextmanager
 def bare_server() -> Iterator[str]:
-    """The address of a process that answers on health and does nothing else."""
+    """Yields the address of a process that serves health and nothing else."""
     arguments = [sys.executable, "-c", BARE]
     with subprocess.Popen(
         arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
@@ -209,7 +209,7 @@ def bare_server() -> Iterator[str]:
 
 @contextmanager
 def asked_for_health(system: System) -> Iterator[dict[str, list[float]]]:
-    """Milliseconds that answers on health took, by service."""
+    """Asks for health; yields the milliseconds of the answers, by service."""
     is_over = threading.Event()
     request = health_pb2.HealthCheckRequest()
 
@@ -238,7 +238,7 @@ def asked_for_health(system: System) -> Iterator[dict[str, list[float]]]:
 
 
 def quota(prompts: list[str], num_tokens: int) -> dict[str, Any]:
-    """With a quota of one core: threads by default, beside `--threads 1`."""
+    """With a quota of one core: the default number of threads, and `--threads 1`."""
     num_cores = available_cores()
     with one_core(), ExitStack() as stack:
         by_default = System(stack)
@@ -252,7 +252,7 @@ def quota(prompts: list[str], num_tokens: int) -> dict[str, Any]:
 
 @contextmanager
 def one_core() -> Iterator[None]:
-    """This process and its children have the quota of one core; version 1 or 2."""
+    """Gives this process and its children the quota of one core (control groups 1 or 2)."""
     is_second = (CGROUP / "cgroup.controllers").exists()
     parent = CGROUP if is_second else CGROUP / "cpu"
     group = parent / f"outrider-{os.getpid()}"

@@ -1,13 +1,13 @@
-"""What ghz measures, on a pair as `outrider up` runs it.
+"""Measures a pair, as `outrider up` runs it, with ghz.
 
     python -m benchmarks.ghz_figures [--parts latency,overload,files] [--files smoke,stream]
 
 - latency: the target alone over the pair, by ghz with the files `latency-target-alone` and
-  `latency` and by the Python client with the same prompts, in turn
-- overload: three times the calls that fit, in turn with a closed loop of 16 with the same calls,
-  `--rounds` times: what is answered and when, and how soon the rest is refused; and a deadline
-  that cannot be met
-- files: each file of `deploy/ghz` as it is, but for the overload
+  `latency`, and by the Python client with the same prompts, alternately
+- overload: three times the calls that fit, alternating `--rounds` times with a closed loop of 16
+  of the same calls: how many are answered and when, and how soon the rest is refused; and a
+  deadline that cannot be met
+- files: each file of `deploy/ghz` unchanged, except for the overload
 
 Some 25 minutes on two cores that nothing else uses.
 """
@@ -80,9 +80,9 @@ def services(
 
 
 def measure_latency(models: dict[str, str]) -> dict[str, Any]:
-    """Each prompt by both clients with both files, in turn: so machines that drift cancel.
+    """Each prompt by both clients with both files, alternately, so that a machine's drift cancels.
 
-    It is read before, since it would be read for the first of the four only.
+    The prompt is read beforehand, since it would be read for the first of the four only.
     """
     files = {way: loads()[way] for way in ("latency-target-alone", "latency")}
     ways = [(way, client) for way in files for client in ("ghz", "python")]

@@ -1,6 +1,6 @@
 """The load tests for ghz: `python -m benchmarks.ghz_files` writes them to `deploy/ghz/`.
 
-They differ in little, and each holds the prompts of `outrider bench`: ghz sends one of them
+The files differ in little, and each has all prompts of `outrider bench`, which ghz sends one
 after the other.
 """
 
@@ -67,7 +67,7 @@ def _chats(max_new_tokens: int, number: str = "", **parameters: int) -> list[dic
 
 
 def _numbered(max_new_tokens: int) -> list[dict[str, Any]]:
-    """No request is spared the reading of its prompt because one before it began like it."""
+    """Requests whose prompts all begin differently, so that each has to be read."""
     return _chats(max_new_tokens, number="{{.RequestNumber}}. ")
 
 
@@ -82,21 +82,21 @@ def _generation(data: Any, method: str = "Generate", timeout: str = "60s") -> di
 
 
 def _latency(**parameters: int) -> dict[str, Any]:
-    """After the first calls, which are left out, each prompt counts once."""
+    """Calls of which each prompt counts once, after the first ones, which are left out."""
     chats = _chats(64, "", **parameters)
     total = _WARM_UP + len(chats)
     return {**_generation(chats), "total": total, "skipFirst": _WARM_UP, "concurrency": 1}
 
 
 def closed_loop(clients: int) -> dict[str, Any]:
-    """So many clients, each of which calls again when it is answered."""
+    """A number of clients, each of which calls again when it is answered."""
     load = {**_generation(_numbered(32), timeout="300s"), "total": max(8, 4 * clients)}
     load["concurrency"] = clients
     return load if clients < _MANY_CLIENTS else {**load, "tags": {"services": _PATIENT_SERVICES}}
 
 
 def _closed_loop_steps() -> dict[str, Any]:
-    """ghz panics if the time is over before it has found that no step is left: 100 s here."""
+    """A closed loop in steps. ghz panics if its time ends before the last step: 100 s here."""
     return {
         **_generation(_numbered(32), timeout="300s"),
         "total": UNLIMITED,
@@ -112,7 +112,7 @@ def _closed_loop_steps() -> dict[str, Any]:
 
 
 def open_loop(rate: int) -> dict[str, Any]:
-    """So many calls a second, for a minute."""
+    """`rate` calls a second, for a minute."""
     return {
         **_generation(_numbered(16)),
         "async": True,

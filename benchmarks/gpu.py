@@ -1,15 +1,15 @@
-"""Models of real sizes on a GPU: what passes take, and the pair beside its baselines.
+"""Models of real sizes on a GPU: times of passes, and the pair with its baselines.
 
     python -m benchmarks.gpu [--pair pythia] [--dtype bfloat16] [--parts passes,modes,acceptance]
 
-Weights are random, drawn from a seed: what a pass takes does not depend on them. A random
+Weights are random, drawn from a seed: the time of a pass does not depend on them. A random
 draft is never right, so acceptance is chosen: a draft service runs the draft model for its
 cost and proposes the target's recorded tokens, wrong with a chosen probability. A random
 target's best tokens nearly tie, and in half precision another shape of a pass would choose
 another one; so where texts are replayed its head is made of its embedding, such that each
 token has one successor by far.
 
-The result is written after each part. Parts may have calls of their own (`--name` then).
+The result is written after each part. Parts may be run separately (with `--name`).
 
 - passes: a verification of some tokens by the target and a step of the draft, with and
   without graphs, our kernels and our layers, over the time that reading the weights takes at
@@ -63,7 +63,7 @@ CONTEXT = 256
 # The services, transformers and both models in one process are on one GPU, and one text at a time.
 NUM_SLOTS = 4
 _REPEATS = 20
-# What passes are made of: functions of these names that say another thing than they would.
+# Variants of passes: functions to replace, by name.
 _WAYS: dict[str, dict[str, Any]] = {
     "graphs": {},
     "graphs_without_our_kernels": {"outrider.engine.cuda.recording_check.kernels_for": None},
@@ -202,7 +202,7 @@ def greedy_text(engine: Engine, num_tokens: int = 64) -> list[int]:
 
 
 def chosen_text(engine: Engine, num_tokens: int = 64) -> list[int]:
-    """The same, by tokens that the engine chooses, several in a row."""
+    """The same with tokens that the engine chooses, several in a row."""
     tokens = [1, 2, 3]
     start = 0
     spec = SamplingSpec(GREEDY, len(engine.logit_token_ids))

@@ -1,15 +1,15 @@
-"""Load by k6 and ghz, foreign clients, more and more of it: a table and a drawing.
+"""Increasing load by k6 and ghz, foreign clients: a table and a plot.
 
     python -m benchmarks.load [--users 1,4,16] [--rates 1,2,4] [--seconds 15] [--acceptance 0.8]
 
-Closed loops: each virtual user calls again as soon as it is answered, of k6 Generate or
-GenerateStream (`deploy/k6/generate.js`), of ghz Generate. Open loops, by ghz: so many calls a
+Closed loops: each virtual user calls again as soon as it is answered; k6 calls Generate or
+GenerateStream (`deploy/k6/generate.js`), ghz Generate. Open loops, by ghz: a number of calls a
 second, answered or not. Throughput is tokens per second of all calls; latencies are of whole
 calls as the client sees them; TTFT and TPOT are from the replies' latency reports, which ghz
-does not read. Without ghz there is k6 alone.
+does not read. Without ghz, k6 runs alone.
 
-With `--acceptance`, the draft runs for its cost, and says what the target is known to say, right
-as often as that. Prompts repeat then, and are read once.
+With `--acceptance`, the draft runs for its cost and proposes the target's recorded text, right as
+often as chosen. Prompts repeat then, and are read once.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def find_k6() -> str:
 
 @contextmanager
 def address_of(args: argparse.Namespace, folder: Path) -> Iterator[str]:
-    """Services of our own, unless there is an address; `folder` is for what these need."""
+    """The address of a system that is started unless one is given; `folder` is for its files."""
     if args.address:
         yield args.address
         return
@@ -146,7 +146,7 @@ def run_step(
 
 
 def row_of(users: int, summary: dict[str, Any]) -> dict[str, Any]:
-    """What k6's summary says, in our terms."""
+    """A row of the table from k6's summary."""
     metrics = {name: metric["values"] for name, metric in summary["metrics"].items()}
     seconds = summary["state"]["testRunDurationMs"] / 1e3
     wall, ttft, tpot = (metrics.get(f"outrider_{name}", {}) for name in ("wall", "ttft", "tpot"))
@@ -181,7 +181,7 @@ def run_ghz(address: str, loop: dict[str, Any], args: argparse.Namespace) -> dic
 
 
 def row_of_report(loop: dict[str, Any], report: ghz.Report, num_tokens: int) -> dict[str, Any]:
-    """What ghz reports of calls of so many tokens, in our terms."""
+    """A row of the table from ghz's report of calls of `num_tokens`."""
     answered = report.seconds_of("OK")
     rate, users = loop.get("rps"), loop["concurrency"]
     load = {"load": f"{users} users", "users": users}

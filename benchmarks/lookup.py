@@ -1,10 +1,10 @@
-"""How often draft and prompt lookup are right about the next token, where both say one.
+"""How often draft and prompt lookup are right about the next token, where both propose one.
 
     python -m benchmarks.lookup [--max-new-tokens 64]
 
-At each place of the default target's own greedy answers to the benchmark's prompts: by the
+At each position of the default target's greedy answers to the benchmark's prompts: by the
 number of tokens that match before it, and whether the two agree. `orchestrator/decoding/lookup.py`
-decides by this whom to believe.
+chooses between them by this.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from outrider.sampling.prompt_lookup import longest_match
 from outrider_bench.harness.prompts import read_prompts
 from outrider_bench.output.results_file import write_result
 
-# Matches that are longer are counted with these.
+# Longer matches are counted with these.
 LONGEST = 6
 
 
 @dataclass
 class Count:
-    """Places of one kind, and how often either is right there."""
+    """Positions of one kind, and how often either is right there."""
 
     places: int = 0
     draft_right: int = 0
@@ -91,7 +91,7 @@ def first_choices(engine: Engine, text: Sequence[int], start: int) -> list[int]:
 def count(
     counts: dict[tuple[int, bool], Count], text: Sequence[int], start: int, drafts: Sequence[int]
 ) -> None:
-    """Adds the places of a text where both say something."""
+    """Adds the positions of a text where both propose a token."""
     for place, draft in enumerate(drafts, start):
         match = longest_match(text[:place], SHORTEST_MATCH, MAX_DRAFT_LENGTH)
         if match is None:

@@ -2,8 +2,8 @@
 
     python -m benchmarks.many_sessions [--draft default] [--parts throughput,prompt,overload]
 
-- throughput: tokens per second of all sessions together, 1 and 16 at a time, the target
-  alone and with speculation, in turns; each session makes two requests
+- throughput: tokens per second of all sessions together, 1 and 16 at a time, alternately the
+  target alone and with speculation; each session makes two requests
 - prompt: the gaps between the messages of 8 streams, without and with a prompt of 1,500
   tokens that arrives among them
 - overload: four times as many requests as the services can answer: what is accepted
@@ -79,7 +79,7 @@ async def measure(
 
 
 class Load:
-    """Requests to the orchestrator, and what they should have been answered."""
+    """Requests to the orchestrator, and their expected answers."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self.stub: Any = pb_grpc.GenerationServiceStub(channel)

@@ -1,11 +1,11 @@
-"""What a pass costs by its number of tokens, and what each of the engine's tricks gives.
+"""The time of a pass by its number of tokens, and the effect of each of the engine's measures.
 
     python -m benchmarks.passes [--threads 1] [--context 256]
 
 The shape of this curve decides what speculation is worth: a verification of k
 draft tokens is a pass of k + 1, and drafting them is k passes of 1.
 
-- served: fused layers, packed weights, which are in float16 where that loses nothing
+- served: fused layers, packed weights, in float16 where that loses nothing
 - wide: the same with weights in float32
 - unfused: transformers' own layers, packed weights
 - uncompiled: fused layers as Python runs them, packed weights
@@ -17,7 +17,7 @@ draft tokens is a pass of k + 1, and drafting them is k passes of 1.
 - bf16_any: the same, with any shape
 
 All but the last three compute in float32 and give the same logits. Where kernels may have any
-shape or weights are not packed, those of a token also depend a little on how many are in
+shape, or weights are not packed, a token's logits also depend a little on the number of tokens in
 the pass: `logit_difference` is the largest found.
 """
 
@@ -42,7 +42,7 @@ WIDTHS = (1, 2, 3, 5, 9, 17, 65, 256)
 REPEATS = 9
 _WIDEST_VERIFICATION = 65
 
-# The dtype, and which tricks to leave out.
+# The dtype, and which measures to leave out.
 VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
     "served": ("float32", ()),
     "wide": ("float32", ("packed_linear.fits_float16",)),
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def engine_of(model: str, threads: int, variant: str) -> Engine:
-    """An engine without some of its tricks."""
+    """An engine without some of its measures."""
     dtype, left_out = VARIANTS[variant]
     options = EngineOptions(
         model, dtype=dtype, threads=threads, slots=1, batch_invariant=variant not in OF_ANY_SHAPE
@@ -102,9 +102,9 @@ def logit_difference(engine: Engine, context: int) -> float:
 
 
 def measure(engines: dict[str, Engine], context: int, width: int) -> dict[str, Any]:
-    """Median ms of one pass of `width` tokens after `context` tokens, the engines in turn.
+    """Median ms of one pass of `width` tokens after `context` tokens; the engines alternate.
 
-    A prompt's chunk, more than a verification has, needs the logits of one token only.
+    A chunk wider than a verification is a prompt's, and needs logits of one token only.
     """
     num_logits = width if width <= _WIDEST_VERIFICATION else 1
     times: dict[str, list[float]] = {name: [] for name in engines}

@@ -1,11 +1,11 @@
-"""What the policy makes of drafts, good and bad, in simulated pairs.
+"""The policy's speed with good and bad drafts, in simulated pairs.
 
     python -m benchmarks.policy [--seeds 16]
 
-Nothing is measured but the policy's choices: steps take what the machines below are said
-to take (`outrider_bench/models/simulated_pair.py`). The speed is that of all texts together, over
-the target alone: the first few that an orchestrator sees, in which it finds out, and many.
-No prompt lookup.
+Only the policy's choices are measured: steps take exactly the times of the machines below
+(`outrider_bench/models/simulated_pair.py`). The speed is that of all texts together, over the
+target alone: of the first few that an orchestrator sees, in which it learns, and of many. No
+prompt lookup.
 """
 
 from __future__ import annotations

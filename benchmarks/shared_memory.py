@@ -1,11 +1,11 @@
-"""What a target loses to a draft that works on another core of the same machine.
+"""The speed that a target loses to a draft on another core of the same machine.
 
     python -m benchmarks.shared_memory [--rounds 5]
 
-A short pass is the reading of the weights. Two hosts have two memories; two cores of one
-machine share one. Median ms of a pass of one token of the default target on the first
-core, while the default draft takes steps over 1 or 4 branches on the second, and while
-it rests; in turns.
+The time of a short pass is that of reading the weights. Two hosts have two memories; two cores
+of one machine share one. Median ms of a pass of one token of the default target on the first
+core, alternately while the default draft runs steps over 1 or 4 predrafts on the second, and
+while it is idle.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""What `make run` gives, over many prompts: each answered alone and with drafts, in turn.
+"""Speedups over many prompts, each answered alternately by the target alone and with drafts.
 
     python -m benchmarks.texts [--max-new-tokens 64] [--rounds 3] [--dtype float32]
         [--target-threads 1] [--draft-threads 1] [--name texts]
 
-For each of the benchmark's prompts the time of a token after the first, the target alone
+For each of the benchmark's prompts, the time per token after the first: of the target alone
 over the pair with its defaults, and over the draft without prompt lookup; medians of the
-rounds. One thread for each model, or as many as are said. Texts are compared with the
-target's own.
+rounds. One thread for each model by default. Texts are compared with the target's own.
 """
 
 from __future__ import annotations

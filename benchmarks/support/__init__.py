@@ -1,1 +1,1 @@
-"""What several benchmarks need: ghz, models with random weights, recorded texts."""
+"""Helpers of several benchmarks: ghz, models with random weights, recorded texts."""

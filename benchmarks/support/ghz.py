@@ -1,4 +1,4 @@
-"""Runs ghz, a load tester in Go, and reads what it reports."""
+"""Runs ghz, a load tester in Go, and reads its reports."""
 
 from __future__ import annotations
 

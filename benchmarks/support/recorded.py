@@ -1,4 +1,4 @@
-"""Texts of the target's own, for a draft that replays them with a chosen acceptance."""
+"""Recorded texts of the target, for a draft that replays them with a chosen acceptance."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from outrider.client.client import Client
 from outrider.embedded import resolve_model
 from outrider.models.tokenizer_files import read_tokenizer
 
-# What is drafted behind the end of a text is not asked for, but has its cost.
+# Tokens that are drafted behind the end of a text are not verified, but have their cost.
 _BEHIND_THE_END = 16
 
 
@@ -25,7 +25,7 @@ def replaying_draft(
     max_new_tokens: int,
     folder: Path,
 ) -> str:
-    """Writes what such a draft says behind these prompts; returns its `--model`.
+    """Writes the script of a replaying draft for these prompts; returns its `--model`.
 
     Args:
         settings: of the target, which writes the texts now.
