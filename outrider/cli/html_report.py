@@ -181,12 +181,8 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _cell(value: Any, share: float | None = None) -> Cell:
-    if _is_number(value):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return Cell(_number(value), True, share)
     if value is None:
         return Cell("")

@@ -35,20 +35,12 @@ def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation
             critical_path=_durations(latency.critical_path),
             hidden=_durations(latency.hidden),
         ),
-        trace=[_interval_from_wire(interval) for interval in message.trace],
+        trace=[
+            Interval(**_by_name(one, Interval) | {"counts": dict(one.counts)})
+            for one in message.trace
+        ],
         num_target_threads=message.num_target_threads,
         draft_failure=message.draft_failure,
-    )
-
-
-def _interval_from_wire(message: generation_pb2.TraceInterval) -> Interval:
-    return Interval(
-        message.track,
-        message.lane,
-        message.name,
-        message.begin_ns,
-        message.duration_ns,
-        dict(message.counts),
     )
 
 

@@ -96,7 +96,8 @@ def distill(recipe: Recipe, console: Console) -> Path:
     work.mkdir(parents=True, exist_ok=True)
     check_same_recipe(recipe, work / "recipe.json")
     began = time.perf_counter()
-    with _progress(console) as progress:
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description}"), *columns, console=console) as progress:
         texts, lesson = _write_and_teach(recipe, folder, work, progress)
         checkpoint = work / "checkpoint.pt"
         student, kept = _beginning(recipe, folder, texts)
@@ -128,17 +129,6 @@ def _beginning(recipe: Recipe, folder: str, texts: Texts) -> tuple[Any, list[int
         return model, recorded_layers(start)
     probe = texts.token_ids[: recipe.max_length].tolist()
     return model, chosen_layers(model, recipe.layers, probe, recipe.num_layers)
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-    )
 
 
 def check_same_recipe(recipe: Recipe, path: Path) -> None:

@@ -130,7 +130,7 @@ class Writer:
 
     def _prompts(self, number: int, questions: Sequence[str] | None) -> list[list[int]]:
         if questions is not None:
-            bodies = [self._encode(question) for question in questions]
+            bodies = [self._tokenizer(one, add_special_tokens=False).input_ids for one in questions]
         else:
             seeds = random.Random(2 * number)
             params = [
@@ -143,10 +143,6 @@ class Writer:
             bodies = [body[:-1] for body in bodies]
         prompts = [self._prefix + body + self._suffix for body in bodies]
         return [prompt for prompt in prompts if len(prompt) <= self._longest_prompt]
-
-    def _encode(self, text: str) -> list[int]:
-        ids: list[int] = self._tokenizer(text, add_special_tokens=False).input_ids
-        return ids
 
     def _write(
         self, prompts: Sequence[Sequence[int]], num_tokens: int, params: Sequence[SamplingParams]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -37,10 +37,17 @@ def made_once(folder: Path, make: Callable[[Path], None], what: str, progress: P
     """
     if folder.is_dir():
         return folder
-    with _writing_to(folder.parent), _locked(_beside(folder, "lock"), folder.name, progress):
-        if not folder.is_dir():
-            progress(what)
-            _make_atomically(folder, make)
+    try:
+        with _locked(_beside(folder, "lock"), folder.name, progress):
+            if not folder.is_dir():
+                progress(what)
+                _make_atomically(folder, make)
+    except OSError as error:
+        raise ConfigurationError(
+            f"cannot write models to {folder.parent}: {error.strerror or error}; "
+            "they need room there, 1 GB for the embedded ones, or in the folder that "
+            "OUTRIDER_CACHE names"
+        ) from error
     return folder
 
 
@@ -62,28 +69,12 @@ def _beside(folder: Path, suffix: str) -> Path:
     return folder.with_name(f"{folder.name}.{suffix}")
 
 
-@contextmanager
-def _locked(path: Path, name: str, progress: Progress) -> Iterator[None]:
+def _locked(path: Path, name: str, progress: Progress) -> AbstractContextManager[object]:
+    """The lock at `path`, which is held already, and released behind the `with`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path)
     try:
-        lock.acquire(blocking=False)
+        return lock.acquire(blocking=False)
     except Timeout:
         progress(f"{name}: waiting for another process that makes it")
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _writing_to(cache: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise ConfigurationError(
-            f"cannot write models to {cache}: {error.strerror or error}; "
-            "they need room there, 1 GB for the embedded ones, or in the folder that "
-            "OUTRIDER_CACHE names"
-        ) from error
+        return lock.acquire()

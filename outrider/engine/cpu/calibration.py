@@ -113,7 +113,9 @@ def calibrate(
     attention = find_attention(tuple(kinds), dtype, tuple(thread_counts), max_length)
     across_threads = attention is not None and attention.across_threads
     for layer in row_linears(network) if attention else ():
-        key = (*_kind(layer), *thread_counts)
+        # Layers of one kind are computed by the same kernels.
+        kind = (type(layer), layer.out_features, layer.in_features, layer.dtype, layer.has_bias)
+        key = (*kind, *thread_counts)
         if key not in _layers:
             _layers[key] = find_layer(layer, thread_counts)
         if (found := _layers[key]) is None:
@@ -155,11 +157,6 @@ def find_layer(layer: RowLinear, thread_counts: Sequence[int]) -> FoundRows | No
     if layer.dtype != torch.float32 and num_weights <= _LARGEST_STAND_IN:
         layer, rows = _stand_in(layer, generator), _doubled(rows)
     return find_rows([Probe(layer.multiply, rows.to(layer.dtype))], grid, thread_counts)
-
-
-def _kind(layer: RowLinear) -> tuple[object, ...]:
-    """The kind of a layer; layers of one kind are computed by the same kernels."""
-    return type(layer), layer.out_features, layer.in_features, layer.dtype, layer.has_bias
 
 
 def _grid_within(budget: float) -> Sequence[int]:
