@@ -26,7 +26,7 @@ from outrider_bench.output.results_file import write_result
 
 CONTEXT = 100
 SECONDS = 2.0
-BRANCHES = (1, 4)
+NUM_PREDRAFTS = (1, 4)
 
 
 def main() -> None:
@@ -35,8 +35,8 @@ def main() -> None:
     args = parser.parse_args()
     target_core, draft_core = available_cores()[:2]
     context = mp.get_context("spawn")
-    drafting = {f"draft steps over {count}": context.Event() for count in BRANCHES}
-    for count, event in zip(BRANCHES, drafting.values(), strict=True):
+    drafting = {f"draft steps over {count}": context.Event() for count in NUM_PREDRAFTS}
+    for count, event in zip(NUM_PREDRAFTS, drafting.values(), strict=True):
         is_ready = context.Event()
         arguments = (draft_core, count, is_ready, event)
         context.Process(target=draft, args=arguments, daemon=True).start()

@@ -19,7 +19,7 @@ from outrider.settings.options import (
 @server_options(DEFAULT_DRAFT_PORT)
 @model_options
 @click.option(
-    "--branches",
+    "--num-predrafts",
     type=click.IntRange(min=0),
     default=DEFAULT_NUM_PREDRAFTS,
     show_default=True,
@@ -34,7 +34,7 @@ from outrider.settings.options import (
     "not a replayed one.",
 )
 def main(
-    server: ServerOptions, branches: int, min_confidence: float, **model: str | int | None
+    server: ServerOptions, num_predrafts: int, min_confidence: float, **model: str | int | None
 ) -> None:
     """Serve the draft: a small model.
 
@@ -43,7 +43,7 @@ def main(
     # Imports torch, which takes seconds: --help and wrong settings do not wait for it.
     from draft_service.service import run_draft
 
-    run_draft(server, model, branches, min_confidence)
+    run_draft(server, model, num_predrafts, min_confidence)
 
 
 if __name__ == "__main__":

@@ -31,10 +31,10 @@ def what_if(result: Path, num_predrafts: int, **changes: float | None) -> None:
     texts, times = read(result)
     known = {name: value for name, value in changes.items() if value is not None}
     changed = {mode: dataclasses.replace(of_mode, **known) for mode, of_mode in times.items()}
-    for mode, branches in ((SEQUENTIAL, 0), (PIPELINED, num_predrafts)):
+    for mode, count in ((SEQUENTIAL, 0), (PIPELINED, num_predrafts)):
         for k in _LENGTHS:
-            click.echo(_line(mode, k, texts, changed[mode], branches))
-        speedup, best = best_speedup(texts, changed[mode], branches)
+            click.echo(_line(mode, k, texts, changed[mode], count))
+        speedup, best = best_speedup(texts, changed[mode], count)
         click.echo(f"{mode}: at best {speedup:.2f}x, with k = {best}")
 
 

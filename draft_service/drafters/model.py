@@ -49,7 +49,7 @@ class ModelDrafterSession:
         self._contents = [SlotContent(slot, session=slots[0]) for slot in slots]
         self._main = self._contents[0]
         self._last_draft_token: list[int] = []  # not in the sequence yet
-        self._branches: Predrafts | None = None
+        self._predrafts: Predrafts | None = None
         self._fan_out = FanOut(drafter.step_time)
         self._is_behind_prompt = False  # whether the target reads the prompt, which takes long
 
@@ -72,7 +72,7 @@ class ModelDrafterSession:
         """
         room = max(0, num_speculative_tokens - 1)  # the last draft token is not read
         self._sequence.update(context_length, token_ids, room)
-        self._drop_branches()
+        self._drop_predrafts()
         tokens = self._sequence.token_ids
         length = len(tokens)
         self._sampler = dataclasses.replace(
@@ -117,7 +117,7 @@ class ModelDrafterSession:
         if num_predrafts < 1 or num_tokens < 1:
             return
         spare = [content for content in self._contents if content is not self._main]
-        self._branches = Predrafts(
+        self._predrafts = Predrafts(
             tokens[:num_committed],
             tokens[num_committed:],
             drafter.scheduler,
@@ -129,15 +129,15 @@ class ModelDrafterSession:
             self._fan_out if predraft_plan.is_limit else EVERY_OUTCOME,
         )
 
-    def _drop_branches(self) -> None:
-        if self._branches is not None:
-            window = self._branches.drop()
+    def _drop_predrafts(self) -> None:
+        if self._predrafts is not None:
+            window = self._predrafts.drop()
             if not self._is_behind_prompt:
                 self._fan_out.observe(*window)
-            self._branches = None
+            self._predrafts = None
 
     def close(self) -> None:
-        self._drop_branches()
+        self._drop_predrafts()
         contents, self._contents = self._contents, []
         for content in contents:
             self._drafter.scheduler.release(content.slot)

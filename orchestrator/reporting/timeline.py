@@ -29,7 +29,7 @@ class _Sent:
 
 
 @dataclass(slots=True)
-class _Branch:
+class _PredraftLane:
     """A lane of predrafts, and what its passes have taken so far."""
 
     lane: str
@@ -49,7 +49,7 @@ class Timeline:
         self._unanswered: defaultdict[str, deque[_Sent]] = defaultdict(deque)
         self._done_ns: defaultdict[str, int] = defaultdict(int)
         self._draft_began_ns = 0
-        self._branches: dict[tuple[int, ...], _Branch] = {}
+        self._predrafts: dict[tuple[int, ...], _PredraftLane] = {}
 
     def stage(self, name: str, begin_ns: int, end_ns: int) -> None:
         """A stage of the critical path."""
@@ -100,7 +100,7 @@ class Timeline:
         self._add(NETWORK, f"from the {service}", sent.name, end_ns, now_ns)
         if service == DRAFT:
             self._draft_began_ns = begin_ns
-            self._branches = {}
+            self._predrafts = {}
 
     def _split(self, service: str, timings: Timings, begin_ns: int, end_ns: int) -> None:
         """Draws a message's parts one after the other; over several passes they are sums."""
@@ -116,21 +116,21 @@ class Timeline:
     def predrafted(self, since_ns: int, grown: Sequence[Predraft]) -> None:
         """The draft has predrafted, and said so `since_ns` after its last answered message came.
 
-        The passes that made a branch grow are drawn as one, which ends when it was told.
+        The passes that made a lane grow are drawn as one, which ends when it was told.
         """
         end_ns = min(self._draft_began_ns + since_ns, time.perf_counter_ns())
         for one in grown:
-            branch = self._branches.get(one.assumed_token_ids)
-            if branch is None:
-                branch = _Branch(f"predrafts {len(self._branches) + 1}")
-                self._branches[one.assumed_token_ids] = branch
-            duration_ns = one.forward_ns - branch.forward_ns
-            branch.forward_ns = one.forward_ns
+            lane = self._predrafts.get(one.assumed_token_ids)
+            if lane is None:
+                lane = _PredraftLane(f"predrafts {len(self._predrafts) + 1}")
+                self._predrafts[one.assumed_token_ids] = lane
+            duration_ns = one.forward_ns - lane.forward_ns
+            lane.forward_ns = one.forward_ns
             counts = {
                 "assumed_tokens": len(one.assumed_token_ids),
                 "predrafted_tokens": len(one.draft_token_ids),
             }
-            self._add(DRAFT, branch.lane, "predraft", end_ns - duration_ns, end_ns, counts)
+            self._add(DRAFT, lane.lane, "predraft", end_ns - duration_ns, end_ns, counts)
 
     def _add(
         self,

@@ -43,7 +43,7 @@ T = TypeVar("T")
 
 _WARM_UP_LENGTH = 64
 _WARM_UP_WIDTHS = (1, 2, 3, 5, 9)
-_WARM_UP_BRANCHES = 4
+_WARM_UP_PREDRAFTS = 4
 _WARM_UP_PARAMS = (GREEDY, SamplingParams(1.0), SamplingParams(1.0, top_p=0.9))
 
 
@@ -156,9 +156,9 @@ def _record(engine: Engine, spec: SamplingSpec, length: int) -> None:
         chunk = Chunk(0, start, [0] * width, num_logits=1 if is_draft else width)
         engine.choose([chunk], [spec], num_steps=2 if is_draft else 1)
     if is_draft:
-        slots = range(min(_WARM_UP_BRANCHES, engine.cache.num_slots))
-        branches = [Chunk(slot, length - 2, [0], 1) for slot in slots]
-        engine.choose(branches, [spec] * len(branches))
+        slots = range(min(_WARM_UP_PREDRAFTS, engine.cache.num_slots))
+        chunks = [Chunk(slot, length - 2, [0], 1) for slot in slots]
+        engine.choose(chunks, [spec] * len(chunks))
 
 
 def _describe(name: str, folder: str, engine: Engine, tokenizer_json: str) -> ModelInfo:

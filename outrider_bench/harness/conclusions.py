@@ -63,12 +63,12 @@ def conclude(sections: Mapping[str, Any], num_predrafts: int) -> dict[str, Any]:
         )
         for mode in (SEQUENTIAL, PIPELINED)
     }
-    branches = {SEQUENTIAL: 0, PIPELINED: num_predrafts}
+    counts = {SEQUENTIAL: 0, PIPELINED: num_predrafts}
     texts = read_texts(trace[GREEDY]["texts"])
     curve_texts = read_texts(trace[CURVE_TEXTS]["texts"])
     found["times"] = {mode: dataclasses.asdict(of_mode) for mode, of_mode in times.items()}
     found["predicted"] = [
-        _beside(mode, k, figures, best_fan_out(curve_texts, times[mode], k, branches[mode]))
+        _beside(mode, k, figures, best_fan_out(curve_texts, times[mode], k, counts[mode]))
         for mode in times
         for k, figures in lengths[mode].items()
     ]

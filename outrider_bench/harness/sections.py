@@ -30,7 +30,7 @@ CURVE_TEXTS = "greedy, texts of the curves"
 LEGS = {"draft": (1, 0), "target": (0, 1), "both": (1, 1)}
 LEG_NAMES = {"draft": "the draft", "target": "the target", "both": "draft and target"}
 
-BRANCHES: dict[str, int | None] = {SEQUENTIAL: 0, PIPELINED: None}  # None: the default
+PREDRAFTS: dict[str, int | None] = {SEQUENTIAL: 0, PIPELINED: None}  # None: the default
 
 # Passes of the draft that are timed by how many sequences they serve, and of the target by
 # how many tokens they have.
@@ -60,7 +60,7 @@ def modes(stand: Stand, plan: Plan) -> dict[str, Any]:
         tasks = [dataclasses.replace(task, temperature=temperature) for task in plan.tasks]
         with stand.section() as stack:
             legs = Legs(stand.draft_address)
-            clients = stand.orchestrators(stack, dict.fromkeys(BRANCHES, legs))
+            clients = stand.orchestrators(stack, dict.fromkeys(PREDRAFTS, legs))
             ways: dict[str, Way] = {
                 TRANSFORMERS: partial(stand.transformers.run, plain_transformers.generate),
                 ASSISTED: lambda task: stand.transformers.run(
@@ -74,7 +74,7 @@ def modes(stand: Stand, plan: Plan) -> dict[str, Any]:
                 ),
             }
             ways |= {
-                name: stand.over_grpc(client, plan.k, BRANCHES[name], plan.looks_up)
+                name: stand.over_grpc(client, plan.k, PREDRAFTS[name], plan.looks_up)
                 for name, client in clients.items()
             }
             result = figures(interleave(ways, tasks, stand.progress))
@@ -96,11 +96,11 @@ def round_trips(stand: Stand, plan: Plan) -> dict[str, Any]:
         for rtt in plan.rtts_ms if found["draft"] else (0.0, *plan.rtts_ms):
             legs = Legs(stand.draft_address, rtt * to_draft, rtt * to_target)
             with stand.section() as stack:
-                clients = stand.orchestrators(stack, dict.fromkeys((TARGET_ONLY, *BRANCHES), legs))
+                clients = stand.orchestrators(stack, dict.fromkeys((TARGET_ONLY, *PREDRAFTS), legs))
                 ways: dict[str, Way] = {TARGET_ONLY: stand.over_grpc(clients[TARGET_ONLY], 0)}
                 ways |= {
-                    name: stand.over_grpc(clients[name], plan.k, branches, plan.looks_up)
-                    for name, branches in BRANCHES.items()
+                    name: stand.over_grpc(clients[name], plan.k, num_predrafts, plan.looks_up)
+                    for name, num_predrafts in PREDRAFTS.items()
                 }
                 rows = interleave(ways, plan.curve_tasks, stand.progress)
             found[leg][f"{rtt:g}"] = figures(rows)
@@ -111,15 +111,15 @@ def draft_lengths(stand: Stand, plan: Plan) -> dict[str, Any]:
     """Fixed numbers of draft tokens a step, by mode and number."""
     with stand.section() as stack:
         legs = Legs(stand.draft_address)
-        clients = stand.orchestrators(stack, dict.fromkeys(BRANCHES, legs))
+        clients = stand.orchestrators(stack, dict.fromkeys(PREDRAFTS, legs))
         ways: dict[str, Way] = {TARGET_ONLY: stand.target_only}
         ways |= {
-            f"{name} {k}": stand.over_grpc(clients[name], k, branches, False)
-            for name, branches in BRANCHES.items()
+            f"{name} {k}": stand.over_grpc(clients[name], k, num_predrafts, False)
+            for name, num_predrafts in PREDRAFTS.items()
             for k in plan.lengths
         }
         found = figures(interleave(ways, plan.curve_tasks, stand.progress))
-    by_mode = {mode: {k: found[f"{mode} {k}"] for k in plan.lengths} for mode in BRANCHES}
+    by_mode = {mode: {k: found[f"{mode} {k}"] for k in plan.lengths} for mode in PREDRAFTS}
     return {TARGET_ONLY: found[TARGET_ONLY], **by_mode}
 
 
@@ -171,23 +171,23 @@ def chosen_acceptance(stand: Stand, plan: Plan) -> dict[str, Any]:
     """The draft at its cost, right as often as chosen; by mode and acceptance."""
     with stand.section() as stack:
         address, tell = stand.replaying_draft(stack)
-        names = [f"{mode} {a:g}" for mode in BRANCHES for a in plan.acceptances]
+        names = [f"{mode} {a:g}" for mode in PREDRAFTS for a in plan.acceptances]
         clients = stand.orchestrators(stack, dict.fromkeys(names, Legs(address)))
 
         def replayed(mode: str, acceptance: float, task: Task) -> Run:
             tell(task, acceptance)
             client = clients[f"{mode} {acceptance:g}"]
-            return stand.over_grpc(client, plan.k, BRANCHES[mode], False)(task)
+            return stand.over_grpc(client, plan.k, PREDRAFTS[mode], False)(task)
 
         ways: dict[str, Way] = {TARGET_ONLY: stand.target_only}
         ways |= {
             f"{mode} {a:g}": partial(replayed, mode, a)
-            for mode in BRANCHES
+            for mode in PREDRAFTS
             for a in plan.acceptances
         }
         found = figures(interleave(ways, plan.curve_tasks, stand.progress))
     by_mode = {
-        mode: {f"{a:g}": found[f"{mode} {a:g}"] for a in plan.acceptances} for mode in BRANCHES
+        mode: {f"{a:g}": found[f"{mode} {a:g}"] for a in plan.acceptances} for mode in PREDRAFTS
     }
     return {TARGET_ONLY: found[TARGET_ONLY], **by_mode}
 

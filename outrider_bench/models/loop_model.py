@@ -76,7 +76,7 @@ class Times:
     rtt_draft: float = 0.0
     rtt_target: float = 0.0
 
-    def branches_step(self, num_predrafts: int) -> float:
+    def draft_pass(self, num_predrafts: int) -> float:
         return self.draft_step + max(0, num_predrafts - 1) * self.draft_per_predraft
 
 
@@ -122,7 +122,7 @@ def _replay_text(
     min_confidence: float,
     result: Replay,
 ) -> None:
-    pass_ms = max(times.branches_step(num_predrafts), _SHORTEST_PASS_MS)
+    pass_ms = max(times.draft_pass(num_predrafts), _SHORTEST_PASS_MS)
     position, num_predrafted = 1, 0  # the target's own first token comes with its prompt
     while position < len(text):
         room = len(text) - position - 1

@@ -36,6 +36,8 @@ REPLACED = {
 # Common words, which are not the names of these things, by where.
 NAMES = {
     "": {
+        "branch": "predraft",
+        "branches": "predrafts",
         "choosing": "sampling spec",
         "goes_on": "run-ahead",
         "hair": "epsilon",

@@ -84,7 +84,7 @@ def nothing_predrafted(tokens: Sequence[int]) -> int:
 class FakeDrafter:
     """Proposes by a function, and fails from call `fails_at` on.
 
-    Where branches are asked for, it has predrafted `num_predrafted(tokens)` tokens for the
+    Where predrafts are asked for, it has predrafted `num_predrafted(tokens)` tokens for the
     case that `tokens` are committed; if `is_late`, not before its growth is awaited.
     """
 

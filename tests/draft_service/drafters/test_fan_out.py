@@ -5,7 +5,7 @@ import pytest
 from draft_service.drafters.fan_out import Depth, FanOut, Plan, StepTime, measure_step_time
 from tests.support.recording_engine import RecordingEngine
 
-# A pass over one branch takes 10, over four 16.
+# A pass over one predraft takes 10, over four 16.
 STEP_TIME = StepTime(10.0, 2.0)
 CHANCES = [0.2, 0.15, 0.1]
 ONE, TWO = Depth(1), Depth(2)
@@ -30,7 +30,7 @@ def test_where_there_is_time_for_one_pass_corrections_are_drafted_after_at_once(
 
 
 def test_where_there_is_time_for_two_passes_the_guess_comes_first() -> None:
-    """Then all branches have a token after 10 + 16, where all at once would take 16 + 16."""
+    """Then all predrafts have a token after 10 + 16, where all at once would take 16 + 16."""
     assert fan_out(27).plan(2, 0.5, CHANCES, ONE) == Plan(True, 0)
     assert fan_out(27).further(0.3, CHANCES, ONE, spent_ns=10) == 3
 
@@ -40,7 +40,7 @@ def test_a_branch_that_is_never_taken_is_not_worth_its_time() -> None:
     assert fan_out(17).plan(2, 0.0, [0.6, 0.001, 0.001], ONE).num_corrections == 1
 
 
-def test_more_time_never_means_fewer_branches_for_one_token() -> None:
+def test_more_time_never_means_fewer_predrafts_for_one_token() -> None:
     chosen = [fan_out(window).further(0.3, CHANCES, ONE, 10) for window in range(5, 80, 5)]
     assert chosen == sorted(chosen)
     assert chosen[-1] == 3
@@ -103,7 +103,7 @@ def test_passes_that_take_longer_than_when_it_was_measured_count_as_they_are() -
 
 
 def test_the_more_is_accepted_the_less_corrections_are_worth() -> None:
-    """There is time for five passes over one branch behind the guess, or three over four."""
+    """There is time for five passes over one predraft behind the guess, or three over four."""
     window = fan_out(60)
     assert window.further(0.3, CHANCES, Depth(16, 0.3), spent_ns=10) == 3
     assert window.further(0.9, [0.05, 0.02, 0.01], Depth(16, 0.95), spent_ns=10) == 0

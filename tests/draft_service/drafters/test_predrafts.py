@@ -33,7 +33,7 @@ class Table:
         self._changed.set()
 
     async def full(self, num_predrafts: int, num_tokens: int) -> dict[tuple[int, ...], Predraft]:
-        """The table when so many branches have all their tokens."""
+        """The table when so many predrafts have all their tokens."""
         async with asyncio.timeout(30):
             while num_predrafts > sum(
                 len(one.draft_token_ids) == num_tokens for one in self.predrafted.values()
@@ -131,7 +131,7 @@ async def test_a_session_goes_on_from_any_outcome(drafter: ModelDrafter) -> None
 async def test_what_would_come_too_late_is_not_drafted(
     drafter: ModelDrafter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """So that the engine is free when the result comes: each branch has its first token only."""
+    """So that the engine is free when the result comes: each predraft has its first token only."""
     monkeypatch.setattr(FanOut, "has_time", lambda *_: False)
     session, table = drafter.open_session(), Table()
     await propose(session, PROMPT, 3, GREEDY)
@@ -159,7 +159,7 @@ async def test_predrafts_that_never_ran_leave_no_holes(drafter: ModelDrafter) ->
         assert one.draft_token_ids == alone.draft_token_ids, assumed
 
 
-async def test_without_branches_nothing_is_predrafted(tiny_models: Callable[..., Path]) -> None:
+async def test_without_outcomes_nothing_is_predrafted(tiny_models: Callable[..., Path]) -> None:
     options = EngineOptions(str(tiny_models("llama")), "cpu", "float32", slots=2)
     drafter, table = ModelDrafter(Engine(options), num_predrafts=0), Table()
     session = drafter.open_session()
@@ -255,19 +255,19 @@ async def test_the_draft_chooses_how_many_outcomes_are_worth_it(
         for _ in range(2):  # behind the prompt, whose reading tells nothing, and once more
             await propose(session, PROMPT, 3, GREEDY)
             session.predraft(3, unlimited, Table().add)
-            assert session._branches is not None
-            assert len(session._branches._jobs) == 4
+            assert session._predrafts is not None
+            assert len(session._predrafts._jobs) == 4
         await propose(session, PROMPT, 3, GREEDY)
         session.predraft(3, unlimited, table.add)
         await table.full(num_predrafted, 3)
-        assert session._branches is not None
-        assert len(session._branches._jobs) == num_predrafted
+        assert session._predrafts is not None
+        assert len(session._predrafts._jobs) == num_predrafted
         session.predraft(3, PredraftPlan(4, 3), table.add)  # the request says how many
         assert len(await table.full(4, 3)) == 4
         drafter.close()
 
 
-async def test_slots_of_all_branches_come_back(drafter: ModelDrafter) -> None:
+async def test_slots_of_all_predrafts_come_back(drafter: ModelDrafter) -> None:
     sessions = [drafter.open_session(), drafter.open_session()]
     assert drafter.num_free_slots == 0
     with pytest.raises(NoFreeSlot):

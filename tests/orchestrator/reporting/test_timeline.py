@@ -86,7 +86,7 @@ def test_predrafts_end_when_they_were_told_of_in_a_lane_for_each_branch(clock: C
     assert of_lane(times, "draft", "predrafts 2") == [("predraft", 105, 130)]
     times.sent("draft", "propose", [])
     times.answered("draft", Timings(), [])
-    times.predrafted(50, [Predraft(6, (7,), (8,), 30)])  # a new branch, though it looks the same
+    times.predrafted(50, [Predraft(6, (7,), (8,), 30)])  # a new predraft, though it looks the same
     assert of_lane(times, "draft", "predrafts 1")[-1] == ("predraft", 270, 300)
 
 

@@ -123,7 +123,7 @@ def test_the_best_length_is_none_where_nothing_is_right() -> None:
 
 
 def test_a_draft_that_is_mostly_right_predrafts_for_few_outcomes() -> None:
-    """Passes over few branches are shorter, so that there are more of them in time."""
+    """Passes over few predrafts are shorter, so that there are more of them in time."""
     times = dataclasses.replace(TIMES, draft_step=3, draft_per_predraft=1)
     right = [[RIGHT] * 40]
     best = best_fan_out(right, times, k=4, num_predrafts=4)

@@ -232,8 +232,8 @@ def test_one_session_finds_recordings_when_a_model_is_loaded(
             assert len(chosen) == (width if num_choices == 1 else num_steps)
         if num_choices > 1:  # what is predrafted for
             for count in (1, 2, 3, 4):
-                branches = [Chunk(slot, start, [7], 1) for slot in range(count)]
-                assert len(engine.choose(branches, [spec] * count)) == count
+                chunks = [Chunk(slot, start, [7], 1) for slot in range(count)]
+                assert len(engine.choose(chunks, [spec] * count)) == count
     assert engine.choices.num_recordings == before
 
 
