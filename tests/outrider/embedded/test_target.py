@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from importlib import metadata
 from pathlib import Path
+from queue import Queue
 
 import pytest
 
@@ -126,16 +128,20 @@ def read_line(process: subprocess.Popen[str]) -> str:
 
 
 @pytest.mark.process
-def test_of_two_processes_one_converts_and_the_other_waits(cache: Path) -> None:
+def test_of_two_processes_one_converts_and_the_other_waits(
+    cache: Path, conversions: list[Path]
+) -> None:
     first = start_converting_process()
     assert "once" in read_line(first)
     assert read_line(first) == "converting"
-    second = start_converting_process()
-    assert "waiting" in read_line(second)
-    first_output, _ = first.communicate("go on\n")
-    second_output, _ = second.communicate()
-    assert first_output == second_output
-    folder = Path(first_output.strip())
+    heard: Queue[str] = Queue()
+    with ThreadPoolExecutor(1) as executor:  # the second one is this process
+        second = executor.submit(target_module.embedded_target, heard.put)
+        assert "waiting" in heard.get(timeout=60)
+        output, _ = first.communicate("go on\n")
+        folder = second.result(timeout=60)
+    assert Path(output.strip()) == folder
+    assert conversions == []
     assert sorted(path.name for path in folder.iterdir()) == ["first", "second"]
 
 

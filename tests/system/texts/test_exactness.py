@@ -25,9 +25,9 @@ SAMPLED = {"temperature": 0.9, "top_p": 0.95, "seed": 1234}
 
 async def token_ids(system: System, k: int, **fields: Any) -> list[int]:
     response = await system.generate(
-        PROMPT, max_new_tokens=40, num_speculative_tokens=k, ignore_eos=True, **fields
+        PROMPT, max_new_tokens=28, num_speculative_tokens=k, ignore_eos=True, **fields
     )
-    assert response.usage.num_output_tokens == len(response.token_ids) == 40
+    assert response.usage.num_output_tokens == len(response.token_ids) == 28
     return list(response.token_ids)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,9 @@ class Setting:
             self.spec.use_graphs(record)
             self.spec.use_choices()
         self.token_ids = self.plain.logit_token_ids
+        self.fill()
+
+    def fill(self) -> None:
         for engine in (self.plain, self.spec):
             engine.forward([Chunk(slot, 0, IDS[slot : slot + LENGTH], 1) for slot in range(3)])
 
@@ -87,9 +91,17 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(static_pass, "SHORTEST_LENGTH", 32)
 
 
+@cache
+def made(folder: Path, record: Record = Again, role: str = "") -> Setting:
+    return Setting(folder, record)
+
+
 @pytest.fixture
 def setting(tiny_models: Callable[..., Path]) -> Setting:
-    return Setting(tiny_models("llama"))
+    """One for all tests that leave its engines as they are."""
+    setting = made(tiny_models("llama"))
+    setting.fill()
+    return setting
 
 
 def flat(chosen: Any) -> list[Choice]:
@@ -114,9 +126,10 @@ def tokens_of(chosen: Any) -> Any:
 def test_a_draft_of_several_steps(
     params: list[SamplingParams], record: Record, tiny_models: Callable[..., Path]
 ) -> None:
-    setting = Setting(tiny_models("llama", num_hidden_layers=1), record)
+    setting = made(tiny_models("llama", num_hidden_layers=1), record)
+    setting.fill()
     specs = [SamplingSpec(each, num_ids=200, width=5) for each in params]
-    for num_steps in (3, 1):  # the second one finds recordings
+    for num_steps in (2, 1):  # the second one finds recordings
         chunks = [
             Chunk(slot, LENGTH - slot, IDS[30 + num_steps : 31 + num_steps + slot], 1)
             for slot in range(len(params))
@@ -177,10 +190,13 @@ def test_what_is_not_recorded_is_not_chosen(
         assert len(logits) == chunk.num_logits
 
 
-def test_steps_that_cannot_be_recorded_are_left_to_the_next_pass(setting: Setting) -> None:
+def test_steps_that_cannot_be_recorded_are_left_to_the_next_pass(
+    tiny_models: Callable[..., Path],
+) -> None:
     def refuse(run: Callable[[], Tensor]) -> Again:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
+    setting = Setting(tiny_models("llama"))
     chunk, spec = Chunk(0, LENGTH, IDS[:3], 1), SamplingSpec(GREEDY, 200, 4)
     setting.spec.choose([chunk], [spec])
     assert setting.spec.graphs is not None
@@ -240,7 +256,7 @@ def test_one_session_finds_recordings_when_a_model_is_loaded(
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED, FILTERED])
 async def test_services_choose_the_same(params: SamplingParams, setting: Setting) -> None:
     """Proposals, some of several tokens, and results."""
-    draft, target = setting, Setting(setting.folder)
+    draft, target = setting, made(setting.folder, role="target")
 
     async def answers(draft_engine: Engine, target_engine: Engine) -> list[Any]:
         drafter, verifier = ModelDrafter(draft_engine, 1), Verifier(target_engine)
