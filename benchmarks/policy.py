@@ -2,7 +2,7 @@
 
     python -m benchmarks.policy [--seeds 16]
 
-Only the policy's choices are measured: steps take exactly the times of the machines below
+Only the policy's choices are measured: steps take exactly the times of its machines
 (`outrider_bench/models/simulated_pair.py`). The speed is that of all texts together, over the
 target alone: of the first few that an orchestrator sees, in which it learns, and of many. No
 prompt lookup.
@@ -14,22 +14,11 @@ import argparse
 import random
 import statistics
 
-from outrider_bench.models.simulated_pair import Machine, SimulatedPair
+from outrider_bench.models.simulated_pair import MACHINES, Machine, SimulatedPair
 from outrider_bench.output.results_file import write_result
 
 ACCEPTANCES = (0.0, 0.2, 0.35, 0.45, 0.55, 0.65, 0.8, 0.95)
 TEXTS = {"first 8 texts of 32 tokens": (8, 32), "20 texts of 64 tokens": (20, 64)}
-MACHINES = (
-    # As two hosts of one core each that share a memory, with the default pair; and two that do not.
-    Machine("one memory", 37, 7, 13, 11, beside=4, reading=3),
-    Machine("hosts of their own", 37, 6, 13, 11),
-    # With instructions for it, passes are faster, and draft and target more alike.
-    Machine("a faster CPU", 15, 2.5, 6, 5, beside=1, reading=1),
-    # Two threads of each on the same two cores.
-    Machine("the same cores", 28, 5, 20, 20, beside=1, reading=50, after_hit=3.5, noise=0.12),
-    # A verification takes no longer for a few tokens more.
-    Machine("GPUs", 10, 0.05, 2, 1.5, beside=0.1, reading=0.2),
-)
 
 
 def main() -> None:

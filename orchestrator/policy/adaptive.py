@@ -96,29 +96,38 @@ class AdaptivePolicy:
             # Most texts begin sooner, and the draft reads the prompt while the target does.
             interval *= 1 if self._is_beginning else 2
             return num_steps >= interval and pair.probe_debt <= 0
-        if pair.num_idle_steps and self._goodput * pair.idle_ns < 1:
-            # Slower than the target alone was: the draft holds it up, or the machine does.
+        if self._is_slow:
             return num_steps >= config.probe_steps
         # A step may be disturbed, so the first probes of the target alone are close together.
         return num_steps >= min(interval, config.probe_steps * pair.num_idle_steps**2)
 
+    @property
+    def _is_slow(self) -> bool:
+        """Whether drafting is slower than the target alone was when that was last seen."""
+        return self._drafts and 0 < self._goodput * self._pair.idle_ns < 1
+
     def _begin_probe(self) -> None:
         pair = self._pair
+        if self._is_slow:
+            pair.doubt_idle()
         pair.steps_since_probe = 0
         pair.draft_is_stale |= self._drafts
-        # A target that runs ahead, and a draft that predrafts, show it from the second step on.
-        needs_many = pair.has_high_latency if self._drafts else self._predrafts
-        self._probe_steps = self._config.probe_steps if needs_many else 1
+        # A target that runs ahead and a draft show what they are worth from the second step on.
+        is_short = self._drafts and not pair.has_high_latency
+        self._probe_steps = 1 if is_short else self._config.probe_steps
+        if not self._drafts:  # what was learned long ago should not outweigh a probe
+            self._acceptance.weight = min(self._acceptance.weight, self._config.prior_tokens)
 
     def _count(self, step: StepRecord) -> None:
         """Counts the step, and what it has cost if it belongs to a probe."""
         pair, num_tokens = self._pair, len(step.token_ids)
         is_idle, is_reading = step.draft_state is DraftState.IDLE, step.draft_state in READING
-        debt = pair.probe_debt - self._config.exploration_share * num_tokens
+        share = 1 / max(1, step.batch_sessions)  # of the pass, that others count, too
+        debt = pair.probe_debt - share * self._config.exploration_share * num_tokens
         if pair.idle_ns and (is_reading or not (is_idle or self._drafts)):
             lost = step.ns / pair.idle_ns - num_tokens
             debt += min(lost, 2 * self._config.probe_steps)  # anything may delay a step
         pair.probe_debt = max(0.0, debt)
         if not is_reading:
-            pair.steps_since_probe += 1
+            pair.steps_since_probe += share
             self._probe_steps -= self._probe_steps > 0 and is_idle == self._drafts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
@@ -31,33 +32,40 @@ class CostFilter:
     ) -> None:
         self.costs = [0.0] * len(errors)
         self._errors, self._drifts, self._slope = errors, drifts, slope
-        self._variances: list[float] = []
+        self._covariance: list[list[float]] = []
 
     @property
     def is_known(self) -> bool:
-        return bool(self._variances)
+        return bool(self._covariance)
 
     def observe(self, counts: Sequence[float], took_ns: float, share: float = 1.0) -> None:
         """Learns from what took so long, and paid each cost `counts` times.
 
         `share` is less than 1 where others observe the same.
         """
-        if not self._variances:
+        if not self._covariance:
             slope = took_ns / counts[1] if self._slope is None else self._slope
             self.costs[:2] = max(0.0, took_ns - slope * counts[1]), slope
-            self._variances = [(error * took_ns) ** 2 for error in self._errors]
-            self._variances[1] /= counts[1] ** 2
-        expected_ns = max(1.0, sum(map(mul, self.costs, counts)))
-        surprise_ns, variance = took_ns - expected_ns, (0.1 * expected_ns) ** 2 / share
+            self._covariance = [[0.0] * len(counts) for _ in counts]
+            for i, error in enumerate(self._errors):
+                self._covariance[i][i] = (error * took_ns / max(1.0, counts[i])) ** 2
+        covariance, expected_ns = self._covariance, max(1.0, sum(map(mul, self.costs, counts)))
         for i, drift in enumerate(self._drifts):
-            self._variances[i] += share * (drift * expected_ns / max(1.0, counts[i])) ** 2
-            variance += self._variances[i] * counts[i] ** 2
+            covariance[i][i] += share * (drift * expected_ns / max(1.0, counts[i])) ** 2
+        spread = [sum(map(mul, row, counts)) for row in covariance]
+        variance = sum(map(mul, spread, counts)) + (0.1 * expected_ns) ** 2 / share
+        surprise_ns = took_ns - expected_ns
         # Beyond three standard deviations it counts less (P. J. Huber, 1964).
         variance *= max(1.0, abs(surprise_ns) / (3.0 * variance**0.5))
-        for i, count in enumerate(counts):
-            gain = self._variances[i] * count / variance
+        for i, each in enumerate(spread):
+            gain = each / variance
             self.costs[i] = max(0.0, self.costs[i] + gain * surprise_ns)
-            self._variances[i] *= 1 - gain * count
+            covariance[i] = [a - gain * b for a, b in zip(covariance[i], spread, strict=True)]
+
+    def doubt(self, one: int, other: int, ns: float) -> None:
+        """So much of one cost may be the other's. What they are together is known all the same."""
+        for i, j in itertools.product((one, other), repeat=2):
+            self._covariance[i][j] += ns**2 if i == j else -(ns**2)
 
 
 @dataclass
@@ -97,13 +105,14 @@ class PairState:
         errors = (1.0, 0.05 if token_ns else 0.2, 1.0, 1.0)
         self._pass = CostFilter(errors, (0.03, 0.003, 0.003, 0.003), token_ns)
         self._draft = CostFilter((0.5, 0.5), (0.03, 0.03), None)  # a draft; each of its tokens
-        self.acceptance = Acceptance(config.prior_acceptance, config.prior_tokens, config.decay)
+        # The latest texts say most of the next one.
+        self.acceptance = Acceptance(config.prior_acceptance, config.prior_tokens, config.decay**2)
         self._num_sessions = 1.0  # that share a pass
         self._miss_rate = 0.4
         self._num_ready = 1.0  # tokens that are predrafted in time
         self.network_ns = self._server_ns = 0.0
         self.idle_ns = 0.0  # what the target alone took when that was last seen
-        self.num_idle_steps = self.steps_since_probe = 0
+        self.num_idle_steps, self.steps_since_probe = 0, 0.0
         self.probe_debt = 0.0  # tokens that probes have cost and that are not made up for
         self.draft_is_stale = True  # the draft was not waited for since a probe
 
@@ -124,6 +133,10 @@ class PairState:
     def token_ns(self) -> float:
         """What a draft token more costs if all sessions that share a pass draft as many."""
         return self._pass.costs[1] * self._num_sessions
+
+    def doubt_idle(self) -> None:
+        """The target alone seems slower than it was: it may be the draft that is."""
+        self._pass.doubt(0, 2, 1 / self.idle_goodput - self.idle_ns)
 
     def draft_ns(self, length: int) -> float:
         return self._draft.costs[0] + self._draft.costs[1] * length if length else 0.0
@@ -184,7 +197,7 @@ class PairState:
         token_ns, draft_token_ns = self.token_ns, self._draft.costs[1]
         work_ns = 1 / self.idle_goodput + self._pass.costs[2]
         predraft_length = max(1, best_length(rate, goodput * token_ns))
-        shortest = 0 if predrafts and not self.draft_is_stale else 1
+        shortest = 0 if predrafts else 1
         longest = best_length(rate, goodput * (token_ns + draft_token_ns)) if draft_token_ns else 1
 
         def on_miss(length: int) -> tuple[float, float]:
@@ -196,13 +209,15 @@ class PairState:
             tokens, ns = on_miss(length)
             return tokens - goodput * ns
 
-        miss_length = max(shortest, longest, key=gain)
+        miss_length = max(shortest, max(shortest, longest), key=gain)
         misses = self._miss_rate if predrafts else 1.0
         hit_length = min(predraft_length, self._num_ready)
         hit_ns = work_ns + self._pass.costs[3] + token_ns * hit_length
         tokens, ns = on_miss(miss_length)
         tokens += (1 - misses) * (expected_tokens(rate, hit_length) - tokens)
         ns += (1 - misses) * (hit_ns - ns)
+        # What it would take to wait may have changed.
+        miss_length = max(miss_length, int(self.draft_is_stale))
         return Plan(tokens / max(1.0, ns), predraft_length, miss_length)
 
 

@@ -6,12 +6,14 @@ whether one that does not pay is left alone: `python -m benchmarks.policy`.
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.policy.adaptive import AdaptivePolicy
 from orchestrator.policy.cost_model import PairState
-from orchestrator.policy.draft_policy import Decision, StepContext
+from orchestrator.policy.draft_policy import Decision, DraftPolicy, StepContext
 from orchestrator.step import DraftSource, DraftState, StepRecord
 
 # What a draft that has predrafted for the likeliest outcomes hits of the results: a part in any
@@ -45,6 +47,21 @@ class Machine:
     after_hit: float = 1.0
     """How many times as long they take after a hit: a draft that missed may begin nothing."""
     noise: float = 0.03
+    round_trip: float = 0.0
+    """To the target. It runs ahead where the policy lets it."""
+
+
+MACHINES = (
+    # As two hosts of one core each that share a memory, with the default pair; and two that do not.
+    Machine("one memory", 37, 7, 13, 11, beside=4, reading=3),
+    Machine("hosts of their own", 37, 6, 13, 11),
+    # With instructions for it, passes are faster, and draft and target more alike.
+    Machine("a faster CPU", 15, 2.5, 6, 5, beside=1, reading=1),
+    # Two threads of each on the same two cores.
+    Machine("the same cores", 28, 5, 20, 20, beside=1, reading=50, after_hit=3.5, noise=0.12),
+    # A verification takes no longer for a few tokens more.
+    Machine("GPUs", 10, 0.05, 2, 1.5, beside=0.1, reading=0.2),
+)
 
 
 class SimulatedPair:
@@ -52,55 +69,72 @@ class SimulatedPair:
 
     Args:
         acceptance: how often a draft token is accepted, given that those before it were.
+        predrafts: the draft works while the target does.
     """
 
-    def __init__(self, machine: Machine, acceptance: float, chance: random.Random) -> None:
+    def __init__(
+        self, machine: Machine, acceptance: float, chance: random.Random, predrafts: bool = True
+    ) -> None:
+        self.acceptance = acceptance
+        self.state = PairState(token_ns=machine.token * 1e6)
         self.ms = 0.0
         self.ms_alone = 0.0
         self._machine = machine
-        self._acceptance = acceptance
         self._chance = chance
-        self._state = PairState(token_ns=machine.token * 1e6)
+        self._predrafts = predrafts
         self._slowness = 1.0
 
     @property
     def speedup(self) -> float:
         return self.ms_alone / self.ms
 
-    def write(self, num_tokens: int) -> None:
+    def write(self, num_tokens: int, policy: DraftPolicy | None = None) -> None:
         """One text more of so many tokens, the one that the prefill brings aside."""
-        policy = AdaptivePolicy(self._state, predrafts=True)
+        for _ in self.steps(num_tokens, policy):
+            pass
+
+    def steps(self, num_tokens: int, policy: DraftPolicy | None = None) -> Iterator[StepRecord]:
+        """The steps of such a text, for texts that are written at the same time."""
+        policy = policy or AdaptivePolicy(self.state, self._predrafts)
         policy.decide(StepContext(DraftState.IDLE))
         policy.observe(StepRecord((0,), is_prefill=True))
         draft, to_read, reading = DraftState.IDLE, _STEPS_TO_READ, DraftState.PREFILLING
+        run_ahead = 0  # tokens that are under way without a request
         while num_tokens > 0:
             self._drift()
-            decision = policy.decide(StepContext(draft))
+            decision = policy.decide(StepContext(draft, is_running_ahead=run_ahead > 0))
+            way_ms = self._machine.round_trip
+            if run_ahead and decision.draft_length:  # the pass under way is in vain
+                way_ms += self._chance.random() * self._machine.alone
+                run_ahead = 0
             if decision.draft_length == 0:
                 draft, to_read = DraftState.IDLE, max(to_read, _STEPS_TO_CATCH_UP)
-                verify_ns = self._ns(self._machine.alone)
-                step = StepRecord((0,), draft_state=draft, verify_ns=verify_ns)
+                step = self._record(1, 0, draft, self._machine.alone, 0.0 if run_ahead else way_ms)
+                step = dataclasses.replace(step, is_run_ahead=run_ahead > 0)
+                run_ahead = run_ahead - 1 if run_ahead else 32 * decision.runs_ahead
             elif to_read > 0:
                 is_cache_miss = draft is not DraftState.IDLE
                 draft = reading
                 to_read -= 1
-                verify_ns = self._ns(self._machine.alone + self._machine.reading)
-                step = StepRecord(
-                    (0,), draft_state=draft, verify_ns=verify_ns, is_cache_miss=is_cache_miss
-                )
+                ms = self._machine.alone + self._machine.reading
+                step = self._record(1, 0, draft, ms, way_ms)
+                step = dataclasses.replace(step, is_cache_miss=is_cache_miss)
             else:
-                is_predrafting, draft = draft is not DraftState.IDLE, DraftState.ACTIVE
-                reading = DraftState.CATCHING_UP
-                step = self._step(decision, is_predrafting, num_tokens)
+                is_predrafting = self._predrafts and draft is not DraftState.IDLE
+                draft, reading = DraftState.ACTIVE, DraftState.CATCHING_UP
+                step = self._step(decision, is_predrafting, num_tokens, way_ms)
             policy.observe(step)
             num_tokens -= len(step.token_ids)
             self.ms += step.ns / 1e6
             self.ms_alone += len(step.token_ids) * self._alone_ms
+            yield step
 
-    def _step(self, decision: Decision, is_predrafting: bool, num_tokens: int) -> StepRecord:
+    def _step(
+        self, decision: Decision, is_predrafting: bool, num_tokens: int, way_ms: float
+    ) -> StepRecord:
         """A step of a draft that has read the text."""
         machine, draft_ns = self._machine, 0
-        hits = min(_MOST_HITS, _LEAST_HITS + _MORE_HITS * self._acceptance)
+        hits = min(_MOST_HITS, _LEAST_HITS + _MORE_HITS * self.acceptance)
         if is_hit := is_predrafting and self._chance.random() < hits:
             ready = 1 + max(0, int((machine.alone - machine.draft) / machine.next_draft))
             length = min(ready, decision.predraft_length, num_tokens - 1)
@@ -111,18 +145,29 @@ class SimulatedPair:
             if length:
                 draft_ns = self._ns(machine.draft + (length - 1) * machine.next_draft)
         accepted = 0
-        while accepted < length and self._chance.random() < self._acceptance:
+        while accepted < length and self._chance.random() < self.acceptance:
             accepted += 1
+        step = self._record(1 + accepted, length, DraftState.ACTIVE, ms + machine.beside, way_ms)
         source = DraftSource.DRAFTED if length else DraftSource.NONE
-        return StepRecord(
-            (0,) * (1 + accepted),
-            length,
-            accepted,
-            DraftSource.CACHED if is_hit else source,
-            DraftState.ACTIVE,
+        return dataclasses.replace(
+            step,
+            source=DraftSource.CACHED if is_hit else source,
             is_cache_miss=is_predrafting and not is_hit,
             draft_ns=draft_ns,
-            verify_ns=self._ns(ms + machine.beside),
+        )
+
+    def _record(
+        self, num_tokens: int, length: int, draft: DraftState, ms: float, way_ms: float
+    ) -> StepRecord:
+        """Of a step that commits so many tokens, and whose pass takes so long on average."""
+        server_ns = self._ns(ms)
+        return StepRecord(
+            (0,) * num_tokens,
+            length,
+            num_tokens - 1,
+            draft_state=draft,
+            verify_ns=server_ns + int(way_ms * 1e6),
+            server_ns=server_ns,
         )
 
     def _drift(self) -> None:

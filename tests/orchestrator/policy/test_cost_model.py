@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from orchestrator.policy.cost_model import CostFilter, PairState, best_length, expected_tokens
+from orchestrator.step import DraftSource, DraftState, StepRecord
+
+MS = 1_000_000
+IDLE, WORK, AFTER_HIT = (0, 0), (1, 0), (1, 1)
+Kind = tuple[int, int]
+
+
+def seen(*passes: tuple[int, Kind, float], token_ms: float = 0.0) -> CostFilter:
+    """After passes of so many tokens, with a draft that works meanwhile or not, of so many ms."""
+    errors = (1.0, 0.05 if token_ms else 0.2, 1.0, 1.0)
+    costs = CostFilter(errors, (0.03, 0.003, 0.003, 0.003), token_ms * MS)
+    chance = random.Random(0)
+    for num_tokens, kind, ms in passes:
+        costs.observe((1, num_tokens, *kind), chance.uniform(0.95, 1.05) * ms * MS)
+    return costs
+
+
+def ms(costs: CostFilter, num_tokens: int, kind: Kind) -> float:
+    counts = (1, num_tokens, *kind)
+    return sum(cost * count for cost, count in zip(costs.costs, counts, strict=True)) / MS
+
+
+SLOWER = 1.4
+
+
+@pytest.mark.parametrize("many", [IDLE, WORK])
+def test_a_machine_that_was_slow_for_a_while_is_held_against_neither_kind(many: Kind) -> None:
+    """Many steps of one kind while it is; then few of the other, when it is not."""
+    passes = {IDLE: (1, IDLE, 30.0), WORK: (2, WORK, 35.0)}
+    few = passes[WORK if many == IDLE else IDLE]
+    slow = (*passes[many][:2], SLOWER * passes[many][2])
+    costs = seen(*[*passes.values()] * 20, *[slow] * 40, *[few] * 6, token_ms=2)
+    assert ms(costs, 1, IDLE) == pytest.approx(30, rel=0.2)
+    assert ms(costs, 2, WORK) == pytest.approx(35, rel=0.2)
+
+
+def test_work_after_a_hit_is_told_apart_from_work_after_a_miss() -> None:
+    """On shared cores a draft that missed may not begin, and costs nothing."""
+    steps = [(1, WORK, 29.0), (2, AFTER_HIT, 100.0), (1, IDLE, 28.0)]
+    costs = seen(*steps * 10, token_ms=4)
+    assert ms(costs, 1, WORK) == pytest.approx(29, rel=0.1)
+    assert ms(costs, 2, AFTER_HIT) == pytest.approx(100, rel=0.1)
+
+
+def test_one_step_that_was_disturbed_changes_little() -> None:
+    costs = seen(*[(1, IDLE, 30.0)] * 10)
+    before = ms(costs, 1, IDLE)
+    costs.observe((1, 1, 0, 0), 3000 * MS)
+    assert before < ms(costs, 1, IDLE) < 1.15 * before
+
+
+@pytest.mark.parametrize("kind", [IDLE, WORK])
+def test_wide_passes_tell_what_a_token_costs(kind: Kind) -> None:
+    costs = seen(*[(1, kind, 30.0), (9, kind, 110.0)] * 10, token_ms=1)
+    assert ms(costs, 8, kind) - ms(costs, 1, kind) == pytest.approx(70, rel=0.15)
+
+
+def test_no_cost_is_negative() -> None:
+    costs = seen(*[(1, IDLE, 30.0), (8, WORK, 20.0)] * 20)
+    assert min(costs.costs) >= 0
+
+
+def test_those_who_share_a_pass_learn_as_much_as_one_alone() -> None:
+    alone, together = seen((1, IDLE, 30.0)), seen((1, IDLE, 30.0))
+    for _ in range(8):
+        alone.observe((1, 1, 0, 0), 40 * MS)
+        for _ in range(4):
+            together.observe((1, 1, 0, 0), 40 * MS, share=1 / 4)
+    assert ms(together, 1, IDLE) == pytest.approx(ms(alone, 1, IDLE), rel=0.02)
+
+
+def test_drafting_is_thought_of_as_proportional_until_another_length_is_seen() -> None:
+    state = PairState()
+
+    def draft(length: int, draft_ms: float) -> None:
+        state.observe(
+            StepRecord((0,), length, 0, DraftSource.DRAFTED, DraftState.ACTIVE,
+                       draft_ns=int(draft_ms * MS), verify_ns=40 * MS), 1
+        )  # fmt: skip
+
+    draft(3, 30)
+    assert state.draft_ns(6) == pytest.approx(60 * MS)
+    for _ in range(30):
+        draft(1, 22)
+        draft(6, 32)
+    assert state.draft_ns(11) == pytest.approx(42 * MS, rel=0.1)
+
+
+def verified(verify_ms: float, server_ms: float, is_pipelined: bool = False) -> StepRecord:
+    return StepRecord(
+        (0,), draft_state=DraftState.IDLE, verify_ns=int(verify_ms * MS),
+        server_ns=int(server_ms * MS), is_pipelined=is_pipelined,
+    )  # fmt: skip
+
+
+def test_results_that_are_late_now_and_then_do_not_make_a_target_distant() -> None:
+    state = PairState()
+    for number in range(100):
+        state.observe(verified(90 if number % 5 == 4 else 31, 30), 1)
+        assert not state.has_high_latency
+    for _ in range(20):
+        state.observe(verified(80, 30), 1)
+    assert state.has_high_latency
+    state.observe(verified(31, 30), 1)
+    assert not state.has_high_latency
+
+
+def test_a_pipelined_verification_says_nothing_of_the_network() -> None:
+    state = PairState()
+    for _ in range(20):
+        state.observe(verified(80, 30), 1)
+    before = state.network_ns
+    state.observe(verified(5, 30, is_pipelined=True), 1)
+    assert state.network_ns == before
+
+
+def test_the_prefill_says_nothing_of_costs() -> None:
+    state = PairState()
+    state.observe(StepRecord((0,), is_prefill=True, verify_ns=10**9, server_ns=1), 1)
+    assert state.num_idle_steps == 0
+    assert not state.has_high_latency
+
+
+def test_lengths_and_tokens() -> None:
+    assert best_length(0.5, 0.2) == 2  # the third is worth an eighth of a token
+    assert best_length(0.9, 0.0) == 16
+    assert best_length(0.1, 0.2) == 0
+    assert expected_tokens(0.5, 2) == pytest.approx(1.75)
+    assert expected_tokens(1.0, 3) == pytest.approx(4, rel=0.01)
