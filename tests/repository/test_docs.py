@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -48,6 +49,15 @@ def test_structure_lists_every_room() -> None:
     missing = {room for room in rooms if not room.startswith("tests/")} - listed
     assert missing <= {".", "outrider", "outrider/v1"}
     assert listed - rooms == {"protos/outrider/v1", "deploy"}
+
+
+def test_rooms_say_what_belongs_there() -> None:
+    silent = [
+        source
+        for source in SOURCES
+        if source.name == "__init__.py" and not ast.get_docstring(ast.parse(source.read_text()))
+    ]
+    assert not silent
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Tests of how systems are started and measured."""
