@@ -14,7 +14,7 @@ class DraftState(Enum):
     ABSENT = "absent"
     """There is none."""
     IDLE = "idle"
-    """It does nothing, and has not read the latest tokens, or any."""
+    """It does no work, and may lack recent tokens or the whole text."""
     PREFILLING = "prefilling"
     """It reads the prompt."""
     CATCHING_UP = "catching up"
@@ -39,22 +39,22 @@ class DraftSource(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DraftTokens:
-    """The draft tokens of one step, maybe none, and how they came about."""
+    """The draft tokens of one step, possibly none, and where they came from."""
 
     token_ids: tuple[int, ...] = ()
     source: DraftSource = DraftSource.NONE
     is_cache_miss: bool = False
-    """The draft had predrafted for other outcomes only, or not in time."""
+    """The draft predrafted, but this outcome was not ready."""
     is_pipelined: bool = False
     """They were sent to the target before the previous result was known."""
     replaces_stale: bool = False
-    """Others were sent in their place, with an assumption that did not hold."""
+    """The pipelined request before them was stale."""
     match_length: int = 0
     """Of tokens that were looked up: how many tokens before them matched."""
     is_confirmed: bool = False
     """Of tokens that were looked up: the draft had predrafted the first of them, too."""
     hidden_ns: int = 0
-    """Of a predraft: the draft's forward passes for it that nothing waited for."""
+    """Time of the draft's forward passes for these tokens that the loop did not wait for."""
 
 
 NO_DRAFT = DraftTokens()
@@ -64,8 +64,8 @@ NO_DRAFT = DraftTokens()
 class Wait:
     """An interval in which the loop did nothing but wait for a service.
 
-    `timings`, the service's own of the message that was waited for, split it into network, queue
-    and computation; without them all of it is the stage.
+    `timings`, reported by the service for the awaited message, split the wait into network, queue
+    and computation; without them all of it is booked on `stage`.
     """
 
     stage: str
@@ -96,11 +96,11 @@ class StepRecord:
     is_prefill: bool = False
     """The first step, which reads the prompt."""
     is_cache_miss: bool = False
-    """The draft had predrafted for other outcomes only, or not in time."""
+    """The draft predrafted, but this outcome was not ready."""
     is_pipelined: bool = False
     """Its verification was sent before the previous result was known."""
     replaces_stale: bool = False
-    """A pipelined verification was sent in its place, and its assumption did not hold."""
+    """The pipelined request before it was stale."""
     is_run_ahead: bool = False
     """The target decoded it without a request."""
     match_length: int = 0
@@ -108,13 +108,13 @@ class StepRecord:
     is_confirmed: bool = False
     """Of draft tokens that were looked up: the draft had predrafted the first of them, too."""
     draft_ns: int = 0
-    """Waited for the proposal; the draft's prefill does not count."""
+    """Time waited for the proposal; the draft's prefill does not count."""
     cache_wait_ns: int = 0
-    """Waited for a predraft that was under way, whether it came in time or not."""
+    """Time waited for a predraft that was under way, whether it came in time or not."""
     verify_ns: int = 0
-    """Waited for the result."""
+    """Time waited for the result."""
     server_ns: int = 0
-    """Of `verify_ns` or, where the verification was pipelined, besides: at the target."""
+    """Time at the target: part of `verify_ns`, unless the verification was pipelined."""
     batch_tokens: int = 0
     """Tokens in the verification's forward pass, those of other sessions included; 0: unknown."""
     batch_sessions: int = 1
@@ -125,13 +125,13 @@ class StepRecord:
     ended_ns: int = 0
     """On the clock of `time.perf_counter_ns`."""
     waits: tuple[Wait, ...] = ()
-    """In order; in the time between them the orchestrator worked."""
+    """In order; between them the orchestrator worked."""
     hidden_draft_ns: int = 0
-    """Of the draft's work for these draft tokens: what was done while the loop did other things."""
+    """Time of the draft's work for these draft tokens that the loop did not wait for."""
     hidden_prefill_ns: int = 0
-    """The same of its prefill."""
+    """The same for its prefill."""
 
     @property
     def ns(self) -> int:
-        """What the step took, the orchestrator's own work left out."""
+        """Time waited for proposal, predraft and verification."""
         return self.draft_ns + self.cache_wait_ns + self.verify_ns

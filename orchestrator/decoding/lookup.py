@@ -11,7 +11,7 @@ from outrider.sampling.prompt_lookup import longest_match
 # What followed a single token is right too seldom: one in ten, in chat.
 SHORTEST_MATCH = 2
 
-# Where the draft says otherwise, what followed a shorter match is right less often than it
+# A match shorter than this is less reliable than a draft that disagrees with it
 # (`benchmarks/lookup.py`).
 SURE_MATCH = 5
 
@@ -19,15 +19,15 @@ SURE_MATCH = 5
 def look_up(
     tokens: Sequence[int], room: int, decision: Decision, predrafted: Sequence[int] = ()
 ) -> DraftTokens:
-    """What stands in the text behind a match of the last tokens, at most `room` tokens.
+    """What stands in the text after a match of the last tokens, at most `room` tokens.
 
-    None where that is shorter than `decision` wants, where what the draft has `predrafted` is
-    likelier, or where that says the same and more.
+    NO_DRAFT if that is too short for `decision`, if a predraft that disagrees is likelier, or if
+    one that agrees is longer.
     """
     match = longest_match(tokens, SHORTEST_MATCH, MAX_DRAFT_LENGTH)
     if match is None:
         return NO_DRAFT
-    is_confirmed = list(predrafted[:1]) == [tokens[match.end]]
+    is_confirmed = bool(predrafted) and predrafted[0] == tokens[match.end]
     if predrafted and not is_confirmed and match.length < SURE_MATCH:
         return NO_DRAFT
     worth = decision.confirmed_lookup_length if is_confirmed else decision.lookup_length
