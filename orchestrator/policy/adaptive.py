@@ -119,7 +119,7 @@ class AdaptivePolicy:
             self._acceptance.weight = min(self._acceptance.weight, self._config.prior_tokens)
 
     def _count(self, step: StepRecord) -> None:
-        """Counts the step, and what it has cost if it belongs to a probe."""
+        """Counts the step, and what it has lost if the draft read, or worked in a probe."""
         pair, num_tokens = self._pair, len(step.token_ids)
         is_idle, is_reading = step.draft_state is DraftState.IDLE, step.draft_state in READING
         share = 1 / max(1, step.batch_sessions)  # of the pass, that others count, too

@@ -17,8 +17,8 @@ READING = (DraftState.PREFILLING, DraftState.CATCHING_UP)
 class CostFilter:
     """Costs that add up to what something takes, told apart by observations of several kinds.
 
-    A Kalman filter (1960) without covariances: what differs from the expectation is divided
-    among the costs, most of it for the least certain. So the first difference between steps with
+    A Kalman filter (R. E. Kalman, 1960): what differs from the expectation is divided among the
+    costs, most of it for the least certain. So the first difference between steps with
     and without the draft is the draft's, and what changes within a kind is the machine's.
 
     Args:
