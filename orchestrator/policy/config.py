@@ -23,7 +23,7 @@ class PolicyConfig:
     """The part of the time that probes may cost in the long run."""
     probe_steps: int = 4
     """Steps with the draft in one probe; it shows what it is worth from the second one on."""
-    probe_interval: int = 32
+    probe_interval: int = 48
     """Steps between probes, of all texts together; more where they cost more, or fail."""
     high_latency_ns: float = 4e6
     """A network round trip from which on the target should not wait for one.
