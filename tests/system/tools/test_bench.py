@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import json
-import subprocess
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -13,11 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 from rich.console import Console
 
 from orchestrator.servicer import GenerationServicer
 from orchestrator.sessions.pair import Pair
 from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
+from outrider_bench.__main__ import main
 from outrider_bench.harness import sections
 from outrider_bench.harness.conclusions import conclude
 from outrider_bench.harness.hosts import Hosts
@@ -26,14 +27,15 @@ from outrider_bench.output.plots import write_plots
 from outrider_bench.output.tables import tables
 from outrider_bench.runs import Task
 from tests.support.system import running_draft, running_target, serving
-from tests.system.tools.test_up import OUTRIDER
 
 MODELS = ["--dtype", "float32", "--draft-dtype", "float32"]
 
 
-def bench(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [*OUTRIDER, "bench", "--quick", *MODELS, *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+def bench(*arguments: str) -> Result:
+    """Runs the command in this process, which has torch already, and services in theirs."""
+    return CliRunner().invoke(
+        main, ["--quick", *MODELS, *arguments], catch_exceptions=False, standalone_mode=False
+    )
 
 
 @pytest.fixture
@@ -189,7 +191,7 @@ def test_processes_of_a_run_work_together(
         *("--prompts", prompts, "--only", "lengths"),
         *("--num-prompts", "1", "--max-new-tokens", "8", "--output", str(tmp_path / "out")),
     )
-    assert finished.returncode == 0, finished.stderr
+    assert finished.exit_code == 0, finished.stderr
     document = json.loads((tmp_path / "out/bench.json").read_text())
     assert {"versions", "hardware", "settings"} <= set(document)
     assert set(document["sections"]) == {"lengths"}
