@@ -6,12 +6,11 @@ from orchestrator.policy.cost_model import READING, Acceptance, PairState, Plan,
 from orchestrator.policy.draft_policy import Decision, StepContext
 from orchestrator.step import DraftState, StepRecord
 
-_UNUSABLE = (DraftState.ABSENT, DraftState.LOST)
 _NO_DRAFT = Plan(0.0, 0, 0)
 
 
 class AdaptivePolicy:
-    """For one text: chooses by goodput whether to draft, and how much (arXiv 2406.14066).
+    """Decides for one text whether to draft, and how much, by goodput (arXiv 2406.14066).
 
     Now and then it probes the other choice, for all texts of the pair.
 
@@ -23,11 +22,11 @@ class AdaptivePolicy:
         self._pair, self._config, self._predrafts = pair, pair.config, predrafts
         self._acceptance = self._prior(pair.acceptance.rate)
         wrong = 1 - self._config.lookup_acceptance
-        # The text and the draft say the same for different reasons.
+        # A confirmed lookup fails only if text and draft are both wrong.
         confirmed = 1 - wrong * (1 - self._config.prior_acceptance)
         self._lookups = {False: self._prior(1 - wrong), True: self._prior(confirmed)}
         self._is_beginning = True
-        self._probe_steps = 0  # that are left of one
+        self._probe_steps = 0  # left of the current probe
         self._plan = Plan()
         self._choose(hysteresis=1.0)
 
@@ -44,21 +43,21 @@ class AdaptivePolicy:
 
     def decide(self, context: StepContext) -> Decision:
         pair, rate = self._pair, self._acceptance.rate
-        is_usable = context.draft not in _UNUSABLE
+        is_usable = context.has_draft
         if is_usable and context.draft not in READING and self._is_probe_due():
             self._begin_probe()
         self._is_beginning = False
         drafts = is_usable and self._drafts != (self._probe_steps > 0)
         plan = self._plan if drafts else _NO_DRAFT
         price = self._goodput * pair.token_ns
-        # A target that others wait for, too, is not interrupted.
+        # A shared forward pass is never interrupted for looked-up tokens.
         lookups = (
             [0, 0]
             if context.is_running_ahead and pair.shares_passes
             else [best_length(self._lookups[confirmed].rate, price) for confirmed in (False, True)]
         )
         return Decision(
-            draft_length=max(int(drafts), plan.miss_length),
+            drafts=drafts,
             predraft_length=plan.predraft_length,
             miss_length=plan.miss_length,
             cache_wait_ns=max(0.0, rate - price) / self._goodput,
@@ -77,7 +76,7 @@ class AdaptivePolicy:
         if step.num_draft_tokens:
             of_text = self._lookups[step.is_confirmed]
             (of_text if step.match_length else self._acceptance).observe(step)
-        if step.is_prefill or step.draft_state in _UNUSABLE:
+        if step.is_prefill or step.draft_state in (DraftState.ABSENT, DraftState.LOST):
             return
         self._count(step)
         drafted = self._drafts
@@ -93,12 +92,12 @@ class AdaptivePolicy:
         cost = config.probe_steps * (1 - worse / better)
         interval = max(config.probe_interval, cost / config.exploration_share)
         if not self._drafts:
-            # Most texts begin sooner, and the draft reads the prompt while the target does.
+            # A probe costs least where both models read the prompt: a running text waits longer.
             interval *= 1 if self._is_beginning else 2
             return num_steps >= interval and pair.probe_debt <= 0
         if self._is_slow:
             return num_steps >= config.probe_steps
-        # A step may be disturbed, so the first probes of the target alone are close together.
+        # One step of the target alone may be disturbed, so the first probes are close together.
         return num_steps >= min(interval, config.probe_steps * pair.num_idle_steps**2)
 
     @property

@@ -10,11 +10,11 @@ class PolicyConfig:
     """What the adaptive policy assumes before it has seen anything, and how quickly it learns."""
 
     decay: float = 0.98
-    """What an observation counts after one more of its kind."""
+    """Factor by which each new observation discounts the earlier ones."""
     prior_acceptance: float = 0.5
     """The acceptance rate of a draft that has not shown any."""
     prior_tokens: float = 8.0
-    """How many draft tokens of a text outweigh what other texts have shown."""
+    """Weight of the prior acceptance rate, in draft tokens."""
     lookup_acceptance: float = 0.6
     """The acceptance rate of prompt lookup, at the beginning of each text."""
     hysteresis: float = 1.03
@@ -26,7 +26,7 @@ class PolicyConfig:
     probe_interval: int = 48
     """Steps between probes, of all texts together; more where they cost more, or fail."""
     high_latency_ns: float = 4e6
-    """A network round trip from which on the target should not wait for one.
+    """Round trip above which the loop pipelines or runs ahead.
 
     gRPC and a busy machine alone take a millisecond or two.
     """

@@ -15,16 +15,16 @@ READING = (DraftState.PREFILLING, DraftState.CATCHING_UP)
 
 
 class CostFilter:
-    """Costs that add up to what something takes, told apart by observations of several kinds.
+    """Estimates costs from observations of their sums.
 
-    A Kalman filter (R. E. Kalman, 1960): what differs from the expectation is divided among the
-    costs, most of it for the least certain. So the first difference between steps with
-    and without the draft is the draft's, and what changes within a kind is the machine's.
+    A Kalman filter (1960): the error of an expected sum is divided among the costs, most of it to
+    the least certain. So the first difference between steps with and without the draft is the
+    draft's, and what changes within a kind is the machine's.
 
     Args:
         errors: standard deviation of each cost at first, as a share of the first observation.
         drifts: the same of its change between two observations.
-        slope: the second cost as measured beforehand; None: it is all of the first observation.
+        slope: initial value of the second cost; None attributes the whole first observation to it.
     """
 
     def __init__(
@@ -96,12 +96,12 @@ class PairState:
     """What all texts of a pair have shown. Times are nanoseconds.
 
     Args:
-        token_ns: what a token more costs a pass of the target, as measured beforehand; 0: unknown.
+        token_ns: marginal cost of a token in the target's forward pass, as measured; 0: unknown.
     """
 
     def __init__(self, token_ns: float = 0.0, config: PolicyConfig | None = None) -> None:
         self.config = config = config or PolicyConfig()
-        # A pass; each of its tokens; the draft's work meanwhile, and that after a cache hit.
+        # Of a forward pass; a token in it; an active draft beside it; that after a cache hit.
         errors = (1.0, 0.05 if token_ns else 0.2, 1.0, 1.0)
         self._pass = CostFilter(errors, (0.03, 0.003, 0.003, 0.003), token_ns)
         self._draft = CostFilter((0.5, 0.5), (0.03, 0.03), None)  # a draft; each of its tokens
@@ -131,7 +131,7 @@ class PairState:
 
     @property
     def token_ns(self) -> float:
-        """What a draft token more costs if all sessions that share a pass draft as many."""
+        """Cost of one more draft token in each session that shares the forward pass."""
         return self._pass.costs[1] * self._num_sessions
 
     def doubt_idle(self) -> None:
@@ -222,7 +222,7 @@ class PairState:
 
 
 def best_length(rate: float, price: float) -> int:
-    """How many draft tokens are worth `price` committed tokens each."""
+    """The longest draft whose last token is accepted with a probability above `price`."""
     length, gain = 0, rate
     while length < MAX_DRAFT_LENGTH and gain > price:
         length, gain = length + 1, gain * rate

@@ -20,19 +20,24 @@ class StepContext:
     is_running_ahead: bool = False
     """The target already decodes what follows, without draft tokens."""
 
+    @property
+    def has_draft(self) -> bool:
+        """Whether there is a draft that can be asked."""
+        return self.draft not in (DraftState.ABSENT, DraftState.LOST)
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
     """Whether, how much and how long to draft or wait in one step. Lengths are in tokens."""
 
-    draft_length: int = 0
-    """How many draft tokens are wanted of the draft; 0 makes it idle."""
+    drafts: bool = False
+    """The draft works; otherwise it is idle."""
     predraft_length: int = 0
     """How many tokens to draft for each outcome, and to take of what was predrafted."""
     miss_length: int = 0
-    """Of `draft_length`, how many to wait for on a cache miss."""
+    """How many tokens to wait for on a cache miss."""
     cache_wait_ns: float = 0.0
-    """How long to wait for a predraft that is under way when the result comes."""
+    """How long to wait for a predraft that is under way when a result comes."""
     lookup_length: int = 0
     """How many tokens to take from the text, at most."""
     confirmed_lookup_length: int = 0
@@ -40,9 +45,9 @@ class Decision:
     shortest_lookup: int = 1
     """Fewer are not worth it."""
     acceptance_rate: float = 0.0
-    """Of the draft's tokens, as the draft is told; 0: unknown."""
+    """Acceptance rate to report to the draft; 0: unknown."""
     keeps_up: bool = False
-    """The draft reads the prompt now even if no draft tokens are wanted of it yet."""
+    """The draft reads the prompt with the target even if it does not draft yet."""
     runs_ahead: bool = False
     """The target may run ahead behind this step, if it has no draft tokens."""
     pipelines: bool = False
@@ -50,10 +55,6 @@ class Decision:
     pipeline_wait_ns: float = 0.0
     """How long after this verification was sent the next one may be held back for a longer
     predraft, without the target waiting for it."""
-
-    @property
-    def drafts(self) -> bool:
-        return self.draft_length > 0
 
 
 class DraftPolicy(Protocol):

@@ -18,15 +18,16 @@ class FixedLength:
 
     def decide(self, context: StepContext) -> Decision:
         pair, length = self.pair, self.length
+        is_alone = length == 0 or not context.has_draft
         return Decision(
-            draft_length=length,
+            drafts=length > 0,
             predraft_length=length,
             miss_length=length,
-            cache_wait_ns=pair.draft_ns(1),  # to ask takes no less
+            cache_wait_ns=pair.draft_ns(1),  # asking takes no less
             lookup_length=length,
             confirmed_lookup_length=length,
             acceptance_rate=pair.acceptance.rate,
-            runs_ahead=length == 0 and (pair.shares_passes or pair.has_high_latency),
+            runs_ahead=is_alone and (pair.shares_passes or pair.has_high_latency),
             pipelines=length > 0 and pair.has_high_latency,
             pipeline_wait_ns=pair.pipeline_wait_ns(context.is_pipelined),
         )

@@ -104,10 +104,10 @@ class SimulatedPair:
             self._drift()
             decision = policy.decide(StepContext(draft, is_running_ahead=run_ahead > 0))
             way_ms = self._machine.round_trip
-            if run_ahead and decision.draft_length:  # the pass under way is in vain
+            if run_ahead and decision.drafts:  # the pass under way is in vain
                 way_ms += self._chance.random() * self._machine.alone
                 run_ahead = 0
-            if decision.draft_length == 0:
+            if not decision.drafts:
                 draft, to_read = DraftState.IDLE, max(to_read, _STEPS_TO_CATCH_UP)
                 step = self._record(1, 0, draft, self._machine.alone, 0.0 if run_ahead else way_ms)
                 step = dataclasses.replace(step, is_run_ahead=run_ahead > 0)

@@ -47,7 +47,7 @@ def plain_decoding(
 def wants(k: int, **fields: Any) -> Decision:
     """The decision for k draft tokens, whoever has them."""
     decision = Decision(
-        draft_length=k, predraft_length=k, miss_length=k, lookup_length=k, confirmed_lookup_length=k
+        drafts=k > 0, predraft_length=k, miss_length=k, lookup_length=k, confirmed_lookup_length=k
     )
     return dataclasses.replace(decision, **fields)
 
@@ -62,7 +62,7 @@ class ScriptedPolicy:
     def decide(self, context: StepContext) -> Decision:
         decision = self._decide if isinstance(self._decide, Decision) else self._decide(context)
         if context.draft in (DraftState.ABSENT, DraftState.LOST):
-            return dataclasses.replace(decision, draft_length=0, keeps_up=False)
+            return dataclasses.replace(decision, drafts=False, keeps_up=False)
         return decision
 
     def observe(self, step: StepRecord) -> None:

@@ -61,7 +61,7 @@ class Changing:
         if context.draft in (DraftState.ABSENT, DraftState.LOST):
             k = 0
         return Decision(
-            draft_length=k,
+            drafts=k > 0,
             predraft_length=random.randint(1, max(1, longest)),
             miss_length=random.choice([0, k]),
             cache_wait_ns=random.choice([0.0, 1e9]),

@@ -34,7 +34,7 @@ def record(
 def test_the_target_alone_is_tried_first_and_the_draft_reads_meanwhile() -> None:
     """Nothing else tells what drafts cost, or cannot be slower than the target alone."""
     first = AdaptivePolicy(PairState()).decide(IDLE)
-    assert first.draft_length == 0
+    assert not first.drafts
     assert first.keeps_up
 
 
@@ -43,7 +43,7 @@ def test_a_lost_draft_is_not_asked() -> None:
     for state in (DraftState.ABSENT, DraftState.LOST):
         for _ in range(50):
             decision = policy.decide(StepContext(state))
-            assert (decision.draft_length, decision.keeps_up) == (0, False)
+            assert (decision.drafts, decision.keeps_up) == (False, False)
             policy.observe(record(state=state))
 
 
@@ -54,7 +54,7 @@ def drafting(
     policy, chance = AdaptivePolicy(pair_state), random.Random(1)
     for _ in range(num_steps):
         decision = policy.decide(ACTIVE)
-        if decision.draft_length == 0:
+        if not decision.drafts:
             policy.observe(record(state=DraftState.IDLE))
             continue
         length, accepted = min(4, decision.predraft_length), 0
@@ -87,7 +87,7 @@ def test_a_new_text_starts_from_what_others_have_shown() -> None:
     for _ in range(16):  # one that suits the draft badly says little of the next one
         drafting(state, 0.0, 100, token_ms=4)
     starts = [AdaptivePolicy(state).decide(IDLE) for _ in range(8)]
-    assert sum(start.draft_length > 0 for start in starts) <= 1  # a probe
+    assert sum(start.drafts for start in starts) <= 1  # a probe
     assert not any(start.keeps_up for start in starts)
 
 
@@ -180,7 +180,8 @@ def share_passes(
     """All verify in the same passes of 30 ms and 4 a token; the draft lengths of each pass."""
     passes = []
     for _ in range(num_passes):
-        lengths = [policy.decide(ACTIVE).draft_length for policy in policies]
+        decisions = [policy.decide(ACTIVE) for policy in policies]
+        lengths = [max(1, each.miss_length) if each.drafts else 0 for each in decisions]
         batch_tokens = sum(lengths) + len(lengths)
         ms = chance.uniform(0.9, 1.1) * (30 + 4 * batch_tokens)
         for policy, length in zip(policies, lengths, strict=True):
@@ -215,7 +216,7 @@ def test_under_load_one_text_probes_for_all_and_drafts_return_when_it_ends() -> 
     assert max(drafts) <= 2
     assert 0 < sum(drafts) < 0.03 * 16 * len(passes)
     starts = [AdaptivePolicy(state).decide(IDLE) for _ in range(16)]
-    assert sum(start.draft_length > 0 for start in starts) <= 1
+    assert sum(start.drafts for start in starts) <= 1
     assert not any(start.keeps_up for start in starts)  # prompts are not read
     alone = share_passes([AdaptivePolicy(state, predrafts=False)], 400, chance)[200:]
     assert statistics.median(length for [length] in alone) >= 1
@@ -235,7 +236,7 @@ def test_what_has_slowed_the_target_is_soon_found_out(
     def num_drafting(work_ms: float, alone_ms: float) -> int:
         drafts = 0
         for _ in range(60):
-            if policy.decide(ACTIVE).draft_length:
+            if policy.decide(ACTIVE).drafts:
                 drafts += 1
                 policy.observe(record(1, 1, work_ms))
             else:

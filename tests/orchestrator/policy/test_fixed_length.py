@@ -17,13 +17,13 @@ def test_every_length_is_the_same_whatever_steps_show(length: int) -> None:
     for _ in range(20):
         decision = policy.decide(CONTEXT)
         lengths = {
-            decision.draft_length,
             decision.predraft_length,
             decision.miss_length,
             decision.lookup_length,
             decision.confirmed_lookup_length,
         }
         assert lengths == {length}
+        assert decision.drafts == (length > 0)
         assert not decision.keeps_up
         policy.observe(STEP)
 
