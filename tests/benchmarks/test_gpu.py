@@ -39,7 +39,9 @@ def few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("few")
-def test_it_measures_passes(tmp_path: Path) -> None:
+def test_it_measures_passes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of two ways to run them; `test_gpu_network.py` has the others."""
+    monkeypatch.setattr(gpu, "_WAYS", {"graphs": {}, "eager": {}})
     where = ["--device", "cpu", "--dtype", "float32", "--output", str(tmp_path)]
     gpu.main(["--pair", "tiny", "--parts", "passes", *where])
     result = json.loads((tmp_path / "gpu_tiny.json").read_text())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import cycle
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,9 @@ WIDTHS = [(2,), (5, 1), (17, 3), (32, 33), (100,), (LENGTH,)]
 # The same widths once each, at the beginning of a text and at its end.
 FEW_WIDTHS = [(2, 5, 1, 17, 3, 32, 33, 100, 87), (87, 100, 33, 32, 3, 17, 1, 5, 2)]
 ALL_WIDTHS_OF = ("llama", "gpt2")  # layers of our own, and transformers'
+DTYPES = ("float32", "bfloat16")
+OTHERS = [family for family in SUPPORTED_FAMILIES if family not in ALL_WIDTHS_OF]
+CASES = [*product(ALL_WIDTHS_OF, DTYPES), *zip(OTHERS, cycle(DTYPES), strict=False)]
 
 
 def ids_of(seed: int, vocab_size: int = 250, length: int = LENGTH) -> list[int]:
@@ -70,8 +73,7 @@ def check_same_bits(
         assert torch.equal(in_passes(engine, ids, widths), expected), widths
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("family", SUPPORTED_FAMILIES)
+@pytest.mark.parametrize(("family", "dtype"), CASES)
 def test_no_bit_depends_on_the_pass(
     family: str, dtype: str, tiny_models: Callable[..., Path]
 ) -> None:

@@ -128,7 +128,7 @@ async def test_the_pair_writes_the_same_texts(tiny_models: Callable[..., Path]) 
         ) as system:
             for request in requests:
                 response = await system.generate(
-                    "the cat sat on the mat", max_new_tokens=10, ignore_eos=True, **request
+                    "the cat sat on the mat", max_new_tokens=7, ignore_eos=True, **request
                 )
                 texts.append(list(response.token_ids))
         assert response.speculation.num_draft_tokens > 0

@@ -120,7 +120,8 @@ def tokens_of(chosen: Any) -> Any:
         ([FILTERED], Again),
         ([GREEDY, GREEDY], Again),
         ([FEW, GREEDY], Again),
-        ([GREEDY, SAMPLED, FILTERED], Recording),
+        ([SAMPLED, GREEDY, FILTERED], Again),
+        ([GREEDY, FILTERED], Recording),
     ],
 )
 def test_a_draft_of_several_steps(
