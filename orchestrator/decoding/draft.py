@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Sequence
 
 from orchestrator.decoding.interfaces import Drafter
 from orchestrator.policy.draft_policy import Decision
@@ -73,8 +73,8 @@ class Draft:
             return
         self.state = DraftState.PREFILLING
         self._steps_behind = STEPS_TO_CATCH_UP if is_late else 0
-        asked = self._ask(list(tokens), 0, decision)
-        self._prefill = asyncio.create_task(self._answer(asked, LONGEST_PREFILL_SECONDS))
+        asked = self._ask(list(tokens), 0, decision, LONGEST_PREFILL_SECONDS)
+        self._prefill = asyncio.create_task(asked)
 
     @property
     def is_late(self) -> bool:
@@ -96,7 +96,12 @@ class Draft:
         """Waits until the text is read; until then nothing else may be asked."""
         assert self._prefill is not None
         prefill, self._prefill = self._prefill, None
-        proposal = await prefill
+        proposal = None
+        try:
+            async with asyncio.timeout(LONGEST_WAIT_SECONDS):
+                proposal = await prefill
+        except TimeoutError:
+            self._lose(ServiceUnavailable("the draft does not answer"))
         self.prefill_ns = 0 if proposal is None else proposal.timings.total_ns
         self._has_prefilled = True
         if self.state is DraftState.PREFILLING:
@@ -156,8 +161,7 @@ class Draft:
         self, tokens: Sequence[int], num_tokens: int, decision: Decision
     ) -> Proposal | None:
         """At most `num_tokens` draft tokens; None if the draft is lost."""
-        asked = self._ask(tokens, num_tokens, decision)
-        return await self._answer(asked, LONGEST_WAIT_SECONDS)
+        return await self._ask(tokens, num_tokens, decision, LONGEST_WAIT_SECONDS)
 
     async def follow(
         self, tokens: Sequence[int], draft: Sequence[int], decision: Decision, is_hit: bool = False
@@ -193,24 +197,19 @@ class Draft:
         return PredraftPlan(num_predrafts, length, is_limit, decision.acceptance_rate)
 
     async def _ask(
-        self, tokens: Sequence[int], num_tokens: int, decision: Decision
+        self, tokens: Sequence[int], num_tokens: int, decision: Decision, seconds: float
     ) -> Proposal | None:
+        """Awaits a proposal; after `seconds` without one the draft is lost."""
         if self._drafter is None:
             return None
         try:
-            return await self._drafter.propose(tokens, num_tokens, self._plan(decision))
-        except OutriderError as error:
-            self._lose(error)
-            return None
-
-    async def _answer(self, asked: Awaitable[Proposal | None], seconds: float) -> Proposal | None:
-        """Awaits an answer; after `seconds` without one the draft is lost."""
-        try:
             async with asyncio.timeout(seconds):
-                return await asked
+                return await self._drafter.propose(tokens, num_tokens, self._plan(decision))
         except TimeoutError:
             self._lose(ServiceUnavailable("the draft does not answer"))
-            return None
+        except OutriderError as error:
+            self._lose(error)
+        return None
 
     def _lose(self, error: OutriderError) -> None:
         """Closes the session, so that the draft does no more work for this text."""
