@@ -25,7 +25,15 @@ from orchestrator.reporting.timeline import Timeline
 from orchestrator.sessions.link import Link
 from orchestrator.sessions.pair import Pair
 from outrider import __version__
-from outrider.errors import DeadlineExceeded, OutriderError, ServiceUnavailable
+from outrider.errors import (
+    ContextTooLong,
+    DeadlineExceeded,
+    DeadlineUnreachable,
+    InvalidRequest,
+    OutriderError,
+    QueueFull,
+    ServiceUnavailable,
+)
 from outrider.protocol.codec import model_info_to_wire
 from outrider.protocol.messages import TextPiece
 from outrider.v1 import generation_pb2, generation_pb2_grpc
@@ -145,10 +153,13 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
 def _explained(context: Context, target: Link) -> Iterator[None]:
     """A call that fails at the caller's deadline fails because of it, whatever gRPC says.
 
-    Another that the target does not answer fails with where it is, and since when.
+    Another that the target does not answer fails with where it is, and since when. A refusal by
+    the orchestrator keeps its reason.
     """
     try:
         yield
+    except (InvalidRequest, ContextTooLong, QueueFull, DeadlineUnreachable):
+        raise
     except OutriderError as error:
         remaining = context.time_remaining()
         if remaining is not None and remaining <= _DEADLINE_MARGIN_SECONDS:
