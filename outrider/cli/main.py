@@ -25,7 +25,7 @@ from outrider.cli.top import top
 from outrider.client.client import Client
 from outrider.client.request import Prompt
 from outrider.client.results import Generation
-from outrider.errors import InvalidRequest
+from outrider.errors import InvalidRequest, OutriderError
 from outrider.protocol.address import check_address, dialable, host_without_brackets
 from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
@@ -239,8 +239,15 @@ def _show(
     if console.color_system is not None and not console.no_color:
         console.print(report.legend())
     stream = client.stream(prompt, **parameters)
-    for piece in stream:
-        report.show(piece, console)
+    has_begun = False
+    try:
+        for piece in stream:
+            report.show(piece, console)
+            has_begun = True
+    except OutriderError:
+        if has_begun:  # what went wrong gets a line for itself
+            console.print()
+        raise
     console.print("\n")
     console.print(report.report(stream.result))
     return stream.result

@@ -8,6 +8,7 @@ does not outlive a parent that was killed.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -82,8 +83,10 @@ class ServiceProcess(AbstractContextManager["ServiceProcess"]):
         return self._process.poll()
 
     def failure(self) -> ServiceUnavailable:
-        """Why the process ended: its error message, else the end of its log."""
+        """Why the process ended: a signal, its error message, else the end of its log."""
         status = self._process.wait()
+        if status < 0:  # what it logged before says nothing of that
+            return ServiceUnavailable(f"{self.name} was killed by {_signal_name(-status)}")
         lines = self.log_lines()
         reasons = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
         reason = reasons[-1] if reasons else "\n".join(lines[-_NUM_LOG_LINES:])
@@ -111,6 +114,13 @@ class ServiceProcess(AbstractContextManager["ServiceProcess"]):
 
     def __exit__(self, *exc: object) -> None:
         self.stop()
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # a real-time signal
+        return f"signal {number}"
 
 
 def to_arguments(settings: Mapping[str, object]) -> list[str]:

@@ -62,6 +62,7 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
         self.metadata: list[dict[str, str]] = []  # of those requests
         self.error: OutriderError | None = None
         self.endless = False
+        self.breaks = False  # in the middle of a stream
         self.has_chat_template = False
         self.activities: deque[pb.ServerActivity] = deque()
         self.began = threading.Event()  # an endless stream
@@ -83,6 +84,8 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
             self.cancelled.wait()
             return
         yield pb.GenerateStreamResponse(pieces=PIECES)
+        if self.breaks:
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the target is gone")
         yield pb.GenerateStreamResponse(result=self._response(request))
 
     def GetServerInfo(

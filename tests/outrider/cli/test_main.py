@@ -53,6 +53,14 @@ def test_json_prints_one_object_and_nothing_else(service: ScriptedService) -> No
     assert result.stdout.count("\n") == 1
 
 
+def test_an_error_in_the_middle_of_a_text_has_a_line_for_itself(service: ScriptedService) -> None:
+    service.breaks = True
+    result = outrider("generate", "hi")
+    assert isinstance(result.exception, errors.ServiceUnavailable)
+    assert result.stdout.strip()
+    assert result.stdout.endswith("\n")
+
+
 @pytest.mark.process
 def test_text_and_report_without_colours_when_piped(service: ScriptedService) -> None:
     finished = as_a_process("generate", "hi")

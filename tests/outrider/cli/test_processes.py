@@ -219,7 +219,7 @@ class TestRunningSystem:
     @pytest.mark.usefixtures("services")
     def test_a_service_that_died_meanwhile_is_why_a_call_failed(self) -> None:
         with (
-            pytest.raises(ServiceUnavailable, match="target_service ended with status -9"),
+            pytest.raises(ServiceUnavailable, match="target_service was killed by SIGKILL"),
             running_system({}, None, {}) as (_, [target, _orchestrator]),
         ):
             target._process.kill()
