@@ -30,14 +30,14 @@ class TargetServicer(ModelServicer[Verifier], target_pb2_grpc.TargetServiceServi
         session = await self.available(self.worker).open_session_in_order()
         params = GREEDY
         requests = aiter(requests)
-        more: asyncio.Task[None] | None = None
+        run_ahead: asyncio.Task[None] | None = None
         try:
-            while (request := await _next_request(requests, more)) is not None:
+            while (request := await _next_request(requests, run_ahead)) is not None:
                 arrived_ns = time.perf_counter_ns()
-                if more is not None:
+                if run_ahead is not None:
                     session.stop()
-                    await asyncio.shield(more)
-                    more = None
+                    await asyncio.shield(run_ahead)
+                    run_ahead = None
                 if request.assumes_result and session.is_stale(
                     request.context_length, request.token_ids
                 ):
@@ -57,9 +57,9 @@ class TargetServicer(ModelServicer[Verifier], target_pb2_grpc.TargetServiceServi
                     span.set(**dataclasses.asdict(result.timings))
                 await _write(context, result, arrived_ns)
                 if request.num_run_ahead_tokens:
-                    more = asyncio.create_task(_write_more(context, session.more()))
-            if more is not None:
-                await asyncio.shield(more)  # all that was asked for
+                    run_ahead = asyncio.create_task(_write_run_ahead(context, session.run_ahead()))
+            if run_ahead is not None:
+                await asyncio.shield(run_ahead)  # all that was asked for
         finally:
             session.close()
 
@@ -74,22 +74,22 @@ class TargetServicer(ModelServicer[Verifier], target_pb2_grpc.TargetServiceServi
 
 
 async def _next_request(
-    requests: AsyncIterator[target_pb2.VerifyRequest], more: asyncio.Task[None] | None
+    requests: AsyncIterator[target_pb2.VerifyRequest], run_ahead: asyncio.Task[None] | None
 ) -> target_pb2.VerifyRequest | None:
-    """The next request; None at the end of the stream. Raises what `more` raises meanwhile."""
-    if more is None:
+    """The next request; None at the end of the stream. Raises what `run_ahead` raises meanwhile."""
+    if run_ahead is None:
         return await anext(requests, None)
     request = asyncio.ensure_future(anext(requests, None))
     try:
-        await asyncio.wait((request, more), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((request, run_ahead), return_when=asyncio.FIRST_COMPLETED)
         if not request.done():
-            await more
+            await run_ahead
         return await request
     finally:
         request.cancel()
 
 
-async def _write_more(context: Context, results: AsyncIterator[VerifyResult]) -> None:
+async def _write_run_ahead(context: Context, results: AsyncIterator[VerifyResult]) -> None:
     """Writes run-ahead results, each timed from the end of the previous answer.
 
     It is not cancelled, but ends with the results or with the stream: gRPC would leak a message

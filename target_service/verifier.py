@@ -26,7 +26,7 @@ MAX_WAITING = 64
 class Verification(Job):
     """Reads committed and draft tokens in one pass and takes the target's choice after each."""
 
-    go_on: Callable[[], None] | None = None
+    on_result: Callable[[], None] | None = None
     """Called on the engine's thread with the result, if set."""
 
     def __init__(
@@ -68,8 +68,8 @@ class Verification(Job):
         # There are fewer choices if logits are NaN.
         draft = self._draft_token_ids[: len(choices) - 1]
         self.num_accepted, self.next_token_id = accept_matching(draft, choices)
-        if self.go_on is not None:
-            self.go_on()
+        if self.on_result is not None:
+            self.on_result()
         return []
 
 
@@ -108,7 +108,7 @@ class VerifierSession:
     ) -> VerifyResult:
         """Keeps `context_length` tokens, appends `token_ids`, verifies the draft tokens.
 
-        Afterwards it runs ahead by `num_run_ahead_tokens`: see `more`.
+        Afterwards it runs ahead by `num_run_ahead_tokens`: see `run_ahead`.
 
         Raises:
             ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: nothing has changed.
@@ -125,7 +125,7 @@ class VerifierSession:
         job = Verification(self._slot, start, tokens[start:], draft, params, self._logit_token_ids)
         if num_run_ahead_tokens:
             loop = asyncio.get_running_loop()
-            job.go_on = lambda: self._go_on(job, num_run_ahead_tokens, params, loop)
+            job.on_result = lambda: self._begin_run_ahead(job, num_run_ahead_tokens, params, loop)
         self._num_cached = start
         timings = await asyncio.wrap_future(self._scheduler.submit(job))
         length = len(tokens)
@@ -137,7 +137,7 @@ class VerifierSession:
             length, job.num_accepted, job.next_token_id, is_bonus, len(tokens), timings
         )
 
-    def _go_on(
+    def _begin_run_ahead(
         self,
         job: Verification,
         num_tokens: int,
@@ -151,12 +151,12 @@ class VerifierSession:
         self._run_ahead = run_ahead
         self._scheduler.follow_up(job, lambda: [run_ahead])
 
-    def more(self) -> AsyncIterator[VerifyResult]:
+    def run_ahead(self) -> AsyncIterator[VerifyResult]:
         """The run-ahead results after the last one, until `stop`."""
         assert self._run_ahead is not None
-        return self._more(self._run_ahead)
+        return self._run_ahead_results(self._run_ahead)
 
-    async def _more(self, run_ahead: RunAhead) -> AsyncIterator[VerifyResult]:
+    async def _run_ahead_results(self, run_ahead: RunAhead) -> AsyncIterator[VerifyResult]:
         async for token_id, timings in run_ahead.choices():
             assert self._next_token_id is not None
             self._sequence.token_ids.append(self._next_token_id)
@@ -165,14 +165,14 @@ class VerifierSession:
             yield VerifyResult(length, 0, token_id, True, length, timings, is_run_ahead=True)
 
     def stop(self) -> None:
-        """Ends `more`. Tokens read behind its last result will be read again."""
+        """Ends `run_ahead`. Tokens read behind its last result will be read again."""
         if self._run_ahead is not None:
             self._scheduler.drop([self._run_ahead])
             self._run_ahead.stop()
             self._run_ahead = None
 
     def close(self) -> None:
-        """Ends `more`, too."""
+        """Ends `run_ahead`, too."""
         if self._run_ahead is not None:
             self._run_ahead.stop()
         self._scheduler.release(self._slot)

@@ -53,9 +53,14 @@ class Draft:
         return self._drafter.num_predrafted_tokens
 
     @property
+    def is_working(self) -> bool:
+        """Whether it has read the text, or is about to have, and may be told what is verified."""
+        return self.state in (DraftState.ACTIVE, DraftState.CATCHING_UP)
+
+    @property
     def is_predrafting(self) -> bool:
         """Whether predrafts for the verification under way are there or to come."""
-        return self._predrafts and self.state in (DraftState.ACTIVE, DraftState.CATCHING_UP)
+        return self._predrafts and self.is_working
 
     def room(self, tokens: Sequence[int]) -> int:
         """How many tokens its context has left after `tokens`; 0 if there is no draft."""
@@ -92,7 +97,7 @@ class Draft:
             if self._steps_left == 0:
                 self.state = DraftState.ACTIVE
 
-    async def finish_prefill(self) -> Proposal | None:
+    async def finish_prefill(self) -> None:
         """Waits until the text is read; until then nothing else may be asked."""
         assert self._prefill is not None
         prefill, self._prefill = self._prefill, None
@@ -108,7 +113,6 @@ class Draft:
             self.state = DraftState.ACTIVE
             if self.is_late:
                 self._catch_up()
-        return proposal
 
     def _catch_up(self) -> None:
         self.state, self._steps_left = DraftState.CATCHING_UP, STEPS_TO_CATCH_UP
@@ -120,7 +124,7 @@ class Draft:
                 self._catch_up()
             else:
                 self.prefill(tokens, decision, is_late=True)
-        elif self.state in (DraftState.ACTIVE, DraftState.CATCHING_UP) and not decision.drafts:
+        elif self.is_working and not decision.drafts:
             if self._predrafts:  # which may compete with the target for cores: it is told to stop
                 await self.follow(tokens, (), decision)
             else:
@@ -173,11 +177,12 @@ class Draft:
         """
         if self._drafter is None:
             return
-        if not decision.drafts or len(tokens) + len(draft) > self._drafter.max_context_length:
+        fits = len(tokens) + len(draft) <= self._drafter.max_context_length
+        if not (decision.drafts and fits):
             self.state = DraftState.IDLE
         elif is_hit:
             self.state = DraftState.ACTIVE
-        if len(tokens) + len(draft) > self._drafter.max_context_length:
+        if not fits:
             return
         try:
             await self._drafter.follow(tokens, draft, self._plan(decision))

@@ -95,7 +95,7 @@ class Proposer:
         cached = draft.cached(tokens) if decision.drafts else None
         looked_up = self._look_up(tokens, room, decision, cached)
         if looked_up.token_ids:
-            if draft.state in (DraftState.ACTIVE, DraftState.CATCHING_UP):
+            if draft.is_working:
                 await draft.follow(tokens, looked_up.token_ids, decision)
             return looked_up
         if draft.state is DraftState.PREFILLING and not draft.is_late and decision.miss_length:
@@ -103,7 +103,7 @@ class Proposer:
             await draft.finish_prefill()
             self._waited("prefill_draft", began_ns)
         room = min(room, draft.room(tokens))
-        if room == 0 or draft.state not in (DraftState.ACTIVE, DraftState.CATCHING_UP):
+        if room == 0 or not draft.is_working:
             return NO_DRAFT
         return await self._cached_or_drafted(tokens, room, decision)
 

@@ -63,7 +63,7 @@ def alone(num_tokens: int, params: SamplingParams) -> list[int]:
 
 
 async def all_of(session: VerifierSession) -> list[VerifyResult]:
-    return [result async for result in session.more()]
+    return [result async for result in session.run_ahead()]
 
 
 @pytest.mark.parametrize("params", [GREEDY, SAMPLED])
@@ -92,7 +92,7 @@ async def test_a_request_interrupts_it_wherever_it_is(engine: Engine, verifier: 
         for _ in range(1 + num_heard):
             engine.gate.release()
         result = await session.verify(0, PROMPT, [], GREEDY, num_run_ahead_tokens=10)
-        more, heard = session.more(), [result.next_token_id]
+        more, heard = session.run_ahead(), [result.next_token_id]
         for _ in range(num_heard):
             heard.append((await anext(more)).next_token_id)
         engine.gate.release(20)  # the pass that is under way, and all after it
