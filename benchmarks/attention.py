@@ -10,8 +10,6 @@ single query needs none. `outrider/engine/attention/query_blocks.py` takes `fold
 a few queries.
 """
 
-from __future__ import annotations
-
 import statistics
 import time
 from collections.abc import Callable

@@ -13,8 +13,6 @@ the quota of one core, with the default number of threads, and with `--threads 1
 to make control groups).
 """
 
-from __future__ import annotations
-
 import argparse
 import os
 import statistics

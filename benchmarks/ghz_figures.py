@@ -12,8 +12,6 @@
 Some 25 minutes on two cores that nothing else uses.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import math

@@ -4,8 +4,6 @@ The files differ in little, and each has all prompts of `outrider bench`, which 
 after the other.
 """
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -20,8 +20,6 @@ The result is written after each part. Parts may be run separately (with `--name
 - acceptance: speed at chosen acceptances, with draft length 15 and with the policy's
 """
 
-from __future__ import annotations
-
 import argparse
 import contextlib
 import gc

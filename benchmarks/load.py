@@ -12,8 +12,6 @@ With `--acceptance`, the draft runs for its cost and proposes the target's recor
 often as chosen. Prompts repeat then, and are read once.
 """
 
-from __future__ import annotations
-
 import argparse
 import json
 import shutil

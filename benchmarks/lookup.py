@@ -7,8 +7,6 @@ number of tokens that match before it, and whether the two agree. `orchestrator/
 chooses between them by this.
 """
 
-from __future__ import annotations
-
 import argparse
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -13,8 +13,6 @@ Outputs are compared: one in four with the target alone, one at a time, the othe
 the first answer to the same request.
 """
 
-from __future__ import annotations
-
 import argparse
 import asyncio
 import itertools

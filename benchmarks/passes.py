@@ -21,8 +21,6 @@ shape, or weights are not packed, a token's logits also depend a little on the n
 the pass: `logit_difference` is the largest found.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 import time

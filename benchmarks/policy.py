@@ -8,8 +8,6 @@ target alone: of the first few that an orchestrator sees, in which it learns, an
 prompt lookup.
 """
 
-from __future__ import annotations
-
 import argparse
 import random
 import statistics

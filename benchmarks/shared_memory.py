@@ -8,8 +8,6 @@ core, alternately while the default draft runs steps over 1 or 4 predrafts on th
 while it is idle.
 """
 
-from __future__ import annotations
-
 import argparse
 import multiprocessing as mp
 import os

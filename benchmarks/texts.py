@@ -8,8 +8,6 @@ over the pair with its defaults, and over the draft without prompt lookup; media
 rounds. One thread for each model by default. Texts are compared with the target's own.
 """
 
-from __future__ import annotations
-
 import argparse
 import statistics
 from collections.abc import Sequence

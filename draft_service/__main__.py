@@ -1,7 +1,5 @@
 """Starts the draft service: `python -m draft_service --model ...`."""
 
-from __future__ import annotations
-
 import click
 
 from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_PREDRAFTS

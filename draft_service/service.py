@@ -1,7 +1,5 @@
 """The draft service as a process: loads a drafter by its settings and serves it."""
 
-from __future__ import annotations
-
 import dataclasses
 from pathlib import Path
 from typing import Any

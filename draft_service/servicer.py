@@ -1,7 +1,5 @@
 """DraftService over gRPC."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import time

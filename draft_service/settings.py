@@ -1,7 +1,5 @@
 """Defaults of the command line, kept apart from the code that uses them, which imports torch."""
 
-from __future__ import annotations
-
 DEFAULT_NUM_PREDRAFTS = 4
 
 # A proposal ends where the chance that all of it is accepted is less.

@@ -1,7 +1,5 @@
 """Starts the orchestrator: `python -m orchestrator --target ADDRESS --draft ADDRESS`."""
 
-from __future__ import annotations
-
 import click
 
 from orchestrator.admission import DEFAULT_MAX_QUEUE_SECONDS, DEFAULT_MAX_QUEUED

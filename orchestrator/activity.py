@@ -1,7 +1,5 @@
 """The activity of the orchestrator, now and since its start."""
 
-from __future__ import annotations
-
 import copy
 import time
 from collections import Counter, defaultdict
@@ -32,7 +30,7 @@ class Totals:
     critical_path: Counter[str] = field(default_factory=Counter)
     hidden: Counter[str] = field(default_factory=Counter)
 
-    def add(self, generation: Generation) -> None:
+    def add(self, generation: "Generation") -> None:
         self.num_prompt_tokens += generation.num_prompt_tokens
         self.num_output_tokens += generation.num_committed_tokens
         self.speculation.add(generation.speculation)
@@ -65,7 +63,7 @@ class Activity:
         return len(self._running)
 
     @contextmanager
-    def running(self, generation: Generation) -> Iterator[None]:
+    def running(self, generation: "Generation") -> Iterator[None]:
         """The request runs within the context; it counts however it ends."""
         self._running.add(generation)
         try:
@@ -74,7 +72,7 @@ class Activity:
             self._running.remove(generation)
             self._end(generation)
 
-    def _end(self, generation: Generation) -> None:
+    def _end(self, generation: "Generation") -> None:
         generation.path.spend("orchestrator")  # the path ends here
         self.num_ended += 1
         self._ended.add(generation)

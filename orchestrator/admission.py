@@ -5,8 +5,6 @@ order of their arrival. When too many wait, or one would wait for too long or pa
 it is refused at once, so that the client has time to go elsewhere.
 """
 
-from __future__ import annotations
-
 import asyncio
 import heapq
 import math
@@ -35,7 +33,7 @@ _SHORTEST_RETRY_SECONDS = 0.1
 class Slot:
     """A slot that a request holds, and the request's progress."""
 
-    def __init__(self, work: Work, forecast: Forecast, running: set[Slot]) -> None:
+    def __init__(self, work: Work, forecast: Forecast, running: "set[Slot]") -> None:
         self.work = work
         self.num_tokens = 0
         self._forecast = forecast

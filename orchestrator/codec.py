@@ -1,7 +1,5 @@
 """Requests from the wire, and results to it."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

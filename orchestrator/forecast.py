@@ -4,8 +4,6 @@ Three things are learned: the time of a new token and that of a prompt token, ea
 of requests that ran at the time, and after how many tokens texts end by themselves.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 # Roughly how many observations count; older ones fade.

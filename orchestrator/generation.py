@@ -1,7 +1,5 @@
 """One request from text to text: tokenise, queue, decode, detokenise, stop, report."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import time

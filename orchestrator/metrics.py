@@ -1,7 +1,5 @@
 """The orchestrator's metrics besides those of its RPCs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric

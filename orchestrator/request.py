@@ -1,7 +1,5 @@
 """What a client asks for, checked."""
 
-from __future__ import annotations
-
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field

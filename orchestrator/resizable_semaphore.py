@@ -1,7 +1,5 @@
 """A semaphore whose size may change while it is held and waited for."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 

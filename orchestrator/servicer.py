@@ -1,7 +1,5 @@
 """GenerationService on the wire."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import aclosing, contextmanager
@@ -80,7 +78,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         if self._pair is not None:
             await self._pair.close()
 
-    def metrics(self) -> Iterator[Metric]:
+    def metrics(self) -> "Iterator[Metric]":
         """For Prometheus."""
         from orchestrator.metrics import generation_metrics, pair_metrics
 

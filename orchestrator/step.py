@@ -1,7 +1,5 @@
 """What a step is: the state of its draft, where its draft tokens came from, and its record."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from enum import Enum
 

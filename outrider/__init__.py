@@ -5,8 +5,6 @@ from outrider import Client
 print(Client("localhost:50051").generate("Once upon a time").text)
 """
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import TYPE_CHECKING
 

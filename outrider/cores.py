@@ -3,8 +3,6 @@
 Imports no torch, since the commands that start services use it, too.
 """
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator

@@ -6,8 +6,6 @@ class again. Messages are constant per kind as far as possible: load testers
 group by text.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from enum import Enum
 from typing import Any

@@ -1,7 +1,5 @@
 """How a process ends before its work does: by a signal, or with its parent."""
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

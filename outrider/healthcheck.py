@@ -4,8 +4,6 @@ For container runtimes, which check exit statuses only. Kubernetes and load
 balancers ask `grpc.health.v1` themselves.
 """
 
-from __future__ import annotations
-
 import os
 
 import click

@@ -1,7 +1,5 @@
 """The command `outrider bench`."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Tasks, and ways to generate their texts, which are measured side by side."""
 
-from __future__ import annotations
-
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence

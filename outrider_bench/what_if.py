@@ -3,8 +3,6 @@
 python -m outrider_bench.what_if benchmarks/results/bench.json --verify-per-token 0
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Starts the target service: `python -m target_service --model ...`."""
 
-from __future__ import annotations
-
 import click
 
 from outrider.settings.options import (

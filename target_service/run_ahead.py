@@ -1,7 +1,5 @@
 """Run-ahead: the target decodes token after token without requests."""
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence

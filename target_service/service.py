@@ -1,7 +1,5 @@
 """The target service as a process: loads a model by its settings and serves it."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from typing import Any

@@ -1,7 +1,5 @@
 """Verifies the draft tokens of all waiting sessions in shared forward passes."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 

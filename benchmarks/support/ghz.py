@@ -1,7 +1,5 @@
 """Runs ghz, a load tester in Go, and reads its reports."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

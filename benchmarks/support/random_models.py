@@ -1,7 +1,5 @@
 """Models of real sizes with random weights, and a tokenizer of bytes."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

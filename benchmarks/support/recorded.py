@@ -1,7 +1,5 @@
 """Recorded texts of the target, for a draft that replays them with a chosen acceptance."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """One run of a draft model over one sequence: reads the context, then its own tokens."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -89,7 +87,7 @@ class Drafting(Job):
         sampler: Sampler,
         source: SlotContent | None = None,
         is_background: bool = False,
-        on_draft: Callable[[Drafting], bool] | None = None,
+        on_draft: Callable[["Drafting"], bool] | None = None,
         guesses_bonus: bool = False,
         min_confidence: float = 0.0,
     ) -> None:

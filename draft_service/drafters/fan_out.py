@@ -6,8 +6,6 @@ is: on one machine a verification may leave time for two passes, behind a slow n
 ten.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

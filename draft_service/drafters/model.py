@@ -6,8 +6,6 @@ Speculative Decoding", arXiv 2603.03251). Whatever the result is, the next propo
 from the slot that has most of it.
 """
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import math
@@ -40,7 +38,7 @@ class ModelDrafterSession:
     Close it to give the slots back.
     """
 
-    def __init__(self, drafter: ModelDrafter) -> None:
+    def __init__(self, drafter: "ModelDrafter") -> None:
         engine = drafter.engine
         self._drafter = drafter
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)

@@ -1,7 +1,5 @@
 """The likeliest outcomes of a verification."""
 
-from __future__ import annotations
-
 import heapq
 from collections.abc import Sequence
 from typing import NamedTuple

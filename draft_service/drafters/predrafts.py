@@ -1,7 +1,5 @@
 """Predrafts: what is drafted while the target verifies, after some outcomes, each in a slot."""
 
-from __future__ import annotations
-
 import asyncio
 import heapq
 import time
@@ -45,7 +43,7 @@ class Predrafts:
         spare: Sequence[SlotContent],
         sampler: Sampler,
         depth: Depth,
-        announce: Announcer,
+        announce: "Announcer",
         fan_out: FanOut,
     ) -> None:
         self._scheduler = scheduler

@@ -10,8 +10,6 @@ gives its choices these same probabilities: it knows how often it is right, but 
 Behind a wrong token nothing can be accepted, so what is proposed there does not matter.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import zlib
@@ -52,7 +50,7 @@ class Script:
     seed: int = 0
 
     @classmethod
-    def read(cls, path: Path) -> Script:
+    def read(cls, path: Path) -> "Script":
         """Raises ConfigurationError."""
         try:
             script = cls(**json.loads(path.read_text()))

@@ -5,8 +5,6 @@ date, so a rejection, a full acceptance and a fresh session are the same case: b
 told the committed tokens.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import AsyncGenerator, Sequence
 

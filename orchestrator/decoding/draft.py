@@ -1,7 +1,5 @@
 """The draft of one text: its state, what it is told, and that it may be lost at any time."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """What the loop works with: a drafter, a verifier, and what the target may do ahead of the loop."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass

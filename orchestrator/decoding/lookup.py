@@ -1,7 +1,5 @@
 """Prompt lookup: draft tokens from where the last tokens stood in the text before."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from orchestrator.policy.draft_policy import MAX_DRAFT_LENGTH, Decision

@@ -3,8 +3,6 @@
 The draft policy decides once a step; `Proposer` carries the decision out.
 """
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import time

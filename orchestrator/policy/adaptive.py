@@ -1,7 +1,5 @@
 """The policy that learns: it drafts where that commits more tokens per time."""
 
-from __future__ import annotations
-
 from orchestrator.policy.cost_model import READING, Acceptance, PairState, Plan, best_length
 from orchestrator.policy.draft_policy import Decision, StepContext
 from orchestrator.step import DraftState, StepRecord

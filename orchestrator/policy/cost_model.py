@@ -1,7 +1,5 @@
 """What steps take and bring, with a draft and without: learned from all texts of a pair."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What the loop asks the draft policy once a step, and the simplest policy: a fixed length."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Protocol
 

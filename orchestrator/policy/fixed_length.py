@@ -1,7 +1,5 @@
 """The simplest policy: the same draft length at every step; 0: the target alone."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from orchestrator.policy.cost_model import PairState

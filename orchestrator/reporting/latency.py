@@ -1,7 +1,5 @@
 """Where a request's time goes, measured as consecutive intervals of one clock."""
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict
 

@@ -1,7 +1,5 @@
 """Counts of the accept/correct loop."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from orchestrator.step import DraftSource, StepRecord

@@ -5,8 +5,6 @@ long it worked on a message, and the work must lie between the sending of the me
 and the arrival of its answer.
 """
 
-from __future__ import annotations
-
 import time
 from collections import defaultdict, deque
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Channels to draft and target services."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

@@ -1,7 +1,5 @@
 """Polls once a second whether a service is there and fits."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import time

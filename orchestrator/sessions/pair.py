@@ -1,7 +1,5 @@
 """The target and the draft of an orchestrator."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
@@ -52,7 +50,7 @@ class Pair:
         self._mismatch = ""  # what differs in it, if anything does
 
     @classmethod
-    async def connect(cls, target_address: str, draft_address: str | None) -> Pair:
+    async def connect(cls, target_address: str, draft_address: str | None) -> "Pair":
         """Waits for the target, and checks that the draft fits if it is there.
 
         Raises:

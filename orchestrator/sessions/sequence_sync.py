@@ -1,7 +1,5 @@
 """Sequence sync: what a service holds of the sequence, as far as the loop knows."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

@@ -1,7 +1,5 @@
 """The client's side of a session's stream, with gRPC's errors as ours."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable
 from typing import Any

@@ -3,8 +3,6 @@
 The loop hands over all committed tokens; only what the service lacks travels.
 """
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any

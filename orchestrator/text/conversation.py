@@ -1,7 +1,5 @@
 """Conversations, and their checks before a chat template renders them."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Text of tokens as they are committed: no half characters, nothing of a stop string."""
 
-from __future__ import annotations
-
 import re
 from bisect import bisect_left
 from collections.abc import Sequence

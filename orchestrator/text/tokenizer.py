@@ -1,7 +1,5 @@
 """Text to tokens and back, and conversations to prompts, without transformers."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Whether draft and target share a vocabulary."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from outrider.errors import VocabularyMismatch

@@ -5,8 +5,6 @@ figures under any other names, which become tables: a benchmark may change what 
 without a change here.
 """
 
-from __future__ import annotations
-
 import base64
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Runs the three services on this machine, and the options for that."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager

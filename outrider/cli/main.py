@@ -1,7 +1,5 @@
 """The `outrider` command."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 import signal

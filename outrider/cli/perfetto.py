@@ -1,7 +1,5 @@
 """A request's trace as a file for https://ui.perfetto.dev or chrome://tracing."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from typing import Any, TextIO

@@ -5,8 +5,6 @@ output; its log goes to standard error. It ends when its standard input ends, so
 does not outlive a parent that was killed.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

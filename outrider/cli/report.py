@@ -1,7 +1,5 @@
 """Reports in the terminal: tokens by their source, and where the time went."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterable, Sequence
 from datetime import datetime

@@ -1,7 +1,5 @@
 """`outrider top`: the activity of an orchestrator, live in the terminal."""
 
-from __future__ import annotations
-
 import os
 import select
 import sys

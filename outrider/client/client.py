@@ -1,7 +1,5 @@
 """The client library: `Client("localhost:50051").generate("...").text`."""
 
-from __future__ import annotations
-
 import asyncio
 import math
 from contextlib import AbstractAsyncContextManager, AbstractContextManager

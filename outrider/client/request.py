@@ -1,7 +1,5 @@
 """Requests from Python values to protobuf, checked field by field."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 

@@ -1,7 +1,5 @@
 """The results that a client gets: texts, and how they came about."""
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass, field
 from typing import Any

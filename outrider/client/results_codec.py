@@ -1,7 +1,5 @@
 """Results from protobuf to dataclasses."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Iterable
 from typing import Any

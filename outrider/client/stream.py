@@ -1,7 +1,5 @@
 """Streams of text, piece by piece."""
 
-from __future__ import annotations
-
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Iterator

@@ -1,7 +1,5 @@
 """`outrider distill`: makes a draft for a target."""
 
-from __future__ import annotations
-
 import math
 from pathlib import Path
 from typing import Any

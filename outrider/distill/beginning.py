@@ -1,7 +1,5 @@
 """The student before training: layers of the target, or an earlier draft."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -5,8 +5,6 @@ gradients pass as if they were not (the straight-through estimator, arXiv 1308.3
 GPT-2's transposed layers are not rounded until they are served.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

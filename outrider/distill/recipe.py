@@ -1,7 +1,5 @@
 """The stages of a distillation, each resumable, and the record of the run."""
 
-from __future__ import annotations
-
 import functools
 import json
 import platform

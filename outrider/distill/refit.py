@@ -8,8 +8,6 @@ matrix where a block of layers was removed; here each later layer is solved for 
 inputs that it will have.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any

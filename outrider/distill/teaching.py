@@ -1,7 +1,5 @@
 """Lessons: the target's likeliest tokens and their probabilities, at every position."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +21,7 @@ class Lesson(Arrays):
     top_probs: Array  # [num_tokens, NUM_TOP_TOKENS], float16
 
     @classmethod
-    def joined(cls, parts: list[Lesson]) -> Lesson:
+    def joined(cls, parts: "list[Lesson]") -> "Lesson":
         return cls(
             np.concatenate([part.top_ids for part in parts]),
             np.concatenate([part.top_probs for part in parts]),

@@ -1,7 +1,5 @@
 """Token sequences on disk."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -58,12 +56,12 @@ class Texts(Arrays):
         return sorted(np.argsort(-counts, kind="stable")[:count].tolist())
 
     @classmethod
-    def of(cls, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> Texts:
+    def of(cls, sequences: Sequence[Sequence[int]], prompt_lengths: Sequence[int]) -> "Texts":
         ends = np.cumsum([len(sequence) for sequence in sequences], dtype=np.int64)
         token_ids = [token_id for sequence in sequences for token_id in sequence]
         return cls(np.array(token_ids, np.uint32), ends, np.array(prompt_lengths, np.int64))
 
-    def parts(self, size: int) -> Iterator[Texts]:
+    def parts(self, size: int) -> "Iterator[Texts]":
         """The texts in parts of at most `size`."""
         sequences, lengths = list(self), self.prompt_lengths.tolist()
         for begin in range(0, len(self), size):
@@ -71,7 +69,7 @@ class Texts(Arrays):
             yield Texts.of(sequences[begin:end], lengths[begin:end])
 
     @classmethod
-    def joined(cls, parts: Sequence[Texts]) -> Texts:
+    def joined(cls, parts: "Sequence[Texts]") -> "Texts":
         starts = np.cumsum([0, *(len(part.token_ids) for part in parts)])
         return cls(
             np.concatenate([part.token_ids for part in parts]),

@@ -1,7 +1,5 @@
 """Training: the student's probabilities move towards the target's (forward KL)."""
 
-from __future__ import annotations
-
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -5,8 +5,6 @@ question; given the question, it answers (Magpie, arXiv 2406.08464). Questions m
 also come from a file.
 """
 
-from __future__ import annotations
-
 import itertools
 import random
 from collections.abc import Iterator, Sequence

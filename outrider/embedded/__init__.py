@@ -1,7 +1,5 @@
 """The embedded default pair: models that need no model hub, by name."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from outrider.embedded.draft import EMBEDDED_DRAFT, embedded_draft

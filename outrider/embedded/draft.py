@@ -5,8 +5,6 @@ row; the others come from the target when the draft is built, once. `outrider di
 trained it: README.md in this folder is its model card.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

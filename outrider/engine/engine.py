@@ -1,7 +1,5 @@
 """Loads a Hugging Face causal language model and runs packed passes through it."""
 
-from __future__ import annotations
-
 import gc
 import logging
 import time
@@ -167,7 +165,7 @@ class Engine:
         return self._run(chunks)[0]
 
     @torch.inference_mode()
-    def use_graphs(self, record: Record) -> None:
+    def use_graphs(self, record: "Record") -> None:
         """Lets short passes be recorded and replayed, if that gives the same logits."""
         from outrider.engine.cuda.recording_check import checked_passes
 

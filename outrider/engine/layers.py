@@ -1,19 +1,15 @@
 """The common parts of the layers for CPUs and those for GPUs."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, rms_norm
 from transformers.pytorch_utils import Conv1D
 
+from outrider.engine.attention.forward_pass import ForwardPass
 from outrider.engine.attention.rope import Rotation, rope_of, rotation_of
-
-if TYPE_CHECKING:
-    from outrider.engine.attention.forward_pass import ForwardPass
 
 # Families whose layers are Llama's, the biases of some projections aside.
 FAMILIES = ("llama", "qwen2")

@@ -1,7 +1,5 @@
 """Networks, which run a model's passes: transformers' module, or ours for some families."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any

@@ -1,7 +1,5 @@
 """How an engine is loaded and run."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 

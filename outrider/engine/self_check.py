@@ -5,8 +5,6 @@ changes, shows in long texts only, which take long to compare. So a model of the
 with random weights, a layer of each type, and these boundaries after a few tokens.
 """
 
-from __future__ import annotations
-
 import copy
 import logging
 import math

@@ -15,8 +15,6 @@ call for fewer rows is filled up, a call for more is divided. See "Defeating Non
 LLM Inference" (Thinking Machines Lab, 2025), which does the same for kernels on GPUs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

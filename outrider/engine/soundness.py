@@ -9,8 +9,6 @@ of the choice; others by the last layer's keys and values, since NaN stays NaN f
 A check takes some microseconds.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

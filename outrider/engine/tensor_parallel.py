@@ -5,8 +5,6 @@ and runs every pass, in which the ranks add up their parts, by the model's plan 
 transformers. Rank 0 serves, and broadcasts the chunks of a pass before it.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import signal

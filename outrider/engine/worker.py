@@ -1,7 +1,5 @@
 """The base of drafters and verifiers, which open sessions on an engine."""
 
-from __future__ import annotations
-
 from outrider.engine.engine import Engine
 from outrider.engine.scheduling.scheduler import Scheduler
 

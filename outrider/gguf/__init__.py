@@ -1,7 +1,5 @@
 """Models in GGUF files, converted once into folders of safetensors and a tokenizer.json."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

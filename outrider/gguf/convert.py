@@ -1,7 +1,5 @@
 """Converts a GGUF file to a folder for transformers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Families of models in GGUF files: settings and tensor names there and in transformers."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

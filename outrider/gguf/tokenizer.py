@@ -4,8 +4,6 @@ transformers reads the vocabulary, but splits texts as the class that it picks d
 names the splitting (`tokenizer.ggml.pre`); llama.cpp's meaning of the names is here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Folders that are made once on a machine, and are complete if they exist."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A model's chat template: conversations to prompts, without transformers."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
@@ -51,7 +49,7 @@ class ChatTemplate:
             self.fault = self._find_fault()
 
     @classmethod
-    def of(cls, files: TokenizerFiles) -> ChatTemplate | None:
+    def of(cls, files: TokenizerFiles) -> "ChatTemplate | None":
         """The template of a tokenizer, if it has one."""
         if files.chat_template is None:
             return None

@@ -1,7 +1,5 @@
 """Models of a hub, by their ids, downloaded to the hub client's cache."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from outrider.errors import ModelNotFound

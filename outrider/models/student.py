@@ -1,7 +1,5 @@
 """A student: some of the target's layers, under its embedding and head."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Tokenizers: from a model's files, and as a document for orchestrators, which lack these."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Distributions of values in plain counts, which Prometheus calls histograms."""
 
-from __future__ import annotations
-
 from bisect import bisect_left
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Log lines with the id of the request that they belong to."""
 
-from __future__ import annotations
-
 import json
 import logging
 import secrets

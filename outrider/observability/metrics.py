@@ -3,8 +3,6 @@
 Imported only by a service that is asked for metrics.
 """
 
-from __future__ import annotations
-
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping

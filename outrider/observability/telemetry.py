@@ -3,8 +3,6 @@
 Otherwise nothing: OpenTelemetry is not imported, and a span is an empty context.
 """
 
-from __future__ import annotations
-
 import os
 import re
 import sys

@@ -4,8 +4,6 @@ gRPC accepts nearly every string: a missing port means 443, a URL an unknown hos
 of seven digits another port.
 """
 
-from __future__ import annotations
-
 import ipaddress
 import re
 

@@ -1,7 +1,5 @@
 """Client channels, and exceptions made of the errors of calls."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Conversion of messages to and from protobuf, where both ends of an RPC need it."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from outrider.errors import InvalidRequest

@@ -1,7 +1,5 @@
 """The base of interceptors around every call of our own services: metrics, request ids, spans."""
 
-from __future__ import annotations
-
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass

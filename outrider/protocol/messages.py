@@ -4,8 +4,6 @@ Frozen dataclasses without torch or protobuf, so that every process can import
 them. `outrider.protocol.codec` converts them to and from the wire.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from itertools import zip_longest
 from typing import Self

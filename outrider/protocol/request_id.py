@@ -1,7 +1,5 @@
 """The id of a request, in all logs and calls that it leads to."""
 
-from __future__ import annotations
-
 import re
 from contextvars import ContextVar
 from typing import Any

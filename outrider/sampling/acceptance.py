@@ -1,7 +1,5 @@
 """The acceptance rule of speculative decoding."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 

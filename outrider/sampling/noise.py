@@ -4,8 +4,6 @@ The bits come from SplitMix64 (Steele, Lea, Flood 2014) run as a counter-based g
 in 64-bit integers, so that every device and host derives the same.
 """
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

@@ -4,8 +4,6 @@ It needs no model and pays where a text repeats its prompt or itself, as in summ
 lists and code. (Saxena, "Prompt Lookup Decoding", 2023.)
 """
 
-from __future__ import annotations
-
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ sampler saves by looking at values (noise for tokens that cannot win, sorting be
 nucleus) is computed here: on a GPU that takes less time than an answer.
 """
 
-from __future__ import annotations
-
 import math
 import struct
 from collections.abc import Sequence
@@ -49,7 +47,7 @@ class RowSettings(NamedTuple):
     min_p: Tensor  # [num_rows], float64
 
     @classmethod
-    def of(cls, numbers: Tensor) -> RowSettings:
+    def of(cls, numbers: Tensor) -> "RowSettings":
         """Views of the stacked `settings_of` rows, [NUM_SETTINGS, num_rows]."""
         return cls(*numbers[:_NUM_INTEGERS], *numbers[_NUM_INTEGERS:].view(torch.float64))
 

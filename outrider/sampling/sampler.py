@@ -12,8 +12,6 @@ of draft tokens, or none. (Daliri, Musco, Suresh: "Coupling without
 Communication and Drafter-Invariant Speculative Decoding", arXiv 2408.07978.)
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Calls that the server ends early: at the end of a drain, or because their client is silent."""
 
-from __future__ import annotations
-
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager, suppress

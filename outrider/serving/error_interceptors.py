@@ -1,7 +1,5 @@
 """Errors on their way to clients: a status code, a reason, bounded details."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """`grpc.health.v1` for one service, whose status follows what can be served."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable

@@ -1,7 +1,5 @@
 """Loads a model for a service, by its name: weights, tokenizer, warm-up."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 import logging

@@ -1,7 +1,5 @@
 """The metrics of a draft or target service besides those of its RPCs."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric

@@ -1,7 +1,5 @@
 """The common part of the draft and target services, and their RPCs for model and tokenizer."""
 
-from __future__ import annotations
-
 import asyncio
 import dataclasses
 from collections.abc import Iterator
@@ -51,7 +49,7 @@ class ModelServicer(Generic[W]):
         if self.worker is not None:
             await asyncio.to_thread(self.worker.close)
 
-    def metrics(self) -> Iterator[Metric]:
+    def metrics(self) -> "Iterator[Metric]":
         """Metrics for Prometheus; none while the model loads."""
         from outrider.serving.model_metrics import model_metrics
 

@@ -1,7 +1,5 @@
 """Server reflection, v1 and v1alpha, which finds methods as well as services and messages."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

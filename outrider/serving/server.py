@@ -1,7 +1,5 @@
 """The server of each of the three services: interceptors, health, reflection, drain."""
 
-from __future__ import annotations
-
 import asyncio
 import gc
 import logging
@@ -54,8 +52,8 @@ OPTIONS = [
 
 
 def start_metrics(
-    options: ServerOptions, service_name: str, collect: Callable[[], Iterable[Metric]]
-) -> Metrics | None:
+    options: ServerOptions, service_name: str, collect: Callable[[], Iterable["Metric"]]
+) -> "Metrics | None":
     """Serves metrics if there is a port for them; else imports nothing. See `Metrics`.
 
     Raises:
@@ -72,7 +70,7 @@ def start_metrics(
 
 
 def interceptors(
-    metrics: Metrics | None,
+    metrics: "Metrics | None",
     calls: RunningCalls,
     service_name: str,
     idle_seconds: float = DEFAULT_IDLE_SECONDS,
@@ -95,7 +93,7 @@ class Servicer(Protocol):
     async def close(self) -> None:
         """Is called when all calls have ended."""
 
-    def metrics(self) -> Iterable[Metric]:
+    def metrics(self) -> "Iterable[Metric]":
         """The service's own metrics, as they are now."""
         ...
 

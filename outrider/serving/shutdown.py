@@ -1,7 +1,5 @@
 """The end of a server, from a signal on."""
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import signal

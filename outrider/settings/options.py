@@ -9,8 +9,6 @@ mean the same. A flag beats the environment, which beats the file. The file is
 `--config FILE`, else $OUTRIDER_CONFIG, else `outrider.toml` in the current folder.
 """
 
-from __future__ import annotations
-
 import errno
 import functools
 import io

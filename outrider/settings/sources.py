@@ -4,8 +4,6 @@ Both are checked, so that a typo is an error instead of a setting without effect
 name the variable, or the file and its key.
 """
 
-from __future__ import annotations
-
 import difflib
 import os
 import re

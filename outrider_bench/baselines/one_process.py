@@ -1,7 +1,5 @@
 """The same loop with draft and target inside one process, sequentially and without gRPC."""
 
-from __future__ import annotations
-
 import asyncio
 import statistics
 import time

@@ -4,8 +4,6 @@ transformers cannot run a draft in int8 or with a part of the vocabulary, so it 
 draft's weights in the target's precision.
 """
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

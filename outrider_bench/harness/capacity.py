@@ -1,7 +1,5 @@
 """Capacity: the tokens per second of a pair with many sessions."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import time

@@ -1,7 +1,5 @@
 """Conclusions from the figures: costs, and the loop model compared with the measurement."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

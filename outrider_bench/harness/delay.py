@@ -1,7 +1,5 @@
 """A TCP proxy that adds a round-trip time: a distant host on this machine."""
 
-from __future__ import annotations
-
 import asyncio
 import selectors
 import threading
@@ -29,7 +27,7 @@ class DelayingProxy:
         self._stop = asyncio.Event()
         self.address = ""
 
-    def __enter__(self) -> DelayingProxy:
+    def __enter__(self) -> "DelayingProxy":
         self._thread.start()
         self._started.wait()
         return self

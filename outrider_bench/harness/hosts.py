@@ -1,7 +1,5 @@
 """Simulated hosts on one machine: cores for the target, other cores for the draft."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Iterator, Sequence, Set
@@ -17,7 +15,7 @@ class Hosts:
     draft: frozenset[int] | None
 
     @classmethod
-    def of(cls, num_cores: int, available: Sequence[int]) -> Hosts:
+    def of(cls, num_cores: int, available: Sequence[int]) -> "Hosts":
         """Two hosts of `num_cores` cores each, if there are enough."""
         if len(available) < 2 * num_cores:
             return cls(None, None)

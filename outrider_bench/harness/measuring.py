@@ -1,7 +1,5 @@
 """A whole run: the plan, the measurement, and the conclusions."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any

@@ -1,7 +1,5 @@
 """The prompts of measured texts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The sections of a run: each starts what it needs, measures ways side by side, gives figures."""
 
-from __future__ import annotations
-
 import dataclasses
 import random
 import time

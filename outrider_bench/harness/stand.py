@@ -1,7 +1,5 @@
 """The test stand: all systems that are measured, each in a separate process."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -64,7 +62,7 @@ class Stand:
         self._services: list[ServiceProcess] = []
         self._references: dict[Task, Run] = {}
 
-    def __enter__(self) -> Stand:
+    def __enter__(self) -> "Stand":
         with ExitStack() as stack:
             self._stack = stack
             self._start()

@@ -1,7 +1,5 @@
 """A process on given cores that keeps models loaded and runs functions."""
 
-from __future__ import annotations
-
 import os
 import signal
 import threading

@@ -1,7 +1,5 @@
 """Costs of a draft and its break-even acceptance, from measured runs of fixed draft lengths."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, linear_regression
@@ -29,7 +27,7 @@ class StepCost:
         return self.draft_ms + self.verify_ms + self.draft_network_ms + self.other_ms
 
     @classmethod
-    def of(cls, found: Mapping[str, Any], target_ms: float) -> StepCost:
+    def of(cls, found: Mapping[str, Any], target_ms: float) -> "StepCost":
         """The costs in a way's figures. A few steps without draft tokens take `target_ms`."""
         counts, num_tokens, num_prompts = found["counts"], found["num_tokens"], found["num_prompts"]
         num_steps = counts["num_steps"]

@@ -1,7 +1,5 @@
 """Figures of runs: medians over prompts, counts over all of them."""
 
-from __future__ import annotations
-
 import itertools
 import statistics
 from collections import Counter

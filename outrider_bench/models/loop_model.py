@@ -5,8 +5,6 @@ measures the times. `conclusions.py` compares the model with the measurement, `w
 runs it with other times.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import operator
@@ -40,7 +38,7 @@ class Place:
         return [self.rank, int(self.guesses_bonus), *(round(prob, 4) for prob in self.probs)]
 
     @classmethod
-    def read(cls, stored: Sequence[float]) -> Place:
+    def read(cls, stored: Sequence[float]) -> "Place":
         """The reverse of `stored`."""
         rank, guesses_bonus, *probs = stored
         return cls(int(rank), tuple(probs), bool(guesses_bonus))

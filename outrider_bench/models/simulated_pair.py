@@ -4,8 +4,6 @@ It tells, without a machine's noise of today, what finding out about a draft cos
 whether one that does not pay is left alone: `python -m benchmarks.policy`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import random
 from collections.abc import Iterator

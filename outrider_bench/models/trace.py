@@ -4,8 +4,6 @@ From these the loop can be replayed with other times (`loop_model.py`), and shar
 compared with rejection sampling: the same texts, models and cache, another rule.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The figures of a run as SVG files."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Writes results of measurements, with versions, hardware and settings."""
 
-from __future__ import annotations
-
 import json
 import platform
 import re

@@ -1,7 +1,5 @@
 """Tables of a run for the terminal."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterator, Mapping
 from typing import Any

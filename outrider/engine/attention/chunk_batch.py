@@ -5,8 +5,6 @@ for each session and layer; one batch over the slots' storage costs arithmetic o
 Where there is little of that, the batch wins.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 

@@ -6,8 +6,6 @@ its own slot, up to its own length. The function is registered with transformers
 attention implementation, so families need no model code of ours.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar

@@ -12,8 +12,6 @@ Here each sequence has its own frequencies, whatever shares its passes and howev
 Other kinds of scaling (linear, YaRN, Llama 3's) are the same for all lengths.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -163,7 +161,7 @@ class Rotation(NamedTuple):
     size: int
     """How many dimensions are rotated, the first half of them with the second."""
 
-    def at(self, positions: Tensor) -> Rotation:
+    def at(self, positions: Tensor) -> "Rotation":
         """The rotation of tokens at these positions, if this one is of all positions."""
         return Rotation(self.cos[positions], self.sin[positions], self.size)
 

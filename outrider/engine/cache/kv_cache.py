@@ -5,8 +5,6 @@ is setting a smaller length: stale entries behind it are masked, and the next to
 overwrite them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -62,7 +60,7 @@ class SlotCache:
         """Bytes of a slot for `max_length` tokens."""
         return self._shapes.attended_length(max_length) * self.bytes_per_token
 
-    def resized(self, num_slots: int, max_length: int) -> SlotCache:
+    def resized(self, num_slots: int, max_length: int) -> "SlotCache":
         """An empty cache with the same layers. Its memory is taken now, not at first use."""
         cache = SlotCache(num_slots, max_length, self._shapes)
         examples = [(keys[:, :, 0], values[:, :, 0]) for keys, values in self._layers.values()]

@@ -1,7 +1,5 @@
 """The memory for keys and values, and the number of sessions that fit in it."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -5,8 +5,6 @@ computes the rest of a vector by other code, which may differ in the last bit. O
 such divisions.
 """
 
-from __future__ import annotations
-
 from contextlib import nullcontext
 from typing import Any
 

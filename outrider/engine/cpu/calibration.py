@@ -5,8 +5,6 @@ layout, and attention, by queries and keys, with every number of threads that wi
 rounding would hide the order of a sum, sums are compared that consist of rounding error only.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Sequence

@@ -8,8 +8,6 @@ engine (for GPUs see `gpu_network.py`), and like all networks they are compared 
 transformers when a model is loaded.
 """
 
-from __future__ import annotations
-
 import logging
 import warnings
 from typing import Any

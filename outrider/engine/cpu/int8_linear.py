@@ -6,8 +6,6 @@ their size in float32, and FBGEMM's kernel multiplies them directly
 bits, since 8 would overflow on CPUs without VNNI.
 """
 
-from __future__ import annotations
-
 import warnings
 
 import torch

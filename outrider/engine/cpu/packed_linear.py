@@ -10,8 +10,6 @@ avoid that (`benchmarks/passes.py`):
 - oneDNN's for all others; torch.compile uses the same operators when it freezes a model.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

@@ -1,7 +1,5 @@
 """Compares whole passes, as a scheduler may form them, bit for bit."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -23,7 +21,7 @@ _WIDTHS = (2, 3, _NUM_TOKENS)
 _LIMITS = (1024, 512, 256, 128, MAX_NUM_SPECULATIVE_TOKENS + 1)
 
 
-def compare_passes(engine: Engine, claim: BatchInvariance, widest: int) -> BatchInvariance:
+def compare_passes(engine: "Engine", claim: BatchInvariance, widest: int) -> BatchInvariance:
     """The part of `claim` that holds for steps, verifications and passes of up to `widest` tokens.
 
     Kernels have been compared one by one; other parts of a model may depend on the pass, too.
@@ -50,7 +48,7 @@ def compare_passes(engine: Engine, claim: BatchInvariance, widest: int) -> Batch
     return BatchInvariance(True, max_tokens, claim.across_threads and agree)
 
 
-def _in_passes_of(width: int, engine: Engine, ids: Sequence[int]) -> Tensor:
+def _in_passes_of(width: int, engine: "Engine", ids: Sequence[int]) -> Tensor:
     """Logits [len(ids), vocab_size], by passes of `width` tokens."""
     logits = []
     for start in range(0, len(ids), width):
@@ -59,7 +57,7 @@ def _in_passes_of(width: int, engine: Engine, ids: Sequence[int]) -> Tensor:
     return torch.cat(logits)
 
 
-def _keeps_bits(width: int, engine: Engine, ids: Sequence[int], step: Tensor) -> bool:
+def _keeps_bits(width: int, engine: "Engine", ids: Sequence[int], step: Tensor) -> bool:
     """Whether a step has these logits [1, vocab_size] behind tokens of a pass of `width`.
 
     These tokens are the pass's first rows in one session, and its last ones in another.
@@ -82,7 +80,7 @@ def _keeps_bits(width: int, engine: Engine, ids: Sequence[int], step: Tensor) ->
 
 
 def _chunks(
-    slots: Sequence[int], width: int, engine: Engine, ids: Sequence[int]
+    slots: Sequence[int], width: int, engine: "Engine", ids: Sequence[int]
 ) -> Iterator[Chunk]:
     """`width` tokens in as few of these slots as hold them; fewer if all slots hold less."""
     for slot in slots:

@@ -6,8 +6,6 @@ inputs, and products are added to the states in the same kernel. The comparison 
 all of it.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

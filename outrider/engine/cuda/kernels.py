@@ -8,8 +8,6 @@ are joined afterwards (flash-decoding).
 Imported where there is a GPU, and by tests, some of which use Triton's interpreter.
 """
 
-from __future__ import annotations
-
 import torch
 import triton
 import triton.language as tl

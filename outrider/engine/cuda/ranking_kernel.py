@@ -5,8 +5,6 @@ few best scores, another for noise. Here they are two: one reads a part of a row
 the parts. Of tokens with equal scores the first comes first, as on CPUs.
 """
 
-from __future__ import annotations
-
 import triton
 import triton.language as tl
 from torch import Tensor, float32, float64, int32

@@ -1,7 +1,5 @@
 """Compares recorded passes with unrecorded ones, when a model is loaded."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import logging

@@ -5,8 +5,6 @@ not value by value. A draft step is a separate recording, which reads the token 
 previous one chose: launched in a row, they run without a gap.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from itertools import chain
 from types import ModuleType

@@ -1,7 +1,5 @@
 """A pass of fixed shape: a row for each chunk, all of one width."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 from collections.abc import Sequence

@@ -7,8 +7,6 @@ few shapes, and what differs between passes (tokens, positions, slots) is in ten
 addresses. Passes that fit no shape run without graphs.
 """
 
-from __future__ import annotations
-
 import contextlib
 import logging
 from collections.abc import Callable, Sequence

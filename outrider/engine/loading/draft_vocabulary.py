@@ -6,8 +6,6 @@ tokens to keep. The draft never proposes others, which costs some acceptance and
 changes nothing else. (FR-Spec, arXiv 2502.14856; VocabTrim, arXiv 2506.22694.)
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Limits of a model's texts, by its configuration."""
 
-from __future__ import annotations
-
 import logging
 from typing import Any
 

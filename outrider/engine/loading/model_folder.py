@@ -1,7 +1,5 @@
 """Reads the files of a model's folder, and refuses models that are not served."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Loads a model's weights, or refuses them if they are not just those of its configuration."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager

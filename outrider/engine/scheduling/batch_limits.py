@@ -1,7 +1,5 @@
 """The batch limits of this machine, measured when the model is loaded."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A job of the scheduler: tokens for one slot to read, and what to do with the logits."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future

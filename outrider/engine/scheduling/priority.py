@@ -1,7 +1,5 @@
 """Priority of threads where a model takes all cores."""
 
-from __future__ import annotations
-
 import os
 import sys
 import threading

@@ -7,8 +7,6 @@ background jobs come when there are no others. A prompt that begins like what a 
 has read, now or for an earlier session, starts from a copy of that.
 """
 
-from __future__ import annotations
-
 import asyncio
 import logging
 import threading

@@ -1,7 +1,5 @@
 """A session's tokens on the server side."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from outrider.errors import ContextMismatch, ContextTooLong, InvalidRequest, InvalidToken

@@ -4,8 +4,6 @@ A slot keeps its keys and values when it is given back. A prompt that begins lik
 of a slot, of a session that runs or has ended, need not read that part again.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future

@@ -1,7 +1,5 @@
 """Supervision of an engine's thread."""
 
-from __future__ import annotations
-
 from outrider.errors import EngineFailed
 
 # Forward passes in a row that may fail. A request that makes its pass fail is alone, and the next

@@ -5,8 +5,6 @@ another program keeps one of them from its core, all of them wait, and a pass ta
 times as long. Then fewer threads are faster.
 """
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -92,7 +90,7 @@ def use_free_cores(counts: Sequence[int]) -> None:
     torch.set_num_threads(next(free, counts[-1]))
 
 
-def measured_threads(engine: Engine) -> AdaptiveThreads:
+def measured_threads(engine: "Engine") -> "AdaptiveThreads":
     """Chooses among the numbers of threads of a loaded engine, if there are several."""
     counts, current = engine.thread_counts, torch.get_num_threads()
     if engine.device.type != "cpu":
