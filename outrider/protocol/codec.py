@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from outrider.errors import InvalidRequest
+from outrider.protocol.hidden_states import HiddenStates, HiddenStateSpec
 from outrider.protocol.messages import (
     BatchInvariance,
     ModelInfo,
@@ -81,6 +82,30 @@ def timings_from_wire(message: common_pb2.ServerTimings) -> Timings:
     )
 
 
+def hidden_state_spec_to_wire(spec: HiddenStateSpec | None) -> common_pb2.HiddenStateSpec | None:
+    if spec is None:
+        return None
+    return common_pb2.HiddenStateSpec(
+        layers=spec.layers, hidden_size=spec.hidden_size, window=spec.window
+    )
+
+
+def hidden_state_spec_from_wire(message: common_pb2.HiddenStateSpec) -> HiddenStateSpec:
+    return HiddenStateSpec(tuple(message.layers), message.hidden_size, message.window)
+
+
+def hidden_states_to_wire(states: HiddenStates | None) -> common_pb2.HiddenStates | None:
+    if states is None:
+        return None
+    return common_pb2.HiddenStates(
+        first_index=states.first_index, num_tokens=states.num_tokens, data=states.data
+    )
+
+
+def hidden_states_from_wire(message: common_pb2.HiddenStates) -> HiddenStates:
+    return HiddenStates(message.first_index, message.num_tokens, message.data)
+
+
 def proposal_to_wire(proposal: Proposal) -> draft_pb2.ProposeResponse:
     return draft_pb2.ProposeResponse(
         proposal=draft_pb2.Proposal(
@@ -144,6 +169,7 @@ def verify_result_to_wire(result: VerifyResult) -> target_pb2.VerifyResponse:
         next_token_kind=kind,
         sequence_length=result.sequence_length,
         timings=timings_to_wire(result.timings),
+        hidden_states=hidden_states_to_wire(result.hidden_states),
     )
     if result.is_run_ahead:
         return target_pb2.VerifyResponse(run_ahead=message)
@@ -161,6 +187,9 @@ def verify_result_from_wire(
         message.sequence_length,
         timings_from_wire(message.timings),
         is_run_ahead,
+        hidden_states_from_wire(message.hidden_states)
+        if message.HasField("hidden_states")
+        else None,
     )
 
 
@@ -181,6 +210,10 @@ def model_info_to_wire(info: ModelInfo) -> common_pb2.GetModelInfoResponse:
         wire_version=info.wire_version,
         num_threads=info.num_threads,
         batch_invariance=_invariance_to_wire(info.batch_invariance),
+        reads_hidden_states=hidden_state_spec_to_wire(info.reads_hidden_states),
+        num_layers=info.num_layers,
+        hidden_size=info.hidden_size,
+        gives_hidden_states=info.gives_hidden_states,
     )
 
 
@@ -209,6 +242,14 @@ def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
         wire_version=message.wire_version,
         num_threads=message.num_threads,
         batch_invariance=_invariance_from_wire(message),
+        reads_hidden_states=(
+            hidden_state_spec_from_wire(message.reads_hidden_states)
+            if message.HasField("reads_hidden_states")
+            else None
+        ),
+        num_layers=message.num_layers,
+        hidden_size=message.hidden_size,
+        gives_hidden_states=message.gives_hidden_states,
     )
 
 

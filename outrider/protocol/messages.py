@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields
 from itertools import zip_longest
 from typing import Self
 
+from outrider.protocol.hidden_states import HiddenStates, HiddenStateSpec
+
 WIRE_VERSION = 2
 """The version of the meaning of a session's messages; see GetModelInfoResponse."""
 
@@ -105,6 +107,8 @@ class VerifyResult:
     timings: Timings = Timings()
     is_run_ahead: bool = False
     """Whether the target decoded it without a request."""
+    hidden_states: HiddenStates | None = None
+    """Of tokens that the pass has read and the session holds, where the session wants them."""
 
 
 @dataclass
@@ -211,6 +215,10 @@ class ModelInfo:
     wire_version: int = WIRE_VERSION
     num_threads: int = 0
     batch_invariance: BatchInvariance | None = None
+    reads_hidden_states: HiddenStateSpec | None = None
+    num_layers: int = 0
+    hidden_size: int = 0
+    gives_hidden_states: bool = False
 
 
 @dataclass(frozen=True, slots=True)

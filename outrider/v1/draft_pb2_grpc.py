@@ -62,8 +62,9 @@ class DraftServiceServicer:
         long as no other request arrives.
 
         Errors: RESOURCE_EXHAUSTED (no free slot), INVALID_ARGUMENT (token ids out
-        of range, nothing to continue), FAILED_PRECONDITION (context_length beyond
-        what the session holds), OUT_OF_RANGE (longer than a slot).
+        of range, nothing to continue, hidden states that are missing or of another
+        size), FAILED_PRECONDITION (context_length beyond what the session holds),
+        OUT_OF_RANGE (longer than a slot).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

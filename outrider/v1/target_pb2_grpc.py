@@ -64,7 +64,8 @@ class TargetServiceServicer:
 
         Errors: RESOURCE_EXHAUSTED (too many sessions wait for a slot),
         INVALID_ARGUMENT (token ids out of range, nothing to continue, assumes_result
-        in the first request or without exactly one of token_ids),
+        in the first request or without exactly one of token_ids, hidden states that
+        the model does not have),
         FAILED_PRECONDITION (context_length beyond what the session holds, or another
         vocabulary_fingerprint), OUT_OF_RANGE (longer than a slot).
         """

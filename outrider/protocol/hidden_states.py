@@ -1,0 +1,58 @@
+"""Hidden states of the target, for feature drafts: bytes that only the two models interpret."""
+
+from dataclasses import dataclass, field, replace
+from typing import Self
+
+# In one message, if it has those of several tokens.
+MAX_BYTES = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenStateSpec:
+    """Which of the target's hidden states a feature draft reads.
+
+    Layer i means what enters decoder layer i, and `hidden_size` is the size of one layer's. The
+    draft makes no use of those before the last `window` tokens.
+    """
+
+    layers: tuple[int, ...]
+    hidden_size: int
+    window: int
+
+    @property
+    def row_bytes(self) -> int:
+        """Of one token: bfloat16, the layers one after the other."""
+        return 2 * len(self.layers) * self.hidden_size
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenStates:
+    """Those of `num_tokens` consecutive tokens, the first at `first_index` of the sequence.
+
+    `data` is bfloat16, little-endian: [num_tokens, number of layers * hidden_size].
+    """
+
+    first_index: int
+    num_tokens: int
+    data: bytes = field(repr=False)
+
+    @property
+    def end(self) -> int:
+        """The index after the last of these tokens."""
+        return self.first_index + self.num_tokens
+
+    def part(self, first: int, end: int) -> Self:
+        """Those of the tokens from `first` up to `end`, which must be among these."""
+        row_bytes = self._row_bytes
+        rows = slice((first - self.first_index) * row_bytes, (end - self.first_index) * row_bytes)
+        return replace(self, first_index=first, num_tokens=end - first, data=self.data[rows])
+
+    def pieces(self) -> list[Self]:
+        """These, divided among messages; at least one, possibly empty."""
+        most = max(1, MAX_BYTES // max(1, self._row_bytes))
+        firsts = range(self.first_index, self.end, most)
+        return [self.part(first, min(first + most, self.end)) for first in firsts] or [self]
+
+    @property
+    def _row_bytes(self) -> int:
+        return len(self.data) // max(1, self.num_tokens)
