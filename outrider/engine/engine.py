@@ -14,7 +14,7 @@ from outrider.engine.attention.forward_pass import Pass
 from outrider.engine.attention.rope import rope_of
 from outrider.engine.cache.kv_cache import SlotCache
 from outrider.engine.cache.memory import check_fits, sessions_that_fit
-from outrider.engine.chunk import Chunk, logit_rows
+from outrider.engine.chunk import Capture, Chunk, deliver, logit_rows
 from outrider.engine.cpu.calibration import attention_kinds, calibrate
 from outrider.engine.cpu.int8_linear import quantize_linears
 from outrider.engine.cpu.packed_linear import pack_linears
@@ -49,7 +49,8 @@ class Engine:
     """A model with a slot cache: takes packed chunks of tokens, gives logits, or tokens on a GPU.
 
     `logit_token_ids` [num_ids] are the tokens of the logits' columns, ascending:
-    all, or those of the model's draft vocabulary.
+    all, or those of the model's draft vocabulary. A chunk's `capture` gets hidden states, if
+    `gives_hidden_states`: on CPUs, where they are compared with those of transformers.
 
     Raises:
         ModelNotFound: no such model, or its files cannot be read.
@@ -60,6 +61,7 @@ class Engine:
     batch_limits = BatchLimits()
     """How many tokens a pass should have; measured when the model is loaded to be served."""
     threads: AdaptiveThreads | None = None
+    gives_hidden_states = False
 
     def __init__(self, options: EngineOptions) -> None:
         num_ranks = options.tensor_parallel
@@ -75,6 +77,8 @@ class Engine:
         self.has_draft_vocabulary = draft_vocabulary is not None
         self.logit_token_ids = trim_head(model, draft_vocabulary)
         self.config = model.config.get_text_config()
+        self.num_layers: int = self.config.num_hidden_layers
+        self.hidden_size: int = self.config.hidden_size
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.eos_token_ids = eos_token_ids(options.model, self.config, self.vocab_size)
         wanted = options.max_context_length
@@ -201,6 +205,8 @@ class Engine:
         token_ids = [token_id for chunk in chunks for token_id in chunk.token_ids]
         rows = torch.tensor(logit_rows(chunks), dtype=torch.long, device=self.device)
         logits = self.network(torch.tensor(token_ids, device=self.device), forward_pass, rows)
+        if forward_pass.captured_layers:
+            deliver(chunks, forward_pass.hidden_states)
         return list(logits.split([chunk.num_logits for chunk in chunks])), forward_pass
 
     @torch.inference_mode()
@@ -217,22 +223,23 @@ class Engine:
         try:
             *others, last = networks_for(model.config, self.ranks is None, self._on_gpu)
             inputs = torch.tensor([ids], device=self.device)
-            expected = model(input_ids=inputs, use_cache=False).logits[0].float()
-            check_finite(expected, self.dtype)
+            with_states = not (self._on_gpu or self.ranks)
+            output = model(input_ids=inputs, use_cache=False, output_hidden_states=with_states)
+            check_finite(output.logits, self.dtype)
         except Exception as error:
             raise UnsupportedModel(f"{family} cannot run on the slot cache ({error!r})") from error
         for build in others:
             try:
-                return self._adopt_as(build, model, ids, expected, name)
+                return self._adopt_as(build, model, ids, output, name)
             except UnsupportedModel as error:
                 log.warning("%s: so it runs by transformers' layers", error)
                 self.cache = self._probing_cache()
-        return self._adopt_as(last, model, ids, expected, name)
+        return self._adopt_as(last, model, ids, output, name)
 
     def _adopt_as(
-        self, build: Build, model: Any, ids: list[int], expected: Tensor, name: str
+        self, build: Build, model: Any, ids: list[int], expected: Any, name: str
     ) -> nn.Module:
-        """The network of `build`. Raises UnsupportedModel if its logits of `ids` differ."""
+        """The network of `build`. Raises UnsupportedModel if it does not give `expected`."""
         family = f"{name}: the family {self.config.model_type!r}"
         try:
             self.network = build(model, self.max_context_length)
@@ -249,7 +256,7 @@ class Engine:
             raise
         except Exception as error:
             raise UnsupportedModel(f"{family} cannot run on the slot cache ({error!r})") from error
-        found = difference(actual, expected)
+        found = difference(actual, expected.logits[0])
         if not found < self._tolerance:
             raise UnsupportedModel(
                 f"{family} gives other logits on the slot cache than in transformers "
@@ -257,7 +264,18 @@ class Engine:
             )
         reach, trusted = self.max_context_length, self._trusts_code
         check_boundaries(self.config, windows, reach, name, trusted)
+        self.gives_hidden_states = self._has_states(ids, expected.hidden_states)
         return self.network
+
+    def _has_states(self, ids: list[int], expected: Sequence[Tensor] | None) -> bool:
+        """Whether passes give the hidden states of transformers, [1, length, size] by layer."""
+        if expected is None or len(expected) <= self.num_layers:
+            return False
+        capture = Capture(tuple(range(self.num_layers)))
+        self._run([Chunk(0, 0, ids, capture=capture)])
+        assert capture.rows is not None
+        pairs = zip(capture.rows.chunk(self.num_layers, dim=-1), expected, strict=False)
+        return all(difference(rows, states[0]) < self._tolerance for rows, states in pairs)
 
     def _calibrate(self, forward_pass: Pass) -> None:
         """Finds kernel shapes that give the same bits in every pass, if there are any."""

@@ -32,13 +32,17 @@ class TransformersNetwork(nn.Module):
 
     def forward(self, token_ids: Tensor, forward_pass: ForwardPass, rows: Tensor) -> Tensor:
         """Logits [len(rows), num_ids] at `rows` of the pass's tokens [num_tokens]."""
+        captured = forward_pass.captured_layers
         with attending(forward_pass):
             output = self.model(
                 input_ids=token_ids[None],
                 position_ids=forward_pass.positions[None],
                 use_cache=False,
                 logits_to_keep=rows,
+                **({"output_hidden_states": True} if captured else {}),
             )
+        for layer in captured:
+            forward_pass.hidden_states[layer] = output.hidden_states[layer][0]
         logits: Tensor = output.logits[0]
         return logits
 

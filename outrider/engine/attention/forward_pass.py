@@ -20,14 +20,14 @@ from outrider.engine.attention.chunk_batch import ChunkBatch, Rows, attend_rows,
 from outrider.engine.attention.query_blocks import QueryBlocks, attend_blocks
 from outrider.engine.attention.rope import Rotation
 from outrider.engine.cache.kv_cache import SlotCache
-from outrider.engine.chunk import Chunk, text_lengths
+from outrider.engine.chunk import Chunk, captured_layers, text_lengths
 from outrider.engine.shapes import AttentionShapes
 
 IMPLEMENTATION = "outrider"
 
 # Keyword arguments of layers that change nothing here. Others (softcap, s_aux, block_indices) ask
 # for other kinds of attention.
-_HARMLESS = ("dropout", "position_ids", "cache_position", "is_causal")
+_HARMLESS = ("dropout", "position_ids", "cache_position", "is_causal", "output_hidden_states")
 
 
 class Batch(Protocol):
@@ -71,6 +71,9 @@ class ForwardPass:
         self.slots = slots
         self.windows: set[int] = set()
         """Sliding windows that layers asked for."""
+        self.captured_layers: list[int] = []
+        """Layers whose hidden states the network puts into `hidden_states`."""
+        self.hidden_states: dict[int, Tensor] = {}  # by layer, [num_tokens, hidden_size]
 
     def attend(
         self,
@@ -129,6 +132,7 @@ class Pass(ForwardPass):
         if len(chunks) == 1 or not together:
             super().__init__(cache, positions, QueryBlocks(chunks, shapes))
             self.chunks = chunks
+            self.captured_layers = captured_layers(chunks)
             return
         slots = torch.tensor([c.slot for c in chunks for _ in c.token_ids], device=device)
         ends = list(accumulate(len(c.token_ids) for c in chunks))

@@ -81,9 +81,14 @@ class FusedLlama(LayeredNetwork):
         assert forward_pass.blocks is not None  # passes on a CPU have them
         blocks = forward_pass.blocks.of(states, self.num_groups)
         keys, values = self._storage(forward_pass.cache, states)
+        captured = forward_pass.captured_layers
         # Passes differ in length, and code optimised for one does not fit the next.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            output: Tensor = self._run(states, rotation.cos, rotation.sin, keys, values, blocks)
+            output: Tensor
+            output, entering = self._run(
+                states, rotation.cos, rotation.sin, keys, values, blocks, captured
+            )
+        forward_pass.hidden_states = dict(zip(captured, entering, strict=True))
         return output
 
     def _storage(self, cache: SlotCache, states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -108,7 +113,12 @@ class Layers(nn.Module):
         keys: list[Tensor],  # of each layer, [num_slots, num_kv_heads, max_length, head_dim]
         values: list[Tensor],
         blocks: list[QueryBlock],
-    ) -> Tensor:
+        captured: list[int],
+    ) -> tuple[Tensor, list[Tensor]]:
+        """States behind the last layer, and those that enter the `captured` ones."""
+        entering: list[Tensor] = []
         for index, layer in enumerate(self.layers):
+            if index in captured:
+                entering.append(states)
             states = layer(states, cos, sin, keys[index], values[index], blocks)
-        return states
+        return states, entering

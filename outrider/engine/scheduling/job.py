@@ -4,9 +4,10 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+import torch
 from torch import Tensor
 
-from outrider.engine.chunk import Chunk
+from outrider.engine.chunk import Capture, Chunk
 from outrider.engine.soundness import Result, num_sound_choices
 from outrider.errors import NotANumber
 from outrider.protocol.messages import Timings
@@ -33,10 +34,14 @@ class Job:
         is_background: runs only when there are no other jobs.
         session: for a session with several slots, one of these, the same in all of its jobs.
             None: `slot`.
+
+    With a `capture` it also gets hidden states, if the engine gives them: `take_hidden_states`.
     """
 
     spec: SamplingSpec | None = None
     """How the engine may choose tokens, if it can; None: `advance` chooses."""
+    capture: Capture | None = None
+    """The layers whose hidden states it wants of all tokens that it reads."""
 
     def __init__(
         self,
@@ -60,6 +65,7 @@ class Job:
         self.num_passes = 0
         self.read: list[int] = []  # tokens that the last pass read into the slot
         self.num_missed = 0  # passes since the last one with a chunk of it
+        self._captured: list[tuple[int, Tensor]] = []  # by chunk: its start, and its rows
         self.done: Future[Timings] = Future()
         self._submitted_ns = time.perf_counter_ns()
         self._queue_ns = self._forward_ns = self._sample_ns = 0
@@ -114,7 +120,13 @@ class Job:
         token_ids = self.token_ids[: self.num_next(budget)]
         num_logits = self.num_logits if len(token_ids) == len(self.token_ids) else 0
         return Chunk(
-            self.slot, self.start, token_ids, num_logits, self.copy_from, self.prompt_length
+            self.slot,
+            self.start,
+            token_ids,
+            num_logits,
+            self.copy_from,
+            self.prompt_length,
+            self.capture,
         )
 
     @property
@@ -172,6 +184,7 @@ class Job:
                 self.done.set_exception(NotANumber())
             return
         del self.token_ids[: len(chunk.token_ids)]
+        self._note_captured(chunk)
         if self.token_ids or self.is_dropped:
             return
         began = time.perf_counter_ns()
@@ -189,6 +202,26 @@ class Job:
         self._sample_ns += time.perf_counter_ns() - began
         if not self.token_ids:
             self.done.set_result(self.timings)
+
+    def take_hidden_states(self) -> tuple[int, Tensor] | None:
+        """Those of the tokens read since the last call; None if there are none.
+
+        The first one's index in the sequence, and rows [num_tokens, num_layers * hidden_size],
+        those of rejected draft tokens included. Called by `advance` or after it.
+        """
+        if not self._captured:
+            return None
+        starts, rows = zip(*self._captured, strict=True)
+        self._captured = []
+        return starts[0], torch.cat(rows)
+
+    def _note_captured(self, chunk: Chunk) -> None:
+        if chunk.capture is None or chunk.capture.rows is None:
+            return
+        rows, chunk.capture.rows = chunk.capture.rows, None
+        if self._captured and chunk.start != self._captured[-1][0] + len(self._captured[-1][1]):
+            self._captured = []  # it reads again from another index on
+        self._captured.append((chunk.start, rows))
 
     @property
     def timings(self) -> Timings:

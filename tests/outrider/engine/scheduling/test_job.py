@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 
-from outrider.engine.chunk import Chunk
+from outrider.engine.chunk import Capture, Chunk
+from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.protocol.messages import GREEDY
@@ -119,3 +120,57 @@ def test_a_job_that_chooses_itself_gets_logits_for_all(
     for future in futures:
         future.result(10)
     assert engine.num_steps == []
+
+
+class GivingEngine(RecordingEngine):
+    """Gives each token's index as its hidden state, once for each layer."""
+
+    def forward(self, chunks: Sequence[Chunk]) -> list[torch.Tensor]:
+        for chunk in chunks:
+            assert chunk.capture is not None
+            indices = torch.arange(chunk.start, chunk.end)[:, None]
+            chunk.capture.rows = indices.repeat(1, len(chunk.capture.layers))
+        return super().forward(chunks)
+
+
+class Capturing(Steps):
+    """Takes its hidden states after every pass with logits."""
+
+    capture = Capture((3, 5))
+
+    def advance(self, logits: torch.Tensor) -> list[int]:
+        taken = self.take_hidden_states()
+        assert taken is not None
+        first, rows = taken
+        assert rows.shape[1] == 2
+        self.taken: list[list[int]] = [*getattr(self, "taken", []), [first, *rows[:, 0].tolist()]]
+        assert self.take_hidden_states() is None
+        return super().advance(logits)
+
+
+def test_hidden_states_come_for_all_tokens_that_a_job_reads() -> None:
+    engine = GivingEngine()
+    scheduler = Scheduler(engine, 2, BatchLimits(2, 0.0))
+    job = Capturing(0, 5, num_steps=3)
+    try:
+        scheduler.submit(job).result(10)
+    finally:
+        scheduler.close()
+    assert len(engine.passes) == 4  # the prompt took two
+    assert job.taken == [[0, 0, 1, 2, 3, 4], [5, 5], [6, 6]]
+
+
+def test_hidden_states_of_tokens_that_are_read_again_come_once() -> None:
+    job = Capturing(0, 5)
+
+    def read(num_tokens: int, is_sound: bool) -> None:
+        chunk = job.next_chunk(num_tokens)
+        GivingEngine().forward([chunk])
+        job.finish_pass(chunk, torch.zeros(chunk.num_logits, 4), is_sound, 0)
+
+    job.drop_guesses = lambda: True  # type: ignore[method-assign]
+    read(2, is_sound=True)
+    read(2, is_sound=False)
+    read(2, is_sound=True)
+    read(1, is_sound=True)
+    assert job.taken == [[0, 0, 1, 2, 3, 4]]
