@@ -88,11 +88,13 @@ def _progress(begin: str) -> Iterator[tuple[Callable[[str], None], Callable[[], 
 
 def _model_settings(settings: dict[str, Any], role: str) -> dict[str, Any]:
     """Flags of the draft or target service; its own settings override those for both."""
-    chosen = {"model": settings[role], "trust_remote_code": settings["trust_remote_code"]}
-    for name in _RUN_SETTINGS:
-        own = settings[f"{role}_{name}"]
-        chosen[name] = settings[name] if own is None else own
-    return chosen
+    own = {name: settings[f"{role}_{name}"] for name in _RUN_SETTINGS}
+    chosen = {name: settings[name] if value is None else value for name, value in own.items()}
+    return {
+        "model": settings[role],
+        "trust_remote_code": settings["trust_remote_code"],
+        **chosen,
+    }
 
 
 def share_cores(target: dict[str, Any], draft: dict[str, Any]) -> None:

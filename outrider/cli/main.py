@@ -157,7 +157,9 @@ def generate(
     if not text.strip():
         raise InvalidRequest("there is no text to answer")
     with _address(address, settings) as where, Client(where) as client:
-        prompt = _prompt(client, text, raw)
+        prompt: Prompt = text
+        if not raw and client.info().has_chat_template:
+            prompt = [{"role": "user", "content": text}]
         if json:
             generation = client.generate(prompt, **parameters)
             click.echo(dumps(generation.to_dict()))
@@ -222,12 +224,6 @@ def _comparison(client: Client, prompt: Prompt, parameters: dict[str, Any]) -> R
     ]
     alone, speculative = zip(*pairs, strict=True)
     return report.comparison(speculative, alone)
-
-
-def _prompt(client: Client, text: str, raw: bool) -> Prompt:
-    if raw or not client.info().has_chat_template:
-        return text
-    return [{"role": "user", "content": text}]
 
 
 def _show(

@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from queue import Queue
 
@@ -152,8 +153,8 @@ def running_system(
         def start(module: str, settings: Mapping[str, object]) -> ServiceProcess:
             # Logs are kept until a process ends, so they should not have a line for every call.
             settings = {"log_level": "warning", "drain_seconds": drain_seconds, **settings}
-            arguments = to_arguments(settings)
-            return stack.enter_context(ServiceProcess(module, arguments, drain_seconds))
+            process = ServiceProcess(module, to_arguments(settings), drain_seconds)
+            return stack.enter_context(process)
 
         models = {"target": start("target_service", target)}
         if draft is not None:
@@ -173,21 +174,11 @@ def running_system(
 
 def _wait_for_all(processes: Mapping[str, ServiceProcess], progress: Progress) -> dict[str, str]:
     """The addresses of processes that start at the same time; the first failure ends it."""
-    outcomes: Queue[tuple[str, str | ServiceUnavailable]] = Queue()
 
-    def wait(name: str, process: ServiceProcess) -> None:
-        try:
-            address = process.wait_until_ready(lambda what: progress(f"{name}: {what}"))
-            outcomes.put((name, address))
-        except ServiceUnavailable as error:
-            outcomes.put((name, error))
+    def wait(name: str) -> str:
+        return processes[name].wait_until_ready(lambda what: progress(f"{name}: {what}"))
 
-    for item in processes.items():
-        threading.Thread(target=wait, args=item, daemon=True).start()
-    addresses: dict[str, str] = {}
-    while len(addresses) < len(processes):
-        name, outcome = outcomes.get()
-        if isinstance(outcome, ServiceUnavailable):
-            raise outcome
-        addresses[name] = outcome
-    return addresses
+    executor = ThreadPoolExecutor(len(processes))
+    names = {executor.submit(wait, name): name for name in processes}
+    executor.shutdown(wait=False)
+    return {names[ready]: ready.result() for ready in as_completed(names)}

@@ -35,17 +35,14 @@ def show(piece: TextPiece, console: Console) -> None:
 
 def report(generation: Generation) -> RenderableType:
     """The latency report: stages on the critical path, what was hidden, and the counts."""
-    latency = generation.latency
-    parts: list[RenderableType] = [
-        stages_table("critical path", latency.critical_path, latency.wall_ns)
-    ]
-    if latency.hidden:
-        parts.append(stages_table("hidden behind it", latency.hidden, latency.wall_ns))
-    parts.append(Text(_speeds(generation)))
-    parts.append(Text(_speculation(generation)))
-    if generation.draft_failure:
-        parts.append(Text(f"without the draft: {generation.draft_failure}", "yellow"))
-    return Group(*parts)
+    latency, failure = generation.latency, generation.draft_failure
+    tables = {"critical path": latency.critical_path, "hidden behind it": latency.hidden}
+    return Group(
+        *(stages_table(title, each, latency.wall_ns) for title, each in tables.items() if each),
+        Text(_speeds(generation)),
+        Text(_speculation(generation)),
+        *([Text(f"without the draft: {failure}", "yellow")] if failure else []),
+    )
 
 
 def stages_table(title: str, stages: dict[str, int], wall_ns: int) -> Table:
@@ -180,9 +177,7 @@ def server_table(info: ServerInfo) -> RenderableType:
     table.title = f"Outrider {info.version}"
     for name, *cells in zip(_MODEL_ROWS, *map(_model_cells, models.values()), strict=True):
         table.add_row(name, *cells)
-    if info.draft_outage is None:
-        return table
-    return Group(table, outage(info.draft_outage))
+    return Group(table, *([outage(info.draft_outage)] if info.draft_outage else []))
 
 
 def outage(draft: Outage) -> Text:

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import zip_longest
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -104,7 +105,7 @@ def frame(before: ServerInfo, now: ServerInfo) -> RenderableType:
         # Another process answers.
         then = ServerActivity()
     elapsed_ns = activity.uptime_ns - then.uptime_ns
-    parts: list[RenderableType] = [
+    return Group(
         _title(now),
         *([outage(now.draft_outage)] if now.draft_outage else []),
         Text(_requests(activity, now)),
@@ -113,8 +114,7 @@ def frame(before: ServerInfo, now: ServerInfo) -> RenderableType:
         _acceptance(then, activity),
         Text(),
         _time(then, activity),
-    ]
-    return Group(*parts)
+    )
 
 
 def _title(info: ServerInfo) -> Text:
@@ -176,15 +176,12 @@ def _acceptance(then: ServerActivity, now: ServerActivity) -> RenderableType:
 
 
 def _difference(now: Sequence[int], then: Sequence[int]) -> list[int]:
-    padded = [*then, *[0] * (len(now) - len(then))]
-    return [a - b for a, b in zip(now, padded, strict=True)]
+    return [a - b for a, b in zip_longest(now, then, fillvalue=0)]
 
 
 def _time(then: ServerActivity, now: ServerActivity) -> RenderableType:
     """The time of all requests by stage; since the start, if nothing ran meanwhile."""
-    stages = _spent(then.critical_path, now.critical_path)
-    if not stages:
-        stages = _spent({}, now.critical_path)
+    stages = _spent(then.critical_path, now.critical_path) or _spent({}, now.critical_path)
     return stages_table("critical path", stages, sum(stages.values()))
 
 

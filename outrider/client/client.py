@@ -8,8 +8,12 @@ from typing import Any, Unpack
 import grpc
 
 from outrider.client.request import Parameters, Prompt, request_to_wire
-from outrider.client.results import Generation, ServerInfo
-from outrider.client.results_codec import generation_from_wire, server_info_from_wire
+from outrider.client.results import (
+    Generation,
+    ServerInfo,
+    generation_from_wire,
+    server_info_from_wire,
+)
 from outrider.client.stream import AsyncGenerationStream, GenerationStream, own_errors
 from outrider.errors import ClientMisuse, ConfigurationError, InvalidRequest
 from outrider.protocol.address import check_address

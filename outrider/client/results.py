@@ -1,10 +1,15 @@
-"""The results that a client gets: texts, and how they came about."""
+"""The results that a client gets, and how they come from protobuf."""
 
 import dataclasses
+from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
-from outrider.protocol.messages import Interval, ModelInfo, Outage, SpeculationStats
+from outrider.protocol.codec import model_info_from_wire
+from outrider.protocol.messages import Interval, ModelInfo, Outage, SpeculationStats, TextPiece
+from outrider.v1 import generation_pb2
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,3 +90,64 @@ class ServerInfo:
     has_chat_template: bool
     activity: ServerActivity = field(default_factory=ServerActivity)
     draft_outage: Outage | None = None
+
+
+def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation:
+    latency, speculation = message.latency, message.speculation
+    finish_reason = generation_pb2.FinishReason.Name(message.finish_reason)
+    return Generation(
+        text=message.text,
+        token_ids=list(message.token_ids),
+        finish_reason=finish_reason.removeprefix("FINISH_REASON_").lower(),
+        seed=message.seed,
+        usage=_of(Usage, message.usage),
+        speculation=_of(
+            SpeculationStats,
+            speculation,
+            acceptance_histogram=list(speculation.acceptance_histogram),
+        ),
+        latency=_of(
+            Latency,
+            latency,
+            critical_path=_durations(latency.critical_path),
+            hidden=_durations(latency.hidden),
+        ),
+        trace=[_of(Interval, one, counts=dict(one.counts)) for one in message.trace],
+        num_target_threads=message.num_target_threads,
+        draft_failure=message.draft_failure,
+    )
+
+
+def piece_from_wire(message: generation_pb2.TextPiece) -> TextPiece:
+    source = generation_pb2.TokenSource.Name(message.source)
+    return TextPiece(message.text, message.token_id, source.removeprefix("TOKEN_SOURCE_").lower())
+
+
+def server_info_from_wire(message: generation_pb2.GetServerInfoResponse) -> ServerInfo:
+    activity, has_outage = message.activity, message.HasField("draft_outage")
+    return ServerInfo(
+        version=message.version,
+        target=model_info_from_wire(message.target),
+        draft=model_info_from_wire(message.draft) if message.HasField("draft") else None,
+        default_num_predrafts=message.default_num_predrafts,
+        has_chat_template=message.has_chat_template,
+        activity=_of(
+            ServerActivity,
+            activity,
+            draft_tokens_by_position=list(activity.draft_tokens_by_position),
+            accepted_tokens_by_position=list(activity.accepted_tokens_by_position),
+            critical_path=_durations(activity.critical_path),
+            hidden=_durations(activity.hidden),
+        ),
+        draft_outage=_of(Outage, message.draft_outage) if has_outage else None,
+    )
+
+
+def _of(kind: type[T], message: Any, **converted: Any) -> T:
+    """A dataclass of the message's fields of the same names, and of `converted` ones."""
+    names = {each.name for each in dataclasses.fields(kind)} - converted.keys()  # type: ignore[arg-type]
+    return kind(**{name: getattr(message, name) for name in names}, **converted)
+
+
+def _durations(stages: Iterable[generation_pb2.StageDuration]) -> dict[str, int]:
+    return {stage.stage: stage.duration_ns for stage in stages}

@@ -13,8 +13,7 @@ from typing import Any
 
 import grpc
 
-from outrider.client.results import Generation
-from outrider.client.results_codec import generation_from_wire, piece_from_wire
+from outrider.client.results import Generation, generation_from_wire, piece_from_wire
 from outrider.errors import Cancelled, ClientMisuse
 from outrider.protocol.channel import from_rpc_error
 from outrider.protocol.messages import TextPiece

@@ -67,8 +67,9 @@ class Engine:
         num_ranks = options.tensor_parallel
         self.ranks = Ranks(num_ranks, options.device) if num_ranks > 1 else None
         self.device = choose_device(self.ranks.device if self.ranks else options.device)
-        may_adapt = options.adapt_threads and self.device.type == "cpu"
-        self.thread_counts = use_threads(options.threads, may_adapt)
+        self.thread_counts = use_threads(
+            options.threads, adapt=options.adapt_threads and self.device.type == "cpu"
+        )
         self.is_int8 = options.dtype == "int8"
         self.dtype = choose_dtype(options.dtype, self.device)
         self._trusts_code = trusted = options.trust_remote_code
@@ -81,8 +82,9 @@ class Engine:
         self.hidden_size: int = self.config.hidden_size
         self.vocab_size: int = model.get_input_embeddings().num_embeddings
         self.eos_token_ids = eos_token_ids(options.model, self.config, self.vocab_size)
-        wanted = options.max_context_length
-        self.max_context_length = context_length(self.config, wanted, options.is_draft)
+        self.max_context_length = context_length(
+            self.config, options.max_context_length, options.is_draft
+        )
         self.rope = rope_of(self.config)
         self._on_gpu = is_gpu(self.device)
         self.attention_shapes = ANY_SHAPES
@@ -116,8 +118,9 @@ class Engine:
         """The cache for serving, with all of its memory taken. Raises ConfigurationError."""
         per_session = options.slots_per_session
         session_bytes = per_session * self.cache.slot_bytes(self.max_context_length)
-        fits = sessions_that_fit(session_bytes, self.device, options.is_draft)
-        num_sessions = options.slots or fits
+        num_sessions = options.slots or sessions_that_fit(
+            session_bytes, self.device, options.is_draft
+        )
         if self.ranks:
             num_sessions = self.ranks.least(num_sessions)
         check_fits(num_sessions * session_bytes, self.device)
@@ -173,8 +176,9 @@ class Engine:
         """Lets short passes be recorded and replayed, if that gives the same logits."""
         from outrider.engine.cuda.recording_check import checked_passes
 
-        model = self.network, self.cache, self.device
-        self.graphs = checked_passes(*model, record, self._plain, self._tolerance)
+        self.graphs = checked_passes(
+            self.network, self.cache, self.device, record, self._plain, self._tolerance
+        )
 
     @torch.inference_mode()
     def use_choices(self) -> None:
@@ -182,8 +186,9 @@ class Engine:
         if self.graphs is not None:
             from outrider.engine.cuda.recording_check import checked_choices
 
-            ids, tolerance = self.logit_token_ids, 4 * self._tolerance
-            self.choices = checked_choices(self.graphs, ids, self._plain, tolerance)
+            self.choices = checked_choices(
+                self.graphs, self.logit_token_ids, self._plain, 4 * self._tolerance
+            )
 
     def follow(self) -> None:
         """Runs the passes of rank 0 until it closes. Raises ServiceUnavailable if it is gone."""
@@ -249,7 +254,15 @@ class Engine:
             if self._is_plain_cpu:
                 pack_linears(self.network)
                 if self.batch_invariance is not None:
-                    self._calibrate(forward_pass)
+                    # Finds kernel shapes that give the same bits in every pass, if there are any.
+                    self.attention_shapes, self.batch_invariance = calibrate(
+                        self.network,
+                        attention_kinds(forward_pass),
+                        self.dtype,
+                        self.thread_counts,
+                        self.max_context_length,
+                    )
+                    self.cache = self._probing_cache()
                 compile_network(self.network)
             actual, windows = self._probe(ids)
         except UnsupportedModel:
@@ -262,8 +275,7 @@ class Engine:
                 f"{family} gives other logits on the slot cache than in transformers "
                 f"(relative difference {found:.2g})"
             )
-        reach, trusted = self.max_context_length, self._trusts_code
-        check_boundaries(self.config, windows, reach, name, trusted)
+        check_boundaries(self.config, windows, self.max_context_length, name, self._trusts_code)
         self.gives_hidden_states = self._has_states(ids, expected.hidden_states)
         return self.network
 
@@ -276,14 +288,6 @@ class Engine:
         assert capture.rows is not None
         pairs = zip(capture.rows.chunk(self.num_layers, dim=-1), expected, strict=False)
         return all(difference(rows, states[0]) < self._tolerance for rows, states in pairs)
-
-    def _calibrate(self, forward_pass: Pass) -> None:
-        """Finds kernel shapes that give the same bits in every pass, if there are any."""
-        kinds, counts = attention_kinds(forward_pass), self.thread_counts
-        self.attention_shapes, self.batch_invariance = calibrate(
-            self.network, kinds, self.dtype, counts, self.max_context_length
-        )
-        self.cache = self._probing_cache()
 
     def _probe(self, ids: list[int]) -> tuple[Tensor, set[int]]:
         """Logits [length, vocab_size] of `ids`, with wrong tokens read and rolled back."""

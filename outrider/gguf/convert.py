@@ -75,9 +75,9 @@ def _convert(reader: Any, source: Path, folder: Path, eos_token_ids: Sequence[in
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     settings = settings_of(family, architecture, metadata)
     if ROPE_FACTORS in tensors and family.model_type == "llama":
-        factors = _values(tensors.pop(ROPE_FACTORS))
-        rope = llama3_scaling(factors, settings["rope_theta"], settings["head_dim"])
-        settings["rope_scaling"] = rope
+        settings["rope_scaling"] = llama3_scaling(
+            _values(tensors.pop(ROPE_FACTORS)), settings["rope_theta"], settings["head_dim"]
+        )
     config = _config(family, settings, tensors, metadata)
     tokenizer = read_tokenizer(source, metadata)
     config.architectures = [_check_whole(config, tensors, family)]
@@ -175,8 +175,8 @@ def _write_weights(weights: Iterator[tuple[str, Tensor]], folder: Path) -> None:
     if len(set(places.values())) == 1:
         (folder / file).rename(folder / "model.safetensors")
         return
-    index = {"metadata": {}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    index = json.dumps({"metadata": {}, "weight_map": places})
+    (folder / "model.safetensors.index.json").write_text(index)
 
 
 def _shards(weights: Iterator[tuple[str, Tensor]]) -> Iterator[dict[str, Tensor]]:

@@ -79,8 +79,10 @@ def configure(service_name: str) -> None:
         raise ConfigurationError(f"unknown OTEL_TRACES_EXPORTER {exporter!r}; known: {known}")
     if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return
-    if exporter == "otlp":
-        _check_protocol()
+    # The variable for traces goes before the one for all signals.
+    protocol = next((name for name in _PROTOCOLS if os.environ.get(name)), None)
+    if exporter == "otlp" and protocol and os.environ[protocol] != "grpc":
+        raise ConfigurationError(f"{protocol} is {os.environ[protocol]!r}; known: grpc")
     _check_values(os.environ)
     try:
         use(_make_provider(service_name, exporter))
@@ -90,15 +92,6 @@ def configure(service_name: str) -> None:
         ) from error
     except ValueError as error:
         raise ConfigurationError(f"an OTEL_* variable has a wrong value: {error}") from error
-
-
-def _check_protocol() -> None:
-    """Checks the protocol; the variable for traces goes before the one for all signals."""
-    for name in _PROTOCOLS:
-        if protocol := os.environ.get(name):
-            if protocol != "grpc":
-                raise ConfigurationError(f"{name} is {protocol!r}; known: grpc")
-            return
 
 
 def _check_values(environment: Mapping[str, str]) -> None:
@@ -127,22 +120,16 @@ def _make_provider(service_name: str, exporter: str) -> Any:
     from opentelemetry import propagate  # noqa: F401 (fails here for OTEL_PROPAGATORS, not later)
     from opentelemetry.sdk.resources import SERVICE_NAME, OTELResourceDetector, Resource
     from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import (
-        BatchSpanProcessor,
-        ConsoleSpanExporter,
-        SpanExporter,
-    )
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, ConsoleSpanExporter
 
-    to: SpanExporter
     if exporter == "console":
-        to = ConsoleSpanExporter(out=sys.stderr)
+        to: Any = ConsoleSpanExporter(out=sys.stderr)
     else:
         from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 
         to = OTLPSpanExporter()
     # The environment overrides the name that is given here.
-    environment = OTELResourceDetector().detect().attributes
-    name = environment.get(SERVICE_NAME, service_name)
+    name = OTELResourceDetector().detect().attributes.get(SERVICE_NAME, service_name)
     provider = TracerProvider(
         resource=Resource.create({SERVICE_NAME: name}), shutdown_on_exit=False
     )
@@ -231,21 +218,16 @@ class Spans(Around):
             return
         from opentelemetry import propagate, trace
 
-        carrier = {
-            key: value
-            for key, value in context.invocation_metadata() or ()
-            if isinstance(value, str)
-        }
-        attributes = {
-            "rpc.system": "grpc",
-            "rpc.service": method.service,
-            "rpc.method": method.name,
-        }
+        metadata = context.invocation_metadata() or ()
         with _tracer.start_as_current_span(
             f"{method.service}/{method.name}",
-            context=propagate.extract(carrier),
+            context=propagate.extract({k: v for k, v in metadata if isinstance(v, str)}),
             kind=trace.SpanKind.SERVER,
-            attributes=attributes,
+            attributes={
+                "rpc.system": "grpc",
+                "rpc.service": method.service,
+                "rpc.method": method.name,
+            },
             record_exception=False,
             set_status_on_exception=False,
         ) as recorded:

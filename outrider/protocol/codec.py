@@ -1,5 +1,6 @@
 """Conversion of messages to and from protobuf, where both ends of an RPC need it."""
 
+import dataclasses
 from collections.abc import Sequence
 
 from outrider.errors import InvalidRequest
@@ -194,6 +195,7 @@ def verify_result_from_wire(
 
 
 def model_info_to_wire(info: ModelInfo) -> common_pb2.GetModelInfoResponse:
+    claim = info.batch_invariance
     return common_pb2.GetModelInfoResponse(
         model_id=info.model_id,
         revision=info.revision,
@@ -209,7 +211,7 @@ def model_info_to_wire(info: ModelInfo) -> common_pb2.GetModelInfoResponse:
         token_ns=info.token_ns,
         wire_version=info.wire_version,
         num_threads=info.num_threads,
-        batch_invariance=_invariance_to_wire(info.batch_invariance),
+        batch_invariance=dataclasses.asdict(claim) if claim else None,
         reads_hidden_states=hidden_state_spec_to_wire(info.reads_hidden_states),
         num_layers=info.num_layers,
         hidden_size=info.hidden_size,
@@ -217,15 +219,8 @@ def model_info_to_wire(info: ModelInfo) -> common_pb2.GetModelInfoResponse:
     )
 
 
-def _invariance_to_wire(claim: BatchInvariance | None) -> common_pb2.BatchInvariance | None:
-    if claim is None:
-        return None
-    return common_pb2.BatchInvariance(
-        holds=claim.holds, max_tokens=claim.max_tokens, across_threads=claim.across_threads
-    )
-
-
 def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
+    claim = message.batch_invariance
     return ModelInfo(
         model_id=message.model_id,
         revision=message.revision,
@@ -241,7 +236,9 @@ def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
         token_ns=message.token_ns,
         wire_version=message.wire_version,
         num_threads=message.num_threads,
-        batch_invariance=_invariance_from_wire(message),
+        batch_invariance=BatchInvariance(claim.holds, claim.max_tokens, claim.across_threads)
+        if message.HasField("batch_invariance")
+        else None,
         reads_hidden_states=(
             hidden_state_spec_from_wire(message.reads_hidden_states)
             if message.HasField("reads_hidden_states")
@@ -251,10 +248,3 @@ def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
         hidden_size=message.hidden_size,
         gives_hidden_states=message.gives_hidden_states,
     )
-
-
-def _invariance_from_wire(message: common_pb2.GetModelInfoResponse) -> BatchInvariance | None:
-    if not message.HasField("batch_invariance"):
-        return None
-    claim = message.batch_invariance
-    return BatchInvariance(claim.holds, claim.max_tokens, claim.across_threads)

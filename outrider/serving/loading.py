@@ -3,10 +3,9 @@
 import asyncio
 import dataclasses
 import logging
-import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from outrider import __version__
@@ -52,17 +51,11 @@ async def in_own_thread(function: Callable[[], T]) -> T:
     the pools together have more workers than there are cores, libgomp sleeps at
     every barrier, and passes of the engine's thread take half as long again.
     """
-    result: Future[T] = Future()
-    result.set_running_or_notify_cancel()
-
-    def run() -> None:
-        try:
-            result.set_result(function())
-        except BaseException as error:
-            result.set_exception(error)
-
-    threading.Thread(target=run, name="load", daemon=True).start()
-    return await asyncio.wrap_future(result)
+    executor = ThreadPoolExecutor(1, "load")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, function)
+    finally:
+        executor.shutdown(wait=False)
 
 
 def wait_for_own_thread(function: Callable[[], T]) -> T:
@@ -127,7 +120,22 @@ def load_served_model(
         engine.batch_limits.token_budget,
         time.perf_counter() - began,
     )
-    info = _describe(name, path, engine, files.tokenizer_json)
+    info = ModelInfo(
+        model_id=name,
+        revision=revision_of(path),
+        dtype="int8" if engine.is_int8 else str(engine.dtype).removeprefix("torch."),
+        device=str(engine.device),
+        max_context_length=engine.max_context_length,
+        vocab_size=engine.vocab_size,
+        vocabulary_fingerprint=vocabulary_fingerprint(files.tokenizer_json),
+        eos_token_ids=engine.eos_token_ids,
+        num_slots=engine.cache.num_slots,
+        num_free_slots=engine.cache.num_slots,
+        version=__version__,
+        token_ns=round(1e9 * engine.batch_limits.token_seconds),
+        batch_invariance=engine.batch_invariance,
+        num_threads=engine.threads.current,
+    )
     return engine, ServedModel(info, tuple(chunks(to_bytes(files))))
 
 
@@ -142,8 +150,7 @@ def warm_up(engine: Engine, num_choices: int = 1) -> None:
     # Passes of one session are recorded now, those of several when they first occur.
     for longer in engine.graphs.lengths if engine.graphs else ():
         for params in _WARM_UP_PARAMS:
-            spec = SamplingSpec(params, len(engine.logit_token_ids), num_choices)
-            _record(engine, spec, longer)
+            _record(engine, SamplingSpec(params, len(engine.logit_token_ids), num_choices), longer)
 
 
 def _record(engine: Engine, spec: SamplingSpec, length: int) -> None:
@@ -157,22 +164,3 @@ def _record(engine: Engine, spec: SamplingSpec, length: int) -> None:
         slots = range(min(_WARM_UP_PREDRAFTS, engine.cache.num_slots))
         chunks = [Chunk(slot, length - 2, [0], 1) for slot in slots]
         engine.choose(chunks, [spec] * len(chunks))
-
-
-def _describe(name: str, folder: str, engine: Engine, tokenizer_json: str) -> ModelInfo:
-    return ModelInfo(
-        model_id=name,
-        revision=revision_of(folder),
-        dtype="int8" if engine.is_int8 else str(engine.dtype).removeprefix("torch."),
-        device=str(engine.device),
-        max_context_length=engine.max_context_length,
-        vocab_size=engine.vocab_size,
-        vocabulary_fingerprint=vocabulary_fingerprint(tokenizer_json),
-        eos_token_ids=engine.eos_token_ids,
-        num_slots=engine.cache.num_slots,
-        num_free_slots=engine.cache.num_slots,
-        version=__version__,
-        token_ns=round(1e9 * engine.batch_limits.token_seconds),
-        batch_invariance=engine.batch_invariance,
-        num_threads=engine.threads.current if engine.threads else 0,
-    )

@@ -61,7 +61,7 @@ LAYERS = {
 PROTOBUF_MODULES = {
     "outrider.client.client",
     "outrider.client.request",
-    "outrider.client.results_codec",
+    "outrider.client.results",
     "outrider.client.stream",
     "outrider.healthcheck",
     "outrider.protocol.channel",

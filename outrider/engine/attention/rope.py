@@ -14,6 +14,7 @@ Other kinds of scaling (linear, YaRN, Llama 3's) are the same for all lengths.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -58,9 +59,7 @@ NO_ROPE = Rope()
 def rope_parameters(config: Any) -> list[dict[str, Any]]:
     """The rotary parameters of all layers, or of each type of layer."""
     parameters = getattr(config, "rope_parameters", None) or {}
-    if any(isinstance(each, dict) for each in parameters.values()):
-        return [each for each in parameters.values() if isinstance(each, dict)]
-    return [parameters]
+    return [each for each in parameters.values() if isinstance(each, dict)] or [parameters]
 
 
 def rope_of(config: Any) -> Rope:
@@ -111,34 +110,29 @@ class SequenceRotary(nn.Module):
         groups: dict[int, list[int]] = {}
         for index, length in enumerate(self._lengths()):
             groups.setdefault(self._rope.frequencies(length), []).append(index)
-        parts = []
-        for length, indices in groups.items():
-            rows = torch.tensor(indices, device=position_ids.device)
-            parts.append((rows, self._of(states, position_ids[:, rows], length, layer_type)))
-        order = torch.cat([rows for rows, _ in parts]).argsort()
-        cos = torch.cat([part[0] for _, part in parts], dim=1)[:, order]
-        sin = torch.cat([part[1] for _, part in parts], dim=1)[:, order]
+        parts = [
+            self._of(states, position_ids[:, indices], length, layer_type)
+            for length, indices in groups.items()
+        ]
+        rows = torch.tensor(list(chain.from_iterable(groups.values())), device=states.device)
+        cos, sin = (torch.cat(each, dim=1)[:, rows.argsort()] for each in zip(*parts, strict=True))
         return cos, sin
 
     def _of(
         self, states: Tensor, positions: Tensor, length: int, layer_type: str | None
     ) -> tuple[Tensor, Tensor]:
         """Cosines and sines with the frequencies of a text of `length` tokens."""
-        self._forget(layer_type)
-        last = positions.new_full((1, 1), length - 1)
-        arguments = {} if layer_type is None else {"layer_type": layer_type}
-        cos, sin = self.rotary(states, torch.cat((positions, last), dim=1), **arguments)
-        return cos[:, :-1], sin[:, :-1]
-
-    def _forget(self, layer_type: str | None) -> None:
-        """Resets the frequencies: dynamic scaling keeps those of the longest text so far."""
         rotary: Any = self.rotary
         prefix = "" if layer_type is None else f"{layer_type}_"
-        if self._rope.kind == "dynamic" and hasattr(rotary, f"{prefix}original_inv_freq"):
-            original = getattr(rotary, f"{prefix}original_inv_freq")
+        original = getattr(rotary, f"{prefix}original_inv_freq", None)
+        if self._rope.kind == "dynamic" and original is not None:
+            # The module keeps the frequencies of the longest text so far.
             rotary.register_buffer(f"{prefix}inv_freq", original, persistent=False)
-            name = f"{prefix}max_seq_len_cached"
-            setattr(rotary, name, rotary.original_max_seq_len)
+            setattr(rotary, f"{prefix}max_seq_len_cached", rotary.original_max_seq_len)
+        last = positions.new_full((1, 1), length - 1)
+        arguments = {} if layer_type is None else {"layer_type": layer_type}
+        cos, sin = rotary(states, torch.cat((positions, last), dim=1), **arguments)
+        return cos[:, :-1], sin[:, :-1]
 
 
 def rotate_by_sequence(model: nn.Module, lengths: Any) -> None:

@@ -127,9 +127,8 @@ def calibrate(
     use_one_thread(network)
     for layer, rows in chosen:
         layer.use(rows)
-    if has_experts(network):
-        return attention.shapes, BatchInvariance(holds=False)
-    return attention.shapes, BatchInvariance(True, across_threads=across_threads)
+    holds = not has_experts(network)
+    return attention.shapes, BatchInvariance(holds, across_threads=holds and across_threads)
 
 
 def has_experts(network: nn.Module) -> bool:
@@ -279,6 +278,7 @@ class _Attention:
             values[:, :, half : 2 * half] = -values[:, :, :half]
         mask = queries.new_zeros(len(queries), length)
         mask[:, num_visible:] = float("-inf")
-        rows = queries.transpose(0, 1)[None]
-        output = scaled_dot_product_attention(rows, keys, values, attn_mask=mask)
+        output = scaled_dot_product_attention(
+            queries.transpose(0, 1)[None], keys, values, attn_mask=mask
+        )
         return output[0].transpose(0, 1)

@@ -8,8 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from outrider.client.results import Generation
-from outrider.client.results_codec import generation_from_wire
+from outrider.client.results import Generation, generation_from_wire
 from outrider.protocol.messages import Interval
 from tests.support.system import running_system
 
