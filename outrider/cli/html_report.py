@@ -137,14 +137,13 @@ def _are_records(values: Collection[Any]) -> bool:
 
 
 def _plain_part(value: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: one for name, one in value.items() if _is_plain(one)}
-
-
-def _is_plain(value: Any) -> bool:
-    """Whether a value fits a cell."""
-    if isinstance(value, list):
-        return not any(isinstance(one, list | Mapping) for one in value)
-    return not isinstance(value, Mapping)
+    """The values that fit a cell: neither mappings nor lists of lists or mappings."""
+    return {
+        name: one
+        for name, one in value.items()
+        if not isinstance(one, Mapping)
+        and not (isinstance(one, list) and any(isinstance(each, list | Mapping) for each in one))
+    }
 
 
 def _pairs(title: str, values: Mapping[str, Any]) -> Table:
@@ -218,5 +217,6 @@ def _data_url(plot: Path) -> str:
 @cache
 def _template() -> jinja2.Template:
     source = (files("outrider.cli") / "html_report.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(source)
+    return jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        source
+    )

@@ -12,8 +12,8 @@ _TRACKS = ("orchestrator", "network", "draft", "target")
 
 def write_trace(file: TextIO, intervals: Sequence[Interval]) -> None:
     """Writes intervals in Chrome's Trace Event Format: a process a track, a thread a lane."""
-    events = trace_events(intervals)
-    json.dump({"displayTimeUnit": "ms", "traceEvents": events}, file, separators=(",", ":"))
+    trace = {"displayTimeUnit": "ms", "traceEvents": trace_events(intervals)}
+    json.dump(trace, file, separators=(",", ":"))
 
 
 def trace_events(intervals: Sequence[Interval]) -> list[dict[str, Any]]:
@@ -22,23 +22,21 @@ def trace_events(intervals: Sequence[Interval]) -> list[dict[str, Any]]:
     lanes = _in_order([(one.track, one.lane) for one in intervals])
     events: list[dict[str, Any]] = []
     for track, pid in tracks.items():
-        events.append(_named("process_name", pid, 0, {"name": track}))
-        events.append(_named("process_sort_index", pid, 0, {"sort_index": pid}))
+        events += _named("process", track, pid, 0, pid)
     for (track, lane), tid in lanes.items():
-        events.append(_named("thread_name", tracks[track], tid, {"name": lane}))
-        events.append(_named("thread_sort_index", tracks[track], tid, {"sort_index": tid}))
-    for one in intervals:
-        events.append(
-            {
-                "ph": "X",
-                "name": one.name,
-                "pid": tracks[one.track],
-                "tid": lanes[one.track, one.lane],
-                "ts": one.begin_ns / 1000,
-                "dur": one.duration_ns / 1000,
-                "args": one.counts,
-            }
-        )
+        events += _named("thread", lane, tracks[track], tid, tid)
+    events += [
+        {
+            "ph": "X",
+            "name": one.name,
+            "pid": tracks[one.track],
+            "tid": lanes[one.track, one.lane],
+            "ts": one.begin_ns / 1000,
+            "dur": one.duration_ns / 1000,
+            "args": one.counts,
+        }
+        for one in intervals
+    ]
     return events
 
 
@@ -47,5 +45,10 @@ def _in_order(keys: Sequence[Any]) -> dict[Any, int]:
     return {key: number for number, key in enumerate(dict.fromkeys(keys), start=1)}
 
 
-def _named(kind: str, pid: int, tid: int, args: dict[str, Any]) -> dict[str, Any]:
-    return {"ph": "M", "name": kind, "pid": pid, "tid": tid, "args": args}
+def _named(kind: str, name: str, pid: int, tid: int, place: int) -> list[dict[str, Any]]:
+    """Events that name a process or thread, and sort it."""
+    of = {"ph": "M", "pid": pid, "tid": tid}
+    return [
+        {**of, "name": f"{kind}_name", "args": {"name": name}},
+        {**of, "name": f"{kind}_sort_index", "args": {"sort_index": place}},
+    ]

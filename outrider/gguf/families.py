@@ -86,8 +86,9 @@ FAMILIES = {
 def family_of(architecture: str) -> Family:
     """Raises UnsupportedModel."""
     if architecture not in FAMILIES:
-        known = ", ".join(FAMILIES)
-        raise UnsupportedModel(f"GGUF files of {architecture!r} are not served, only of {known}")
+        raise UnsupportedModel(
+            f"GGUF files of {architecture!r} are not served, only of {', '.join(FAMILIES)}"
+        )
     return FAMILIES[architecture]
 
 
@@ -136,8 +137,7 @@ def _rope_scaling(prefix: str, scaling: Mapping[str, Any]) -> dict[str, Any] | N
         return None
     rope = {"rope_type": kind, "factor": factor}
     if kind == "yarn" and f"{_ROPE}original_context_length" in scaling:
-        length = scaling[f"{_ROPE}original_context_length"]
-        rope["original_max_position_embeddings"] = length
+        rope["original_max_position_embeddings"] = scaling[f"{_ROPE}original_context_length"]
     return rope
 
 

@@ -81,7 +81,12 @@ def read_tokenizer(file: Path, metadata: Mapping[str, Any]) -> PreTrainedTokeniz
     kind = metadata.get("tokenizer.ggml.model")
     if kind not in ("gpt2", "llama"):
         raise UnsupportedModel(f"its tokenizer {kind!r} is not known, only gpt2 and llama are")
-    splitting = _splitting(metadata.get("tokenizer.ggml.pre")) if kind == "gpt2" else None
+    name: Any = metadata.get("tokenizer.ggml.pre")
+    if kind == "gpt2" and name not in SPLITTINGS:
+        raise UnsupportedModel(
+            f"its pre-tokenizer {name!r} is not known, only {', '.join(SPLITTINGS)} are"
+        )
+    splitting = SPLITTINGS[name] if kind == "gpt2" else None
     # Alone in a folder: a tokenizer.json there would be read instead.
     with TemporaryDirectory() as folder:
         (Path(folder) / file.name).symlink_to(file.resolve())
@@ -101,13 +106,6 @@ def read_tokenizer(file: Path, metadata: Mapping[str, Any]) -> PreTrainedTokeniz
         special_tokens=[(bos, tokenizer.bos_token_id)] if adds_bos else [],
     )
     return tokenizer
-
-
-def _splitting(name: str | None) -> Splitting:
-    if name is None or name not in SPLITTINGS:
-        known = ", ".join(SPLITTINGS)
-        raise UnsupportedModel(f"its pre-tokenizer {name!r} is not known, only {known} are")
-    return SPLITTINGS[name]
 
 
 def _as_sentencepiece(tokenizer: Tokenizer, adds_space: bool) -> None:

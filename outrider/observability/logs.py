@@ -76,22 +76,23 @@ class RequestIds(Around):
         began = time.perf_counter()
 
         def tell(code: grpc.StatusCode) -> None:
-            _log_end(method, code, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            log.log(
+                logging.DEBUG if method.is_quiet else logging.INFO,
+                "%s %s in %.3f s",
+                method.name,
+                code.name,
+                seconds,
+                extra={
+                    "method": method.name,
+                    "code": code.name,
+                    "duration_ms": round(seconds * 1e3, 3),
+                },
+            )
             request_id.reset(token)
 
         with telling_the_end(context, tell):
             yield
-
-
-def _log_end(method: Method, code: grpc.StatusCode, seconds: float) -> None:
-    log.log(
-        logging.DEBUG if method.is_quiet else logging.INFO,
-        "%s %s in %.3f s",
-        method.name,
-        code.name,
-        seconds,
-        extra={"method": method.name, "code": code.name, "duration_ms": round(seconds * 1e3, 3)},
-    )
 
 
 def outgoing_metadata() -> list[tuple[str, str]]:

@@ -52,9 +52,7 @@ class Metrics(Collector):
     def __init__(self, collect: Collect, service_name: str | None = None) -> None:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
-        self.interceptor = RpcMetrics(self.registry)
-        if service_name is not None:
-            self.interceptor.start_at_zero(service_name)
+        self.interceptor = RpcMetrics(self.registry, service_name)
         self._collect = collect
         self._loop = asyncio.get_running_loop()
         self.registry.register(self)
@@ -68,9 +66,9 @@ class Metrics(Collector):
         try:
             server, _ = start_http_server(port, host, self.registry)
         except OSError as error:
-            reason = error.strerror or error
-            address = join_host_port(host, port)
-            raise ConfigurationError(f"cannot serve metrics on {address}: {reason}") from error
+            raise ConfigurationError(
+                f"cannot serve metrics on {join_host_port(host, port)}: {error.strerror or error}"
+            ) from error
         return int(server.server_port)
 
     def collect(self) -> Iterable[Metric]:
@@ -85,9 +83,13 @@ class Metrics(Collector):
 
 
 class RpcMetrics(Around):
-    """Counts and times calls, under the names and labels of grpc-ecosystem's middleware."""
+    """Counts and times calls, under the names and labels of grpc-ecosystem's middleware.
 
-    def __init__(self, registry: CollectorRegistry) -> None:
+    The counters of all methods of `service_name` are there from the start, since a rate misses the
+    first value of a series.
+    """
+
+    def __init__(self, registry: CollectorRegistry, service_name: str | None) -> None:
         labels = ["grpc_type", "grpc_service", "grpc_method"]
         self._started = Counter(
             "grpc_server_started", "RPCs started on the server.", labels, registry=registry
@@ -114,16 +116,13 @@ class RpcMetrics(Around):
         self._sent = Counter(
             "grpc_server_msg_sent", "Messages sent to clients.", labels, registry=registry
         )
-
-    def start_at_zero(self, service_name: str) -> None:
-        """Creates the counters of all methods, since a rate misses the first value of a series."""
-        for method in descriptor_pool.Default().FindServiceByName(service_name).methods:
+        pool = descriptor_pool.Default()
+        for method in pool.FindServiceByName(service_name).methods if service_name else ():
             kind = _KINDS[method.client_streaming, method.server_streaming]
-            labels = (kind, service_name, method.name)
             for metric in (self._started, self._seconds, self._received, self._sent):
-                metric.labels(*labels)
+                metric.labels(kind, service_name, method.name)
             for code in grpc.StatusCode:
-                self._handled.labels(*labels, code_name(code.name))
+                self._handled.labels(kind, service_name, method.name, code_name(code.name))
 
     @contextmanager
     def around(self, method: Method, context: Context) -> Iterator[None]:
@@ -174,7 +173,7 @@ def histogram(
     family = HistogramMetricFamily(name, text, labels=[label] if label else [])
     for value, distribution in distributions.items():
         bounds = [str(bound / unit) for bound in distribution.bounds]
-        sums = accumulate(distribution.counts)
-        buckets = [(bound, float(n)) for bound, n in zip([*bounds, "+Inf"], sums, strict=True)]
+        sums = map(float, accumulate(distribution.counts))
+        buckets = list(zip([*bounds, "+Inf"], sums, strict=True))
         family.add_metric([value] if label else [], buckets, distribution.total / unit)
     return family

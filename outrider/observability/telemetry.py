@@ -75,8 +75,9 @@ def configure(service_name: str) -> None:
         "otlp" if any(os.environ.get(name) for name in _ENDPOINTS) else "none"
     )
     if exporter not in _EXPORTERS:
-        known = ", ".join(_EXPORTERS)
-        raise ConfigurationError(f"unknown OTEL_TRACES_EXPORTER {exporter!r}; known: {known}")
+        raise ConfigurationError(
+            f"unknown OTEL_TRACES_EXPORTER {exporter!r}; known: {', '.join(_EXPORTERS)}"
+        )
     if exporter == "none" or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return
     # The variable for traces goes before the one for all signals.

@@ -15,7 +15,6 @@ class RunningCalls(Around):
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
         self._is_cut = False
-        self._ended = asyncio.Event()
 
     @property
     def num_running(self) -> int:
@@ -34,18 +33,14 @@ class RunningCalls(Around):
             raise ServiceUnavailable("the service was shut down before the call was done") from None
         finally:
             self._tasks.discard(task)
-            self._ended.set()
 
     async def wait_until_none(self, seconds: float) -> bool:
         """Whether all have ended within `seconds`."""
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._tasks:
-                    self._ended.clear()
-                    await self._ended.wait()
-        except TimeoutError:
-            return False
-        return True
+                    await asyncio.wait(set(self._tasks))
+        return not self._tasks
 
     def cut_off(self) -> None:
         """Ends all calls with UNAVAILABLE."""

@@ -92,8 +92,9 @@ async def _abort(context: Context, error: OutriderError) -> None:
     ]
     if error.retry_after is not None:  # gRPC's own retries heed this, and not RetryInfo
         metadata.append(("grpc-retry-pushback-ms", str(round(error.retry_after * 1e3))))
-    code = grpc.StatusCode[error.code.name]
-    await context.abort(code, status.message, trailing_metadata=tuple(metadata))
+    await context.abort(
+        grpc.StatusCode[error.code.name], status.message, trailing_metadata=tuple(metadata)
+    )
 
 
 def status_to_wire(error: OutriderError) -> status_pb2.Status:

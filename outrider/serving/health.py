@@ -83,19 +83,15 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc,unused-ignore
         """
         reason = ""
         while True:
+            before, reason = reason, ""
             try:
                 await check()
             except EngineFailed:
                 self.set_serving(False)
                 raise
             except OutriderError as error:
-                self.set_serving(False)
-                if error.message != reason:  # logged once, not at every check
-                    reason = error.message
-                    log.warning("not serving: %s", reason)
-            else:
-                self.set_serving(True)
-                if reason:
-                    log.warning("serving again")
-                reason = ""
+                reason = error.message
+            self.set_serving(not reason)
+            if reason != before:  # logged once, not at every check
+                log.warning(f"not serving: {reason}" if reason else "serving again")
             await asyncio.sleep(CHECK_SECONDS)

@@ -78,10 +78,15 @@ def interceptors(
     """The interceptors of every call, the outermost first; those that raise are inside the
     mapping of errors.
     """
-    optional = [metrics.interceptor] if metrics else []
-    spans = [telemetry.Spans()] if telemetry.is_on() else []
-    outer = [OtherServices(service_name), *optional, *spans, RequestIds()]
-    return [*outer, ErrorInterceptor(), calls, IdleTimeouts(idle_seconds)]
+    return [
+        OtherServices(service_name),
+        *([metrics.interceptor] if metrics else []),
+        *([telemetry.Spans()] if telemetry.is_on() else []),
+        RequestIds(),
+        ErrorInterceptor(),
+        calls,
+        IdleTimeouts(idle_seconds),
+    ]
 
 
 class Servicer(Protocol):

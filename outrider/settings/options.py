@@ -236,9 +236,11 @@ model_options = together(
 
 def settings_group(**attributes: Any) -> click.Group:
     """A group whose commands also take their settings from environment and file."""
-    settings = {"auto_envvar_prefix": ENVIRONMENT_PREFIX}
     return SettingsGroup(
-        "outrider", params=[config_option()], context_settings=settings, **attributes
+        "outrider",
+        params=[config_option()],
+        context_settings={"auto_envvar_prefix": ENVIRONMENT_PREFIX},
+        **attributes,
     )
 
 

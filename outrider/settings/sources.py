@@ -94,9 +94,8 @@ def drop_service_links(environment: MutableMapping[str, str]) -> None:
     For one named "outrider-target" these include OUTRIDER_TARGET_PORT=tcp://...
     """
     for name, value in list(environment.items()):
-        is_ours = name.startswith(f"{ENVIRONMENT_PREFIX}_")
-        is_address = value.startswith(("tcp://", "udp://"))
-        if is_ours and (is_address or _SERVICE_LINK.search(name)):
+        is_link = value.startswith(("tcp://", "udp://")) or _SERVICE_LINK.search(name)
+        if is_link and name.startswith(f"{ENVIRONMENT_PREFIX}_"):
             del environment[name]
 
 

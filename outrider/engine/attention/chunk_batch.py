@@ -5,7 +5,7 @@ for each session and layer; one batch over the slots' storage costs arithmetic o
 Where there is little of that, the batch wins.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -62,9 +62,8 @@ def attend_rows(query: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: 
 
 def _live_part(stored: Tensor, rows: Rows) -> Tensor:
     """The storage that a batch attends to, [num_rows, num_kv_heads, length, head_dim]."""
-    slots = rows.slots
-    if slots is not None:
-        return stored[:, :, : rows.length].index_select(0, slots)
+    if rows.slots is not None:
+        return stored[:, :, : rows.length].index_select(0, rows.slots)
     return stored[rows.first_slot : rows.first_slot + rows.num_rows, :, : rows.length]
 
 
@@ -136,14 +135,11 @@ class ChunkBatch:
         return mask.repeat(1, groups, 1)[:, None].to(like.device)
 
 
-def batches_of(chunks: Sequence[Chunk]) -> Iterator[list[int]]:
+def batches_of(chunks: Sequence[Chunk]) -> list[list[int]]:
     """Indices of the chunks of each batch; every chunk is in one."""
-    members = batch_of(chunks)
-    if members:
-        yield members
-    for index in range(len(chunks)):
-        if index not in members:
-            yield [index]
+    together = batch_of(chunks)
+    alone = [[index] for index in range(len(chunks)) if index not in together]
+    return [together, *alone] if together else alone
 
 
 def batch_of(chunks: Sequence[Chunk]) -> list[int]:

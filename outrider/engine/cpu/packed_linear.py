@@ -165,8 +165,6 @@ def _packed(weight: Tensor, bias: Tensor | None) -> RowLinear:
 def _can_pack(weight: Tensor) -> bool:
     if not torch.backends.mkldnn.is_available():
         return False
-    if not hasattr(torch.ops.mkldnn, "_reorder_linear_weight"):
-        return False
     if weight.dtype == torch.bfloat16:
         return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return weight.dtype == torch.float32

@@ -139,11 +139,6 @@ class Job:
         """The length of the text that it reads, without draft tokens."""
         return self.start + len(self.token_ids)
 
-    @property
-    def reads_all(self) -> bool:
-        """Whether it reads from the sequence's first token on."""
-        return self.start == 0 and self.copy_from is None
-
     def read_again(self, token_ids: Sequence[int]) -> None:
         """Makes it read from the first token on, with `token_ids` before its own."""
         self.token_ids[:0] = token_ids

@@ -87,7 +87,7 @@ class Slots:
             sources = {job.slot} if job.copy_from is None else {job.slot, job.copy_from[0]}
             if any(self.frequencies[source] != frequencies for source in sources):
                 job.read_again(self.held(job.slot, job.start, job.copy_from))
-        if not job.reads_all:
+        if job.start or job.copy_from is not None:
             return job.slot, 0
         job.prompt_length = job.text_length
         source, num_known = self.longest_prefix(job.slot, job.token_ids, frequencies)
