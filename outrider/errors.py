@@ -76,6 +76,12 @@ class VocabularyMismatch(
     """Draft and target do not share a vocabulary."""
 
 
+class HiddenStateMismatch(
+    OutriderError, code=StatusCode.FAILED_PRECONDITION, reason="HIDDEN_STATE_MISMATCH"
+):
+    """The target does not give the hidden states that the draft reads."""
+
+
 class BrokenChatTemplate(
     OutriderError, code=StatusCode.FAILED_PRECONDITION, reason="BROKEN_CHAT_TEMPLATE"
 ):

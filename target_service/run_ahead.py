@@ -8,18 +8,21 @@ from concurrent.futures import Future
 from torch import Tensor
 
 from outrider.engine.scheduling.job import Job
+from outrider.protocol.hidden_states import HiddenStates
 from outrider.protocol.messages import SamplingParams, Timings
 from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice, choose_tokens
+from target_service.hidden_states import states_read
 
-_STOPPED = (-1, Timings())  # ends `choices`
+_Told = tuple[int, Timings, HiddenStates | None]
+
+_STOPPED: _Told = (-1, Timings(), None)  # ends `choices`
 
 
 class RunAhead(Job):
     """Reads a token, chooses the next one, reads that one, and so on.
 
-    Each choice goes to `choices` on the event loop, with its timings; if a pass fails, its
-    exception does.
+    Each choice goes to `choices` on the event loop; if a pass fails, its exception does.
 
     Args:
         start: how many tokens the slot has read; `token_id` follows them.
@@ -42,7 +45,7 @@ class RunAhead(Job):
         self._logit_token_ids = logit_token_ids
         self.spec = SamplingSpec(params, len(logit_token_ids))
         self._loop = loop
-        self._choices: asyncio.Queue[tuple[int, Timings] | BaseException] = asyncio.Queue()
+        self._choices: asyncio.Queue[_Told | BaseException] = asyncio.Queue()
         self._is_stopped = False
         self._before = Timings()
         self.done.add_done_callback(self._note_failure)
@@ -68,12 +71,15 @@ class RunAhead(Job):
             now.num_threads,
         )
         self._before = now
-        self._tell((token_id, timings))
+        self._tell((token_id, timings, states_read(self, self.start, window=1)))
         self._num_left -= 1
         return [token_id] if self._num_left else []
 
-    async def choices(self) -> AsyncIterator[tuple[int, Timings]]:
-        """Yields tokens as they are chosen, with their timings; all, or until `stop`.
+    async def choices(self) -> AsyncIterator[_Told]:
+        """Yields tokens as they are chosen, all or until `stop`.
+
+        Each comes with its timings and, if the job captures them, the hidden states of the token
+        that was read for it.
 
         Raises the exception of a pass.
         """
@@ -94,5 +100,5 @@ class RunAhead(Job):
         if (error := done.exception()) is not None:
             self._tell(error)
 
-    def _tell(self, choice: tuple[int, Timings] | BaseException) -> None:
+    def _tell(self, choice: _Told | BaseException) -> None:
         self._loop.call_soon_threadsafe(self._choices.put_nowait, choice)

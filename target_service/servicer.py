@@ -10,7 +10,12 @@ import grpc
 
 from outrider.errors import VocabularyMismatch
 from outrider.observability import telemetry
-from outrider.protocol.codec import sampling_from_wire, verify_result_to_wire
+from outrider.protocol.codec import (
+    hidden_state_spec_from_wire,
+    hidden_states_to_wire,
+    sampling_from_wire,
+    verify_result_to_wire,
+)
 from outrider.protocol.messages import GREEDY, VerifyResult
 from outrider.serving.model_service import ModelServicer
 from outrider.v1 import target_pb2, target_pb2_grpc
@@ -44,6 +49,8 @@ class TargetServicer(ModelServicer[Verifier], target_pb2_grpc.TargetServiceServi
                 self._check_vocabulary(request.vocabulary_fingerprint)
                 if request.HasField("sampling"):
                     params = sampling_from_wire(request.sampling)
+                if request.HasField("hidden_states"):
+                    session.give_hidden_states(hidden_state_spec_from_wire(request.hidden_states))
                 with telemetry.span("verify", request.step_span_id) as span:
                     result = await session.verify(
                         request.context_length,
@@ -101,6 +108,13 @@ async def _write_run_ahead(context: Context, results: AsyncIterator[VerifyResult
 
 
 async def _write(context: Context, result: VerifyResult, began_ns: int) -> None:
+    """Writes a result, after those of its hidden states for which it has no room."""
+    if (states := result.hidden_states) is not None:
+        *surplus, last = states.pieces()
+        for piece in surplus:
+            message = target_pb2.VerifyResponse(hidden_states=hidden_states_to_wire(piece))
+            await context.write(message)
+        result = dataclasses.replace(result, hidden_states=last)
     total_ns = time.perf_counter_ns() - began_ns
     timings = dataclasses.replace(result.timings, total_ns=total_ns)
     await context.write(verify_result_to_wire(dataclasses.replace(result, timings=timings)))

@@ -5,16 +5,19 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from torch import Tensor
 
+from outrider.engine.chunk import Capture
 from outrider.engine.engine import Engine
 from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.engine.scheduling.sequence import TokenSequence
 from outrider.engine.worker import Worker
 from outrider.errors import ConfigurationError, InvalidRequest
+from outrider.protocol.hidden_states import HiddenStates, HiddenStateSpec
 from outrider.protocol.messages import MAX_NUM_SPECULATIVE_TOKENS, SamplingParams, VerifyResult
 from outrider.sampling.acceptance import accept_matching
 from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice, choose_tokens
+from target_service.hidden_states import check_spec, states_read
 from target_service.run_ahead import RunAhead
 
 # Sessions that may wait for a slot: one orchestrator opens no more than there are slots.
@@ -75,6 +78,7 @@ class VerifierSession:
     """One client's sequence, in one slot. Close it to give the slot back."""
 
     def __init__(self, engine: Engine, scheduler: Scheduler, slot: int) -> None:
+        self._engine = engine
         self._scheduler = scheduler
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
         self._rope = engine.rope
@@ -83,6 +87,12 @@ class VerifierSession:
         self._num_cached = 0  # how many tokens of the sequence the slot has read
         self._next_token_id: int | None = None  # of the last result
         self._run_ahead: RunAhead | None = None
+        self._hidden_states: HiddenStateSpec | None = None
+
+    def give_hidden_states(self, spec: HiddenStateSpec) -> None:
+        """Results have these hidden states from now on. Raises InvalidRequest if there are none."""
+        check_spec(spec, self._engine)
+        self._hidden_states = spec
 
     def is_stale(self, context_length: int, token_ids: Sequence[int]) -> bool:
         """Whether a pipelined request assumes another result than the last one.
@@ -124,6 +134,7 @@ class VerifierSession:
         if num_run_ahead_tokens:
             loop = asyncio.get_running_loop()
             job.on_result = lambda: self._begin_run_ahead(job, num_run_ahead_tokens, params, loop)
+        self._capture(job)
         self._num_cached = start
         timings = await asyncio.wrap_future(self._scheduler.submit(job))
         length = len(tokens)
@@ -132,8 +143,24 @@ class VerifierSession:
         self._next_token_id = job.next_token_id
         is_bonus = job.num_accepted == len(draft_token_ids)
         return VerifyResult(
-            length, job.num_accepted, job.next_token_id, is_bonus, len(tokens), timings
+            length,
+            job.num_accepted,
+            job.next_token_id,
+            is_bonus,
+            len(tokens),
+            timings,
+            hidden_states=self._states_read(job),
         )
+
+    def _capture(self, job: Job) -> None:
+        if (spec := self._hidden_states) is not None:
+            job.capture = Capture(spec.layers, spec.window)
+
+    def _states_read(self, job: Job) -> HiddenStates | None:
+        """Of tokens that the session holds and `job` has read since the last call."""
+        if self._hidden_states is None:
+            return None
+        return states_read(job, self._num_cached, self._hidden_states.window)
 
     def _begin_run_ahead(
         self,
@@ -146,6 +173,7 @@ class VerifierSession:
         length = job.length + job.num_accepted
         ids = self._logit_token_ids
         run_ahead = RunAhead(self._slot, length, job.next_token_id, num_tokens, params, ids, loop)
+        self._capture(run_ahead)
         self._run_ahead = run_ahead
         self._scheduler.follow_up(job, lambda: [run_ahead])
 
@@ -155,12 +183,12 @@ class VerifierSession:
         return self._run_ahead_results(self._run_ahead)
 
     async def _run_ahead_results(self, run_ahead: RunAhead) -> AsyncIterator[VerifyResult]:
-        async for token_id, timings in run_ahead.choices():
+        async for token_id, timings, states in run_ahead.choices():
             assert self._next_token_id is not None
             self._sequence.token_ids.append(self._next_token_id)
             self._next_token_id = token_id
             length = self._num_cached = len(self._sequence.token_ids)
-            yield VerifyResult(length, 0, token_id, True, length, timings, is_run_ahead=True)
+            yield VerifyResult(length, 0, token_id, True, length, timings, True, states)
 
     def stop(self) -> None:
         """Ends `run_ahead`. Tokens read behind its last result will be read again."""

@@ -76,8 +76,12 @@ class Draft:
             return
         self.state = DraftState.PREFILLING
         self._steps_behind = STEPS_TO_CATCH_UP if is_late else 0
-        asked = self._ask(list(tokens), 0, decision, LONGEST_PREFILL_SECONDS)
-        self._prefill = asyncio.create_task(asked)
+        self._prefill = asyncio.create_task(self._read(list(tokens), decision))
+
+    async def _read(self, tokens: Sequence[int], decision: Decision) -> Proposal | None:
+        if self._drafter is not None:
+            await self._drafter.until_readable(tokens)
+        return await self._ask(tokens, 0, decision, LONGEST_PREFILL_SECONDS)
 
     @property
     def is_late(self) -> bool:

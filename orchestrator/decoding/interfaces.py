@@ -56,6 +56,10 @@ class Drafter(Protocol):
         """Draft tokens of all predrafts of this session."""
         ...
 
+    async def until_readable(self, tokens: Sequence[int]) -> None:
+        """Returns once it can read `tokens`: at once, unless the target has to read them first."""
+        ...
+
     async def propose(
         self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
     ) -> Proposal:

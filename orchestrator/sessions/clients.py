@@ -10,6 +10,7 @@ import grpc
 
 from orchestrator.reporting.timeline import Timeline
 from orchestrator.sessions.draft_session import DraftSession
+from orchestrator.sessions.hidden_state_window import HiddenStateWindow
 from orchestrator.sessions.target_session import TargetSession
 from outrider import __version__
 from outrider.errors import (
@@ -109,6 +110,7 @@ class DraftClient(ModelClient):
         target: ModelInfo,
         timeout: float | None,
         timeline: Timeline | None,
+        window: HiddenStateWindow | None,
     ) -> DraftSession:
         return DraftSession(
             partial(self.stub.Propose, timeout=timeout, metadata=outgoing_metadata()),
@@ -116,6 +118,7 @@ class DraftClient(ModelClient):
             draft,
             target,
             timeline,
+            window,
         )
 
 
@@ -131,6 +134,7 @@ class TargetClient(ModelClient):
         target: ModelInfo,
         timeout: float | None,
         timeline: Timeline | None,
+        window: HiddenStateWindow | None,
     ) -> TargetSession:
         """Which fails with VOCABULARY_MISMATCH if the service serves another vocabulary by now."""
         return TargetSession(
@@ -138,4 +142,5 @@ class TargetClient(ModelClient):
             params,
             timeline,
             target.vocabulary_fingerprint,
+            window,
         )

@@ -9,14 +9,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from orchestrator.reporting.timeline import DRAFT, Timeline
+from orchestrator.sessions.hidden_state_window import HiddenStateWindow
 from orchestrator.sessions.sequence_sync import SequenceSync
 from orchestrator.sessions.stream import SessionStream
 from outrider.errors import OutriderError, ServiceUnavailable
 from outrider.protocol.codec import (
+    hidden_states_to_wire,
     predrafts_from_wire,
     proposal_from_wire,
     sampling_to_wire,
 )
+from outrider.protocol.hidden_states import HiddenStates
 from outrider.protocol.messages import (
     ModelInfo,
     Predraft,
@@ -31,7 +34,11 @@ _SLOT_WAIT_SECONDS = 0.05
 
 
 class DraftSession:
-    """Proposals for one sequence; `interfaces.Drafter` over gRPC."""
+    """Proposals for one sequence; `interfaces.Drafter` over gRPC.
+
+    Args:
+        window: hidden states of the target, for a feature draft.
+    """
 
     def __init__(
         self,
@@ -40,6 +47,7 @@ class DraftSession:
         draft: ModelInfo,
         target: ModelInfo,
         timeline: Timeline | None = None,
+        window: HiddenStateWindow | None = None,
     ) -> None:
         self.max_context_length = draft.max_context_length
         self.num_predrafted_tokens = 0
@@ -64,6 +72,13 @@ class DraftSession:
         # One entry for each response to come: the future to resolve, or None for `follow`.
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
         self._timeline = timeline
+        self._window = window
+        self._num_states = 0  # tokens whose hidden states the draft has been sent
+
+    async def until_readable(self, tokens: Sequence[int]) -> None:
+        """Returns once the draft can read `tokens`: a feature draft does so after the target."""
+        if self._window is not None:
+            await self._window.until(len(tokens) - 1)
 
     async def propose(
         self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
@@ -72,7 +87,7 @@ class DraftSession:
 
         Raises OutriderError.
         """
-        request = self._request(tokens, plan)
+        request = self._request(tokens, plan, await self._lacking_states(tokens))
         request.num_speculative_tokens = num_speculative_tokens
         self._note_sent("propose" if num_speculative_tokens else "read", request)
         proposal = await self._exchange(request)
@@ -84,7 +99,7 @@ class DraftSession:
 
         Raises OutriderError.
         """
-        request = self._request(tokens, plan)
+        request = self._request(tokens, plan, await self._lacking_states(tokens))
         request.draft_token_ids.extend(map(self._representable, draft))
         if plan.num_tokens and not plan.num_predrafts:
             # Without predrafts the draft would not read these tokens yet; asked for one, it does.
@@ -126,7 +141,9 @@ class DraftSession:
             self._growth = asyncio.get_running_loop().create_future()
         return self._growth
 
-    def _request(self, tokens: Sequence[int], plan: PredraftPlan) -> draft_pb2.ProposeRequest:
+    def _request(
+        self, tokens: Sequence[int], plan: PredraftPlan, states: HiddenStates | None
+    ) -> draft_pb2.ProposeRequest:
         self._context_length = len(tokens)
         self._cache = {}
         context_length, token_ids = self._sync.difference(tokens)
@@ -135,12 +152,33 @@ class DraftSession:
             token_ids=[self._representable(token_id) for token_id in token_ids],
             predraft_length=plan.num_tokens,
             acceptance_rate=plan.acceptance_rate,
+            hidden_states=hidden_states_to_wire(states),
         )
         if plan.is_limit:
             request.max_predrafts = plan.num_predrafts
         else:
             request.num_predrafts = plan.num_predrafts
         return request
+
+    async def _lacking_states(self, tokens: Sequence[int]) -> HiddenStates | None:
+        """The hidden states that the draft lacks to continue `tokens`; None if it lacks none.
+
+        Of those that exceed a message it sends all but the last ones, with the tokens before them.
+        """
+        if self._window is None:
+            return None
+        *surplus, last = self._window.between(self._num_states, len(tokens) - 1).pieces()
+        for piece in surplus:
+            known = tokens[: piece.end + 1]
+            request = self._request(known, PredraftPlan(), piece)
+            if self._reader is None:
+                await self._exchange(request)
+            else:
+                self._waiting.append(None)
+                await self._send(request)
+            self._sync.hold(known, (), len(known))
+        self._num_states = last.end
+        return last if last.num_tokens else None
 
     def _representable(self, token_id: int) -> int:
         """The id, or a stand-in if the draft lacks it; its proposals are guesses anyway."""

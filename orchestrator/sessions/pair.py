@@ -8,6 +8,7 @@ from orchestrator.policy.cost_model import PairState
 from orchestrator.reporting.timeline import Timeline
 from orchestrator.sessions.clients import DraftClient, TargetClient
 from orchestrator.sessions.draft_session import DraftSession
+from orchestrator.sessions.hidden_state_window import HiddenStateWindow, check_gives
 from orchestrator.sessions.link import Link
 from orchestrator.sessions.target_session import TargetSession
 from orchestrator.text.tokenizer import Tokenizer
@@ -57,6 +58,7 @@ class Pair:
             OutriderError: the target does not answer, or its tokenizer cannot be read; or the
                 draft's address is another service's.
             VocabularyMismatch: their vocabularies differ.
+            HiddenStateMismatch: the draft reads hidden states that the target does not give.
         """
         async with AsyncExitStack() as opened:
             target = TargetClient(target_address)
@@ -100,11 +102,14 @@ class Pair:
         timeline: Timeline | None = None,
     ) -> Iterator[tuple[TargetSession, DraftSession | None]]:
         """A session on each service, closed at the end in any case."""
-        verifier = self._target.open_session(params, self.target_info, timeout, timeline)
-        drafter, draft_info = None, self.draft_info
-        if speculate and self._draft is not None and draft_info is not None:
+        target_info, draft_info = self.target_info, self.draft_info if speculate else None
+        spec = None if draft_info is None else draft_info.reads_hidden_states
+        window = None if spec is None else HiddenStateWindow(spec.of_target(target_info.num_layers))
+        verifier = self._target.open_session(params, target_info, timeout, timeline, window)
+        drafter = None
+        if self._draft is not None and draft_info is not None:
             drafter = self._draft.open_session(
-                params, draft_info, self.target_info, timeout, timeline
+                params, draft_info, target_info, timeout, timeline, window
             )
         try:
             yield verifier, drafter
@@ -141,7 +146,10 @@ class Pair:
         self.on_target(info)
 
     async def _accept_draft(self, info: ModelInfo) -> None:
-        """Raises VocabularyMismatch. Compares once for each vocabulary of the draft."""
+        """Raises VocabularyMismatch, HiddenStateMismatch.
+
+        Compares vocabularies once for each of the draft's.
+        """
         assert self._draft is not None
         fingerprint = info.vocabulary_fingerprint
         if fingerprint != self._compared:
@@ -152,6 +160,7 @@ class Pair:
             self._compared = fingerprint
         if self._mismatch:
             raise VocabularyMismatch(self._mismatch)
+        check_gives(self.target_info, info)
 
     def _find_mismatch(self, draft: ModelInfo, files: TokenizerFiles) -> str:
         try:

@@ -14,10 +14,17 @@ from orchestrator.decoding.interfaces import (
     RunningAhead,
 )
 from orchestrator.reporting.timeline import TARGET, Timeline
+from orchestrator.sessions.hidden_state_window import HiddenStateWindow
 from orchestrator.sessions.sequence_sync import SequenceSync
 from orchestrator.sessions.stream import SessionStream
 from outrider.errors import OutriderError
-from outrider.protocol.codec import sampling_to_wire, verify_result_from_wire
+from outrider.protocol.codec import (
+    hidden_state_spec_to_wire,
+    hidden_states_from_wire,
+    sampling_to_wire,
+    verify_result_from_wire,
+)
+from outrider.protocol.hidden_states import HiddenStates
 from outrider.protocol.messages import SamplingParams, Timings, VerifyResult
 from outrider.v1 import target_pb2
 
@@ -31,6 +38,7 @@ class TargetSession:
 
     Args:
         vocabulary_fingerprint: of the vocabulary that the tokens are of; empty: not checked.
+        window: gets the hidden states that a feature draft reads.
     """
 
     def __init__(
@@ -39,11 +47,15 @@ class TargetSession:
         params: SamplingParams,
         timeline: Timeline | None = None,
         vocabulary_fingerprint: str = "",
+        window: HiddenStateWindow | None = None,
     ) -> None:
         self.pipelined: PipelinedRequest | None = None
         self._timeline = timeline
+        self._window = window
         settings = target_pb2.VerifyRequest(
-            sampling=sampling_to_wire(params), vocabulary_fingerprint=vocabulary_fingerprint
+            sampling=sampling_to_wire(params),
+            vocabulary_fingerprint=vocabulary_fingerprint,
+            hidden_states=hidden_state_spec_to_wire(None if window is None else window.spec),
         )
         self._stream = SessionStream(open_call, settings, _SLOT_WAIT_SECONDS, "the target")
         self._sync = SequenceSync()
@@ -67,7 +79,8 @@ class TargetSession:
             result = await self._next_run_ahead(tokens)
         elif pipelined is None and not is_pipelining and not self.is_running_ahead:
             request = self._request(tokens, draft_token_ids, num_run_ahead)
-            result = _result_in(await self._stream.exchange(request))
+            response = await self._stream.exchange(request)
+            result = self._result_in(await self._without_states(response))
             self._num_run_ahead = num_run_ahead
         else:
             is_sent = pipelined is not None and pipelined.tokens == tokens
@@ -98,7 +111,7 @@ class TargetSession:
         self._note_sent("run ahead", tokens[-1:])
         message = (await self._stream.receive()).run_ahead
         _check(message.context_length == len(tokens))
-        return verify_result_from_wire(message, is_run_ahead=True)
+        return self._read(message, is_run_ahead=True)
 
     async def _receive(self, after_stale: bool, lookahead: Lookahead | None) -> VerifyResult:
         """The next result; while it waits, sends the next request, if that is worth it."""
@@ -138,22 +151,38 @@ class TargetSession:
             _check((await self._next_answer()).HasField("stale"))
             if self._timeline is not None:
                 self._timeline.answered(TARGET, Timings(), ())
-        return _result_in(await self._next_answer())
+        return self._result_in(await self._next_answer())
 
     async def _next_answer(self) -> Any:
         """The answer to a request. Run-ahead results before it are not wanted any more."""
         while (response := await self._stream.receive()).HasField("run_ahead"):
             _check(self._num_run_ahead > 0)
             self._num_run_ahead -= 1
+        return await self._without_states(response)
+
+    async def _without_states(self, response: Any) -> Any:
+        """The response, or the one that follows hidden states."""
+        while response.HasField("hidden_states"):
+            self._keep(hidden_states_from_wire(response.hidden_states))
+            response = await self._stream.receive()
         return response
+
+    def _result_in(self, response: target_pb2.VerifyResponse) -> VerifyResult:
+        _check(response.HasField("result"))
+        return self._read(response.result)
+
+    def _read(self, message: target_pb2.VerifyResult, is_run_ahead: bool = False) -> VerifyResult:
+        result = verify_result_from_wire(message, is_run_ahead)
+        if result.hidden_states is not None:
+            self._keep(result.hidden_states)
+        return result
+
+    def _keep(self, states: HiddenStates) -> None:
+        if self._window is not None:
+            self._window.add(states)
 
     def close(self) -> None:
         self._stream.close()
-
-
-def _result_in(response: target_pb2.VerifyResponse) -> VerifyResult:
-    _check(response.HasField("result"))
-    return verify_result_from_wire(response.result)
 
 
 def _check(agrees: bool) -> None:

@@ -13,10 +13,11 @@ class Capture:
 
     Layer i means `hidden_states[i]` of transformers: what enters decoder layer i. `rows`
     [num_tokens, len(layers) * hidden_size] are of the chunk's tokens in the latest pass, the layers
-    side by side.
+    side by side. Of what several chunks of a job leave, the last `window` tokens' are kept.
     """
 
     layers: tuple[int, ...]
+    window: int | None = None
     rows: Tensor | None = None
 
 

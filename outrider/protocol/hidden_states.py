@@ -11,13 +11,22 @@ MAX_BYTES = 2**20
 class HiddenStateSpec:
     """Which of the target's hidden states a feature draft reads.
 
-    Layer i means what enters decoder layer i, and `hidden_size` is the size of one layer's. The
-    draft makes no use of those before the last `window` tokens.
+    Layer i means what enters decoder layer i; without any, the draft reads the layers of
+    `of_target`. `hidden_size` is the size of one layer's. The draft makes no use of those before
+    the last `window` tokens.
     """
 
     layers: tuple[int, ...]
     hidden_size: int
     window: int
+
+    def of_target(self, num_layers: int) -> Self:
+        """The same of a target with so many layers, which are named.
+
+        Those of the EAGLE-3 authors are near its beginning, its middle and its end.
+        """
+        layers = self.layers or (2, num_layers // 2, num_layers - 3)
+        return replace(self, layers=layers)
 
     @property
     def row_bytes(self) -> int:

@@ -135,6 +135,9 @@ def load_served_model(
         token_ns=round(1e9 * engine.batch_limits.token_seconds),
         batch_invariance=engine.batch_invariance,
         num_threads=engine.threads.current,
+        num_layers=engine.num_layers,
+        hidden_size=engine.hidden_size,
+        gives_hidden_states=engine.gives_hidden_states,
     )
     return engine, ServedModel(info, tuple(chunks(to_bytes(files))))
 

@@ -89,6 +89,9 @@ class LocalDrafter:
         self._params = params
         self._sync = SequenceSync()
 
+    async def until_readable(self, tokens: Sequence[int]) -> None:
+        """At once."""
+
     async def propose(
         self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
     ) -> Proposal:

@@ -109,6 +109,9 @@ class FakeDrafter:
         self.calls: list[tuple[list[int], int]] = []
         self.followed: list[tuple[list[int], tuple[int, ...]]] = []
 
+    async def until_readable(self, tokens: Sequence[int]) -> None:
+        """At once."""
+
     async def propose(
         self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
     ) -> Proposal:

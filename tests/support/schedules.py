@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import aclosing
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -28,7 +29,8 @@ from outrider.protocol.messages import (
     VerifyResult,
 )
 from tests.support.fake_network import Network, guarded
-from tests.support.toy_pair import ToyModel, toy_pair
+from tests.support.feature_draft import FeatureChecks
+from tests.support.toy_pair import HIDDEN_STATES, ToyModel, toy_pair
 
 PROMPT = [5, 1, 7, 7, 2, 9, 0, 4, 11]
 SAMPLED = SamplingParams(temperature=1.0, seed=3)
@@ -131,7 +133,11 @@ class CountedTarget(TargetSession):
 
 
 class Schedule:
-    """One order of all that can happen, for sessions of one pair of services."""
+    """One order of all that can happen, for sessions of one pair of services.
+
+    Args:
+        window: of the hidden states that the draft reads; 0: it reads none.
+    """
 
     def __init__(
         self,
@@ -140,6 +146,7 @@ class Schedule:
         num_sessions: int = 1,
         num_predrafts: int = 4,
         min_confidence: float = 0.0,
+        window: int = 0,
     ) -> None:
         self.seed = seed
         self.random = Random(seed)
@@ -151,6 +158,7 @@ class Schedule:
             min_confidence,
             chooses=seed % 2 == 1,
         )
+        self.num_given_up = 0
         self.num_hits = 0
         self.num_pipelined_steps = 0
         self.num_stale_steps = 0
@@ -166,7 +174,9 @@ class Schedule:
         client: Any = self
         self._pair = Pair(client, self.services.info, client, client)
         assert self._pair.draft_link is not None
-        self._pair.draft_link.note(self.services.info)
+        spec = replace(HIDDEN_STATES, window=window) if window else None
+        self._pair.draft_link.note(replace(self.services.info, reads_hidden_states=spec))
+        self.features = FeatureChecks(self.services.draft_servicer.Propose) if window else None
 
     @classmethod
     async def start(cls, seed: int, *args: Any, **settings: Any) -> Schedule:
@@ -176,7 +186,8 @@ class Schedule:
         loop.time = lambda: schedule._seconds
         services, handlers = schedule.services, schedule.network.handlers
         handlers["draft"] = await guarded(
-            "/outrider.v1.DraftService/Propose", services.draft_servicer.Propose
+            "/outrider.v1.DraftService/Propose",
+            schedule.features or services.draft_servicer.Propose,
         )
         handlers["target"] = await guarded(
             "/outrider.v1.TargetService/Verify", services.target_servicer.Verify
@@ -190,8 +201,10 @@ class Schedule:
     ) -> Any:
         """Stands for `DraftClient`, which is told of two models, and for `TargetClient`."""
         if not isinstance(models[1], ModelInfo):
-            return CountedTarget(lambda: self.network.open("target"), params)
-        session = DraftSession(lambda: self.network.open("draft"), params, *models[:2])
+            return CountedTarget(lambda: self.network.open("target"), params, window=models[-1])
+        session = DraftSession(
+            lambda: self.network.open("draft"), params, *models[:2], window=models[-1]
+        )
         return CheckedDrafter(session, self.services.draft_model, params)
 
     async def text(
@@ -215,6 +228,7 @@ class Schedule:
                     self.num_stale_steps += step.replaces_stale
             assert isinstance(drafter, CheckedDrafter)
             assert isinstance(verifier, CountedTarget)
+            self.num_given_up += drafter.given_up_for is not None
             self.num_hits += drafter.num_hits
             self.num_run_ahead_steps += verifier.num_run_ahead
             self.num_interrupted += verifier.num_interrupted
@@ -251,6 +265,7 @@ class Schedule:
         ), "slots that were not given back"
         left = asyncio.all_tasks() - {asyncio.current_task()}
         assert not left, f"tasks that wait for ever: {left}"
+        assert self.features is None or not self.features.faults
 
     def _happen(self) -> bool:
         """One event, unless there is none."""

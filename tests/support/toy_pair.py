@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import accumulate
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
@@ -23,6 +24,7 @@ from outrider.engine.attention.rope import NO_ROPE
 from outrider.engine.chunk import Chunk
 from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.scheduler import Scheduler
+from outrider.protocol.hidden_states import HiddenStateSpec
 from outrider.protocol.messages import ModelInfo, SamplingParams
 from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice, choose_tokens, rank_tokens
@@ -76,8 +78,26 @@ class ToyModel:
         return text
 
 
+HIDDEN_STATES = HiddenStateSpec(layers=(0,), hidden_size=4, window=MAX_CONTEXT_LENGTH)
+
+
+def hidden_state(state: int) -> list[int]:
+    """What a model knows, as digits that bfloat16 can hold."""
+    return list(state.to_bytes(4, "little"))
+
+
+def hidden_states_after(tokens: Sequence[int]) -> list[list[int]]:
+    """Of each token of a sequence."""
+    states = accumulate(tokens, _read, initial=0)
+    return [hidden_state(state) for state in states][1:]
+
+
 class ToyEngine:
     """Runs a toy model as `Engine` runs a real one, with a cache of slots."""
+
+    gives_hidden_states = True
+    num_layers = 1
+    hidden_size = 4
 
     vocab_size = VOCAB_SIZE
     max_context_length = MAX_CONTEXT_LENGTH
@@ -142,6 +162,9 @@ class ToyEngine:
         for place, token_id in enumerate(chunk.token_ids, chunk.start):
             assert state is not None, f"slot {chunk.slot} has nothing before {place}"
             slot[place] = state = _read(state, token_id)
+        if chunk.capture is not None:
+            read = [state for state in slot[chunk.start : chunk.end] if state is not None]
+            chunk.capture.rows = torch.tensor([*map(hidden_state, read)], dtype=torch.float32)
         wanted = slot[chunk.end - chunk.num_logits : chunk.end]
         return self.model.logits([state for state in wanted if state is not None])
 

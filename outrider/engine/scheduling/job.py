@@ -14,6 +14,10 @@ from outrider.protocol.messages import Timings
 from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice
 
+# A prompt that begins like the content of a slot is read from there on, which gives no hidden
+# states of what is copied. Who wants them gets at least those of so many tokens.
+FEWEST_CAPTURED = 64
+
 # Passes that a job may be left out of before it goes first.
 MAX_MISSED = 4
 
@@ -147,9 +151,11 @@ class Job:
     def num_skippable(self, num_known: int) -> int:
         """How many tokens at the beginning it need not read if a slot holds `num_known`.
 
-        Tokens that get logits, and the last one, are always read.
+        Tokens that get logits, and the last one, are always read, and so are the last ones whose
+        hidden states are wanted.
         """
-        return max(0, min(num_known, len(self.token_ids) - max(1, self.num_logits)))
+        num_needed = max(FEWEST_CAPTURED if self.capture else 1, self.num_logits)
+        return max(0, min(num_known, len(self.token_ids) - num_needed))
 
     def skip(self, source: int, num_tokens: int) -> None:
         """Skips tokens at the beginning that slot `source` has read."""
@@ -217,6 +223,9 @@ class Job:
         if self._captured and chunk.start != self._captured[-1][0] + len(self._captured[-1][1]):
             self._captured = []  # it reads again from another index on
         self._captured.append((chunk.start, rows))
+        first = 0 if chunk.capture.window is None else chunk.end - chunk.capture.window
+        while len(self._captured) > 1 and self._captured[1][0] <= first:
+            del self._captured[0]
 
     @property
     def timings(self) -> Timings:

@@ -11,8 +11,11 @@ import pytest
 from grpc.aio import Metadata
 
 from orchestrator.sessions.draft_session import DraftSession
+from orchestrator.sessions.hidden_state_window import HiddenStateWindow
 from outrider.errors import OutriderError, ServiceUnavailable
+from outrider.protocol import hidden_states
 from outrider.protocol.codec import predraft_plan_from_wire
+from outrider.protocol.hidden_states import HiddenStates, HiddenStateSpec
 from outrider.protocol.messages import GREEDY, ModelInfo, PredraftPlan
 from outrider.v1 import draft_pb2
 
@@ -151,6 +154,34 @@ async def test_what_comes_late_is_dropped(session: DraftSession, call: ScriptedC
     assert session.cached([1, 2, 3, 4]) is None
     assert session.cached([1, 2, 3, 4, 7]) is None
     assert session.num_predrafted_tokens == 1
+
+
+async def test_a_prompts_hidden_states_come_with_its_tokens(
+    call: ScriptedCall, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several messages, the first of which opens the session."""
+    monkeypatch.setattr(hidden_states, "MAX_BYTES", 8)
+    window = HiddenStateWindow(HiddenStateSpec((0, 1), hidden_size=1, window=5))
+    session = DraftSession(lambda: call, GREEDY, MODEL, MODEL, window=window)
+    prompt = [10, 11, 12, 13, 14, 15, 16]
+    await session.until_readable(prompt[:1])
+    reading = asyncio.create_task(session.until_readable(prompt))
+    await asyncio.sleep(0)
+    assert not reading.done()
+    window.add(HiddenStates(0, 7, bytes(range(28))))
+    await reading
+    asking = asyncio.create_task(session.propose(prompt, 3, PREDRAFT_PLAN))
+    await call.respond(context_length=5, sequence_length=5)
+    await call.respond(context_length=7, draft_token_ids=[1], sequence_length=7)
+    assert (await asking).draft_token_ids == (1,)
+    first, last = call.requests
+    assert (first.context_length, first.token_ids) == (0, prompt[:5])
+    assert first.hidden_states.first_index == 2
+    assert first.hidden_states.data == bytes(range(8, 16))
+    assert (first.num_speculative_tokens, first.num_predrafts) == (0, 0)
+    assert (last.context_length, last.token_ids) == (5, prompt[5:])
+    assert last.hidden_states.data == bytes(range(16, 24))
+    assert last.num_speculative_tokens == 3
 
 
 async def test_an_answer_nobody_asked_for_ends_the_session(

@@ -16,12 +16,14 @@ from orchestrator.sessions.link import Link
 from orchestrator.sessions.pair import Pair
 from outrider.errors import (
     DeadlineExceeded,
+    HiddenStateMismatch,
     OutriderError,
     QueueFull,
     ServiceUnavailable,
     VocabularyMismatch,
     WrongService,
 )
+from outrider.protocol.hidden_states import HiddenStateSpec
 from outrider.protocol.messages import ModelInfo, TokenizerFiles
 
 INFO = ModelInfo("a-model", max_context_length=9, vocab_size=5, vocabulary_fingerprint="same")
@@ -174,6 +176,24 @@ async def test_a_draft_that_comes_back_as_another_is_not_used(
     draft.answer = INFO
     await pair.draft_link.look()
     assert pair.draft_info == INFO
+
+
+async def test_a_draft_that_reads_what_the_target_does_not_give_is_not_used(clients: Any) -> None:
+    target, draft = clients
+    pair = pair_of(target, draft)
+    assert pair.draft_link is not None
+    draft.answer = replace(INFO, reads_hidden_states=HiddenStateSpec((0, 3), 8, 64))
+    with pytest.raises(HiddenStateMismatch):
+        await pair.draft_link.look()
+    assert pair.draft_info is None
+    target.answer = replace(INFO, gives_hidden_states=True, num_layers=4, hidden_size=8)
+    await pair.target_link.look()
+    await pair.draft_link.look()
+    assert pair.draft_info == draft.answer
+    target.answer = INFO  # started again on a device that gives none
+    await pair.target_link.look()
+    with pytest.raises(HiddenStateMismatch):
+        await pair.draft_link.look()
 
 
 async def test_admission_follows_the_slots_of_a_target_that_was_restarted(clients: Any) -> None:

@@ -30,6 +30,11 @@ def test_a_row_that_is_too_large_goes_alone() -> None:
     assert len(states(0, 2, MAX_BYTES + 4).pieces()) == 2
 
 
+def test_layers_that_are_not_named_are_those_of_the_authors() -> None:
+    assert HiddenStateSpec((), 8, 64).of_target(30).layers == (2, 15, 27)
+    assert HiddenStateSpec((4, 5), 8, 64).of_target(30).layers == (4, 5)
+
+
 def test_there_is_a_piece_even_of_nothing() -> None:
     assert states(4, 0, 12).pieces() == [HiddenStates(4, 0, b"")]
 

@@ -1,0 +1,38 @@
+"""Hidden states of the target, as a session's results carry them."""
+
+import sys
+
+import torch
+
+from outrider.engine.engine import Engine
+from outrider.engine.scheduling.job import Job
+from outrider.errors import InvalidRequest
+from outrider.protocol.hidden_states import HiddenStates, HiddenStateSpec
+
+
+def check_spec(spec: HiddenStateSpec, engine: Engine) -> None:
+    """Raises InvalidRequest if the engine does not give these hidden states."""
+    if not engine.gives_hidden_states:
+        raise InvalidRequest("this target gives no hidden states")
+    if spec.hidden_size != engine.hidden_size:
+        raise InvalidRequest(f"the hidden states of this target have size {engine.hidden_size}")
+    if not spec.layers or max(spec.layers) >= engine.num_layers or spec.window < 1:
+        raise InvalidRequest(
+            f"hidden_states must name some of the layers 0 to {engine.num_layers - 1}, and a window"
+        )
+
+
+def states_read(job: Job, end: int, window: int) -> HiddenStates | None:
+    """Of the tokens that `job` has read since the last call, the last `window` before index `end`.
+
+    None if it captures none.
+    """
+    taken = job.take_hidden_states()
+    if taken is None:
+        return None
+    begin, rows = taken
+    rows = rows[: end - begin][-window:]
+    data = rows.to(torch.bfloat16).contiguous().view(torch.int16).cpu().numpy()
+    if sys.byteorder == "big":
+        data = data.byteswap()
+    return HiddenStates(end - len(rows), len(rows), data.tobytes())
