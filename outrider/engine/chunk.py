@@ -1,10 +1,12 @@
 """Chunks, of which forward passes are made."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from outrider.sampling.sampler import Choice
 
 
 @dataclass(slots=True, eq=False)
@@ -19,6 +21,26 @@ class Capture:
     layers: tuple[int, ...]
     window: int | None = None
     rows: Tensor | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Features:
+    """What a feature draft reads beside the tokens of a chunk, and what its pass leaves.
+
+    `rows` are the target's hidden states, [num_tokens, num_layers * hidden_size], or the draft's
+    own, [num_tokens, hidden_size]: row i is that of the token before the chunk's token i.
+    `first_index` is the index in the sequence of the token with which the slot begins.
+
+    `outputs` gets the draft's hidden states [1, hidden_size] behind the chunk, and behind each
+    token that is drafted after it. `follow` takes the choices there and returns the token to read
+    next, or None for no more; without it that is the choice.
+    """
+
+    rows: Tensor
+    are_own: bool
+    first_index: int = 0
+    follow: Callable[[list[Choice]], int | None] | None = None
+    outputs: list[Tensor] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +60,8 @@ class Chunk:
     frequencies, where they depend on the length of the text."""
     capture: Capture | None = None
     """Gets hidden states of the chunk's tokens, if an engine gives them."""
+    features: Features | None = None
+    """For an engine of a feature draft; None: rows of zeros."""
 
     @property
     def end(self) -> int:

@@ -29,9 +29,10 @@ from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.threads import AdaptiveThreads, use_threads
 from outrider.engine.self_check import check_boundaries
 from outrider.engine.shapes import ANY_SHAPES
-from outrider.engine.soundness import Result, check_finite, clear_unsound, difference
+from outrider.engine.soundness import Result, check_finite, clear_unsound, difference, same_states
 from outrider.engine.tensor_parallel import Ranks
 from outrider.errors import UnsupportedModel
+from outrider.protocol.hidden_states import HiddenStateSpec
 from outrider.protocol.messages import BatchInvariance
 from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice
@@ -62,6 +63,7 @@ class Engine:
     """How many tokens a pass should have; measured when the model is loaded to be served."""
     threads: AdaptiveThreads | None = None
     gives_hidden_states = False
+    reads_hidden_states: HiddenStateSpec | None = None
 
     def __init__(self, options: EngineOptions) -> None:
         num_ranks = options.tensor_parallel
@@ -72,29 +74,14 @@ class Engine:
         )
         self.is_int8 = options.dtype == "int8"
         self.dtype = choose_dtype(options.dtype, self.device)
-        self._trusts_code = trusted = options.trust_remote_code
-        model = load_model(options.model, self.device, self.dtype, self.ranks, trusted)
-        draft_vocabulary = read_draft_vocabulary(options.model)
-        self.has_draft_vocabulary = draft_vocabulary is not None
-        self.logit_token_ids = trim_head(model, draft_vocabulary)
-        self.config = model.config.get_text_config()
-        self.num_layers: int = self.config.num_hidden_layers
-        self.hidden_size: int = self.config.hidden_size
-        self.vocab_size: int = model.get_input_embeddings().num_embeddings
-        self.eos_token_ids = eos_token_ids(options.model, self.config, self.vocab_size)
-        self.max_context_length = context_length(
-            self.config, options.max_context_length, options.is_draft
-        )
-        self.rope = rope_of(self.config)
+        self._trusts_code = options.trust_remote_code
         self._on_gpu = is_gpu(self.device)
         self.attention_shapes = ANY_SHAPES
         self._is_plain_cpu = not (self._on_gpu or self.is_int8 or self.ranks)
         is_compared = self._is_plain_cpu and options.batch_invariant
         self.batch_invariance = BatchInvariance(holds=False) if is_compared else None
-        self.cache = self._probing_cache()
         self.passes = PassCounts()
-        self.network = self._adopt(model, options.model)
-        del model
+        self.network = self._load(options)
         if self._on_gpu:  # frees the weights that our layers have copied
             gc.collect()
             torch.cuda.empty_cache()
@@ -109,6 +96,28 @@ class Engine:
 
             self.use_graphs(CudaRecorder(self.device))
             self.use_choices()
+
+    def _load(self, options: EngineOptions) -> nn.Module:
+        """The network of a model's folder, which has run; sets what the model decides."""
+        trusted = options.trust_remote_code
+        model = load_model(options.model, self.device, self.dtype, self.ranks, trusted)
+        draft_vocabulary = read_draft_vocabulary(options.model)
+        self.has_draft_vocabulary = draft_vocabulary is not None
+        self.logit_token_ids = trim_head(model, draft_vocabulary)
+        self.vocab_size: int = model.get_input_embeddings().num_embeddings
+        self._follow_config(model.config.get_text_config(), options)
+        self.cache = self._probing_cache()
+        return self._adopt(model, options.model)
+
+    def _follow_config(self, config: Any, options: EngineOptions) -> None:
+        self.config = config
+        self.num_layers: int = config.num_hidden_layers
+        self.hidden_size: int = config.hidden_size
+        self.eos_token_ids = eos_token_ids(options.model, config, self.vocab_size)
+        self.max_context_length = context_length(
+            config, options.max_context_length, options.is_draft
+        )
+        self.rope = rope_of(config)
 
     def _probing_cache(self) -> SlotCache:
         return SlotCache(1, min(_PROBE_LENGTH, self.max_context_length), self.attention_shapes)
@@ -276,18 +285,11 @@ class Engine:
                 f"(relative difference {found:.2g})"
             )
         check_boundaries(self.config, windows, self.max_context_length, name, self._trusts_code)
-        self.gives_hidden_states = self._has_states(ids, expected.hidden_states)
+        if states := getattr(expected, "hidden_states", None):
+            capture = Capture(tuple(range(self.num_layers)))
+            self._run([Chunk(0, 0, ids, capture=capture)])
+            self.gives_hidden_states = same_states(capture, states, self._tolerance)
         return self.network
-
-    def _has_states(self, ids: list[int], expected: Sequence[Tensor] | None) -> bool:
-        """Whether passes give the hidden states of transformers, [1, length, size] by layer."""
-        if expected is None or len(expected) <= self.num_layers:
-            return False
-        capture = Capture(tuple(range(self.num_layers)))
-        self._run([Chunk(0, 0, ids, capture=capture)])
-        assert capture.rows is not None
-        pairs = zip(capture.rows.chunk(self.num_layers, dim=-1), expected, strict=False)
-        return all(difference(rows, states[0]) < self._tolerance for rows, states in pairs)
 
     def _probe(self, ids: list[int]) -> tuple[Tensor, set[int]]:
         """Logits [length, vocab_size] of `ids`, with wrong tokens read and rolled back."""

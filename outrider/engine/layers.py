@@ -40,7 +40,7 @@ class RmsNorm(nn.Module):
         if states.is_cuda:
             return rms_norm(states, [self.size], self.weight, self.eps)
         both = torch.cat((states, -states), dim=-1)
-        return layer_norm(both, [2 * self.size], self.weights, None, self.eps)[:, : self.size]
+        return layer_norm(both, [2 * self.size], self.weights, None, self.eps)[..., : self.size]
 
 
 def joined(linears: Sequence[nn.Linear]) -> nn.Linear:
@@ -70,6 +70,8 @@ class LlamaWeights(nn.Module):
         self.down = mlp.down_proj
         self.attention_norm = RmsNorm(layer.input_layernorm)
         self.mlp_norm = RmsNorm(layer.post_attention_layernorm)
+        norms = (getattr(attention, name, None) for name in ("q_norm", "k_norm"))
+        self.query_norm, self.key_norm = (norm and RmsNorm(norm) for norm in norms)
 
 
 class LayeredNetwork(nn.Module):

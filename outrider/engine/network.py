@@ -69,5 +69,5 @@ def networks_for(config: Any, is_whole: bool, on_gpu: bool) -> list[Build]:
 
 def compile_network(network: nn.Module) -> None:
     """Compiles what can run without Python, to save its share of a pass."""
-    if isinstance(network, FusedLlama):
-        network.compile_layers()
+    if compile_layers := getattr(network, "compile_layers", None):
+        compile_layers()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from outrider.engine.cache.kv_cache import SlotCache
-from outrider.engine.chunk import Chunk
+from outrider.engine.chunk import Capture, Chunk
 from outrider.sampling.sampler import Choice
 
 Result = Tensor | list[list[Choice]]
@@ -27,6 +27,14 @@ def difference(actual: Tensor, expected: Tensor) -> float:
     """The mean difference of logits, relative to their standard deviation."""
     expected = expected.float()
     return float((actual.float() - expected).abs().mean() / expected.std())
+
+
+def same_states(capture: Capture, expected: Sequence[Tensor], tolerance: float) -> bool:
+    """Whether captured hidden states are transformers', [1, num_tokens, hidden_size] by layer."""
+    assert capture.rows is not None
+    parts = capture.rows.chunk(len(capture.layers), dim=-1)
+    pairs = zip(parts, (expected[layer][0] for layer in capture.layers), strict=True)
+    return all(difference(rows, states) < tolerance for rows, states in pairs)
 
 
 def check_finite(logits: Tensor, dtype: torch.dtype) -> None:

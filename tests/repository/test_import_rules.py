@@ -42,6 +42,7 @@ LAYERS = {
         "scheduling network",
         "self_check",
         "engine",
+        "eagle3",
         "worker",
     ],
     "orchestrator": [

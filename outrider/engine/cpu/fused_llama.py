@@ -38,8 +38,24 @@ class FusedLayer(LlamaWeights):
         blocks: list[QueryBlock],
     ) -> Tensor:
         """States behind the layer, [num_tokens, hidden_size]."""
+        return self.pass_on(states, self.attention_norm(states), cos, sin, keys, values, blocks)
+
+    def pass_on(
+        self,
+        states: Tensor,
+        inputs: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        blocks: list[QueryBlock],
+    ) -> Tensor:
+        """The same for a layer whose attention reads `inputs` [num_tokens, input_size]."""
         num_tokens = states.shape[0]
-        heads = self.qkv(self.attention_norm(states)).view(num_tokens, -1, self.head_dim)
+        heads = self.qkv(inputs).view(num_tokens, -1, self.head_dim)
+        if self.query_norm is not None and self.key_norm is not None:
+            query, key, value = heads.split(self.num_each, dim=1)
+            heads = torch.cat((self.query_norm(query), self.key_norm(key), value), dim=1)
         # Queries and keys are rotated at once (arXiv 2104.09864). `sin` has the sign of the
         # swapped half.
         rotated = heads[:, : self.num_each[0] + self.num_each[1]]

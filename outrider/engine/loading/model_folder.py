@@ -39,7 +39,7 @@ def read_config(folder: str, trust_remote_code: bool = False) -> Any:
         raise UnsupportedModel(f"{folder} has an adapter, which is not served: merge it first")
     if not trust_remote_code:
         _refuse_code(folder, settings)
-        _refuse_pickles(folder)
+        refuse_pickles(folder)
     _refuse_pointers(folder)
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -150,7 +150,7 @@ def _refuse_pointers(folder: str) -> None:
                     raise ModelNotFound(f"{path} is a pointer to what `git lfs pull` would fetch")
 
 
-def _refuse_pickles(folder: str) -> None:
+def refuse_pickles(folder: str) -> None:
     path = Path(folder)
     if any(path.glob("*.safetensors")):
         return

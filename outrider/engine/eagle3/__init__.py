@@ -1,0 +1,1 @@
+"""Feature drafts in the EAGLE-3 layout (arXiv 2503.01840): checkpoint, network, engine."""

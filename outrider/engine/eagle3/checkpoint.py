@@ -1,0 +1,228 @@
+"""Reads checkpoints of EAGLE-3 drafts, in the layout of `speculators` and in the original one.
+
+`speculators` (vLLM's library) has its settings at the top of config.json and the decoder layers'
+in `transformer_layer_config`. The original layout is a Llama configuration with a
+`draft_vocab_size`, and its layer is named `midlayer`. Weights have the same names otherwise. `d2t`
+holds offsets: the token of row i of the head is i + d2t[i].
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from transformers import AutoConfig
+from transformers.models.llama.modeling_llama import (
+    LlamaDecoderLayer,
+    LlamaRMSNorm,
+    LlamaRotaryEmbedding,
+)
+from transformers.models.qwen3.modeling_qwen3 import (
+    Qwen3DecoderLayer,
+    Qwen3RMSNorm,
+    Qwen3RotaryEmbedding,
+)
+
+from outrider.engine.attention.rope import rope_of
+from outrider.engine.loading.model_folder import read_settings, refuse_pickles, told
+from outrider.engine.loading.weights import check_complete
+from outrider.errors import ModelNotFound, UnsupportedModel
+
+_DEFAULT_NUM_FEATURES = 3  # layers whose hidden states are read
+
+_FAMILIES: dict[str, tuple[Any, Any, Any]] = {
+    "llama": (LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding),
+    "qwen3": (Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3RotaryEmbedding),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Eagle3Settings:
+    """How a draft's parts are put together.
+
+    Args:
+        layer_config: transformers' configuration of the decoder layers.
+        layer_ids: whose hidden states are read; empty if the checkpoint does not say.
+        feature_size: the target's hidden size.
+        norms_fused: an RMS norm over all hidden states of a token, before they are fused.
+        norms_each: one for each layer's.
+        residual_is_normed: the first layer's residual is its normed input.
+        output_is_normed: the hidden states that are fed back are normed.
+    """
+
+    layer_config: Any
+    draft_vocab_size: int
+    layer_ids: tuple[int, ...]
+    feature_size: int
+    norms_fused: bool = False
+    norms_each: bool = False
+    residual_is_normed: bool = False
+    output_is_normed: bool = False
+
+    @property
+    def num_features(self) -> int:
+        return len(self.layer_ids) or _DEFAULT_NUM_FEATURES
+
+
+class Eagle3Model(nn.Module):
+    """The weights of a checkpoint, under its names."""
+
+    def __init__(self, settings: Eagle3Settings) -> None:
+        super().__init__()
+        config = settings.layer_config
+        layer_class, norm_class, rotary_class = _FAMILIES[config.model_type]
+        size, eps = config.hidden_size, config.rms_norm_eps
+        width = settings.num_features * settings.feature_size
+        self.settings = settings
+        self.embed_tokens = nn.Embedding(config.vocab_size, size)
+        self.input_norm = norm_class(width, eps=eps) if settings.norms_fused else None
+        norms = range(settings.num_features if settings.norms_each else 0)
+        self.fc_norm = nn.ModuleList(norm_class(settings.feature_size, eps=eps) for _ in norms)
+        self.fc = nn.Linear(width, size, bias=False)
+        self.layers = nn.ModuleList(layer_class(config, i) for i in range(config.num_hidden_layers))
+        first: Any = self.layers[0]
+        first.hidden_norm = norm_class(size, eps=eps)
+        for name in ("q_proj", "k_proj", "v_proj"):
+            narrow = getattr(first.self_attn, name)
+            has_bias = narrow.bias is not None
+            setattr(first.self_attn, name, nn.Linear(2 * size, narrow.out_features, has_bias))
+        self.norm = norm_class(size, eps=eps)
+        self.lm_head = nn.Linear(size, settings.draft_vocab_size, bias=False)
+        self.rotary = rotary_class(config)
+        self.token_ids = torch.arange(settings.draft_vocab_size)
+        """The target's token of each of the head's rows."""
+
+
+def is_eagle3(folder: str) -> bool:
+    """Whether config.json is that of an EAGLE-3 draft. Raises ModelNotFound."""
+    settings = read_settings(folder)
+    names = settings.get("architectures") or []
+    return settings.get("speculators_model_type") == "eagle3" or (
+        isinstance(names, list) and any("eagle3" in str(name).lower() for name in names)
+    )
+
+
+def read_eagle3(folder: str, trust_remote_code: bool = False) -> Eagle3Model:
+    """The draft in `folder`, in float32 on the CPU.
+
+    Raises:
+        ModelNotFound: files cannot be read, or weights do not fit the settings.
+        UnsupportedModel: settings that are not served, or pickled weights.
+    """
+    settings = _read(folder)
+    rope = rope_of(settings.layer_config)
+    if rope.kind:
+        raise UnsupportedModel(f"{folder}: a feature draft with {rope.kind} rotary embeddings")
+    weights = _read_weights(folder, trust_remote_code)
+    try:
+        with torch.device("meta"):
+            model = Eagle3Model(settings)
+        model.rotary = _FAMILIES[settings.layer_config.model_type][2](settings.layer_config)
+    except Exception as error:
+        raise ModelNotFound(f"cannot read {folder}/config.json: {told(error)}") from error
+    token_ids = _token_ids(folder, settings, weights)
+    _check(folder, model, weights)
+    model.load_state_dict(weights, assign=True)
+    # The engine's logits are in the order of their tokens.
+    model.token_ids, order = token_ids.sort()
+    if not torch.equal(order, torch.arange(len(order))):
+        model.lm_head.weight = nn.Parameter(model.lm_head.weight[order])
+    return model.eval().requires_grad_(False)
+
+
+def _read(folder: str) -> Eagle3Settings:
+    """The settings of either layout. Raises ModelNotFound, UnsupportedModel."""
+    settings = read_settings(folder)
+    layer = settings.get("transformer_layer_config", settings)
+    kind = layer.get("model_type", "llama") if isinstance(layer, dict) else None
+    if kind not in _FAMILIES:
+        raise UnsupportedModel(f"{folder}: a feature draft with layers of the family {kind!r}")
+    names = {"speculators_config", "architectures", "auto_map", "transformers_version"}
+    values = {key: value for key, value in layer.items() if key not in names}
+    try:
+        config = AutoConfig.for_model(**{**values, "model_type": kind})
+    except Exception as error:
+        raise ModelNotFound(f"cannot read {folder}/config.json: {told(error)}") from error
+    if config.hidden_act != "silu" or getattr(config, "mlp_bias", False):
+        raise UnsupportedModel(f"{folder}: a feature draft with {config.hidden_act} or MLP biases")
+    own = settings.get("eagle_config") or {}
+    layer_ids = settings.get(
+        "eagle_aux_hidden_state_layer_ids", own.get("eagle_aux_hidden_state_layer_ids")
+    )
+    return Eagle3Settings(
+        config,
+        draft_vocab_size=settings.get("draft_vocab_size") or config.vocab_size,
+        layer_ids=tuple(layer_ids or ()),
+        feature_size=settings.get("target_hidden_size") or config.hidden_size,
+        norms_fused=bool(settings.get("norm_before_fc")),
+        norms_each=bool(settings.get("fc_norm")),
+        residual_is_normed=bool(settings.get("norm_before_residual")),
+        output_is_normed=bool(settings.get("norm_output")),
+    )
+
+
+def _read_weights(folder: str, trust_remote_code: bool) -> dict[str, Tensor]:
+    """All weights of the folder by the names of `Eagle3Model`, as float32, and d2t and t2d."""
+    files = sorted(Path(folder).glob("*.safetensors"))
+    weights: dict[str, Tensor] = {}
+    try:
+        if files or not trust_remote_code:
+            refuse_pickles(folder)
+            for file in files:
+                weights |= load_file(file)
+        else:
+            for file in sorted(Path(folder).glob("*.bin")):
+                weights |= torch.load(file, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ModelNotFound(f"cannot load the model {folder!r}: {told(error)}") from error
+    return {
+        name.replace("midlayer.", "layers.0."): weight.float()
+        if weight.is_floating_point()
+        else weight
+        for name, weight in weights.items()
+    }
+
+
+def _token_ids(folder: str, settings: Eagle3Settings, weights: dict[str, Tensor]) -> Tensor:
+    """The token of each row of the head; takes d2t and t2d out of `weights`."""
+    offsets, mask = weights.pop("d2t", None), weights.pop("t2d", None)
+    rows = torch.arange(settings.draft_vocab_size)
+    if offsets is None:
+        if settings.draft_vocab_size != settings.layer_config.vocab_size:
+            raise ModelNotFound(f"{folder} lacks d2t, the tokens of its draft vocabulary")
+        return rows
+    if offsets.shape != rows.shape:
+        raise ModelNotFound(f"{folder}: d2t has {len(offsets)} entries instead of {len(rows)}")
+    token_ids = rows + offsets.long()
+    in_order = token_ids.sort().values
+    is_valid = in_order[0] >= 0 and in_order[-1] < settings.layer_config.vocab_size
+    if not is_valid or (in_order.diff() == 0).any():
+        raise ModelNotFound(f"{folder}: d2t names tokens twice, or outside of the vocabulary")
+    if mask is not None and not torch.equal(mask.bool().nonzero()[:, 0], in_order):
+        raise ModelNotFound(f"{folder}: d2t and t2d name different tokens")
+    return token_ids
+
+
+def _check(folder: str, model: Eagle3Model, weights: dict[str, Tensor]) -> None:
+    """Refuses weights that are missing, surplus or of another shape; drops those not needed."""
+    for name in [name for name in weights if name.startswith("verifier_")]:
+        del weights[name]
+    expected = {name: weight.shape for name, weight in model.state_dict().items()}
+    if "embed_tokens.weight" not in weights:
+        raise ModelNotFound(
+            f"{folder} lacks embed_tokens.weight: add the target's embeddings to its weights"
+        )
+    both = [name for name in expected if name in weights]
+    faults: dict[str, Collection[Any]] = {
+        "missing_keys": [name for name in expected if name not in weights],
+        "unexpected_keys": [name for name in weights if name not in expected],
+        "mismatched_keys": [
+            (name, weights[name].shape, expected[name])
+            for name in both
+            if weights[name].shape != expected[name]
+        ],
+    }
+    check_complete(folder, faults)

@@ -1,0 +1,164 @@
+"""The network of a feature draft: usually one layer, which reads tokens and hidden states.
+
+Token i of a sequence comes with the hidden states of token i - 1: the target's, fused to one
+vector, or the draft's own ones where the target's are not known yet. A step of one token is some
+forty calls of torch, so they are few and run without Python.
+"""
+
+import logging
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding
+
+from outrider.engine.attention.forward_pass import ForwardPass
+from outrider.engine.attention.query_blocks import QueryBlock
+from outrider.engine.attention.rope import rotation_of
+from outrider.engine.cache.kv_cache import SlotCache
+from outrider.engine.cpu.fused_llama import FusedLayer
+from outrider.engine.eagle3.checkpoint import Eagle3Model
+from outrider.engine.layers import RmsNorm
+
+log = logging.getLogger(__name__)
+
+
+class FeatureLayer(FusedLayer):
+    """The first layer. It attends to the token's embedding beside the hidden states."""
+
+    def __init__(self, layer: Any, residual_is_normed: bool) -> None:
+        super().__init__(layer)
+        self.hidden_norm = RmsNorm(layer.hidden_norm)
+        self.residual_is_normed = residual_is_normed
+
+    def read(
+        self,
+        embedded: Tensor,  # [num_tokens, hidden_size], normed
+        hidden: Tensor,  # [num_tokens, hidden_size]
+        cos: Tensor,
+        sin: Tensor,
+        keys: Tensor,
+        values: Tensor,
+        blocks: list[QueryBlock],
+    ) -> Tensor:
+        """States behind the layer, [num_tokens, hidden_size]."""
+        normed = self.hidden_norm(hidden)
+        states = normed if self.residual_is_normed else hidden
+        inputs = torch.cat((embedded, normed), dim=-1)
+        return self.pass_on(states, inputs, cos, sin, keys, values, blocks)
+
+
+class Steps(nn.Module):
+    """A whole pass, for TorchScript."""
+
+    embedded: Tensor  # [vocab_size, hidden_size]
+    cos: Tensor  # [max_length, 1, head_dim]
+    sin: Tensor
+
+    def __init__(self, model: Eagle3Model, max_length: int) -> None:
+        super().__init__()
+        first, *others = model.layers
+        settings = model.settings
+        self.first = FeatureLayer(first, settings.residual_is_normed)
+        self.others = nn.ModuleList(FusedLayer(layer) for layer in others)
+        self.norm = RmsNorm(model.norm)
+        self.head = model.lm_head
+        self.output_is_normed = settings.output_is_normed
+        # The embedding is read for this norm only, so it is kept normed.
+        norm = RmsNorm(model.layers[0].input_layernorm)
+        table = torch.cat([norm(some) for some in model.embed_tokens.weight.split(4096)])
+        self.register_buffer("embedded", table)
+        positions = torch.arange(max_length)[None]
+        cos, sin = model.rotary(table[:1], positions)
+        rotation = rotation_of(cos[0], sin[0], self.first.head_dim)
+        self.register_buffer("cos", rotation.cos)
+        self.register_buffer("sin", rotation.sin)
+
+    def forward(
+        self,
+        token_ids: Tensor,  # [num_tokens]
+        positions: Tensor,  # [num_tokens]
+        hidden: Tensor,  # [num_tokens, hidden_size]
+        keys: list[Tensor],  # of each layer, [num_slots, num_kv_heads, max_length, head_dim]
+        values: list[Tensor],
+        blocks: list[list[QueryBlock]],  # of each layer
+        rows: Tensor | None,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [len(rows), num_ids] and hidden states [len(rows), hidden_size] at `rows`.
+
+        None stands for all tokens.
+        """
+        embedded = embedding(token_ids, self.embedded).to(hidden.dtype)
+        cos, sin = self.cos[positions], self.sin[positions]
+        states = self.first.read(embedded, hidden, cos, sin, keys[0], values[0], blocks[0])
+        for index, layer in enumerate(self.others):
+            number = index + 1
+            states = layer(states, cos, sin, keys[number], values[number], blocks[number])
+        if rows is not None:
+            states = states[rows]
+        normed = self.norm(states)
+        return self.head(normed), normed if self.output_is_normed else states
+
+
+class Eagle3Network(nn.Module):
+    """A draft's network over the slot cache. It takes over the model's weights."""
+
+    def __init__(self, model: Eagle3Model, max_length: int) -> None:
+        super().__init__()
+        config = model.settings.layer_config
+        self.input_norm = None if model.input_norm is None else RmsNorm(model.input_norm)
+        self.feature_norms = nn.ModuleList(RmsNorm(norm) for norm in model.fc_norm)
+        self.fuse = model.fc
+        self.steps = Steps(model, max_length)
+        self.windows = _windows(config)
+        num_heads, num_kv_heads, _ = self.steps.first.num_each
+        self._groups = num_heads // num_kv_heads
+        self._head_shape = (num_kv_heads, self.steps.first.head_dim)
+        self._run: Any = self.steps
+
+    def fused(self, features: Tensor) -> Tensor:
+        """The target's hidden states [num_tokens, num_features * size] as [.., hidden_size]."""
+        if self.input_norm is not None:
+            features = self.input_norm(features)
+        if len(self.feature_norms) > 0:
+            parts = features.chunk(len(self.feature_norms), dim=-1)
+            pairs = zip(self.feature_norms, parts, strict=True)
+            features = torch.cat([norm(part) for norm, part in pairs], dim=-1)
+        output: Tensor = self.fuse(features)
+        return output
+
+    def forward(
+        self, token_ids: Tensor, hidden: Tensor, forward_pass: ForwardPass, rows: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Steps`."""
+        assert forward_pass.blocks is not None
+        blocks = [forward_pass.blocks.of(hidden, self._groups, each) for each in self.windows]
+        keys, values = self._storage(forward_pass.cache, hidden)
+        # Passes differ in length, and code optimised for one does not fit the next.
+        with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
+            output: tuple[Tensor, Tensor] = self._run(
+                token_ids, forward_pass.positions, hidden, keys, values, blocks, rows
+            )
+        return output
+
+    def compile_layers(self) -> None:
+        """See `FusedLlama.compile_layers`."""
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that TorchScript is deprecated
+                self._run = torch.jit.script(self.steps)
+        except Exception as error:
+            log.info("layers are not compiled: %s", str(error).strip().split("\n")[0])
+
+    def _storage(self, cache: SlotCache, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        like = like.new_empty(0, *self._head_shape)
+        pairs = [cache.storage(index, like, like) for index in range(len(self.windows))]
+        return [keys for keys, _ in pairs], [values for _, values in pairs]
+
+
+def _windows(config: Any) -> list[int | None]:
+    """The sliding window of each layer; None: it sees all tokens."""
+    kinds = getattr(config, "layer_types", None) or ["full_attention"] * config.num_hidden_layers
+    window = getattr(config, "sliding_window", None)
+    return [window if kind == "sliding_attention" else None for kind in kinds]

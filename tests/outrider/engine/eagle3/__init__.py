@@ -1,0 +1,1 @@
+"""Tests of feature drafts in the EAGLE-3 layout."""
