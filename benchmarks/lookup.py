@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from orchestrator.decoding.lookup import SHORTEST_MATCH
-from orchestrator.policy.draft_policy import MAX_DRAFT_LENGTH
+from orchestrator.policy.config import MAX_DRAFT_LENGTH
 from outrider.embedded import EMBEDDED_DRAFT, resolve_model
 from outrider.engine.chunk import Chunk
 from outrider.engine.engine import Engine

@@ -13,8 +13,7 @@ from orchestrator.decoding.decoder import decode
 from orchestrator.decoding.proposer import Proposer
 from orchestrator.forecast import Work
 from orchestrator.policy.adaptive import AdaptivePolicy
-from orchestrator.policy.draft_policy import DraftPolicy
-from orchestrator.policy.fixed_length import FixedLength
+from orchestrator.policy.draft_policy import DraftPolicy, FixedLength
 from orchestrator.reporting.latency import CriticalPath
 from orchestrator.reporting.speculation import Speculation
 from orchestrator.request import Request

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 
-from orchestrator.policy.draft_policy import MAX_DRAFT_LENGTH, Decision
+from orchestrator.policy.config import MAX_DRAFT_LENGTH
+from orchestrator.policy.draft_policy import Decision
 from orchestrator.step import NO_DRAFT, DraftSource, DraftTokens
 from outrider.sampling.prompt_lookup import longest_match
 

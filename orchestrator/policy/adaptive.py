@@ -18,18 +18,15 @@ class AdaptivePolicy:
 
     def __init__(self, pair: PairState, predrafts: bool = True) -> None:
         self._pair, self._config, self._predrafts = pair, pair.config, predrafts
-        self._acceptance = self._prior(pair.acceptance.rate)
-        wrong = 1 - self._config.lookup_acceptance
+        prior, lookup = pair.config.prior_acceptance, pair.config.lookup_acceptance
         # A confirmed lookup fails only if text and draft are both wrong.
-        confirmed = 1 - wrong * (1 - self._config.prior_acceptance)
-        self._lookups = {False: self._prior(1 - wrong), True: self._prior(confirmed)}
-        self._is_beginning = True
+        rates = pair.acceptance.rate, lookup, lookup + (1 - lookup) * prior
+        self._acceptance, *self._lookups = (
+            Acceptance(rate, pair.config.prior_tokens, pair.config.decay) for rate in rates
+        )
         self._probe_steps = 0  # left of the current probe
         self._plan = Plan()
         self._choose(hysteresis=1.0)
-
-    def _prior(self, rate: float) -> Acceptance:
-        return Acceptance(rate, self._config.prior_tokens, self._config.decay)
 
     def _choose(self, hysteresis: float) -> None:
         idle_goodput = self._pair.idle_goodput
@@ -42,25 +39,22 @@ class AdaptivePolicy:
     def decide(self, context: StepContext) -> Decision:
         pair, rate = self._pair, self._acceptance.rate
         is_usable = context.has_draft
-        if is_usable and context.draft not in READING and self._is_probe_due():
+        can_probe = is_usable and context.draft not in READING and self._probe_steps == 0
+        if can_probe and self._is_probe_due():
             self._begin_probe()
-        self._is_beginning = False
         drafts = is_usable and self._drafts != (self._probe_steps > 0)
         plan = self._plan if drafts else _NO_DRAFT
         price = self._goodput * pair.token_ns
         # A shared forward pass is never interrupted for looked-up tokens.
-        lookups = (
-            [0, 0]
-            if context.is_running_ahead and pair.shares_passes
-            else [best_length(self._lookups[confirmed].rate, price) for confirmed in (False, True)]
-        )
+        lookup_price = 1.0 if context.is_running_ahead and pair.shares_passes else price
+        lookups = [best_length(lookup.rate, lookup_price) for lookup in self._lookups]
         return Decision(
             drafts=drafts,
             predraft_length=plan.predraft_length,
             miss_length=plan.miss_length,
             cache_wait_ns=max(0.0, rate - price) / self._goodput,
-            lookup_length=lookups[False],
-            confirmed_lookup_length=lookups[True],
+            lookup_length=lookups[0],
+            confirmed_lookup_length=lookups[1],
             shortest_lookup=self._config.shortest_interruption if context.is_running_ahead else 1,
             acceptance_rate=rate,
             keeps_up=is_usable and self._drafts,
@@ -83,34 +77,21 @@ class AdaptivePolicy:
             self._probe_steps = 0
 
     def _is_probe_due(self) -> bool:
-        if self._probe_steps:
-            return False
         pair, config, num_steps = self._pair, self._config, self._pair.steps_since_probe
         worse, better = sorted((pair.idle_goodput, self._plan.goodput))
         cost = config.probe_steps * (1 - worse / better)
         interval = max(config.probe_interval, cost / config.exploration_share)
         if not self._drafts:
-            # A probe costs least where both models read the prompt: a running text waits longer.
-            interval *= 1 if self._is_beginning else 2
             return num_steps >= interval and pair.probe_debt <= 0
-        if self._is_slow:
+        if 0 < self._goodput * pair.idle_ns < 1:  # the target alone was faster when last seen
             return num_steps >= config.probe_steps
         # One step of the target alone may be disturbed, so the first probes are close together.
         return num_steps >= min(interval, config.probe_steps * pair.num_idle_steps**2)
 
-    @property
-    def _is_slow(self) -> bool:
-        """Whether drafting is slower than the target alone was when that was last seen."""
-        return self._drafts and 0 < self._goodput * self._pair.idle_ns < 1
-
     def _begin_probe(self) -> None:
-        pair = self._pair
-        if self._is_slow:
-            pair.doubt_idle()
-        pair.steps_since_probe = 0
-        pair.draft_is_stale |= self._drafts
+        self._pair.steps_since_probe = 0
         # A target that runs ahead and a draft show what they are worth from the second step on.
-        is_short = self._drafts and not pair.has_high_latency
+        is_short = self._drafts and not self._pair.has_high_latency
         self._probe_steps = 1 if is_short else self._config.probe_steps
         if not self._drafts:  # what was learned long ago should not outweigh a probe
             self._acceptance.weight = min(self._acceptance.weight, self._config.prior_tokens)

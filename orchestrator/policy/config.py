@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+MAX_DRAFT_LENGTH = 16
+
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:

@@ -1,12 +1,10 @@
 """What steps take and bring, with a draft and without: learned from all texts of a pair."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
 
-from orchestrator.policy.config import PolicyConfig
-from orchestrator.policy.draft_policy import MAX_DRAFT_LENGTH
+from orchestrator.policy.config import MAX_DRAFT_LENGTH, PolicyConfig
 from orchestrator.step import DraftSource, DraftState, StepRecord
 
 READING = (DraftState.PREFILLING, DraftState.CATCHING_UP)
@@ -32,10 +30,6 @@ class CostFilter:
         self._errors, self._drifts, self._slope = errors, drifts, slope
         self._covariance: list[list[float]] = []
 
-    @property
-    def is_known(self) -> bool:
-        return bool(self._covariance)
-
     def observe(self, counts: Sequence[float], took_ns: float, share: float = 1.0) -> None:
         """Learns from what took so long, and paid each cost `counts` times.
 
@@ -60,10 +54,10 @@ class CostFilter:
             self.costs[i] = max(0.0, self.costs[i] + gain * surprise_ns)
             covariance[i] = [a - gain * b for a, b in zip(covariance[i], spread, strict=True)]
 
-    def doubt(self, one: int, other: int, ns: float) -> None:
-        """So much of one cost may be the other's. What they are together is known all the same."""
-        for i, j in itertools.product((one, other), repeat=2):
-            self._covariance[i][j] += ns**2 if i == j else -(ns**2)
+    def doubt(self, ns: float) -> None:
+        """So much of the first cost may be the third one's; their sum is known all the same."""
+        for i, j, sign in ((0, 0, 1), (2, 2, 1), (0, 2, -1), (2, 0, -1)):
+            self._covariance[i][j] += sign * ns**2
 
 
 @dataclass
@@ -112,7 +106,6 @@ class PairState:
         self.idle_ns = 0.0  # what the target alone took when that was last seen
         self.num_idle_steps, self.steps_since_probe = 0, 0.0
         self.probe_debt = 0.0  # tokens that probes have cost and that are not made up for
-        self.draft_is_stale = True  # the draft was not waited for since a probe
 
     @property
     def shares_passes(self) -> bool:
@@ -131,10 +124,6 @@ class PairState:
     def token_ns(self) -> float:
         """Cost of one more draft token in each session that shares the forward pass."""
         return self._pass.costs[1] * self._num_sessions
-
-    def doubt_idle(self) -> None:
-        """The target alone seems slower than it was: it may be the draft that is."""
-        self._pass.doubt(0, 2, 1 / self.idle_goodput - self.idle_ns)
 
     def draft_ns(self, length: int) -> float:
         return self._draft.costs[0] + self._draft.costs[1] * length if length else 0.0
@@ -163,13 +152,11 @@ class PairState:
         ):
             return  # where the target runs ahead, few steps wait for the network
         self.num_idle_steps += is_idle
-        counts = (
-            1.0,
-            step.batch_tokens or 1 + step.num_draft_tokens,
-            is_active,
-            is_active * is_hit,
-        )
+        batch_tokens = step.batch_tokens or 1 + step.num_draft_tokens
+        counts = (1.0, batch_tokens, is_active, is_active * is_hit)
         num_sessions, share = max(1, step.batch_sessions), 1 - self.config.decay
+        if is_idle and self.idle_ns:  # what seems to have changed since may be the draft's cost
+            self._pass.doubt(1 / self.idle_goodput - self.idle_ns)
         self._pass.observe(counts, step.verify_ns + step.cache_wait_ns, 1 / num_sessions)
         self._num_sessions += share * (num_sessions - self._num_sessions)
         self.idle_ns = self.idle_ns if is_active else 1 / self.idle_goodput
@@ -182,7 +169,8 @@ class PairState:
             self._num_ready += share * (num_ready - self._num_ready)
         elif step.source is DraftSource.DRAFTED and step.num_draft_tokens:
             self._draft.observe((1.0, step.num_draft_tokens), step.draft_ns)
-            self.draft_is_stale = False
+        elif step.is_cache_miss:  # what waiting would take may have changed
+            self._draft.costs = [self.config.decay**2 * cost for cost in self._draft.costs]
 
     def plan(self, rate: float, goodput: float, predrafts: bool) -> Plan:
         """The best lengths at an acceptance rate where time is worth `goodput`.
@@ -190,32 +178,24 @@ class PairState:
         They commit most tokens more than `goodput` times their time; if their own is the same,
         none is greater (W. Dinkelbach, 1967).
         """
-        if not self._pass.is_known:
+        if not any(self._pass.costs):
             return Plan()
         token_ns, draft_token_ns = self.token_ns, self._draft.costs[1]
         work_ns = 1 / self.idle_goodput + self._pass.costs[2]
-        predraft_length = max(1, best_length(rate, goodput * token_ns))
-        shortest = 0 if predrafts else 1
+        shortest = 0 if predrafts and draft_token_ns else 1
         longest = best_length(rate, goodput * (token_ns + draft_token_ns)) if draft_token_ns else 1
-
-        def on_miss(length: int) -> tuple[float, float]:
-            return expected_tokens(rate, length), work_ns + token_ns * length + self.draft_ns(
-                length
-            )
-
-        def gain(length: int) -> float:
-            tokens, ns = on_miss(length)
-            return tokens - goodput * ns
-
-        miss_length = max(shortest, max(shortest, longest), key=gain)
-        misses = self._miss_rate if predrafts else 1.0
-        hit_length = min(predraft_length, self._num_ready)
-        hit_ns = work_ns + self._pass.costs[3] + token_ns * hit_length
-        tokens, ns = on_miss(miss_length)
-        tokens += (1 - misses) * (expected_tokens(rate, hit_length) - tokens)
-        ns += (1 - misses) * (hit_ns - ns)
-        # What it would take to wait may have changed.
-        miss_length = max(miss_length, int(self.draft_is_stale))
+        miss_length = max(
+            (shortest, max(shortest, longest)),
+            key=lambda k: expected_tokens(rate, k) - goodput * (token_ns * k + self.draft_ns(k)),
+        )
+        tokens = expected_tokens(rate, miss_length)
+        ns = work_ns + token_ns * miss_length + self.draft_ns(miss_length)
+        predraft_length = max(1, best_length(rate, goodput * token_ns))
+        if predrafts:
+            hit_length = min(predraft_length, self._num_ready)
+            hit_ns = work_ns + self._pass.costs[3] + token_ns * hit_length
+            tokens += (1 - self._miss_rate) * (expected_tokens(rate, hit_length) - tokens)
+            ns += (1 - self._miss_rate) * (hit_ns - ns)
         return Plan(tokens / max(1.0, ns), predraft_length, miss_length)
 
 

@@ -14,8 +14,7 @@ from orchestrator.decoding.interfaces import Lookahead
 from orchestrator.decoding.proposer import Proposer
 from orchestrator.policy.adaptive import AdaptivePolicy
 from orchestrator.policy.cost_model import PairState
-from orchestrator.policy.draft_policy import DraftPolicy
-from orchestrator.policy.fixed_length import FixedLength
+from orchestrator.policy.draft_policy import DraftPolicy, FixedLength
 from orchestrator.sessions.sequence_sync import SequenceSync
 from outrider.engine.options import EngineOptions
 from outrider.errors import OutriderError

@@ -11,7 +11,7 @@ from orchestrator.decoding import draft as draft_module
 from orchestrator.decoding.decoder import decode
 from orchestrator.decoding.proposer import Proposer
 from orchestrator.policy.cost_model import PairState
-from orchestrator.policy.fixed_length import FixedLength
+from orchestrator.policy.draft_policy import FixedLength
 from orchestrator.step import DraftSource, DraftState
 from outrider.errors import OutriderError
 from outrider.protocol.messages import PredraftPlan, Proposal

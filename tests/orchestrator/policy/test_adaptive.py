@@ -12,7 +12,7 @@ from functools import partial
 import pytest
 
 from orchestrator.policy.cost_model import PairState
-from orchestrator.policy.fixed_length import FixedLength
+from orchestrator.policy.draft_policy import FixedLength
 from orchestrator.step import DraftState
 from outrider_bench.models.simulated_pair import MACHINES, Machine, SimulatedPair
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator.policy.cost_model import PairState
-from orchestrator.policy.draft_policy import StepContext
-from orchestrator.policy.fixed_length import FixedLength
+from orchestrator.policy.draft_policy import FixedLength, StepContext
 from orchestrator.step import DraftSource, DraftState, StepRecord
 
 CONTEXT = StepContext(DraftState.ACTIVE)
