@@ -44,7 +44,7 @@ class Generation:
     num_target_threads: int = 0
     """Of the target's last forward pass, on a CPU."""
     draft_failure: str = ""
-    """Why the draft did not take part, or not to the end."""
+    """Why the draft did not take part, or not all the time."""
 
     async def run(
         self,
@@ -73,11 +73,18 @@ class Generation:
             if speculates and pair.draft_outage is not None:
                 self.draft_failure = pair.draft_outage.reason
             left = _seconds_until(deadline)
-            sessions = pair.sessions(request.sampling, speculates, left, self.path.timeline)
-            with activity.running(self), sessions as (verifier, drafter):
-                proposer = Proposer(drafter, policy, request.num_predrafts, request.looks_up)
+            opened = pair.sessions(request.sampling, speculates, left, self.path.timeline)
+            with activity.running(self), opened as sessions:
+                proposer = Proposer(
+                    sessions.drafter,
+                    policy,
+                    request.num_predrafts,
+                    request.looks_up,
+                    sessions.reopen_drafter,
+                )
+                decoding = decode(prompt, max_length, sessions.verifier, proposer)
                 try:
-                    async with aclosing(decode(prompt, max_length, verifier, proposer)) as steps:
+                    async with aclosing(decoding) as steps:
                         async for step in steps:
                             pieces = self._commit(step, text_stream, eos)
                             length = len(prompt) + len(self.token_ids)
@@ -92,8 +99,8 @@ class Generation:
                                 break
                             slot.resume()
                 finally:
-                    if drafter is not None and drafter.given_up_for is not None:
-                        self.draft_failure = drafter.given_up_for.message
+                    if (failure := sessions.draft_failure) is not None:
+                        self.draft_failure = failure.message
 
     def _policy(self, pair: Pair) -> DraftPolicy:
         k = self.request.num_speculative_tokens

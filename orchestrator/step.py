@@ -20,7 +20,7 @@ class DraftState(Enum):
     ACTIVE = "active"
     """It predrafts, or waits to be asked."""
     LOST = "lost"
-    """It failed; the text is finished without it."""
+    """It failed; the text goes on without it, unless it is restarted."""
 
 
 class DraftSource(Enum):

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from orchestrator.decoding.interfaces import Drafter
 from orchestrator.policy.draft_policy import Decision
@@ -19,6 +19,8 @@ LONGEST_PREFILL_SECONDS = 60.0
 # Steps in which a draft that was idle reads what it has missed. Then the loop may wait for it.
 STEPS_TO_CATCH_UP = 3
 
+Reopen = Callable[[], Drafter | None]
+
 log = logging.getLogger(__name__)
 
 
@@ -28,14 +30,18 @@ class Draft:
     Args:
         drafter: None if there is none.
         num_predrafts: outcomes to predraft for; None leaves the number to the draft.
+        reopen: gives a drafter in place of one that was lost, once there is one.
     """
 
-    def __init__(self, drafter: Drafter | None, num_predrafts: int | None) -> None:
+    def __init__(
+        self, drafter: Drafter | None, num_predrafts: int | None, reopen: Reopen = lambda: None
+    ) -> None:
         self.state = DraftState.ABSENT if drafter is None else DraftState.IDLE
         self.prefill_ns = 0
         """Of a prefill that was finished: what it took the draft."""
         self._drafter = drafter
         self._num_predrafts = num_predrafts
+        self._reopen = reopen
         self._predrafts = False  # as it was last told
         self._prefill: asyncio.Task[Proposal | None] | None = None
         self._has_prefilled = False
@@ -46,9 +52,8 @@ class Draft:
     @property
     def num_predrafted_tokens(self) -> int:
         """In this text so far."""
-        if self._drafter is None:
-            return self._num_lost_tokens
-        return self._drafter.num_predrafted_tokens
+        of_drafter = 0 if self._drafter is None else self._drafter.num_predrafted_tokens
+        return self._num_lost_tokens + of_drafter
 
     @property
     def is_working(self) -> bool:
@@ -89,7 +94,7 @@ class Draft:
         return self._steps_behind > 1
 
     async def begin_step(self) -> None:
-        """Counts a step, and collects a prefill that is done."""
+        """Counts a step, collects a prefill that is done, and takes up a draft that is back."""
         if self.state is DraftState.PREFILLING:
             self._steps_behind += 1
             if self._prefill is not None and self._prefill.done():
@@ -98,6 +103,9 @@ class Draft:
             self._steps_left -= 1
             if self._steps_left == 0:
                 self.state = DraftState.ACTIVE
+        elif self.state is DraftState.LOST and (drafter := self._reopen()) is not None:
+            self._drafter, self.state = drafter, DraftState.IDLE
+            self._prefill, self._has_prefilled = None, False
 
     async def finish_prefill(self) -> None:
         """Waits until the text is read; until then nothing else may be asked."""
@@ -222,7 +230,7 @@ class Draft:
         """Closes the session, so that the draft does no more work for this text."""
         log.warning("going on without the draft: %s", error)
         if self._drafter is not None:
-            self._num_lost_tokens = self._drafter.num_predrafted_tokens
+            self._num_lost_tokens += self._drafter.num_predrafted_tokens
             self._drafter.close(error)
         self._drafter, self.state = None, DraftState.LOST
 

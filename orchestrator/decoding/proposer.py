@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from orchestrator.decoding.draft import Draft
+from orchestrator.decoding.draft import Draft, Reopen
 from orchestrator.decoding.interfaces import (
     Drafter,
     Lookahead,
@@ -33,6 +33,7 @@ class Proposer:
     Args:
         num_predrafts: outcomes to predraft for; None leaves the number to the draft.
         looks_up: whether draft tokens may come from the text itself.
+        reopen: gives a drafter in place of one that was lost, once there is one.
     """
 
     def __init__(
@@ -41,12 +42,13 @@ class Proposer:
         policy: DraftPolicy,
         num_predrafts: int | None = None,
         looks_up: bool = False,
+        reopen: Reopen = lambda: None,
     ) -> None:
         self.waits: list[Wait] = []
         """Of the current step."""
         self.hidden_prefill_ns = 0
         """Of a draft's prefill that ended in the current step: what the loop did not wait for."""
-        self._draft = Draft(drafter, num_predrafts)
+        self._draft = Draft(drafter, num_predrafts, reopen)
         self._policy = policy
         self._looks_up = looks_up
         self._has_begun = False

@@ -63,6 +63,10 @@ class Timeline:
         self._add(ORCHESTRATOR, "steps", name, self._step_began_ns, step.ended_ns, counts)
         self._step_began_ns = step.ended_ns
 
+    def opened(self, service: str) -> None:
+        """A stream to a service begins; what an earlier one was asked will not be answered."""
+        self._unanswered[service].clear()
+
     def sent(self, service: str, name: str, token_ids: Sequence[int]) -> None:
         """A message with these new tokens leaves for a service, which answers in order."""
         sent = _Sent(name, time.perf_counter_ns(), len(token_ids))

@@ -72,6 +72,8 @@ class DraftSession:
         # One entry for each response to come: the future to resolve, or None for `follow`.
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
         self._timeline = timeline
+        if timeline is not None:
+            timeline.opened(DRAFT)
         self._window = window
         self._num_states = 0  # tokens whose hidden states the draft has been sent
 
@@ -171,6 +173,7 @@ class DraftSession:
         for piece in surplus:
             known = tokens[: piece.end + 1]
             request = self._request(known, PredraftPlan(), piece)
+            self._note_sent("read", request)
             if self._reader is None:
                 await self._exchange(request)
             else:

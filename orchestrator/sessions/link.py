@@ -30,6 +30,8 @@ class Link:
         """The last accepted answer; None before the first one."""
         self.outage: Outage | None = None
         """None while the service can be used, and before the first query."""
+        self.num_outages = 0
+        """Those that are over."""
         self._client = client
         self._accept = accept
         self._told: set[str] = set()  # reasons of the outage
@@ -80,6 +82,7 @@ class Link:
         if self.outage is not None:
             seconds = time.time() - self.outage.since_ms / 1e3
             log.warning("%s can be used again, after %.0f s", self._name, seconds)
+            self.num_outages += 1
         self.info, self.outage = info, None
         self._told.clear()
 

@@ -10,7 +10,7 @@ from orchestrator.sessions.clients import DraftClient, TargetClient
 from orchestrator.sessions.draft_session import DraftSession
 from orchestrator.sessions.hidden_state_window import HiddenStateWindow, check_gives
 from orchestrator.sessions.link import Link
-from orchestrator.sessions.target_session import TargetSession
+from orchestrator.sessions.text_sessions import TextSessions
 from orchestrator.text.tokenizer import Tokenizer
 from orchestrator.text.vocabulary import check_compatible
 from outrider.errors import (
@@ -100,23 +100,26 @@ class Pair:
         speculate: bool,
         timeout: float | None,
         timeline: Timeline | None = None,
-    ) -> Iterator[tuple[TargetSession, DraftSession | None]]:
+    ) -> Iterator[TextSessions]:
         """A session on each service, closed at the end in any case."""
         target_info, draft_info = self.target_info, self.draft_info if speculate else None
         spec = None if draft_info is None else draft_info.reads_hidden_states
         window = None if spec is None else HiddenStateWindow(spec.of_target(target_info.num_layers))
         verifier = self._target.open_session(params, target_info, timeout, timeline, window)
-        drafter = None
-        if self._draft is not None and draft_info is not None:
-            drafter = self._draft.open_session(
-                params, draft_info, target_info, timeout, timeline, window
-            )
+
+        def open_drafter() -> DraftSession | None:
+            now = self.draft_info
+            # The target gives the hidden states that it was asked for when the text began.
+            if not speculate or now is None or now.reads_hidden_states != spec:
+                return None
+            assert self._draft is not None
+            return self._draft.open_session(params, now, target_info, timeout, timeline, window)
+
+        sessions = TextSessions(verifier, open_drafter, self.draft_link)
         try:
-            yield verifier, drafter
+            yield sessions
         finally:
-            verifier.close()
-            if drafter is not None:
-                drafter.close()
+            sessions.close()
 
     async def current_info(self) -> tuple[ModelInfo, ModelInfo | None]:
         """The answers of target and draft now; None for a draft that does not answer.

@@ -17,20 +17,12 @@ from orchestrator.decoding.proposer import Proposer
 from orchestrator.policy.draft_policy import Decision, DraftPolicy, StepContext
 from orchestrator.sessions.draft_session import DraftSession
 from orchestrator.sessions.pair import Pair
-from orchestrator.sessions.target_session import TargetSession
 from orchestrator.step import DraftState, StepRecord
-from outrider.protocol.messages import (
-    GREEDY,
-    ModelInfo,
-    Predraft,
-    PredraftPlan,
-    Proposal,
-    SamplingParams,
-    VerifyResult,
-)
+from outrider.protocol.messages import GREEDY, ModelInfo, SamplingParams
+from tests.support.checked_sessions import CheckedDrafter, CountedTarget
 from tests.support.fake_network import Network, guarded
 from tests.support.feature_draft import FeatureChecks
-from tests.support.toy_pair import HIDDEN_STATES, ToyModel, toy_pair
+from tests.support.toy_pair import HIDDEN_STATES, toy_pair
 
 PROMPT = [5, 1, 7, 7, 2, 9, 0, 4, 11]
 SAMPLED = SamplingParams(temperature=1.0, seed=3)
@@ -80,58 +72,6 @@ class Changing:
     def observe(self, step: StepRecord) -> None: ...
 
 
-class CheckedDrafter:
-    """A draft session of which everything that the loop gets is compared with the model."""
-
-    def __init__(self, session: DraftSession, model: ToyModel, params: SamplingParams) -> None:
-        self._session, self._model, self._params = session, model, params
-        self.num_hits = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._session, name)
-
-    async def propose(
-        self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
-    ) -> Proposal:
-        proposal = await self._session.propose(tokens, num_speculative_tokens, plan)
-        self._check(tokens, proposal.draft_token_ids)
-        assert len(proposal.draft_token_ids) <= num_speculative_tokens
-        return proposal
-
-    def cached(self, tokens: Sequence[int]) -> Predraft | None:
-        predraft = self._session.cached(tokens)
-        if predraft is not None:
-            self.num_hits += 1
-            assert tuple(tokens[predraft.context_length :]) == predraft.assumed_token_ids
-            self._check(tokens, predraft.draft_token_ids)
-        return predraft
-
-    def after_full_acceptance(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
-        predraft = self._session.after_full_acceptance(tokens, draft)
-        if predraft is not None:
-            assert predraft.assumed_token_ids[:-1] == tuple(draft)
-            self._check([*tokens, *predraft.assumed_token_ids], predraft.draft_token_ids)
-        return predraft
-
-    def _check(self, tokens: Sequence[int], draft: Sequence[int]) -> None:
-        expected = self._model.continuation(tokens, len(draft), self._params)
-        assert list(draft) == expected, "a draft that does not belong to this context"
-
-
-class CountedTarget(TargetSession):
-    """A target session that counts how often its target ran ahead, and was interrupted."""
-
-    num_run_ahead = 0
-    num_interrupted = 0
-
-    async def verify(self, *args: Any, **kwargs: Any) -> VerifyResult:
-        was_running = self.is_running_ahead
-        result = await super().verify(*args, **kwargs)
-        self.num_run_ahead += result.is_run_ahead
-        self.num_interrupted += was_running and not result.is_run_ahead
-        return result
-
-
 class Schedule:
     """One order of all that can happen, for sessions of one pair of services.
 
@@ -159,6 +99,7 @@ class Schedule:
             chooses=seed % 2 == 1,
         )
         self.num_given_up = 0
+        self.num_proposed_again = 0
         self.num_hits = 0
         self.num_pipelined_steps = 0
         self.num_stale_steps = 0
@@ -194,6 +135,13 @@ class Schedule:
         )
         return schedule
 
+    def restart_draft(self) -> None:
+        """It goes, and is back before it is asked again."""
+        self.network.kill("draft")
+        self.network.killed.discard("draft")
+        assert self._pair.draft_link is not None
+        self._pair.draft_link.num_outages += 1
+
     def open_session(
         self,
         params: SamplingParams,
@@ -218,14 +166,19 @@ class Schedule:
     ) -> list[int]:
         """What the loop commits after `prompt`. Raises OutriderError."""
         text: list[int] = []
-        with self._pair.sessions(params, True, None) as (verifier, drafter):
-            proposer = Proposer(drafter, policy, num_predrafts, looks_up)
+        with self._pair.sessions(params, True, None) as sessions:
+            verifier: Any = sessions.verifier
+            reopen = sessions.reopen_drafter
+            proposer = Proposer(sessions.drafter, policy, num_predrafts, looks_up, reopen)
             steps = decode(prompt, len(prompt) + num_tokens, verifier, proposer)
             async with aclosing(steps):
                 async for step in steps:
                     text.extend(step.token_ids)
                     self.num_pipelined_steps += step.is_pipelined
                     self.num_stale_steps += step.replaces_stale
+            drafter: Any = sessions.drafter
+            if sessions.draft_failure is not None and drafter.given_up_for is None:
+                self.num_proposed_again += drafter.num_proposed
             assert isinstance(drafter, CheckedDrafter)
             assert isinstance(verifier, CountedTarget)
             self.num_given_up += drafter.given_up_for is not None

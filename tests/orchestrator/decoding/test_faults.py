@@ -93,6 +93,20 @@ async def test_a_killed_draft_costs_speed_only(point: Point, count: int) -> None
     assert any(fault.has_struck for fault in faults)
 
 
+@pytest.mark.parametrize("window", [0, 96, 6])
+async def test_a_restarted_draft_takes_part_again(window: int) -> None:
+    """One that reads hidden states begins with those that were kept."""
+    num_again = []
+    for seed in range(10):
+        schedule = await Schedule.start(seed, window=window)
+        Fault(schedule, schedule.restart_draft).at_event(Random(seed).randrange(60))
+        mode = MODES[seed % len(MODES)]
+        text = asyncio.create_task(schedule.text(fixed(3), *mode))
+        assert await outcome(schedule, text, mode) == "text"
+        num_again.append(schedule.num_proposed_again)
+    assert sum(count > 0 for count in num_again) >= 5, num_again
+
+
 @pytest.mark.parametrize(("point", "count"), TARGET_POINTS)
 async def test_a_killed_target_is_an_error_and_leaves_nothing(point: Point, count: int) -> None:
     faults = []

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from grpc.aio import Metadata
 
+from orchestrator.reporting.timeline import DRAFT, NETWORK, Timeline
 from orchestrator.sessions.draft_session import DraftSession
 from orchestrator.sessions.hidden_state_window import HiddenStateWindow
 from outrider.errors import OutriderError, ServiceUnavailable
@@ -162,7 +163,9 @@ async def test_a_prompts_hidden_states_come_with_its_tokens(
     """In several messages, the first of which opens the session."""
     monkeypatch.setattr(hidden_states, "MAX_BYTES", 8)
     window = HiddenStateWindow(HiddenStateSpec((0, 1), hidden_size=1, window=5))
-    session = DraftSession(lambda: call, GREEDY, MODEL, MODEL, window=window)
+    timeline = Timeline()
+    timeline.sent(DRAFT, "of a session that was lost", [])
+    session = DraftSession(lambda: call, GREEDY, MODEL, MODEL, timeline, window)
     prompt = [10, 11, 12, 13, 14, 15, 16]
     await session.until_readable(prompt[:1])
     reading = asyncio.create_task(session.until_readable(prompt))
@@ -182,6 +185,8 @@ async def test_a_prompts_hidden_states_come_with_its_tokens(
     assert (last.context_length, last.token_ids) == (5, prompt[5:])
     assert last.hidden_states.data == bytes(range(16, 24))
     assert last.num_speculative_tokens == 3
+    names = {interval.name for interval in timeline.intervals if interval.track == NETWORK}
+    assert names == {"read", "propose"}
 
 
 async def test_an_answer_nobody_asked_for_ends_the_session(

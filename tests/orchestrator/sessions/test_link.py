@@ -40,6 +40,7 @@ class Client:
         self.answer: ModelInfo | OutriderError = INFO
         self.num_files = 0
         self.is_closed = False
+        self.given_up_for = None  # as a session
 
     async def model_info(self, timeout: float) -> ModelInfo:
         if isinstance(self.answer, OutriderError):
@@ -145,15 +146,38 @@ async def test_a_draft_joins_when_it_comes(clients: Any) -> None:
     draft.answer = AWAY
     with pytest.raises(ServiceUnavailable):
         await pair.draft_link.look()
-    with pair.sessions(Any, True, None) as (_, drafter):  # type: ignore[arg-type]
-        assert drafter is None
+    with pair.sessions(Any, True, None) as sessions:  # type: ignore[arg-type]
+        assert sessions.drafter is None
     assert pair.draft_outage is not None
     pair.check()  # the target alone serves
     draft.answer = INFO
     await pair.draft_link.look()
-    with pair.sessions(Any, True, None) as (_, drafter):  # type: ignore[arg-type]
-        assert drafter is draft
+    with pair.sessions(Any, True, None) as sessions:  # type: ignore[arg-type]
+        assert sessions.drafter is draft
     assert pair.draft_outage is None
+
+
+async def test_a_text_gets_a_draft_back_that_was_away(clients: Any) -> None:
+    """Not one that it lost for another reason, nor one that reads other hidden states."""
+    target, draft = clients
+    pair = pair_of(target, draft)
+    assert pair.draft_link is not None
+    await pair.draft_link.look()
+    with pair.sessions(Any, True, None) as sessions:  # type: ignore[arg-type]
+        assert sessions.reopen_drafter() is None
+        draft.answer = AWAY
+        with pytest.raises(ServiceUnavailable):
+            await pair.draft_link.look()
+        assert sessions.reopen_drafter() is None
+        target.answer = replace(INFO, gives_hidden_states=True, num_layers=4, hidden_size=8)
+        await pair.target_link.look()
+        draft.answer = replace(INFO, reads_hidden_states=HiddenStateSpec((0, 3), 8, 64))
+        await pair.draft_link.look()
+        assert sessions.reopen_drafter() is None
+        draft.answer = INFO
+        await pair.draft_link.look()
+        assert sessions.reopen_drafter() is draft
+        assert sessions.reopen_drafter() is None
 
 
 async def test_a_draft_that_comes_back_as_another_is_not_used(

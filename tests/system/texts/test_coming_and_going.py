@@ -6,15 +6,17 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
+from outrider.errors import ServiceUnavailable
 from outrider.observability.metrics import Metrics
 from outrider.v1 import generation_pb2, generation_pb2_grpc
+from outrider_bench.harness.delay import DelayingProxy
 from tests.support.system import running_draft, running_orchestrator, running_target
 
 PROMPT = "the cat sat on the mat"
@@ -76,3 +78,40 @@ async def test_a_draft_may_come_later_and_go(tiny_models: Callable[..., Path]) -
         assert f"the target at {target} is unreachable since 20" in (caught.value.details() or "")
         with pytest.raises(grpc.aio.AioRpcError, match=f"{target} is unreachable since 20"):
             await outage()
+
+
+async def test_a_draft_that_is_restarted_in_the_middle_of_a_text(
+    tiny_models: Callable[..., Path],
+) -> None:
+    folder = tiny_models("llama")
+    async with AsyncExitStack() as stack, AsyncExitStack() as first_draft:
+        target, _ = await stack.enter_async_context(running_target(folder))
+        far = stack.enter_context(DelayingProxy(target, 0.02)).address
+        draft, _ = await first_draft.enter_async_context(running_draft(folder))
+        address, servicer = await stack.enter_async_context(running_orchestrator(far, draft))
+        channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
+        stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
+
+        def text(k: int) -> Any:
+            request = generation_pb2.GenerateRequest(
+                prompt=PROMPT, max_new_tokens=200, num_speculative_tokens=k, ignore_eos=True
+            )
+            return stub.GenerateStream(request)
+
+        messages = aiter(text(1))
+        for _ in range(3):
+            await anext(messages)
+        await first_draft.aclose()
+        link = servicer.pair.draft_link
+        assert link is not None
+        with pytest.raises(ServiceUnavailable):
+            await link.look()
+        async with running_draft(folder, address=draft) as (_, drafter):
+            while link.outage is not None:
+                with suppress(ServiceUnavailable):  # gRPC waits before it tries again
+                    await link.look()
+                await asyncio.sleep(0.01)
+            result = [message async for message in messages][-1].result
+            assert drafter.engine.passes.jobs.total > 0
+        assert "the draft" in result.draft_failure
+        assert result.token_ids == [message async for message in text(0)][-1].result.token_ids
