@@ -51,7 +51,7 @@ def _speculation_metrics(speculation: Speculation) -> Iterator[Metric]:
     )
     yield _counter(
         "cache_misses",
-        "Cache misses that were not worth waiting for the draft: steps without draft tokens.",
+        "Speculation cache misses: steps whose outcome had not been predrafted.",
         speculation.num_cache_misses,
     )
     for name, text, at in (

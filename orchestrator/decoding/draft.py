@@ -116,7 +116,7 @@ class Draft:
             async with asyncio.timeout(LONGEST_WAIT_SECONDS):
                 proposal = await prefill
         except TimeoutError:
-            self._lose(ServiceUnavailable("the draft does not answer"))
+            self._lose(ServiceUnavailable("the draft: no answer in time"))
         self.prefill_ns = 0 if proposal is None else proposal.timings.total_ns
         self._has_prefilled = True
         if self.state is DraftState.PREFILLING:
@@ -221,14 +221,14 @@ class Draft:
             async with asyncio.timeout(seconds):
                 return await self._drafter.propose(tokens, num_tokens, self._plan(decision))
         except TimeoutError:
-            self._lose(ServiceUnavailable("the draft does not answer"))
+            self._lose(ServiceUnavailable("the draft: no answer in time"))
         except OutriderError as error:
             self._lose(error)
         return None
 
     def _lose(self, error: OutriderError) -> None:
         """Closes the session, so that the draft does no more work for this text."""
-        log.warning("going on without the draft: %s", error)
+        log.warning("going on without the draft: %s", str(error).removeprefix("the draft: "))
         if self._drafter is not None:
             self._num_lost_tokens += self._drafter.num_predrafted_tokens
             self._drafter.close(error)

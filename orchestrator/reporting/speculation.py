@@ -17,7 +17,7 @@ class Speculation(SpeculationStats):
         """Adds a step."""
         self.num_pipelined_steps += step.is_pipelined
         self.num_stale_steps += step.replaces_stale
-        self.num_cache_misses += step.is_cache_miss and not step.num_draft_tokens
+        self.num_cache_misses += step.is_cache_miss
         self.num_predrafted_tokens = max(self.num_predrafted_tokens, step.num_predrafted_tokens)
         if step.num_draft_tokens == 0:
             return

@@ -35,7 +35,7 @@ def show(piece: TextPiece, console: Console) -> None:
 
 def report(generation: Generation) -> RenderableType:
     """The latency report: stages on the critical path, what was hidden, and the counts."""
-    latency, failure = generation.latency, generation.draft_failure
+    latency, failure = generation.latency, generation.draft_failure.removeprefix("the draft: ")
     tables = {"critical path": latency.critical_path, "hidden behind it": latency.hidden}
     return Group(
         *(stages_table(title, each, latency.wall_ns) for title, each in tables.items() if each),
@@ -112,16 +112,13 @@ def _speculation(generation: Generation) -> str:
 def _cache_hits(counts: SpeculationStats) -> str:
     """How often draft tokens were predrafted, and how many of these were accepted."""
     num_hits, on_hits = counts.num_cache_hits, counts.num_cache_hit_accepted_tokens
-    num_steps = counts.num_steps - counts.num_lookup_steps + counts.num_cache_misses
-    num_misses = num_steps - num_hits
+    num_misses = counts.num_cache_misses
     on_misses = counts.num_accepted_tokens - counts.num_lookup_accepted_tokens - on_hits
-    parts = [f"{num_hits} of {num_steps} steps were cache hits"]
+    parts = [f"{num_hits} of {num_hits + num_misses} steps were cache hits"]
     if num_hits:
         parts.append(f"{1 + on_hits / num_hits:.2f} tokens a step")
     if num_misses:
         parts.append(f"{1 + on_misses / num_misses:.2f} on the others")
-    if counts.num_cache_misses:
-        parts.append(f"{counts.num_cache_misses} of these without draft tokens")
     parts.append(f"of {counts.num_predrafted_tokens} tokens predrafted, {on_hits} were accepted")
     return " · ".join(parts)
 

@@ -28,7 +28,6 @@ def ratios(counts: SpeculationStats) -> dict[str, Any]:
     Steps with looked-up tokens count only in ratios per step.
     """
     num_drafted = counts.num_steps - counts.num_lookup_steps
-    num_cache_misses = num_drafted - counts.num_cache_hits + counts.num_cache_misses
     draft_tokens = counts.num_draft_tokens - counts.num_lookup_draft_tokens
     accepted = counts.num_accepted_tokens - counts.num_lookup_accepted_tokens
     accepted_on_miss = accepted - counts.num_cache_hit_accepted_tokens
@@ -38,11 +37,13 @@ def ratios(counts: SpeculationStats) -> dict[str, Any]:
         "mean_draft_length": _ratio(draft_tokens, num_drafted),
         "mean_acceptance_length": _per_step(counts.num_accepted_tokens, counts.num_steps),
         "acceptance_rate_per_position": [_ratio(n, counts.num_steps) for n in at_least[1:]],
-        "table_hit_rate": _ratio(counts.num_cache_hits, counts.num_cache_hits + num_cache_misses),
+        "table_hit_rate": _ratio(
+            counts.num_cache_hits, counts.num_cache_hits + counts.num_cache_misses
+        ),
         "tokens_per_step_on_hit": _per_step(
             counts.num_cache_hit_accepted_tokens, counts.num_cache_hits
         ),
-        "tokens_per_step_on_miss": _per_step(accepted_on_miss, num_cache_misses),
+        "tokens_per_step_on_miss": _per_step(accepted_on_miss, counts.num_cache_misses),
         "lookup_step_rate": _ratio(counts.num_lookup_steps, counts.num_steps),
         "lookup_acceptance_rate": _ratio(
             counts.num_lookup_accepted_tokens, counts.num_lookup_draft_tokens

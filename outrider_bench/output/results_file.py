@@ -5,12 +5,9 @@ import platform
 import re
 import subprocess
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import grpc
-import torch
-import transformers
 
 from outrider import __version__
 from outrider.errors import ConfigurationError
@@ -23,6 +20,9 @@ def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **
     Raises:
         ConfigurationError: the file cannot be written.
     """
+    # Takes seconds, which commands that compute nothing need not wait before they begin.
+    import torch
+
     path = folder / f"{name}.json"
     document = {
         "benchmark": name,
@@ -31,9 +31,7 @@ def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **
             "outrider": __version__,
             "commit": _commit(),
             "python": platform.python_version(),
-            "torch": torch.__version__,
-            "transformers": transformers.__version__,
-            "grpcio": grpc.__version__,
+            **{package: version(package) for package in ("torch", "transformers", "grpcio")},
         },
         "hardware": {
             "cpu": _cpu_model(),
@@ -56,6 +54,8 @@ def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **
 
 
 def _instructions() -> str:
+    import torch
+
     has_amx = getattr(torch.cpu, "_is_amx_tile_supported", lambda: False)()
     return torch.backends.cpu.get_cpu_capability() + (" and AMX" if has_amx else "")
 

@@ -27,7 +27,7 @@ def test_steps_are_counted_by_what_became_of_their_draft_tokens() -> None:
         num_lookup_draft_tokens=2,
         num_pipelined_steps=1,
         num_stale_steps=1,
-        num_cache_misses=1,
+        num_cache_misses=2,
     )
     assert [counts.drafted_at(i) for i in range(3)] == [3, 3, 1]
     assert [counts.accepted_at(i) for i in range(3)] == [2, 1, 0]

@@ -79,6 +79,7 @@ def test_what_was_predrafted_is_told() -> None:
     counts = dataclasses.replace(
         SPECULATIVE.speculation,
         num_cache_hits=1,
+        num_cache_misses=1,
         num_cache_hit_accepted_tokens=2,
         num_predrafted_tokens=9,
     )

@@ -50,13 +50,12 @@ def test_counts_are_summed_before_they_are_divided() -> None:
                 num_lookup_draft_tokens=3,
                 num_lookup_accepted_tokens=1,
                 num_cache_hits=1,
+                num_cache_misses=3,
                 num_cache_hit_accepted_tokens=2,
                 num_predrafted_tokens=10,
                 acceptance_histogram=[1, 1, 3],
             ),
-            report(
-                num_steps=1, num_draft_tokens=2, num_accepted_tokens=0, acceptance_histogram=[1]
-            ),
+            report(num_steps=1, num_draft_tokens=2, num_cache_misses=1, acceptance_histogram=[1]),
         ]
     )
     assert counts.acceptance_histogram == [2, 1, 3]
