@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from outrider.embedded.draft import EMBEDDED_DRAFT, embedded_draft
 from outrider.embedded.target import EMBEDDED_TARGET, embedded_target
 from outrider.errors import ModelNotFound
 from outrider.models.cache import Progress, silent
 from outrider.models.hub import downloaded
 
 __all__ = ["EMBEDDED_DRAFT", "EMBEDDED_TARGET", "resolve_model"]
+
+EMBEDDED_DRAFT = "smollm2-135m-draft"
 
 
 def resolve_model(name: str, progress: Progress = silent, trust_remote_code: bool = False) -> str:
@@ -30,6 +31,9 @@ def resolve_model(name: str, progress: Progress = silent, trust_remote_code: boo
     if name in ("default", EMBEDDED_TARGET):
         return str(embedded_target(progress))
     if name == EMBEDDED_DRAFT:
+        # Imports torch, which takes seconds and is not needed for other names.
+        from outrider.embedded.draft import embedded_draft
+
         return str(embedded_draft(progress))
     path = Path(name)
     if path.is_dir():

@@ -14,6 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from outrider.embedded import EMBEDDED_DRAFT
 from outrider.embedded.target import embedded_target
 from outrider.engine.cpu.int8_linear import row_scales
 from outrider.engine.loading.draft_vocabulary import read_draft_vocabulary, write_draft_vocabulary
@@ -21,8 +22,6 @@ from outrider.engine.loading.weights import load_model
 from outrider.models.cache import Progress, cache_folder, made_once, silent
 from outrider.models.student import freeze, keep_layers
 from outrider.models.tokenizer_files import load_tokenizer
-
-EMBEDDED_DRAFT = "smollm2-135m-draft"
 
 FILE = Path(__file__).with_name("draft.safetensors")
 

@@ -89,8 +89,10 @@ WITHOUT_TORCH = [
     "outrider.cli.main",
     "outrider.client",
     "outrider.distill.__main__",
+    "outrider.embedded",
     "outrider.healthcheck",
     "outrider_bench.__main__",
+    "outrider_bench.output.results_file",
 ]
 
 TESTS_WITHOUT_TORCH = [
