@@ -82,8 +82,7 @@ def answer(engine: Engine, prompt: Sequence[int], num_tokens: int) -> list[int]:
 def first_choices(engine: Engine, text: Sequence[int], start: int) -> list[int]:
     """The draft's, for each token of the text from `start` on."""
     [logits] = engine.forward([Chunk(0, 0, text[:-1], len(text) - start)])
-    choices: list[int] = engine.logit_token_ids[logits.argmax(-1)].tolist()
-    return choices
+    return engine.logit_token_ids[logits.argmax(-1)].tolist()
 
 
 def count(

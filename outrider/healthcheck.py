@@ -47,12 +47,9 @@ def check_own(timeout: float) -> str:
     The ports are those that the services take from the environment, or by default. Raises
     ConfigurationError for an invalid port.
     """
-    status = "UNAVAILABLE"
-    for role, default in _PORTS.items():
-        status = check(f"127.0.0.1:{_port(role, default)}", timeout)
-        if status != "UNAVAILABLE":
-            break
-    return status
+    ports = (_port(role, default) for role, default in _PORTS.items())
+    found = (check(f"127.0.0.1:{port}", timeout) for port in ports)
+    return next((status for status in found if status != "UNAVAILABLE"), "UNAVAILABLE")
 
 
 def _port(role: str, default: int) -> int:

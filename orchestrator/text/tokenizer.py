@@ -42,8 +42,7 @@ class Tokenizer:
     @property
     def vocab(self) -> Mapping[str, int]:
         """Token to id, added tokens included."""
-        vocab: dict[str, int] = self.backend.get_vocab(with_added_tokens=True)
-        return vocab
+        return self.backend.get_vocab(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, with the special tokens that the tokenizer adds."""
@@ -63,8 +62,7 @@ class Tokenizer:
     def _encode(self, text: str, add_special_tokens: bool) -> list[int]:
         # A batch of one: unlike `encode`, it lets other threads run meanwhile.
         [encoding] = self.backend.encode_batch([text], add_special_tokens=add_special_tokens)
-        ids: list[int] = encoding.ids
-        return ids
+        return encoding.ids
 
     def encode_messages(
         self,
@@ -94,8 +92,7 @@ class Tokenizer:
 
     def decode(self, token_ids: Sequence[int]) -> str:
         """The text of tokens, without special ones."""
-        text: str = self.backend.decode(list(token_ids), skip_special_tokens=True)
-        return text
+        return self.backend.decode(list(token_ids), skip_special_tokens=True)
 
     def has_text(self, token_id: int) -> bool:
         """Whether `decode` includes the token: it leaves out special and unknown ids."""

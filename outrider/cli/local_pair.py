@@ -106,8 +106,7 @@ def share_cores(target: dict[str, Any], draft: dict[str, Any]) -> None:
     """
     num_cores = available_cores()
     if draft["threads"] is None:
-        left = num_cores - (target["threads"] or 0)
-        draft["threads"] = max(1, min(left, num_cores // 4))
+        draft["threads"] = max(1, min(num_cores - (target["threads"] or 0), num_cores // 4))
     if target["threads"] is None:
         left = num_cores - (draft["threads"] if num_cores >= _ENOUGH_CORES else 0)
         target["threads"] = max(1, left)

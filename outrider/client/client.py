@@ -168,8 +168,7 @@ class Client(_Client, AbstractContextManager["Client"]):
             TypeError: there is no such parameter.
         """
         request, settings = self._call(prompt, timeout, request_id, parameters)
-        call = self._stub.GenerateStream(request, **settings)
-        return GenerationStream(call)
+        return GenerationStream(self._stub.GenerateStream(request, **settings))
 
     def info(self, timeout: float | None = 10.0) -> ServerInfo:
         """The models that the orchestrator serves; `timeout` in seconds. Raises OutriderError."""
@@ -262,8 +261,7 @@ class AsyncClient(_Client, AbstractAsyncContextManager["AsyncClient"]):
     ) -> AsyncGenerationStream:
         """`Client.stream`."""
         request, settings = self._call(prompt, timeout, request_id, parameters)
-        call = self._stub.GenerateStream(request, **settings)
-        return AsyncGenerationStream(call)
+        return AsyncGenerationStream(self._stub.GenerateStream(request, **settings))
 
     async def info(self, timeout: float | None = 10.0) -> ServerInfo:
         """`Client.info`."""

@@ -55,8 +55,7 @@ def check_layers(target: str, layers: Sequence[int], count: int) -> None:
 
 def recorded_layers(draft: Path) -> list[int]:
     """The target's layers that `draft` was made of."""
-    layers: list[int] = json.loads((draft / RECORD).read_text())["layers"]
-    return layers
+    return json.loads((draft / RECORD).read_text())["layers"]
 
 
 def chosen_layers(target: Any, layers: Sequence[int], probe: list[int], count: int) -> list[int]:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -96,9 +97,9 @@ def deliver(chunks: Sequence[Chunk], hidden_states: Mapping[int, Tensor]) -> Non
 
 def logit_rows(chunks: Sequence[Chunk]) -> list[int]:
     """Indices of the packed tokens that get logits."""
-    rows: list[int] = []
-    end = 0
-    for chunk in chunks:
-        end += len(chunk.token_ids)
-        rows.extend(range(end - chunk.num_logits, end))
-    return rows
+    ends = accumulate(len(chunk.token_ids) for chunk in chunks)
+    return [
+        row
+        for chunk, end in zip(chunks, ends, strict=True)
+        for row in range(end - chunk.num_logits, end)
+    ]

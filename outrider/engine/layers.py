@@ -99,8 +99,7 @@ class LayeredNetwork(nn.Module):
         states = self.run_layers(self.embedding(token_ids), rotation, forward_pass)
         if len(rows) < len(states):
             states = states[rows]
-        logits: Tensor = self.head(self.norm(states))
-        return logits
+        return self.head(self.norm(states))
 
     def run_layers(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> Tensor:
         """States [num_tokens, hidden_size] after all layers; `states` may change in place."""

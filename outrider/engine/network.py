@@ -43,8 +43,7 @@ class TransformersNetwork(nn.Module):
             )
         for layer in captured:
             forward_pass.hidden_states[layer] = output.hidden_states[layer][0]
-        logits: Tensor = output.logits[0]
-        return logits
+        return output.logits[0]
 
 
 Build = Callable[[Any, int], nn.Module]

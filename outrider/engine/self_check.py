@@ -140,8 +140,7 @@ def _shorten_ropes(config: Any) -> None:
 
 def _token_ids() -> list[int]:
     generator = torch.Generator().manual_seed(0)
-    ids: list[int] = torch.randint(3, _VOCAB_SIZE, (_LENGTH,), generator=generator).tolist()
-    return ids
+    return torch.randint(3, _VOCAB_SIZE, (_LENGTH,), generator=generator).tolist()
 
 
 def _by_transformers(model: Any, prompt_length: int, length: int) -> Tensor:

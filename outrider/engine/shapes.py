@@ -50,8 +50,7 @@ class RowSizes:
         """The cost of the calls for `num_rows`, in rows."""
         most = self.sizes[-1]
         num_full, rest = divmod(num_rows, most)
-        cost = num_full * (_CALL + most)
-        return cost + (_CALL + self.table()[rest] if rest else 0)
+        return num_full * (_CALL + most) + (_CALL + self.table()[rest] if rest else 0)
 
 
 ANY_ROWS = RowSizes()

@@ -59,8 +59,7 @@ def clear_unsound(
     if not ranges or all(cache.are_finite(ranges)):
         return are_sound
     for i, (slot, start, end) in zip(in_doubt, ranges, strict=True):
-        own = (slot, start, chunks[i].end)
-        [are_sound[i]] = cache.are_finite([own])
+        [are_sound[i]] = cache.are_finite([(slot, start, chunks[i].end)])
         cache.clear(slot, chunks[i].end if are_sound[i] else start, end)
     return are_sound
 

@@ -14,8 +14,9 @@ class Worker:
     def __init__(self, engine: Engine, slots_per_session: int = 1) -> None:
         self.engine = engine
         self.slots_per_session = slots_per_session
-        num_slots = engine.cache.num_slots
-        self.scheduler = Scheduler(engine, num_slots, engine.batch_limits, engine.threads)
+        self.scheduler = Scheduler(
+            engine, engine.cache.num_slots, engine.batch_limits, engine.threads
+        )
 
     @property
     def num_slots(self) -> int:

@@ -156,8 +156,7 @@ def _weights(
 def _values(tensor: Any) -> NDArray[np.float32]:
     from gguf import dequantize
 
-    values: NDArray[np.float32] = np.array(dequantize(tensor.data, tensor.tensor_type), np.float32)
-    return values
+    return np.array(dequantize(tensor.data, tensor.tensor_type), np.float32)
 
 
 def _in_halves(values: NDArray[np.float32], num_heads: int) -> NDArray[np.float32]:

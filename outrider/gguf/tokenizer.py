@@ -35,14 +35,13 @@ class Splitting:
     normalizes: bool = False
 
     def apply(self, tokenizer: Tokenizer) -> None:
-        built_in = self.pattern is None
-        first: list[pre_tokenizers.PreTokenizer] = []
-        if self.single_digits:
-            first.append(pre_tokenizers.Digits(individual_digits=True))
-        if self.pattern is not None:
-            first.append(pre_tokenizers.Split(Regex(self.pattern), "isolated"))
-        bytes_ = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=built_in)
-        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([*first, bytes_])
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                *([pre_tokenizers.Digits(individual_digits=True)] if self.single_digits else []),
+                *([pre_tokenizers.Split(Regex(self.pattern), "isolated")] if self.pattern else []),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=not self.pattern),
+            ]
+        )
         tokenizer.normalizer = normalizers.NFC() if self.normalizes else None
         tokenizer.decoder = decoders.ByteLevel()
         tokenizer.model.ignore_merges = self.ignores_merges
@@ -110,13 +109,15 @@ def read_tokenizer(file: Path, metadata: Mapping[str, Any]) -> PreTrainedTokeniz
 
 def _as_sentencepiece(tokenizer: Tokenizer, adds_space: bool) -> None:
     """Adds spaces like Llama 2's tokenizer: one before a text, and behind special tokens."""
-    spaces: list[normalizers.Normalizer] = [normalizers.Replace(" ", "▁")]
-    strip: list[decoders.Decoder] = []
-    if adds_space:
-        spaces.insert(0, normalizers.Prepend("▁"))
-        strip.append(decoders.Strip(" ", 1, 0))
-    tokenizer.normalizer = normalizers.Sequence(spaces)
+    tokenizer.normalizer = normalizers.Sequence(
+        [*([normalizers.Prepend("▁")] if adds_space else []), normalizers.Replace(" ", "▁")]
+    )
     tokenizer.pre_tokenizer = None
     tokenizer.decoder = decoders.Sequence(
-        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), *strip]
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            *([decoders.Strip(" ", 1, 0)] if adds_space else []),
+        ]
     )

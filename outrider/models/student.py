@@ -42,9 +42,8 @@ def freeze(model: Any, num_trained_layers: int | None) -> None:
         num_trained_layers: how many of the last layers are trained; None: all.
     """
     model.requires_grad_(True)
-    ends = (model.get_input_embeddings(), model.get_output_embeddings())
     frozen = layer_list(model)[: first_trained(model, num_trained_layers)]
-    for module in (*ends, *frozen):
+    for module in (model.get_input_embeddings(), *frozen, model.get_output_embeddings()):
         module.requires_grad_(False)
 
 

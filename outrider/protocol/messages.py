@@ -134,8 +134,8 @@ class SpeculationStats:
         for each in fields(self):
             mine, others = getattr(self, each.name), getattr(other, each.name)
             if isinstance(mine, list):
-                pairs = zip_longest(mine, others, fillvalue=0)
-                setattr(self, each.name, [a + b for a, b in pairs])
+                sums = [a + b for a, b in zip_longest(mine, others, fillvalue=0)]
+                setattr(self, each.name, sums)
             else:
                 setattr(self, each.name, mine + others)
 

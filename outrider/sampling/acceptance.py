@@ -20,9 +20,6 @@ def accept_matching(
         How many draft tokens are accepted, and the target's choice after them:
         the recovered token if one was rejected, else the bonus token.
     """
-    num_accepted = 0
-    for draft, target in zip(draft_token_ids, target_token_ids, strict=False):
-        if draft != target:
-            break
-        num_accepted += 1
+    pairs = enumerate(zip(draft_token_ids, target_token_ids, strict=False))
+    num_accepted = next((i for i, (draft, own) in pairs if draft != own), len(draft_token_ids))
     return num_accepted, target_token_ids[num_accepted]

@@ -95,10 +95,7 @@ def rank_rows(
     """
     if kernels is not None:
         threshold = _threshold(_scores(logits, settings, work), settings) if work.filters else None
-        ranked: Tensor = kernels.rank(
-            logits, token_ids, indices, settings, work.is_greedy, threshold, width
-        )
-        return ranked
+        return kernels.rank(logits, token_ids, indices, settings, work.is_greedy, threshold, width)
     scores = _scores(logits, settings, work)
     if not work.is_greedy:
         if work.filters:

@@ -65,8 +65,7 @@ class SlotCache:
         cache = SlotCache(num_slots, max_length, self._shapes)
         examples = [(keys[:, :, 0], values[:, :, 0]) for keys, values in self._layers.values()]
         if len({each.shape for pair in examples for each in pair}) == 1:
-            example = examples[0][0]
-            cache._all = cache._zeros(example, len(examples), 2)
+            cache._all = cache._zeros(examples[0][0], len(examples), 2)
             layers = [(keys, values) for keys, values in cache._all]
         else:
             layers = [(cache._zeros(key), cache._zeros(value)) for key, value in examples]
@@ -96,8 +95,7 @@ class SlotCache:
         """Whether the last layer is finite in each range: a slot, begin and end."""
         # A sum is NaN or infinite if any of its terms is.
         sums = [self._latest(*each).sum(dtype=torch.float32) for each in ranges]
-        finite: list[bool] = torch.stack(sums).isfinite().tolist()
-        return finite
+        return torch.stack(sums).isfinite().tolist()
 
     def clear(self, slot: int, begin: int, end: int) -> None:
         """Sets the tokens [begin, end) of a slot to zero."""

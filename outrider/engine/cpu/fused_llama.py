@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from outrider.engine.attention.forward_pass import ForwardPass
 from outrider.engine.attention.query_blocks import QueryBlock, attend_blocks
 from outrider.engine.attention.rope import Rotation
-from outrider.engine.cache.kv_cache import SlotCache
 from outrider.engine.cpu.activations import silu_by_rows
 from outrider.engine.layers import LayeredNetwork, LlamaWeights, RmsNorm
 
@@ -65,8 +64,7 @@ class FusedLayer(LlamaWeights):
         attended = attend_blocks(query, key, value, keys, values, blocks, self.scaling)
         states = states + self.o(attended.reshape(num_tokens, -1))
         gate, up = self.gate_up(self.mlp_norm(states)).chunk(2, dim=-1)
-        output: Tensor = states + self.down(silu_by_rows(gate).mul_(up))
-        return output
+        return states + self.down(silu_by_rows(gate).mul_(up))
 
 
 class FusedLlama(LayeredNetwork):
@@ -96,7 +94,9 @@ class FusedLlama(LayeredNetwork):
     def run_layers(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> Tensor:
         assert forward_pass.blocks is not None  # passes on a CPU have them
         blocks = forward_pass.blocks.of(states, self.num_groups)
-        keys, values = self._storage(forward_pass.cache, states)
+        like = states.new_empty(0, *self.head_shape)
+        pairs = [forward_pass.cache.storage(i, like, like) for i in range(len(self.layers))]
+        keys, values = map(list, zip(*pairs, strict=True))
         captured = forward_pass.captured_layers
         # Passes differ in length, and code optimised for one does not fit the next.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
@@ -106,12 +106,6 @@ class FusedLlama(LayeredNetwork):
             )
         forward_pass.hidden_states = dict(zip(captured, entering, strict=True))
         return output
-
-    def _storage(self, cache: SlotCache, states: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values by layer, each [num_slots, num_kv_heads, max_length, head_dim]."""
-        like = states.new_empty(0, *self.head_shape)
-        pairs = [cache.storage(index, like, like) for index in range(len(self.layers))]
-        return [keys for keys, _ in pairs], [values for _, values in pairs]
 
 
 class Layers(nn.Module):

@@ -71,11 +71,10 @@ class StaticPass(ForwardPass):
         if self._kernels is None:
             return super().attend(layer, query, key, value, rotation, output)
         stored = self.cache.storage(layer.number, key, value)
-        attended: Tensor = self._kernels.attend(
+        return self._kernels.attend(
             query, key, value, *stored, self._slots, self.positions, layer.scale,
             self._shape.length, layer.window, rotation, output,
         )  # fmt: skip
-        return attended
 
     def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
         """Rows for layers with `groups` query heads to a key-value head, and a sliding window."""

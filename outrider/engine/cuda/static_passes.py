@@ -167,8 +167,7 @@ class StaticPasses:
         token_ids, positions, slots = inputs.split([num_tokens, num_tokens, shape.num_rows])
         forward_pass = StaticPass(shape, positions, slots, self.cache, self.kernels)
         all_rows = torch.arange(num_tokens, device=self.device)
-        logits: Tensor = self.network(token_ids, forward_pass, all_rows)
-        return logits
+        return self.network(token_ids, forward_pass, all_rows)
 
 
 def sendable(values: list[int], device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Protocol
 
 from torch import Tensor
@@ -88,15 +89,14 @@ def measure_batch_limits(engine: Passes, replays_steps: bool = False) -> BatchLi
     num_tokens = min(_STEP_TOKENS, engine.max_context_length)  # at least two
     turns = [(_seconds(engine, 1), _seconds(engine, num_tokens)) for _ in range(_TURNS)]
     shortest, step = (min(seconds) for seconds in zip(*turns, strict=True))
-    chosen, limit = _BUDGETS[0], LONGEST_PASS * step
-    if replays_steps and chosen <= engine.max_context_length:
-        limit = max(limit, _LONGEST_UNRECORDED_PASS * _seconds(engine, chosen))
-    for budget in _BUDGETS:
-        if budget > engine.max_context_length or _seconds(engine, budget) > limit:
-            break
-        chosen = budget
+    limit = LONGEST_PASS * step
+    budgets = [budget for budget in _BUDGETS if budget <= engine.max_context_length]
+    if replays_steps and budgets:
+        limit = max(limit, _LONGEST_UNRECORDED_PASS * _seconds(engine, budgets[0]))
+    fast = takewhile(lambda budget: _seconds(engine, budget) <= limit, budgets)
+    widest = max(fast, default=_BUDGETS[0])
     token_seconds = max(0.0, step - shortest) / (num_tokens - 1)
-    return BatchLimits(chosen, max(_SHORTEST_GATHERING, shortest / _GATHERINGS), token_seconds)
+    return BatchLimits(widest, max(_SHORTEST_GATHERING, shortest / _GATHERINGS), token_seconds)
 
 
 def _seconds(engine: Passes, num_tokens: int) -> float:

@@ -104,14 +104,15 @@ class Slots:
         Only slots that were read with these frequencies count. `slot` itself is preferred.
         Prefixes that are too short to be worth a copy count as 0.
         """
-        best, longest = slot, 0
-        for source in (slot, *range(len(self._contents))):
-            if self.frequencies[source] != frequencies:
-                continue
-            length = common_length(self._contents[source], token_ids)
-            if length > longest and (source == slot or length >= _SHORTEST_PREFIX):
-                best, longest = source, length
-        return best, longest
+        lengths = {
+            source: common_length(contents, token_ids)
+            for source, contents in enumerate(self._contents)
+            if self.frequencies[source] == frequencies
+        }
+        best = max(lengths, key=lambda source: (lengths[source], source == slot), default=slot)
+        if best != slot and lengths[best] < _SHORTEST_PREFIX:
+            best = slot
+        return best, lengths.get(best, 0)
 
     def overwrite(self, slot: int, start: int, copy_from: tuple[int, int] | None) -> None:
         """Notes that a pass will write behind `start` tokens, after copying some."""

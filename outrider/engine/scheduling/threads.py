@@ -93,10 +93,8 @@ def use_free_cores(counts: Sequence[int]) -> None:
 def measured_threads(engine: "Engine") -> "AdaptiveThreads":
     """Chooses among the numbers of threads of a loaded engine, if there are several."""
     counts, current = engine.thread_counts, torch.get_num_threads()
-    if engine.device.type != "cpu":
-        return AdaptiveThreads({0: 0.0})
     if len(counts) == 1:
-        return AdaptiveThreads({current: 0.0})
+        return AdaptiveThreads({current if engine.device.type == "cpu" else 0: 0.0})
     seconds: dict[int, float] = {}
     for count in reversed(counts):
         if count <= current:  # with more, the machine is busy
