@@ -37,6 +37,11 @@ class Link:
         self._told: set[str] = set()  # reasons of the outage
         self._watching: asyncio.Task[None] | None = None
 
+    @property
+    def usable(self) -> ModelInfo | None:
+        """The last answer; None while the service cannot be used."""
+        return None if self.outage is not None else self.info
+
     async def look(self, timeout: float = _ANSWER_SECONDS) -> ModelInfo:
         """The service's answer now. Raises OutriderError if it does not answer or fit.
 

@@ -7,8 +7,7 @@ from contextlib import AsyncExitStack, contextmanager, suppress
 from orchestrator.policy.cost_model import PairState
 from orchestrator.reporting.timeline import Timeline
 from orchestrator.sessions.clients import DraftClient, TargetClient
-from orchestrator.sessions.draft_session import DraftSession
-from orchestrator.sessions.hidden_state_window import HiddenStateWindow, check_gives
+from orchestrator.sessions.hidden_state_window import check_gives
 from orchestrator.sessions.link import Link
 from orchestrator.sessions.text_sessions import TextSessions
 from orchestrator.text.tokenizer import Tokenizer
@@ -81,8 +80,7 @@ class Pair:
     @property
     def draft_info(self) -> ModelInfo | None:
         """The draft's last answer; None while no draft can be used."""
-        link = self.draft_link
-        return None if link is None or link.outage is not None else link.info
+        return None if self.draft_link is None else self.draft_link.usable
 
     @property
     def draft_outage(self) -> Outage | None:
@@ -102,20 +100,10 @@ class Pair:
         timeline: Timeline | None = None,
     ) -> Iterator[TextSessions]:
         """A session on each service, closed at the end in any case."""
-        target_info, draft_info = self.target_info, self.draft_info if speculate else None
-        spec = None if draft_info is None else draft_info.reads_hidden_states
-        window = None if spec is None else HiddenStateWindow(spec.of_target(target_info.num_layers))
-        verifier = self._target.open_session(params, target_info, timeout, timeline, window)
-
-        def open_drafter() -> DraftSession | None:
-            now = self.draft_info
-            # The target gives the hidden states that it was asked for when the text began.
-            if not speculate or now is None or now.reads_hidden_states != spec:
-                return None
-            assert self._draft is not None
-            return self._draft.open_session(params, now, target_info, timeout, timeline, window)
-
-        sessions = TextSessions(verifier, open_drafter, self.draft_link)
+        link = self.draft_link if speculate else None
+        sessions = TextSessions(
+            self._target, self.target_info, self._draft, link, params, timeout, timeline
+        )
         try:
             yield sessions
         finally:

@@ -2,33 +2,48 @@
 
 from collections.abc import Callable
 
+from orchestrator.reporting.timeline import Timeline
+from orchestrator.sessions.clients import DraftClient, TargetClient
 from orchestrator.sessions.draft_session import DraftSession
+from orchestrator.sessions.hidden_state_window import HiddenStateWindow
 from orchestrator.sessions.link import Link
-from orchestrator.sessions.target_session import TargetSession
 from outrider.errors import OutriderError
+from outrider.protocol.messages import ModelInfo, SamplingParams
 
 
 class TextSessions:
     """Both sessions of one text; the draft's is opened again where the draft was restarted.
 
     Args:
-        open_drafter: opens a session with the draft if it can be used.
-        link: to the draft.
+        draft, link: to the draft; None if none shall take part.
     """
 
     def __init__(
         self,
-        verifier: TargetSession,
-        open_drafter: Callable[[], DraftSession | None],
+        target: TargetClient,
+        target_info: ModelInfo,
+        draft: DraftClient | None,
         link: Link | None,
+        params: SamplingParams,
+        timeout: float | None,
+        timeline: Timeline | None,
     ) -> None:
-        self.verifier = verifier
-        self.drafter = open_drafter()
+        self.drafter: DraftSession | None = None
         """None if the draft could not be used at the beginning."""
-        self._open_drafter = open_drafter
         self._link = link
-        self._num_outages = self._outages_over
+        self._num_outages = 0  # those that were over when the session was opened
         self._lost_for: OutriderError | None = None
+        info = None if link is None else link.usable
+        self._reads = None if info is None else info.reads_hidden_states
+        window = None
+        if self._reads is not None:
+            window = HiddenStateWindow(self._reads.of_target(target_info.num_layers))
+        self.verifier = target.open_session(params, target_info, timeout, timeline, window)
+        if draft is not None and link is not None and info is not None:
+            self._open_drafter: Callable[[ModelInfo], DraftSession] = lambda info: (
+                draft.open_session(params, info, target_info, timeout, timeline, window)
+            )
+            self._open(link, info)
 
     @property
     def draft_failure(self) -> OutriderError | None:
@@ -38,17 +53,20 @@ class TextSessions:
 
     def reopen_drafter(self) -> DraftSession | None:
         """A session in place of the one that was lost, if the draft was away since, and is back."""
-        if self.drafter is None or self._outages_over == self._num_outages:
+        link = self._link
+        if self.drafter is None or link is None or link.num_outages == self._num_outages:
             return None
-        if (drafter := self._open_drafter()) is None:
+        info = link.usable
+        # The target gives the hidden states that it was asked for when the text began.
+        if info is None or info.reads_hidden_states != self._reads:
             return None
-        self._lost_for, self._num_outages = self.draft_failure, self._outages_over
-        self.drafter = drafter
-        return drafter
+        self._lost_for = self.draft_failure
+        return self._open(link, info)
 
-    @property
-    def _outages_over(self) -> int:
-        return 0 if self._link is None else self._link.num_outages
+    def _open(self, link: Link, info: ModelInfo) -> DraftSession:
+        self._num_outages = link.num_outages
+        self.drafter = self._open_drafter(info)
+        return self.drafter
 
     def close(self) -> None:
         self.verifier.close()
