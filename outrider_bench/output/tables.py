@@ -1,7 +1,7 @@
 """Tables of a run for the terminal."""
 
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from rich.table import Column, Table
@@ -38,11 +38,14 @@ def tables(document: Mapping[str, Any]) -> Iterator[Table]:
         yield _hits(found, sections["trace"])
 
 
-def _table(title: str, *headings: str) -> Table:
+def _table(title: str, headings: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
     first, *others = headings
     columns = [Column(first, no_wrap=True), *(Column(each, justify="right") for each in others)]
     look: Any = {"title_justify": "left", "box": None, "pad_edge": False, "header_style": "dim"}
-    return Table(*columns, title=title, **look)
+    table = Table(*columns, title=title, **look)
+    for row in rows:
+        table.add_row(*map(str, row))
+    return table
 
 
 def _cell(value: Any, digits: int = 2) -> str:
@@ -51,24 +54,15 @@ def _cell(value: Any, digits: int = 2) -> str:
     return f"{value:.{digits}f}" if isinstance(value, float) else str(value)
 
 
+def _speedup(way: Mapping[str, Any]) -> str:
+    return f"{way['speedup']:.2f}x"
+
+
 def _ways(title: str, ways: Mapping[str, Any]) -> Table:
-    table = _table(
-        title, "", "ms a token", "first token ms", "speedup", "accepted", "k",
+    headings = (
+        "", "ms a token", "first token ms", "speedup", "accepted", "k",
         "tokens a step", "hits", "on hit", "on miss", "in vain", "looked up", "different",
     )  # fmt: skip
-    for name, found in ways.items():
-        table.add_row(
-            name,
-            _cell(found["ms_per_token"], 1),
-            _cell(found["first_token_ms"], 0),
-            f"{found['speedup']:.2f}x",
-            *_ratio_cells(found.get("ratios", {})),
-            _cell(found["num_different"]),
-        )
-    return table
-
-
-def _ratio_cells(ratios: Mapping[str, Any]) -> list[str]:
     names = (
         "draft_acceptance_rate",
         "mean_draft_length",
@@ -79,122 +73,119 @@ def _ratio_cells(ratios: Mapping[str, Any]) -> list[str]:
         "predrafted_in_vain",
         "lookup_step_rate",
     )
-    return [_cell(ratios.get(name)) for name in names]
+    rows = (
+        (
+            name,
+            _cell(found["ms_per_token"], 1),
+            _cell(found["first_token_ms"], 0),
+            _speedup(found),
+            *(_cell(found.get("ratios", {}).get(ratio)) for ratio in names),
+            _cell(found["num_different"]),
+        )
+        for name, found in ways.items()
+    )
+    return _table(title, headings, rows)
 
 
 def _round_trips(leg: str, by_rtt: Mapping[str, Any]) -> Table:
     title = f"added round trips to {LEG_NAMES[leg]}"
-    headings = (
-        "target only, ms a token",
-        SEQUENTIAL,
-        PIPELINED,
-        f"{PIPELINED} / {SEQUENTIAL}",
-        "k",
-    )
-    table = _table(title, "ms", *headings)
-    for rtt, ways in by_rtt.items():
-        turn, ahead = ways[SEQUENTIAL], ways[PIPELINED]
-        table.add_row(
+    headings = ("ms", "target only, ms a token", *_MODES, "k")
+    rows = (
+        (
             rtt,
             _cell(ways[TARGET_ONLY]["ms_per_token"], 1),
-            f"{turn['speedup']:.2f}x",
-            f"{ahead['speedup']:.2f}x",
-            f"{_prompt_ratio(turn, ahead):.2f}x",
-            _cell(ahead.get("ratios", {}).get("mean_draft_length"), 1),
+            *_modes(ways[SEQUENTIAL], ways[PIPELINED]),
+            _cell(ways[PIPELINED].get("ratios", {}).get("mean_draft_length"), 1),
         )
-    return table
+        for rtt, ways in by_rtt.items()
+    )
+    return _table(title, headings, rows)
 
 
-def _prompt_ratio(slow: Mapping[str, Any], fast: Mapping[str, Any]) -> float:
-    """The median over prompts of the ratio of two ways."""
-    pairs = zip(slow["per_prompt_ms"], fast["per_prompt_ms"], strict=True)
-    return float(statistics.median(a / b for a, b in pairs))
+_MODES = (SEQUENTIAL, PIPELINED, f"{PIPELINED} / {SEQUENTIAL}")
+
+
+def _modes(turn: Mapping[str, Any], ahead: Mapping[str, Any]) -> tuple[str, ...]:
+    """Both speedups, and the median over prompts of their ratio."""
+    pairs = zip(turn["per_prompt_ms"], ahead["per_prompt_ms"], strict=True)
+    ratio = statistics.median(slow / fast for slow, fast in pairs)
+    return _speedup(turn), _speedup(ahead), f"{ratio:.2f}x"
 
 
 def _curve(title: str, column: str, found: Mapping[str, Any]) -> Table:
-    headings = (
-        "accepted",
-        SEQUENTIAL,
-        PIPELINED,
-        f"{PIPELINED} / {SEQUENTIAL}",
-        "tokens a step",
-        "hits",
-    )
-    table = _table(title, column, *headings)
-    for point, turn in found[SEQUENTIAL].items():
-        ahead = found[PIPELINED][point]
-        table.add_row(
-            str(point),
+    headings = (column, "accepted", *_MODES, "tokens a step", "hits")
+    points = ((point, turn, found[PIPELINED][point]) for point, turn in found[SEQUENTIAL].items())
+    rows = (
+        (
+            point,
             _cell(turn.get("ratios", {}).get("draft_acceptance_rate")),
-            f"{turn['speedup']:.2f}x",
-            f"{ahead['speedup']:.2f}x",
-            f"{_prompt_ratio(turn, ahead):.2f}x",
+            *_modes(turn, ahead),
             _cell(turn.get("ratios", {}).get("mean_acceptance_length")),
             _cell(ahead.get("ratios", {}).get("table_hit_rate")),
         )
-    return table
+        for point, turn, ahead in points
+    )
+    return _table(title, headings, rows)
 
 
 def _capacity(found: Mapping[str, Mapping[int, float]]) -> Table:
     levels = list(next(iter(found.values())))
-    table = _table("tokens a second, all sessions together", "sessions", *map(str, levels))
-    for system, speeds in found.items():
-        table.add_row(system, *(_cell(speeds[level], 1) for level in levels))
-    return table
+    rows = (
+        (system, *(_cell(speeds[level], 1) for level in levels)) for system, speeds in found.items()
+    )
+    title = "tokens a second, all sessions together"
+    return _table(title, ("sessions", *map(str, levels)), rows)
 
 
 def _costs(found: Mapping[int, Mapping[str, Any]]) -> Table:
     names = list(next(iter(found.values())))
-    table = _table("costs, sequential", "k", *(name.replace("_", " ") for name in names))
-    for k, costs in found.items():
-        table.add_row(str(k), *(_cell(costs[name]) for name in names))
-    return table
+    headings = ("k", *(name.replace("_", " ") for name in names))
+    rows = ((k, *(_cell(costs[name]) for name in names)) for k, costs in found.items())
+    return _table("costs, sequential", headings, rows)
 
 
 def _predicted(found: list[dict[str, Any]]) -> Table:
-    table = _table(
-        "the loop model beside what was measured", "", "k", "ms a token", "model", "hits", "model"
-    )
-    for point in found:
-        hits = (point["measured_hit_rate"], point["predicted_hit_rate"])
-        table.add_row(
+    rows = (
+        (
             point["mode"],
-            str(point["k"]),
+            point["k"],
             _cell(point["measured_ms_per_token"], 1),
             _cell(point["predicted_ms_per_token"], 1),
-            *(_cell(hit) for hit in hits),
+            _cell(point["measured_hit_rate"]),
+            _cell(point["predicted_hit_rate"]),
         )
-    return table
+        for point in found
+    )
+    headings = ("", "k", "ms a token", "model", "hits", "model")
+    return _table("the loop model beside what was measured", headings, rows)
 
 
 def _speedups(title: str, found: Mapping[str, Mapping[str, float]]) -> Table:
-    table = _table(title, "", SEQUENTIAL, "k", PIPELINED, "k")
-    for name, row in found.items():
-        table.add_row(
+    rows = (
+        (
             name,
             f"{row[SEQUENTIAL]:.2f}x",
-            str(row[f"k {SEQUENTIAL}"]),
+            row[f"k {SEQUENTIAL}"],
             f"{row[PIPELINED]:.2f}x",
-            str(row[f"k {PIPELINED}"]),
+            row[f"k {PIPELINED}"],
         )
-    return table
+        for name, row in found.items()
+    )
+    return _table(title, ("", SEQUENTIAL, "k", PIPELINED, "k"), rows)
 
 
 def _hits(found: Mapping[str, Mapping[int, float]], trace: Mapping[str, Any]) -> Table:
     lengths = list(next(iter(found.values())))
-    table = _table(
-        "table hits by the loop model, and how often a correction is among the runners-up",
-        "", "accepted", "bonus guessed", *(f"hits, k = {k}" for k in lengths),
-        "first 1", "2", "4", "8",
-    )  # fmt: skip
-    for rule, rates in found.items():
-        figures = trace[rule]
-        coverage = figures["runner_up_coverage"]
-        table.add_row(
+    hits = (f"hits, k = {k}" for k in lengths)
+    rows = (
+        (
             rule,
-            _cell(figures["acceptance_rate"]),
-            _cell(figures["bonus_guess_rate"]),
+            _cell(trace[rule]["acceptance_rate"]),
+            _cell(trace[rule]["bonus_guess_rate"]),
             *(_cell(rates[k]) for k in lengths),
-            *(_cell(coverage[r]) for r in (1, 2, 4, 8)),
+            *(_cell(trace[rule]["runner_up_coverage"][r]) for r in (1, 2, 4, 8)),
         )
-    return table
+        for rule, rates in found.items()
+    )
+    title = "table hits by the loop model, and how often a correction is among the runners-up"
+    return _table(title, ("", "accepted", "bonus guessed", *hits, "first 1", "2", "4", "8"), rows)
