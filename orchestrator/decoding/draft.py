@@ -24,6 +24,17 @@ Reopen = Callable[[], Drafter | None]
 log = logging.getLogger(__name__)
 
 
+class _NoDrafter(Drafter):
+    """In place of one that is absent or lost."""
+
+    max_context_length = num_predrafted_tokens = 0
+
+    async def propose(
+        self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
+    ) -> Proposal:
+        raise ServiceUnavailable("there is no draft")
+
+
 class Draft:
     """Owns the draft's state. Losing the draft costs speed, not text.
 
@@ -39,7 +50,7 @@ class Draft:
         self.state = DraftState.ABSENT if drafter is None else DraftState.IDLE
         self.prefill_ns = 0
         """Of a prefill that was finished: what it took the draft."""
-        self._drafter = drafter
+        self.drafter = drafter or _NoDrafter()
         self._num_predrafts = num_predrafts
         self._reopen = reopen
         self._predrafts = False  # as it was last told
@@ -52,8 +63,7 @@ class Draft:
     @property
     def num_predrafted_tokens(self) -> int:
         """In this text so far."""
-        of_drafter = 0 if self._drafter is None else self._drafter.num_predrafted_tokens
-        return self._num_lost_tokens + of_drafter
+        return self._num_lost_tokens + self.drafter.num_predrafted_tokens
 
     @property
     def is_working(self) -> bool:
@@ -67,9 +77,7 @@ class Draft:
 
     def room(self, tokens: Sequence[int]) -> int:
         """How many tokens its context has left after `tokens`; 0 if there is no draft."""
-        if self._drafter is None:
-            return 0
-        return max(0, self._drafter.max_context_length - len(tokens))
+        return max(0, self.drafter.max_context_length - len(tokens))
 
     def prefill(self, tokens: Sequence[int], decision: Decision, is_late: bool = False) -> None:
         """Starts reading the text in the background.
@@ -84,8 +92,7 @@ class Draft:
         self._prefill = asyncio.create_task(self._read(list(tokens), decision))
 
     async def _read(self, tokens: Sequence[int], decision: Decision) -> Proposal | None:
-        if self._drafter is not None:
-            await self._drafter.until_readable(tokens)
+        await self.drafter.until_readable(tokens)
         return await self._ask(tokens, 0, decision, LONGEST_PREFILL_SECONDS)
 
     @property
@@ -104,7 +111,7 @@ class Draft:
             if self._steps_left == 0:
                 self.state = DraftState.ACTIVE
         elif self.state is DraftState.LOST and (drafter := self._reopen()) is not None:
-            self._drafter, self.state = drafter, DraftState.IDLE
+            self.drafter, self.state = drafter, DraftState.IDLE
             self._prefill, self._has_prefilled = None, False
 
     async def finish_prefill(self) -> None:
@@ -140,36 +147,16 @@ class Draft:
             else:
                 self.state = DraftState.IDLE
 
-    def cached(self, tokens: Sequence[int]) -> Predraft | None:
-        """The predraft for the case that `tokens` are committed."""
-        return None if self._drafter is None else self._drafter.cached(tokens)
-
-    def is_under_way(self, tokens: Sequence[int]) -> bool:
-        """Whether a predraft for that case has been started and has no token yet."""
-        return self._drafter is not None and self._drafter.is_under_way(tokens)
-
     async def wait_for_cached(self, tokens: Sequence[int], wait_ns: float) -> Predraft | None:
-        """The predraft for that case, if it is there in time.
+        """The predraft for the case that `tokens` are committed, if it is there in time.
 
         Without the wait, a result that comes during the draft's forward pass would waste it.
         """
         now = asyncio.get_running_loop().time
         latest = now() + wait_ns / 1e9
-        while self.is_under_way(tokens) and (seconds_left := latest - now()) > 0:
-            await asyncio.wait((self.growth(),), timeout=seconds_left)
-        return self.cached(tokens)
-
-    def growth(self) -> asyncio.Future[None]:
-        """Done when a predraft has grown; never, if none will."""
-        if self._drafter is None:
-            return asyncio.get_running_loop().create_future()
-        return self._drafter.growth()
-
-    def after_full_acceptance(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
-        """The predraft for the case that all of `draft` are accepted after `tokens`."""
-        if self._drafter is None:
-            return None
-        return self._drafter.after_full_acceptance(tokens, draft)
+        while self.drafter.is_under_way(tokens) and (seconds_left := latest - now()) > 0:
+            await asyncio.wait((self.drafter.growth(),), timeout=seconds_left)
+        return self.drafter.cached(tokens)
 
     async def propose(
         self, tokens: Sequence[int], num_tokens: int, decision: Decision
@@ -185,9 +172,9 @@ class Draft:
         Args:
             is_hit: it was predrafted, so the draft has caught up.
         """
-        if self._drafter is None:
+        if self.state is DraftState.LOST:
             return
-        fits = len(tokens) + len(draft) <= self._drafter.max_context_length
+        fits = len(tokens) + len(draft) <= self.drafter.max_context_length
         if not (decision.drafts and fits):
             self.state = DraftState.IDLE
         elif is_hit:
@@ -195,7 +182,7 @@ class Draft:
         if not fits:
             return
         try:
-            await self._drafter.follow(tokens, draft, self._plan(decision))
+            await self.drafter.follow(tokens, draft, self._plan(decision))
         except OutriderError as error:
             self._lose(error)
 
@@ -215,11 +202,11 @@ class Draft:
         self, tokens: Sequence[int], num_tokens: int, decision: Decision, seconds: float
     ) -> Proposal | None:
         """Awaits a proposal; after `seconds` without one the draft is lost."""
-        if self._drafter is None:
+        if self.state is DraftState.LOST:
             return None
         try:
             async with asyncio.timeout(seconds):
-                return await self._drafter.propose(tokens, num_tokens, self._plan(decision))
+                return await self.drafter.propose(tokens, num_tokens, self._plan(decision))
         except TimeoutError:
             self._lose(ServiceUnavailable("the draft: no answer in time"))
         except OutriderError as error:
@@ -229,10 +216,9 @@ class Draft:
     def _lose(self, error: OutriderError) -> None:
         """Closes the session, so that the draft does no more work for this text."""
         log.warning("going on without the draft: %s", str(error).removeprefix("the draft: "))
-        if self._drafter is not None:
-            self._num_lost_tokens += self._drafter.num_predrafted_tokens
-            self._drafter.close(error)
-        self._drafter, self.state = None, DraftState.LOST
+        self._num_lost_tokens += self.drafter.num_predrafted_tokens
+        self.drafter.close(error)
+        self.drafter, self.state = _NoDrafter(), DraftState.LOST
 
     def close(self) -> None:
         """Ends a prefill that is under way; the session is closed by its owner."""

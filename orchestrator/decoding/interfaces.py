@@ -45,20 +45,17 @@ Lookahead = Pipelining | RunningAhead
 class Drafter(Protocol):
     """Proposes tokens for one sequence, and predrafts for outcomes of their verification.
 
-    `propose` and `follow` raise OutriderError; the loop then goes on without the drafter.
+    `propose` and `follow` raise OutriderError; the loop then goes on without the drafter. What is
+    given here is right for one that never predrafts.
     """
 
-    @property
-    def max_context_length(self) -> int: ...
-
-    @property
-    def num_predrafted_tokens(self) -> int:
-        """Draft tokens of all predrafts of this session."""
-        ...
+    max_context_length: int
+    num_predrafted_tokens: int
+    """Draft tokens of all predrafts of this session."""
 
     async def until_readable(self, tokens: Sequence[int]) -> None:
         """Returns once it can read `tokens`: at once, unless the target has to read them first."""
-        ...
+        return
 
     async def propose(
         self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
@@ -68,24 +65,24 @@ class Drafter(Protocol):
 
     async def follow(self, tokens: Sequence[int], draft: Sequence[int], plan: PredraftPlan) -> None:
         """Learns that `draft` is being verified after `tokens`, and predrafts for that."""
-        ...
+        return
 
     def cached(self, tokens: Sequence[int]) -> Predraft | None:
         """The predraft for the case that `tokens` are committed, as far as it has come."""
-        ...
+        return None
 
     def is_under_way(self, tokens: Sequence[int]) -> bool:
         """Whether a predraft for that case has been started and has no token yet."""
-        ...
+        return False
 
     def after_full_acceptance(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
         """The predraft for the case that all of `draft`, which is being verified after
         `tokens`, are accepted; the draft guesses the token after them."""
-        ...
+        return None
 
     def growth(self) -> asyncio.Future[None]:
         """Done when a predraft has grown; never, if none will."""
-        ...
+        return asyncio.get_running_loop().create_future()
 
     def close(self, reason: OutriderError | None = None) -> None:
         """Ends the session and all work for it. A second call does nothing.
@@ -93,7 +90,7 @@ class Drafter(Protocol):
         Args:
             reason: why it is given up before the text is done.
         """
-        ...
+        return
 
 
 class Verifier(Protocol):

@@ -92,7 +92,7 @@ class Proposer:
         """What is looked up, if that is enough, otherwise what the draft has."""
         draft = self._draft
         await draft.want(tokens, decision)
-        cached = draft.cached(tokens) if decision.drafts else None
+        cached = draft.drafter.cached(tokens) if decision.drafts else None
         looked_up = self._look_up(tokens, room, decision, cached)
         if looked_up.token_ids:
             if draft.is_working:
@@ -112,8 +112,8 @@ class Proposer:
     ) -> DraftTokens:
         """The predraft for `tokens`; on a cache miss a proposal, where waiting for one pays."""
         draft, is_predrafting = self._draft, self._draft.is_predrafting
-        cached, waited_ns = draft.cached(tokens), 0
-        if cached is None and draft.is_under_way(tokens):
+        cached, waited_ns = draft.drafter.cached(tokens), 0
+        if cached is None and draft.drafter.is_under_way(tokens):
             began_ns = time.perf_counter_ns()
             cached = await draft.wait_for_cached(tokens, decision.cache_wait_ns)
             waited_ns = self._waited("draft_compute", began_ns).ns
@@ -173,8 +173,9 @@ class Proposer:
         now = asyncio.get_running_loop().time
         latest = now() + decision.pipeline_wait_ns / 1e9
         while True:
-            growth = self._draft.growth()
-            predraft, seconds_left = self._draft.after_full_acceptance(tokens, draft), None
+            growth = self._draft.drafter.growth()
+            predraft = self._draft.drafter.after_full_acceptance(tokens, draft)
+            seconds_left = None
             if predraft is not None:
                 request = self._request(tokens, predraft, room, decision)
                 num_tokens, seconds_left = len(request.draft.token_ids), latest - now()

@@ -10,7 +10,7 @@ from typing import Any
 from draft_service.drafters.model import ModelDrafterSession
 from draft_service.service import load_drafter
 from orchestrator.decoding.decoder import decode
-from orchestrator.decoding.interfaces import Lookahead
+from orchestrator.decoding.interfaces import Drafter, Lookahead
 from orchestrator.decoding.proposer import Proposer
 from orchestrator.policy.adaptive import AdaptivePolicy
 from orchestrator.policy.cost_model import PairState
@@ -20,7 +20,6 @@ from outrider.engine.options import EngineOptions
 from outrider.errors import OutriderError
 from outrider.protocol.messages import (
     GREEDY,
-    Predraft,
     PredraftPlan,
     Proposal,
     SamplingParams,
@@ -78,8 +77,8 @@ async def _generate(prompt: list[int], task: Task, k: int | None, looks_up: bool
     return Run(tokens, (first - began) * 1e3, later_ms / max(1, len(tokens) - 1))
 
 
-class LocalDrafter:
-    """`orchestrator.decoding.interfaces.Drafter` on a session of this process."""
+class LocalDrafter(Drafter):
+    """On a session of this process, without predrafts."""
 
     def __init__(self, session: ModelDrafterSession, params: SamplingParams) -> None:
         self.max_context_length = _loaded["max_context_length"]
@@ -87,9 +86,6 @@ class LocalDrafter:
         self._session = session
         self._params = params
         self._sync = SequenceSync()
-
-    async def until_readable(self, tokens: Sequence[int]) -> None:
-        """At once."""
 
     async def propose(
         self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
@@ -100,21 +96,6 @@ class LocalDrafter:
         )
         self._sync.hold(tokens, proposal.draft_token_ids, proposal.sequence_length)
         return proposal
-
-    async def follow(self, tokens: Sequence[int], draft: Sequence[int], plan: PredraftPlan) -> None:
-        """Is never called, since there are no predrafts."""
-
-    def cached(self, tokens: Sequence[int]) -> Predraft | None:
-        return None
-
-    def is_under_way(self, tokens: Sequence[int]) -> bool:
-        return False
-
-    def after_full_acceptance(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
-        return None
-
-    def growth(self) -> asyncio.Future[None]:
-        return asyncio.get_running_loop().create_future()
 
     def close(self, reason: OutriderError | None = None) -> None:
         self._session.close()
