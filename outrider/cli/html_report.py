@@ -149,9 +149,8 @@ def _plain_part(value: Mapping[str, Any]) -> dict[str, Any]:
 def _pairs(title: str, values: Mapping[str, Any]) -> Table:
     """A row for each value, with bars if all are measurements; whole numbers are counts."""
     flat = _flat(values)
-    longest = 0.0
-    if len(flat) > 1 and all(isinstance(v, float) and v >= 0 for v in flat.values()):
-        longest = max(flat.values())
+    are_measured = len(flat) > 1 and all(isinstance(v, float) and v >= 0 for v in flat.values())
+    longest = max(flat.values()) if are_measured else 0.0
     rows = [
         [Cell(_words(name)), _cell(value, value / longest if longest else None)]
         for name, value in flat.items()

@@ -108,8 +108,10 @@ class LayeredNetwork(nn.Module):
 
 def can_fuse(config: Any) -> bool:
     """Whether Llama's layers compute the same as a model of this configuration."""
-    if config.model_type not in FAMILIES or getattr(config, "use_sliding_window", False):
-        return False
-    if config.hidden_act != "silu" or rope_of(config).kind:
-        return False
-    return not getattr(config, "mlp_bias", False)
+    return (
+        config.model_type in FAMILIES
+        and config.hidden_act == "silu"
+        and not getattr(config, "use_sliding_window", False)
+        and not getattr(config, "mlp_bias", False)
+        and not rope_of(config).kind
+    )

@@ -82,6 +82,12 @@ class SlotCache:
             self._layers[layer] = (self._zeros(key), self._zeros(value))
         return self._layers[layer]
 
+    def storages(self, num_layers: int, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """The keys, and the values, of the first layers, all of which write what is like `like`."""
+        pairs = (self.storage(layer, like, like) for layer in range(num_layers))
+        keys, values = zip(*pairs, strict=True)
+        return list(keys), list(values)
+
     def copy(self, source: int, slot: int, begin: int, end: int) -> None:
         """Copies the tokens [begin, end) of slot `source` to `slot`."""
         if self._all is not None:

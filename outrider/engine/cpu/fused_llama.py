@@ -24,6 +24,20 @@ from outrider.engine.layers import LayeredNetwork, LlamaWeights, RmsNorm
 log = logging.getLogger(__name__)
 
 
+def scripted(module: nn.Module) -> Any:
+    """The module in TorchScript, which saves Python's share of a pass.
+
+    Without support in this torch, the module as it is.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that TorchScript is deprecated
+            return torch.jit.script(module)
+    except Exception as error:
+        log.info("layers are not compiled: %s", str(error).strip().split("\n")[0])
+        return module
+
+
 class FusedLayer(LlamaWeights):
     """A LlamaDecoderLayer over the slot cache."""
 
@@ -80,23 +94,14 @@ class FusedLlama(LayeredNetwork):
         self._run: Any = Layers(self.layers)
 
     def compile_layers(self) -> None:
-        """Translates the layers to TorchScript, which saves Python's share of a pass.
-
-        Call it once the layers are final. Without support in this torch they stay as they are.
-        """
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that TorchScript is deprecated
-                self._run = torch.jit.script(Layers(self.layers))
-        except Exception as error:
-            log.info("layers are not compiled: %s", str(error).strip().split("\n")[0])
+        """See `scripted`. Call it once the layers are final."""
+        self._run = scripted(Layers(self.layers))
 
     def run_layers(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> Tensor:
         assert forward_pass.blocks is not None  # passes on a CPU have them
         blocks = forward_pass.blocks.of(states, self.num_groups)
         like = states.new_empty(0, *self.head_shape)
-        pairs = [forward_pass.cache.storage(i, like, like) for i in range(len(self.layers))]
-        keys, values = map(list, zip(*pairs, strict=True))
+        keys, values = forward_pass.cache.storages(len(self.layers), like)
         captured = forward_pass.captured_layers
         # Passes differ in length, and code optimised for one does not fit the next.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]

@@ -5,8 +5,6 @@ vector, or the draft's own ones where the target's are not known yet. A step of 
 forty calls of torch, so they are few and run without Python.
 """
 
-import logging
-import warnings
 from typing import Any
 
 import torch
@@ -16,12 +14,9 @@ from torch.nn.functional import embedding
 from outrider.engine.attention.forward_pass import ForwardPass
 from outrider.engine.attention.query_blocks import QueryBlock
 from outrider.engine.attention.rope import rotation_of
-from outrider.engine.cache.kv_cache import SlotCache
-from outrider.engine.cpu.fused_llama import FusedLayer
+from outrider.engine.cpu.fused_llama import FusedLayer, scripted
 from outrider.engine.eagle3.checkpoint import Eagle3Model
 from outrider.engine.layers import RmsNorm
-
-log = logging.getLogger(__name__)
 
 
 class FeatureLayer(FusedLayer):
@@ -125,8 +120,7 @@ class Eagle3Network(nn.Module):
             parts = features.chunk(len(self.feature_norms), dim=-1)
             pairs = zip(self.feature_norms, parts, strict=True)
             features = torch.cat([norm(part) for norm, part in pairs], dim=-1)
-        output: Tensor = self.fuse(features)
-        return output
+        return self.fuse(features)
 
     def forward(
         self, token_ids: Tensor, hidden: Tensor, forward_pass: ForwardPass, rows: Tensor | None
@@ -134,27 +128,15 @@ class Eagle3Network(nn.Module):
         """See `Steps`."""
         assert forward_pass.blocks is not None
         blocks = [forward_pass.blocks.of(hidden, self._groups, each) for each in self.windows]
-        keys, values = self._storage(forward_pass.cache, hidden)
+        like = hidden.new_empty(0, *self._head_shape)
+        keys, values = forward_pass.cache.storages(len(self.windows), like)
         # Passes differ in length, and code optimised for one does not fit the next.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            output: tuple[Tensor, Tensor] = self._run(
-                token_ids, forward_pass.positions, hidden, keys, values, blocks, rows
-            )
-        return output
+            return self._run(token_ids, forward_pass.positions, hidden, keys, values, blocks, rows)
 
     def compile_layers(self) -> None:
-        """See `FusedLlama.compile_layers`."""
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that TorchScript is deprecated
-                self._run = torch.jit.script(self.steps)
-        except Exception as error:
-            log.info("layers are not compiled: %s", str(error).strip().split("\n")[0])
-
-    def _storage(self, cache: SlotCache, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        like = like.new_empty(0, *self._head_shape)
-        pairs = [cache.storage(index, like, like) for index in range(len(self.windows))]
-        return [keys for keys, _ in pairs], [values for _, values in pairs]
+        """See `scripted`. Call it once the layers are final."""
+        self._run = scripted(self.steps)
 
 
 def _windows(config: Any) -> list[int | None]:
