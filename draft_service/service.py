@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from draft_service.drafters.drafting import NUM_RUNNERS_UP
+from draft_service.drafters.eagle3 import Eagle3Drafter
 from draft_service.drafters.fan_out import measure_step_time
 from draft_service.drafters.model import ModelDrafter
 from draft_service.drafters.replay import REPLAY, ReplayDrafter, Script
@@ -69,7 +70,8 @@ def load_drafter(
     engine.passes = PassCounts()  # without those of loading
     if script:
         return served, ReplayDrafter(engine, num_predrafts, script, step_time)
-    return served, ModelDrafter(engine, num_predrafts, min_confidence, step_time)
+    drafter = ModelDrafter if engine.reads_hidden_states is None else Eagle3Drafter
+    return served, drafter(engine, num_predrafts, min_confidence, step_time)
 
 
 def _embedded(options: EngineOptions) -> EngineOptions:

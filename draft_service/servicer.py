@@ -12,6 +12,7 @@ import grpc
 from draft_service.drafters.model import ModelDrafter
 from outrider.observability import telemetry
 from outrider.protocol.codec import (
+    hidden_states_from_wire,
     predraft_plan_from_wire,
     predrafts_to_wire,
     proposal_to_wire,
@@ -48,6 +49,9 @@ class DraftServicer(ModelServicer[ModelDrafter], draft_pb2_grpc.DraftServiceServ
                         request.num_speculative_tokens,
                         params,
                         vocab_size,
+                        hidden_states_from_wire(request.hidden_states)
+                        if request.HasField("hidden_states")
+                        else None,
                     )
                     span.set(**dataclasses.asdict(proposal.timings))
                 total_ns = time.perf_counter_ns() - arrived_ns

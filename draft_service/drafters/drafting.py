@@ -53,11 +53,13 @@ class SlotContent:
 
     slot: int
     session: int
+    first_index = 0
+    """The index in the sequence of the token with which the slot begins."""
     token_ids: list[int] = field(default_factory=list)
     ranks: dict[int, list[Choice]] = field(default_factory=dict)
 
-    def common_length(self, token_ids: Sequence[int]) -> int:
-        """How many of the first `token_ids` the slot has read."""
+    def num_held(self, token_ids: Sequence[int]) -> int:
+        """How many of the first `token_ids` need not be read, the slot's first index at least."""
         return common_length(self.token_ids, token_ids)
 
     def keep(self, length: int) -> None:
@@ -93,14 +95,15 @@ class Drafting(Job):
     ) -> None:
         # The last token is read again if necessary, since its logits are needed.
         last = len(sequence) - 1
-        own_length = min(content.common_length(sequence), last)
+        own_length = min(content.num_held(sequence), last)
         start, copy_from = own_length, None
         if source is not None:
-            start = max(own_length, min(source.common_length(sequence), last))
-            copy_from = (source.slot, own_length) if start > own_length else None
+            start = max(own_length, min(source.num_held(sequence), last))
+            begin = own_length - content.first_index
+            copy_from = (source.slot, begin) if start > own_length else None
         super().__init__(
             content.slot,
-            start,
+            start - content.first_index,
             sequence[start:],
             min(1, num_tokens),
             copy_from,
@@ -162,4 +165,4 @@ class Drafting(Job):
         """Notes in the slot's content which tokens have been read or copied."""
         uncopied = self.copy_from  # before `start`, since the engine's thread clears it after
         num_read = self.start if uncopied is None else uncopied[1]
-        self._content.token_ids = self._sequence[:num_read]
+        self._content.token_ids = self._sequence[: self._content.first_index + num_read]

@@ -11,6 +11,7 @@ import dataclasses
 import math
 from bisect import bisect_left
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
@@ -26,6 +27,7 @@ from draft_service.drafters.predrafts import Announcer, OnPredrafts, Predrafts
 from outrider.engine.engine import Engine
 from outrider.engine.scheduling.sequence import TokenSequence
 from outrider.engine.worker import Worker
+from outrider.protocol.hidden_states import HiddenStates
 from outrider.protocol.messages import GREEDY, PredraftPlan, Proposal, SamplingParams
 
 # The most tokens that are read by the pass that drafts after them.
@@ -44,7 +46,7 @@ class ModelDrafterSession:
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
         self._sampler = Sampler(GREEDY, engine.logit_token_ids, engine.eos_token_ids)
         slots = drafter.scheduler.acquire_all(drafter.slots_per_session)
-        self._contents = [SlotContent(slot, session=slots[0]) for slot in slots]
+        self._contents: Sequence[SlotContent] = [self._content(slot, slots[0]) for slot in slots]
         self._main = self._contents[0]
         self._last_draft_token: list[int] = []  # not in the sequence yet
         self._predrafts: Predrafts | None = None
@@ -58,12 +60,14 @@ class ModelDrafterSession:
         num_speculative_tokens: int,
         params: SamplingParams,
         vocab_size: int | None,
+        hidden_states: HiddenStates | None = None,
     ) -> Proposal:
         """Keeps `context_length` tokens, appends `token_ids`, proposes what may follow.
 
         Args:
             num_speculative_tokens: the most tokens; 0 only brings the sequence up to date.
             vocab_size: if given, only ids below it are proposed.
+            hidden_states: of the target, for a draft that reads them.
 
         Raises:
             ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: nothing has changed.
@@ -71,23 +75,25 @@ class ModelDrafterSession:
         room = max(0, num_speculative_tokens - 1)  # the last draft token is not read
         self._sequence.update(context_length, token_ids, room)
         self._drop_predrafts()
+        self._take(context_length, hidden_states)
         tokens = self._sequence.token_ids
         length = len(tokens)
         self._sampler = dataclasses.replace(
             self._sampler, params=params, token_ids=self._drafter.proposable(vocab_size)
         )
-        self._main = max(self._contents, key=lambda content: content.common_length(tokens))
+        self._main = max(self._contents, key=lambda content: content.num_held(tokens))
         self._last_draft_token = []
-        num_read = self._main.common_length(tokens)
-        self._is_behind_prompt = is_prompt = num_read == 0
+        if not self._is_readable:
+            return Proposal(length, (), length)
+        num_read = self._main.num_held(tokens)
+        self._is_behind_prompt = is_prompt = num_read == self._main.first_index
         if num_speculative_tokens == 0 and not is_prompt and length - num_read <= _FEW_TOKENS:
             return Proposal(length, (), length)  # a separate pass would only delay the others
         # These tokens are waited for, so they must be worth it; predrafts are free.
-        job = Drafting(
+        job = self._drafting(
             self._main,
             tokens,
             num_speculative_tokens,
-            self._sampler,
             min_confidence=self._drafter.min_confidence,
         )
         timings = await asyncio.wrap_future(self._drafter.scheduler.submit(job))
@@ -112,7 +118,7 @@ class ModelDrafterSession:
             predraft_plan.num_tokens, drafter.engine.max_context_length - len(tokens) - 1
         )
         num_predrafts = min(predraft_plan.num_predrafts, drafter.num_predrafts)
-        if num_predrafts < 1 or num_tokens < 1:
+        if num_predrafts < 1 or num_tokens < 1 or not self._is_readable:
             return
         spare = [content for content in self._contents if content is not self._main]
         self._predrafts = Predrafts(
@@ -121,11 +127,28 @@ class ModelDrafterSession:
             drafter.scheduler,
             self._main,
             spare[: num_predrafts - 1],
-            self._sampler,
+            self._drafting,
+            self._sampler.eos_token_ids,
             Depth(num_tokens, predraft_plan.acceptance_rate),
             Announcer(num_committed, on_predrafts),
             self._fan_out if predraft_plan.is_limit else EVERY_OUTCOME,
         )
+
+    def _content(self, slot: int, session: int) -> SlotContent:
+        return SlotContent(slot, session)
+
+    def _drafting(
+        self, content: SlotContent, sequence: Sequence[int], num_tokens: int, **options: Any
+    ) -> Drafting:
+        return Drafting(content, sequence, num_tokens, self._sampler, **options)
+
+    def _take(self, context_length: int, hidden_states: HiddenStates | None) -> None:
+        """Takes what a feature draft reads beside the sequence. Raises InvalidRequest."""
+
+    @property
+    def _is_readable(self) -> bool:
+        """Whether there is anything in the sequence that the draft can read."""
+        return True
 
     def _drop_predrafts(self) -> None:
         if self._predrafts is not None:

@@ -5,7 +5,7 @@ import heapq
 import time
 from collections.abc import Callable, Sequence
 
-from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
+from draft_service.drafters.drafting import Drafting, SlotContent
 from draft_service.drafters.fan_out import Depth, FanOut
 from draft_service.drafters.outcomes import (
     Correction,
@@ -30,6 +30,8 @@ class Predrafts:
         committed, draft: what is verified, and the tokens before it.
         main: the content of the slot that has read the sequence, and drafts on.
         spare: those of the other slots, one for each further outcome.
+        make: makes jobs, with the arguments of `Drafting` but for the sampler.
+        eos_token_ids: that end a text.
         depth: how much to draft after each outcome.
         fan_out: chooses how many outcomes are worth it.
     """
@@ -41,7 +43,8 @@ class Predrafts:
         scheduler: Scheduler,
         main: SlotContent,
         spare: Sequence[SlotContent],
-        sampler: Sampler,
+        make: Callable[..., Drafting],
+        eos_token_ids: Sequence[int],
         depth: Depth,
         announce: "Announcer",
         fan_out: FanOut,
@@ -49,7 +52,8 @@ class Predrafts:
         self._scheduler = scheduler
         self._main = main
         self._spare = list(spare)
-        self._sampler = sampler
+        self._make = make
+        self._eos_token_ids = eos_token_ids
         self._depth = depth
         self._announce = announce
         self._fan_out = fan_out
@@ -66,12 +70,11 @@ class Predrafts:
         # Not drafted after yet.
         self._corrections = corrections[plan.num_corrections :]
         sequence = [*committed, *draft]
-        if plan.accepted and sequence[-1] not in self._sampler.eos_token_ids:
-            guess = Drafting(
+        if plan.accepted and sequence[-1] not in self._eos_token_ids:
+            guess = self._make(
                 self._main,
                 sequence,
                 1 + self._depth.num_tokens,
-                self._sampler,
                 is_background=True,
                 on_draft=self._on_guess,
                 guesses_bonus=True,
@@ -88,14 +91,13 @@ class Predrafts:
         for _, token_ids in outcomes:
             if not self._spare:
                 break
-            if token_ids[-1] in self._sampler.eos_token_ids:
+            if token_ids[-1] in self._eos_token_ids:
                 continue
             jobs.append(
-                Drafting(
+                self._make(
                     self._spare.pop(0),
                     [*self._committed, *token_ids],
                     self._depth.num_tokens,
-                    self._sampler,
                     source=self._main,
                     is_background=True,
                     on_draft=self._on_draft,

@@ -23,6 +23,7 @@ from draft_service.drafters.fan_out import UNKNOWN_STEP_TIME, StepTime
 from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
 from outrider.engine.engine import Engine
 from outrider.errors import ConfigurationError, InvalidRequest
+from outrider.protocol.hidden_states import HiddenStates
 from outrider.protocol.messages import Proposal, SamplingParams
 from outrider.sampling.sampler import Choice
 
@@ -134,11 +135,12 @@ class ReplaySession(ModelDrafterSession):
         num_speculative_tokens: int,
         params: SamplingParams,
         vocab_size: int | None,
+        hidden_states: HiddenStates | None = None,
     ) -> Proposal:
         if not isinstance(self._sampler, ReplaySampler):  # the first request has the prompt
             self._sampler = self._replay(self._script.text(token_ids))
         return await super().propose(
-            context_length, token_ids, num_speculative_tokens, params, vocab_size
+            context_length, token_ids, num_speculative_tokens, params, vocab_size, hidden_states
         )
 
     def _replay(self, text: Sequence[int]) -> ReplaySampler:

@@ -14,10 +14,16 @@ from outrider.engine.activity import PassCounts
 from outrider.engine.chunk import Chunk
 from outrider.engine.cpu.pass_comparison import compare_passes
 from outrider.engine.engine import Engine
-from outrider.engine.loading.model_folder import read_settings, settings_not_applied
+from outrider.engine.loading.model_folder import (
+    is_eagle3,
+    read_settings,
+    settings_not_applied,
+    tokenizer_folder,
+)
 from outrider.engine.options import EngineOptions
 from outrider.engine.scheduling.batch_limits import measure_batch_limits
 from outrider.engine.scheduling.threads import measured_threads, use_free_cores
+from outrider.errors import ConfigurationError
 from outrider.models.chat_template import ChatTemplate
 from outrider.models.hub import revision_of
 from outrider.models.tokenizer_files import (
@@ -88,14 +94,14 @@ def load_served_model(
     if ignored and not options.is_draft:
         log.warning("%s: generation_config.json is not heeded in %s", name, ", ".join(ignored))
     progress(f"{name}: tokenizer")
-    files = read_tokenizer(path, options.trust_remote_code)
+    files = read_tokenizer(tokenizer_folder(path), options.trust_remote_code)
     template = ChatTemplate.of(files)
     if template is not None and template.fault is not None:
         log.warning(
             "%s: its chat template is broken, messages are refused: %s", name, template.fault
         )
     progress(f"{name}: weights")
-    engine = Engine(dataclasses.replace(options, model=path))
+    engine = _engine(dataclasses.replace(options, model=path), name)
     engine.eos_token_ids = tuple(dict.fromkeys([*engine.eos_token_ids, *turn_end_ids(files)]))
     check_vocabulary(name, files, engine.vocab_size)
     progress(f"{name}: warm-up")
@@ -138,8 +144,19 @@ def load_served_model(
         num_layers=engine.num_layers,
         hidden_size=engine.hidden_size,
         gives_hidden_states=engine.gives_hidden_states,
+        reads_hidden_states=engine.reads_hidden_states,
     )
     return engine, ServedModel(info, tuple(chunks(to_bytes(files))))
+
+
+def _engine(options: EngineOptions, name: str) -> Engine:
+    if not is_eagle3(options.model):
+        return Engine(options)
+    if not options.is_draft:
+        raise ConfigurationError(f"{name} reads hidden states of a target: it can only be a draft")
+    from outrider.engine.eagle3.engine import Eagle3Engine
+
+    return Eagle3Engine(options)
 
 
 def warm_up(engine: Engine, num_choices: int = 1) -> None:

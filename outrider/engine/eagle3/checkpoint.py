@@ -96,15 +96,6 @@ class Eagle3Model(nn.Module):
         """The target's token of each of the head's rows."""
 
 
-def is_eagle3(folder: str) -> bool:
-    """Whether config.json is that of an EAGLE-3 draft. Raises ModelNotFound."""
-    settings = read_settings(folder)
-    names = settings.get("architectures") or []
-    return settings.get("speculators_model_type") == "eagle3" or (
-        isinstance(names, list) and any("eagle3" in str(name).lower() for name in names)
-    )
-
-
 def read_eagle3(folder: str, trust_remote_code: bool = False) -> Eagle3Model:
     """The draft in `folder`, in float32 on the CPU.
 

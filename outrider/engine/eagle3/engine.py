@@ -54,7 +54,7 @@ class Eagle3Engine(Engine):
         self.reads_hidden_states = HiddenStateSpec(
             settings.layer_ids, settings.feature_size, max(windows)
         )
-        self._feature_width = settings.num_features * settings.feature_size
+        self.feature_width = settings.num_features * settings.feature_size
         if self._is_plain_cpu:
             pack_linears(self.network)
             compile_network(self.network)
@@ -68,7 +68,7 @@ class Eagle3Engine(Engine):
     @torch.inference_mode()
     def _probe_features(self) -> None:
         """Runs a pass, by which the cache learns its shapes."""
-        rows = torch.ones(2, self._feature_width, dtype=self.dtype)
+        rows = torch.ones(2, self.feature_width, dtype=self.dtype)
         features = Features(rows, are_own=False)
         chunk = Chunk(0, 0, [0] * min(2, self.cache.max_length), 1, features=features)
         check_finite(self._plain([chunk])[0], self.dtype)

@@ -71,6 +71,28 @@ def read_settings(folder: str, name: str = "config.json") -> dict[str, Any]:
     return settings
 
 
+def is_eagle3(folder: str) -> bool:
+    """Whether the model is a feature draft in an EAGLE-3 layout. Raises ModelNotFound."""
+    settings = read_settings(folder)
+    names = _as_list(settings.get("architectures"))
+    return settings.get("speculators_model_type") == "eagle3" or any(
+        "eagle3" in str(name).lower() for name in names
+    )
+
+
+def tokenizer_folder(folder: str) -> str:
+    """The folder with the model's tokenizer: of a draft's target, if it names it and has none.
+
+    Raises ModelNotFound.
+    """
+    named = read_settings(folder).get("speculators_config")
+    verifier = named.get("verifier") if isinstance(named, dict) else None
+    target = verifier.get("name_or_path") if isinstance(verifier, dict) else None
+    if (Path(folder) / "tokenizer.json").is_file() or not isinstance(target, str):
+        return folder
+    return target if Path(target).is_dir() else folder
+
+
 def eos_token_ids(folder: str, config: Any, vocab_size: int) -> tuple[int, ...]:
     """Tokens that end a text, by generation_config.json and config.json.
 

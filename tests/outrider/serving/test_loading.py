@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import json
 import logging
 import threading
 from pathlib import Path
@@ -10,8 +12,10 @@ from pathlib import Path
 import pytest
 from transformers import AutoTokenizer
 
-from outrider.errors import ModelNotFound
+from outrider.engine.eagle3.engine import Eagle3Engine
+from outrider.errors import ConfigurationError, ModelNotFound
 from outrider.serving.loading import in_own_thread, load_served_model
+from tests.support.models.eagle3 import make_eagle3
 from tests.support.models.tiny_models import make_model
 from tests.support.system import options
 
@@ -88,3 +92,25 @@ def test_a_folder_without_a_model_is_told_as_that(tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
     with pytest.raises(ModelNotFound, match=r"no config\.json; it has model\.gguf"):
         load_served_model(options(tmp_path), lambda what: None)
+
+
+def test_a_feature_draft_says_what_it_reads(tmp_path: Path) -> None:
+    """And has the tokenizer of its target, if it has none and names it."""
+    folder, target = make_eagle3(tmp_path / "draft"), make_model(tmp_path / "target", "llama")
+    settings = json.loads((folder / "config.json").read_text())
+    settings["speculators_config"]["verifier"]["name_or_path"] = str(target)
+    (folder / "config.json").write_text(json.dumps(settings))
+    for file in folder.glob("tokenizer*"):
+        file.unlink()
+    draft = dataclasses.replace(options(folder), is_draft=True, batch_invariant=False)
+    engine, served = load_served_model(draft, lambda what: None)
+    assert isinstance(engine, Eagle3Engine)
+    assert served.info.reads_hidden_states == engine.reads_hidden_states
+    _, other = load_served_model(options(target), lambda what: None)
+    assert served.info.vocabulary_fingerprint == other.info.vocabulary_fingerprint
+    assert other.info.reads_hidden_states is None
+
+
+def test_a_feature_draft_is_no_target(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="it can only be a draft"):
+        load_served_model(options(make_eagle3(tmp_path)), lambda what: None)

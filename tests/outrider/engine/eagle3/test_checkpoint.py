@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from outrider.engine.eagle3.checkpoint import is_eagle3, read_eagle3
+from outrider.engine.eagle3.checkpoint import read_eagle3
+from outrider.engine.loading.model_folder import is_eagle3
 from outrider.errors import ModelNotFound, UnsupportedModel
 from tests.support.models.eagle3 import make_eagle3
 

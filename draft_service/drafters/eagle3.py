@@ -1,0 +1,196 @@
+"""A drafter with a feature draft: it reads the target's hidden states beside the tokens.
+
+Each token comes with the hidden states of the token before it: the target's, as soon as they are
+known, and the draft's own before that. So what was read with the draft's own states is read again
+when the target's arrive: a slot counts as holding only what can be kept.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from torch import Tensor
+
+from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
+from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
+from draft_service.drafters.target_states import TargetStates
+from outrider.engine.chunk import Chunk, Features
+from outrider.engine.eagle3.engine import Eagle3Engine
+from outrider.engine.scheduling.sequence import common_length
+from outrider.errors import InvalidRequest
+from outrider.protocol.hidden_states import HiddenStates
+from outrider.sampling.sampler import Choice
+
+# As many of the last tokens may lack the target's hidden states: those under verification.
+_MOST_LACKING = 64
+
+
+@dataclass
+class FeatureContent(SlotContent):
+    """`outputs[i]` are the draft's own hidden states [1, hidden_size] after token i.
+
+    The first `num_true` tokens of the sequence are those that the draft does not read, and those
+    that it has read with the target's hidden states.
+    """
+
+    states: TargetStates = field(kw_only=True)
+    num_true: int = 0
+    outputs: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def first_index(self) -> int:  # type: ignore[override]
+        return self.states.origin + 1
+
+    def num_held(self, token_ids: Sequence[int]) -> int:
+        num_common = common_length(self.token_ids, token_ids)
+        # Tokens that came with other states than they can have now are read again.
+        if min(num_common, self.states.end + 1) > self.num_true:
+            num_common = self.num_true
+        return max(self.first_index, num_common)
+
+    def keep(self, length: int) -> None:
+        super().keep(length)
+        self.num_true = min(self.num_true, length)
+        outputs = list(self.outputs.items())  # a copy, as that of `ranks`
+        recent = range(max(0, self.num_true - 1), length)
+        self.outputs = {index: rows for index, rows in outputs if index in recent}
+
+    def clear(self) -> None:
+        self.token_ids, self.ranks, self.outputs, self.num_true = [], {}, {}, 0
+
+
+class FeatureDrafting(Drafting):
+    """Drafts like its base. First it reads the tokens for which there are states of the target.
+
+    The rest of the sequence, if there is any, it reads token by token, like its own draft.
+    """
+
+    def __init__(
+        self,
+        content: FeatureContent,
+        sequence: Sequence[int],
+        num_tokens: int,
+        sampler: Sampler,
+        source: FeatureContent | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(content, sequence, num_tokens, sampler, source, **options)
+        states = content.states
+        self._first_index = content.first_index
+        start = self._first_index + self.start
+        if source is not None and self.copy_from is not None:
+            content.outputs |= {i: rows for i, rows in source.outputs.items() if i < start}
+        self._outputs = content.outputs
+        self._num_true = states.end + 1
+        if start > states.end and start - 1 not in self._outputs:
+            start = states.end  # the last token with states of the target
+            self.start = start - self._first_index
+            self.copy_from = None
+        self.token_ids = self._sequence[start : max(self._num_true, start + 1)]
+        self._rows_begin = start - 1
+        self._rows = states.rows(self._rows_begin, states.end)
+        self._features: Features
+        self._last_read: int  # the index of the last token in the current pass
+        self._followed: list[int] = []  # tokens to read after the chunk, in order
+
+    def num_skippable(self, num_known: int) -> int:
+        """None: what a slot holds of the same tokens may have come with other hidden states."""
+        return 0
+
+    @property
+    def num_at_once(self) -> int:
+        num_unread = len(self._sequence) - self._first_index - self.start - len(self.token_ids)
+        return num_unread + super().num_at_once
+
+    def next_chunk(self, budget: int) -> Chunk:
+        chunk = super().next_chunk(budget)
+        before = self._first_index + chunk.start - 1
+        self._last_read = before + len(chunk.token_ids)
+        are_own = self._last_read >= self._num_true
+        if are_own:
+            rows = self._outputs[before]
+        else:
+            begin = before - self._rows_begin
+            rows = self._rows[begin : begin + len(chunk.token_ids)]
+        self._features = Features(rows, are_own, self._first_index, self._follow)
+        return replace(chunk, features=self._features)
+
+    def advance(self, logits: Tensor) -> list[int]:
+        if self._num_tokens == 0:
+            return []
+        token_id = self._follow(self._sampler.rank(logits, self._last_read + 1))
+        self._followed = []
+        return [] if token_id is None else [token_id]
+
+    def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
+        followed, self._followed = self._followed, []
+        num_read = len(chosen) - 1
+        self.read += followed[:num_read]
+        self.start += num_read
+        return followed[num_read:]
+
+    def _follow(self, choices: list[Choice]) -> int | None:
+        """Notes the choices after the last token that was read; returns the next one to read."""
+        self._outputs[self._last_read] = self._features.outputs[-1]
+        index = self._last_read + 1
+        if index < len(self._sequence):
+            self.ranks[index] = choices
+            token_id = self._sequence[index]
+        else:
+            more = self._draft(self._sampler.revise(choices, index))
+            if not more:
+                return None
+            [token_id] = more
+        self._last_read = index
+        self._followed.append(token_id)
+        return token_id
+
+    def settle(self) -> None:
+        super().settle()
+        content = self._content
+        assert isinstance(content, FeatureContent)
+        content.num_true = min(len(content.token_ids), self._num_true)
+
+
+class Eagle3Session(ModelDrafterSession):
+    """A session of a feature draft."""
+
+    def __init__(self, drafter: "Eagle3Drafter") -> None:
+        self._states = TargetStates(drafter.feature_width)
+        super().__init__(drafter)
+
+    def _content(self, slot: int, session: int) -> FeatureContent:
+        return FeatureContent(slot, session, states=self._states)
+
+    def _drafting(
+        self, content: SlotContent, sequence: Sequence[int], num_tokens: int, **options: Any
+    ) -> FeatureDrafting:
+        assert isinstance(content, FeatureContent)
+        return FeatureDrafting(content, sequence, num_tokens, self._sampler, **options)
+
+    def _take(self, context_length: int, hidden_states: HiddenStates | None) -> None:
+        num_lacking = len(self._sequence.token_ids) - 1
+        if self._states.take(context_length, hidden_states):
+            for content in self._contents:
+                assert isinstance(content, FeatureContent)
+                content.clear()
+        if num_lacking - self._states.end > _MOST_LACKING:
+            raise InvalidRequest("hidden states of the target are missing")
+
+    @property
+    def _is_readable(self) -> bool:
+        return self._states.end > self._states.origin
+
+
+class Eagle3Drafter(ModelDrafter):
+    """Opens sessions on the engine of a feature draft."""
+
+    engine: Eagle3Engine
+
+    @property
+    def feature_width(self) -> int:
+        return self.engine.feature_width
+
+    def open_session(self) -> Eagle3Session:
+        """Raises NoFreeSlot."""
+        return Eagle3Session(self)

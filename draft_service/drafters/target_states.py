@@ -1,0 +1,67 @@
+"""The target's hidden states that a session of a feature draft has been sent."""
+
+import torch
+from torch import Tensor
+
+from outrider.errors import InvalidRequest
+from outrider.protocol.hidden_states import HiddenStates
+
+
+class TargetStates:
+    """Those of the tokens from `origin` up to `end`. Rows that are not needed can be dropped.
+
+    Args:
+        width: the numbers in a row.
+    """
+
+    def __init__(self, width: int) -> None:
+        self.origin = self.end = 0
+        self._width = width
+        self._first = 0  # of the rows that are kept
+        self._rows = torch.empty(0, width)
+
+    def take(self, context_length: int, states: HiddenStates | None) -> bool:
+        """Keeps those of the first `context_length` tokens, and adds further ones.
+
+        Those behind a gap are a new beginning.
+
+        Returns whether there is one. Raises InvalidRequest for rows of another size.
+        """
+        num_kept = min(self.end, context_length) - self._first
+        if states is None or not states.num_tokens:
+            states = HiddenStates(max(0, self._first + num_kept), 0, b"")
+        rows, first = self._read(states), states.first_index
+        is_new = num_kept < 0 or first > self._first + num_kept
+        if is_new:
+            self.origin = self._first = first
+            self._rows = rows
+        else:
+            num_known = self._first + num_kept - first
+            self._rows = torch.cat((self._rows[:num_kept], rows[num_known:]))
+        self.end = self._first + len(self._rows)
+        return is_new
+
+    def _read(self, states: HiddenStates) -> Tensor:
+        if len(states.data) != 2 * self._width * states.num_tokens:
+            raise InvalidRequest(
+                f"hidden states of {states.num_tokens} tokens have {len(states.data)} bytes "
+                f"instead of {self._width} numbers each"
+            )
+        if not states.num_tokens:
+            return torch.empty(0, self._width)
+        rows = torch.frombuffer(bytearray(states.data), dtype=torch.bfloat16)
+        return rows.float().view(-1, self._width)
+
+    def rows(self, begin: int, end: int) -> Tensor:
+        """Those of the tokens from `begin` up to `end`, [num_tokens, width]."""
+        return self._rows[max(0, begin - self._first) : max(0, end - self._first)]
+
+    def holds(self, index: int) -> bool:
+        """Whether the row of a token is there."""
+        return self._first <= index < self.end
+
+    def drop_before(self, index: int) -> None:
+        """Drops the rows of earlier tokens."""
+        if index > self._first:
+            self._rows = self._rows[index - self._first :].clone()
+            self._first = min(index, self.end)
