@@ -7,12 +7,12 @@ from orchestrator.sessions.clients import DraftClient, TargetClient
 from orchestrator.sessions.draft_session import DraftSession
 from orchestrator.sessions.hidden_state_window import HiddenStateWindow
 from orchestrator.sessions.link import Link
-from outrider.errors import OutriderError
+from outrider.errors import IdleTimeout, OutriderError
 from outrider.protocol.messages import ModelInfo, SamplingParams
 
 
 class TextSessions:
-    """Both sessions of one text; the draft's is opened again where the draft was restarted.
+    """Both sessions of one text; the draft's is opened again where the draft can go on.
 
     Args:
         draft, link: to the draft; None if none shall take part.
@@ -52,9 +52,15 @@ class TextSessions:
         return now or self._lost_for
 
     def reopen_drafter(self) -> DraftSession | None:
-        """A session in place of the one that was lost, if the draft was away since, and is back."""
+        """A session in place of the one that was lost, if the draft was away since, and is back.
+
+        Or if the draft has given its slots away, since it was idle for so long.
+        """
         link = self._link
-        if self.drafter is None or link is None or link.num_outages == self._num_outages:
+        if self.drafter is None or link is None:
+            return None
+        was_away = link.num_outages > self._num_outages
+        if not was_away and not isinstance(self.drafter.given_up_for, IdleTimeout):
             return None
         info = link.usable
         # The target gives the hidden states that it was asked for when the text began.

@@ -17,6 +17,8 @@ from orchestrator.sessions.pair import Pair
 from outrider.errors import (
     DeadlineExceeded,
     HiddenStateMismatch,
+    IdleTimeout,
+    NoFreeSlot,
     OutriderError,
     QueueFull,
     ServiceUnavailable,
@@ -40,7 +42,7 @@ class Client:
         self.answer: ModelInfo | OutriderError = INFO
         self.num_files = 0
         self.is_closed = False
-        self.given_up_for = None  # as a session
+        self.given_up_for: OutriderError | None = None  # as a session
 
     async def model_info(self, timeout: float) -> ModelInfo:
         if isinstance(self.answer, OutriderError):
@@ -178,6 +180,11 @@ async def test_a_text_gets_a_draft_back_that_was_away(clients: Any) -> None:
         await pair.draft_link.look()
         assert sessions.reopen_drafter() is draft
         assert sessions.reopen_drafter() is None
+        draft.given_up_for = NoFreeSlot("full")
+        assert sessions.reopen_drafter() is None
+        draft.given_up_for = IdleTimeout("its slots were given away")
+        assert sessions.reopen_drafter() is draft
+        assert sessions.draft_failure is draft.given_up_for
 
 
 async def test_a_draft_that_comes_back_as_another_is_not_used(
