@@ -17,6 +17,7 @@ from outrider.errors import ServiceUnavailable
 from outrider.observability.metrics import Metrics
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 from outrider_bench.harness.delay import DelayingProxy
+from tests.support.models.eagle3 import make_eagle3
 from tests.support.system import running_draft, running_orchestrator, running_target
 
 PROMPT = "the cat sat on the mat"
@@ -80,21 +81,23 @@ async def test_a_draft_may_come_later_and_go(tiny_models: Callable[..., Path]) -
             await outage()
 
 
+@pytest.mark.parametrize("reads_hidden_states", [False, True])
 async def test_a_draft_that_is_restarted_in_the_middle_of_a_text(
-    tiny_models: Callable[..., Path],
+    reads_hidden_states: bool, tiny_models: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder = tiny_models("llama")
+    draft_folder = make_eagle3(tmp_path, window=16) if reads_hidden_states else folder
     async with AsyncExitStack() as stack, AsyncExitStack() as first_draft:
         target, _ = await stack.enter_async_context(running_target(folder))
         far = stack.enter_context(DelayingProxy(target, 0.02)).address
-        draft, _ = await first_draft.enter_async_context(running_draft(folder))
+        draft, _ = await first_draft.enter_async_context(running_draft(draft_folder))
         address, servicer = await stack.enter_async_context(running_orchestrator(far, draft))
         channel = await stack.enter_async_context(grpc.aio.insecure_channel(address))
         stub: Any = generation_pb2_grpc.GenerationServiceStub(channel)
 
         def text(k: int) -> Any:
             request = generation_pb2.GenerateRequest(
-                prompt=PROMPT, max_new_tokens=200, num_speculative_tokens=k, ignore_eos=True
+                prompt=PROMPT, max_new_tokens=100, num_speculative_tokens=k, ignore_eos=True
             )
             return stub.GenerateStream(request)
 
@@ -106,7 +109,7 @@ async def test_a_draft_that_is_restarted_in_the_middle_of_a_text(
         assert link is not None
         with pytest.raises(ServiceUnavailable):
             await link.look()
-        async with running_draft(folder, address=draft) as (_, drafter):
+        async with running_draft(draft_folder, address=draft) as (_, drafter):
             while link.outage is not None:
                 with suppress(ServiceUnavailable):  # gRPC waits before it tries again
                     await link.look()
