@@ -118,7 +118,7 @@ class FeatureDrafting(Drafting):
     def advance(self, logits: Tensor) -> list[int]:
         if self._num_tokens == 0:
             return []
-        token_id = self._follow(self._sampler.rank(logits, self._last_read + 1))
+        token_id = self._next(self._sampler.rank(logits, self._last_read + 1))
         self._followed = []
         return [] if token_id is None else [token_id]
 
@@ -130,6 +130,9 @@ class FeatureDrafting(Drafting):
         return followed[num_read:]
 
     def _follow(self, choices: list[Choice]) -> int | None:
+        return self._next(self._sampler.revise(choices, self._last_read + 1))
+
+    def _next(self, choices: list[Choice]) -> int | None:
         """Notes the choices after the last token that was read; returns the next one to read."""
         self._outputs[self._last_read] = self._features.outputs[-1]
         index = self._last_read + 1
@@ -137,7 +140,7 @@ class FeatureDrafting(Drafting):
             self.ranks[index] = choices
             token_id = self._sequence[index]
         else:
-            more = self._draft(self._sampler.revise(choices, index))
+            more = self._draft(choices)
             if not more:
                 return None
             [token_id] = more
@@ -155,8 +158,9 @@ class FeatureDrafting(Drafting):
 class Eagle3Session(ModelDrafterSession):
     """A session of a feature draft."""
 
-    def __init__(self, drafter: "Eagle3Drafter") -> None:
-        self._states = TargetStates(drafter.feature_width)
+    def __init__(self, drafter: ModelDrafter) -> None:
+        assert isinstance(drafter.engine, Eagle3Engine)
+        self._states = TargetStates(drafter.engine.feature_width)
         super().__init__(drafter)
 
     def _content(self, slot: int, session: int) -> FeatureContent:
@@ -184,12 +188,6 @@ class Eagle3Session(ModelDrafterSession):
 
 class Eagle3Drafter(ModelDrafter):
     """Opens sessions on the engine of a feature draft."""
-
-    engine: Eagle3Engine
-
-    @property
-    def feature_width(self) -> int:
-        return self.engine.feature_width
 
     def open_session(self) -> Eagle3Session:
         """Raises NoFreeSlot."""

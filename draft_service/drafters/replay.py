@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from draft_service.drafters.drafting import Sampler
+from draft_service.drafters.eagle3 import Eagle3Session
 from draft_service.drafters.fan_out import UNKNOWN_STEP_TIME, StepTime
 from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
 from outrider.engine.engine import Engine
@@ -151,6 +152,10 @@ class ReplaySession(ModelDrafterSession):
         )
 
 
+class ReplayEagle3Session(ReplaySession, Eagle3Session):
+    """The same of a feature draft."""
+
+
 class ReplayDrafter(ModelDrafter):
     """Reads its script anew for each session, so that a benchmark can rewrite it."""
 
@@ -166,4 +171,6 @@ class ReplayDrafter(ModelDrafter):
 
     def open_session(self) -> ReplaySession:
         """Raises NoFreeSlot, ConfigurationError."""
-        return ReplaySession(self, Script.read(self._path))
+        is_plain = self.engine.reads_hidden_states is None
+        kind = ReplaySession if is_plain else ReplayEagle3Session
+        return kind(self, Script.read(self._path))

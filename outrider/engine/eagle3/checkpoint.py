@@ -73,7 +73,7 @@ class Eagle3Model(nn.Module):
     def __init__(self, settings: Eagle3Settings) -> None:
         super().__init__()
         config = settings.layer_config
-        layer_class, norm_class, rotary_class = _FAMILIES[config.model_type]
+        layer_class, norm_class, _ = _FAMILIES[config.model_type]
         size, eps = config.hidden_size, config.rms_norm_eps
         width = settings.num_features * settings.feature_size
         self.settings = settings
@@ -91,13 +91,15 @@ class Eagle3Model(nn.Module):
             setattr(first.self_attn, name, nn.Linear(2 * size, narrow.out_features, has_bias))
         self.norm = norm_class(size, eps=eps)
         self.lm_head = nn.Linear(size, settings.draft_vocab_size, bias=False)
-        self.rotary = rotary_class(config)
-        self.token_ids = torch.arange(settings.draft_vocab_size)
+        self.rotary: nn.Module
+        self.token_ids: Tensor
         """The target's token of each of the head's rows."""
 
 
-def read_eagle3(folder: str, trust_remote_code: bool = False) -> Eagle3Model:
-    """The draft in `folder`, in float32 on the CPU.
+def read_eagle3(
+    folder: str, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False
+) -> Eagle3Model:
+    """The draft in `folder`, ready to infer.
 
     Raises:
         ModelNotFound: files cannot be read, or weights do not fit the settings.
@@ -107,21 +109,23 @@ def read_eagle3(folder: str, trust_remote_code: bool = False) -> Eagle3Model:
     rope = rope_of(settings.layer_config)
     if rope.kind:
         raise UnsupportedModel(f"{folder}: a feature draft with {rope.kind} rotary embeddings")
-    weights = _read_weights(folder, trust_remote_code)
+    weights = _read_weights(folder, dtype, trust_remote_code)
     try:
         with torch.device("meta"):
             model = Eagle3Model(settings)
-        model.rotary = _FAMILIES[settings.layer_config.model_type][2](settings.layer_config)
+        rotary = _FAMILIES[settings.layer_config.model_type][2](settings.layer_config)
     except Exception as error:
         raise ModelNotFound(f"cannot read {folder}/config.json: {told(error)}") from error
     token_ids = _token_ids(folder, settings, weights)
     _check(folder, model, weights)
     model.load_state_dict(weights, assign=True)
     # The engine's logits are in the order of their tokens.
-    model.token_ids, order = token_ids.sort()
+    token_ids, order = token_ids.sort()
     if not torch.equal(order, torch.arange(len(order))):
         model.lm_head.weight = nn.Parameter(model.lm_head.weight[order])
-    return model.eval().requires_grad_(False)
+    model.rotary = rotary  # in float32, whatever the weights are in
+    model.register_buffer("token_ids", token_ids, persistent=False)
+    return model.eval().requires_grad_(False).to(device)
 
 
 def _read(folder: str) -> Eagle3Settings:
@@ -155,8 +159,8 @@ def _read(folder: str) -> Eagle3Settings:
     )
 
 
-def _read_weights(folder: str, trust_remote_code: bool) -> dict[str, Tensor]:
-    """All weights of the folder by the names of `Eagle3Model`, as float32, and d2t and t2d."""
+def _read_weights(folder: str, dtype: torch.dtype, trust_remote_code: bool) -> dict[str, Tensor]:
+    """All weights of the folder by the names of `Eagle3Model`, and d2t and t2d."""
     files = sorted(Path(folder).glob("*.safetensors"))
     weights: dict[str, Tensor] = {}
     try:
@@ -170,7 +174,7 @@ def _read_weights(folder: str, trust_remote_code: bool) -> dict[str, Tensor]:
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelNotFound(f"cannot load the model {folder!r}: {told(error)}") from error
     return {
-        name.replace("midlayer.", "layers.0."): weight.float()
+        name.replace("midlayer.", "layers.0."): weight.to(dtype)
         if weight.is_floating_point()
         else weight
         for name, weight in weights.items()

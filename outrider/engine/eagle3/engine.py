@@ -40,13 +40,17 @@ class Eagle3Engine(Engine):
 
     network: Eagle3Network
 
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__(replace(options, graphs=False))  # on GPUs its passes are not recorded yet
+
     def _load(self, options: EngineOptions) -> nn.Module:
         if self.ranks:
             raise ConfigurationError("a feature draft runs in one process")
-        model = read_eagle3(options.model, options.trust_remote_code).to(self.device, self.dtype)
+        trusted = options.trust_remote_code
+        model = read_eagle3(options.model, self.device, self.dtype, trusted)
         settings = model.settings
         self.has_draft_vocabulary = True
-        self.logit_token_ids = model.token_ids.to(self.device)
+        self.logit_token_ids = model.token_ids
         self.vocab_size: int = settings.layer_config.vocab_size
         self._follow_config(settings.layer_config, options)
         self.network = Eagle3Network(model, self.max_context_length)
@@ -55,6 +59,8 @@ class Eagle3Engine(Engine):
             settings.layer_ids, settings.feature_size, max(windows)
         )
         self.feature_width = settings.num_features * settings.feature_size
+        if self.is_int8:  # half of the memory; int8 rounds more
+            self.network.steps.embedded = self.network.steps.embedded.half()
         if self._is_plain_cpu:
             pack_linears(self.network)
             compile_network(self.network)

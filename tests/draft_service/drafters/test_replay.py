@@ -22,7 +22,9 @@ from draft_service.service import load_drafter
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
 from outrider.errors import ConfigurationError, InvalidRequest
+from outrider.protocol.hidden_states import HiddenStates
 from outrider.protocol.messages import GREEDY, Predraft, PredraftPlan
+from tests.support.models.eagle3 import make_eagle3
 
 PROMPT = list(range(20, 40))
 OUTPUT = [7, 5, 9, 8, 6, 11, 10, 13, 12, 15, 14, 16]
@@ -128,6 +130,20 @@ async def test_another_prompt_is_refused_and_a_new_script_is_read(
     session = drafter.open_session()
     proposal = await session.propose(0, [1, 2], 1, GREEDY, None)
     assert proposal.draft_token_ids == (3,)
+    session.close()
+    drafter.close()
+
+
+async def test_a_feature_draft_replays_too(tmp_path: Path, path: Path) -> None:
+    Script(str(make_eagle3(tmp_path / "eagle3")), 1.0, [TEXT]).write(path)
+    options = EngineOptions(f"replay:{path}", "cpu", "float32", slots=1)
+    served, drafter = load_drafter(options, num_predrafts=2)
+    assert served.info.reads_hidden_states is not None
+    session = drafter.open_session()
+    num_tokens = len(PROMPT)
+    states = HiddenStates(0, num_tokens - 1, bytes(2 * 128 * (num_tokens - 1)))
+    proposal = await session.propose(0, PROMPT, 3, GREEDY, None, states)
+    assert list(proposal.draft_token_ids) == TEXT[num_tokens : num_tokens + 3]
     session.close()
     drafter.close()
 

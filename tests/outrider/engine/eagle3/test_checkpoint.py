@@ -10,10 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from outrider.engine.eagle3.checkpoint import read_eagle3
+from outrider.engine.eagle3.checkpoint import Eagle3Model, read_eagle3
 from outrider.engine.loading.model_folder import is_eagle3
 from outrider.errors import ModelNotFound, UnsupportedModel
 from tests.support.models.eagle3 import make_eagle3
+
+
+def read(folder: str, **settings: Any) -> Eagle3Model:
+    return read_eagle3(folder, torch.device("cpu"), torch.float32, **settings)
 
 
 def edited(folder: Path, edit: Callable[[dict[str, Tensor]], Any]) -> str:
@@ -32,8 +36,8 @@ def test_both_layouts_are_recognised(tmp_path: Path, tiny_models: Callable[..., 
 
 
 def test_the_original_layout_holds_the_same(tmp_path: Path) -> None:
-    one = read_eagle3(str(make_eagle3(tmp_path / "speculators")))
-    other = read_eagle3(str(make_eagle3(tmp_path / "original", is_original=True)))
+    one = read(str(make_eagle3(tmp_path / "speculators")))
+    other = read(str(make_eagle3(tmp_path / "original", is_original=True)))
     for name, weight in one.state_dict().items():
         assert torch.equal(other.state_dict()[name], weight), name
     assert one.settings.layer_ids == other.settings.layer_ids == (0, 1)
@@ -46,7 +50,7 @@ def test_layers_may_be_left_to_the_usual_three(tmp_path: Path) -> None:
     settings = json.loads((folder / "config.json").read_text())
     del settings["eagle_config"]
     (folder / "config.json").write_text(json.dumps(settings))
-    assert read_eagle3(str(folder)).settings.layer_ids == ()
+    assert read(str(folder)).settings.layer_ids == ()
 
 
 @pytest.mark.parametrize(
@@ -67,7 +71,7 @@ def test_weights_that_do_not_fit_are_refused_by_name(
     edit: Callable[[dict[str, Tensor]], Any], reason: str, tmp_path: Path
 ) -> None:
     with pytest.raises(ModelNotFound, match=reason):
-        read_eagle3(edited(tmp_path, edit))
+        read(edited(tmp_path, edit))
 
 
 @pytest.mark.parametrize(
@@ -89,7 +93,7 @@ def test_layers_of_other_kinds_are_refused(
     settings["transformer_layer_config"] |= change
     (folder / "config.json").write_text(json.dumps(settings))
     with pytest.raises(UnsupportedModel, match=reason):
-        read_eagle3(str(folder))
+        read(str(folder))
 
 
 def test_pickles_are_read_only_if_trusted(tmp_path: Path) -> None:
@@ -98,5 +102,5 @@ def test_pickles_are_read_only_if_trusted(tmp_path: Path) -> None:
     torch.save(load_file(weights), folder / "pytorch_model.bin")
     weights.unlink()
     with pytest.raises(UnsupportedModel, match="pickles"):
-        read_eagle3(str(folder))
-    assert read_eagle3(str(folder), trust_remote_code=True).settings.draft_vocab_size == 100
+        read(str(folder))
+    assert read(str(folder), trust_remote_code=True).settings.draft_vocab_size == 100

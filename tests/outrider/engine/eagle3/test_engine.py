@@ -216,3 +216,9 @@ def test_states_that_are_no_numbers_fail_their_chunk_and_leave_no_trace(draft: P
     results = engine.choose(chunks, [spec, spec], 2)
     assert engine.clear_unsound(chunks, results) == [False, True]
     torch.testing.assert_close(steps(engine, 9), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_on_a_gpu_it_computes_the_same(draft: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = steps(engine_of(draft), 9)
+    monkeypatch.setattr("outrider.engine.engine.is_gpu", lambda device: True)
+    torch.testing.assert_close(steps(engine_of(draft), 9), expected, atol=1e-4, rtol=1e-4)
