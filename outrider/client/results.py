@@ -1,8 +1,7 @@
 """The results that a client gets, and how they come from protobuf."""
 
-import dataclasses
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from outrider.protocol.codec import model_info_from_wire
@@ -53,11 +52,11 @@ class Generation:
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries, as `outrider generate --json` prints them; no trace."""
-        fields = dataclasses.asdict(self)
-        del fields["trace"]
+        values = asdict(self)
+        del values["trace"]
         for rate in ("draft_acceptance_rate", "mean_acceptance_length"):
-            fields["speculation"][rate] = getattr(self.speculation, rate)
-        return fields
+            values["speculation"][rate] = getattr(self.speculation, rate)
+        return values
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +144,7 @@ def server_info_from_wire(message: generation_pb2.GetServerInfoResponse) -> Serv
 
 def _of(kind: type[T], message: Any, **converted: Any) -> T:
     """A dataclass of the message's fields of the same names, and of `converted` ones."""
-    names = {each.name for each in dataclasses.fields(kind)} - converted.keys()  # type: ignore[arg-type]
+    names = {each.name for each in fields(kind)} - converted.keys()  # type: ignore[arg-type]
     return kind(**{name: getattr(message, name) for name in names}, **converted)
 
 

@@ -1,9 +1,8 @@
 """The common part of the draft and target services, and their RPCs for model and tokenizer."""
 
 import asyncio
-import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import grpc
@@ -58,7 +57,7 @@ class ModelServicer(Generic[W]):
     def model_info(self) -> ModelInfo:
         """The model as it is served now. Raises ServiceUnavailable while it loads."""
         worker = self.available(self.worker)
-        return dataclasses.replace(
+        return replace(
             self.available(self.served).info,
             num_free_slots=worker.num_free_slots,
             num_threads=worker.scheduler.threads.current,

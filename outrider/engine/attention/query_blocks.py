@@ -3,7 +3,7 @@
 Chunks attend in blocks of a few queries, which read no more of the slot than they need, in
 shapes that give each query the same bits in every pass (`shapes.py`).
 """
-# No postponed annotations here: TorchScript reads those of `QueryBlock`.
+# TorchScript reads the annotations of `QueryBlock`, so that none may be a string.
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
