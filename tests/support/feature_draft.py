@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from outrider.v1 import draft_pb2
-from tests.support.toy_pair import hidden_states_after
+from tests.support.toy_pair import states_after
 
 Handler = Callable[[Any, Any], Awaitable[None]]
 
@@ -53,7 +53,8 @@ class CheckedStream:
                 self._first = states.first_index
             self._end = states.first_index + states.num_tokens
             rows = torch.frombuffer(bytearray(states.data), dtype=torch.bfloat16)
-            expected = hidden_states_after(self._tokens)[states.first_index : self._end]
+            known = states_after(self._tokens)[states.first_index : self._end]
+            expected = [list(state.to_bytes(4, "little")) for state in known]
             self._checks.num_rows += states.num_tokens
             self._check(rows.view(-1, 4).int().tolist() == expected, "other hidden states")
         self._check(self._end == len(self._tokens) - 1, "not the last ones")

@@ -22,7 +22,7 @@ from outrider.protocol.messages import GREEDY, ModelInfo, SamplingParams
 from tests.support.checked_sessions import CheckedDrafter, CountedTarget
 from tests.support.fake_network import Network, guarded
 from tests.support.feature_draft import FeatureChecks
-from tests.support.toy_pair import HIDDEN_STATES, toy_pair
+from tests.support.toy_pair import HIDDEN_STATES, ToyPair, toy_pair
 
 PROMPT = [5, 1, 7, 7, 2, 9, 0, 4, 11]
 SAMPLED = SamplingParams(temperature=1.0, seed=3)
@@ -76,7 +76,8 @@ class Schedule:
     """One order of all that can happen, for sessions of one pair of services.
 
     Args:
-        window: of the hidden states that the draft reads; 0: it reads none.
+        window: of the hidden states that the draft checks; 0: it does not.
+        services: others than a toy pair that the other arguments describe.
     """
 
     def __init__(
@@ -87,11 +88,12 @@ class Schedule:
         num_predrafts: int = 4,
         min_confidence: float = 0.0,
         window: int = 0,
+        services: ToyPair | None = None,
     ) -> None:
         self.seed = seed
         self.random = Random(seed)
         self.network = Network(self.random)
-        self.services = toy_pair(
+        self.services = services or toy_pair(
             unlikeness,
             num_sessions,
             num_predrafts,
@@ -99,7 +101,7 @@ class Schedule:
             chooses=seed % 2 == 1,
         )
         self.num_given_up = 0
-        self.num_proposed_again = 0
+        self.num_proposed = self.num_proposed_again = 0
         self.num_hits = 0
         self.num_pipelined_steps = 0
         self.num_stale_steps = 0
@@ -115,8 +117,11 @@ class Schedule:
         client: Any = self
         self._pair = Pair(client, self.services.info, client, client)
         assert self._pair.draft_link is not None
-        spec = replace(HIDDEN_STATES, window=window) if window else None
-        self._pair.draft_link.note(replace(self.services.info, reads_hidden_states=spec))
+        draft_info = self.services.draft_info
+        if window:
+            spec = replace(HIDDEN_STATES, window=window)
+            draft_info = replace(draft_info, reads_hidden_states=spec)
+        self._pair.draft_link.note(draft_info)
         self.features = FeatureChecks(self.services.draft_servicer.Propose) if window else None
 
     @classmethod
@@ -153,7 +158,7 @@ class Schedule:
         session = DraftSession(
             lambda: self.network.open("draft"), params, *models[:2], window=models[-1]
         )
-        return CheckedDrafter(session, self.services.draft_model, params)
+        return CheckedDrafter(session, self.services, params)
 
     async def text(
         self,
@@ -181,6 +186,7 @@ class Schedule:
                 self.num_proposed_again += drafter.num_proposed
             assert isinstance(drafter, CheckedDrafter)
             assert isinstance(verifier, CountedTarget)
+            self.num_proposed += drafter.num_proposed
             self.num_given_up += drafter.given_up_for is not None
             self.num_hits += drafter.num_hits
             self.num_run_ahead_steps += verifier.num_run_ahead

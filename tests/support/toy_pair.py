@@ -81,15 +81,9 @@ class ToyModel:
 HIDDEN_STATES = HiddenStateSpec(layers=(0,), hidden_size=4, window=MAX_CONTEXT_LENGTH)
 
 
-def hidden_state(state: int) -> list[int]:
-    """What a model knows, as digits that bfloat16 can hold."""
-    return list(state.to_bytes(4, "little"))
-
-
-def hidden_states_after(tokens: Sequence[int]) -> list[list[int]]:
-    """Of each token of a sequence."""
-    states = accumulate(tokens, _read, initial=0)
-    return [hidden_state(state) for state in states][1:]
+def states_after(tokens: Sequence[int]) -> list[int]:
+    """What a model knows after each token."""
+    return list(accumulate(tokens, _read, initial=0))[1:]
 
 
 class ToyEngine:
@@ -116,6 +110,10 @@ class ToyEngine:
         self._slots: list[list[int | None]] = [
             [None] * MAX_CONTEXT_LENGTH for _ in range(num_slots)
         ]
+
+    def hidden_row(self, state: int) -> list[float]:
+        """What it gives as hidden states: digits that bfloat16 can hold."""
+        return list(state.to_bytes(4, "little"))
 
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
         for chunk in chunks:
@@ -164,7 +162,7 @@ class ToyEngine:
             slot[place] = state = _read(state, token_id)
         if chunk.capture is not None:
             read = [state for state in slot[chunk.start : chunk.end] if state is not None]
-            chunk.capture.rows = torch.tensor([*map(hidden_state, read)], dtype=torch.float32)
+            chunk.capture.rows = torch.tensor([*map(self.hidden_row, read)], dtype=torch.float32)
         wanted = slot[chunk.end - chunk.num_logits : chunk.end]
         return self.model.logits([state for state in wanted if state is not None])
 
@@ -198,13 +196,16 @@ class SteppedScheduler(Scheduler):
 class ToyPair:
     """Both services' servicers and schedulers, and what they say of themselves."""
 
-    draft_model: ToyModel
+    draft_model: Any
     draft_servicer: DraftServicer
     target_servicer: TargetServicer
     draft: SteppedScheduler
     target: SteppedScheduler
     info: ModelInfo
+    draft_info: ModelInfo
     num_draft_slots: int
+    predrafts_are_exact: bool = True
+    """Whether they are what the model says after tokens that are only assumed."""
 
     @property
     def num_free_slots(self) -> tuple[int, int]:
@@ -217,13 +218,14 @@ def toy_pair(
     num_predrafts: int,
     min_confidence: float,
     chooses: bool = False,
+    target: type[ToyEngine] = ToyEngine,
 ) -> ToyPair:
     """Services with slots for `num_sessions` sessions, whose engines choose tokens or do not."""
     info = ModelInfo("toy", MAX_CONTEXT_LENGTH, VOCAB_SIZE, num_slots=num_sessions)
     num_slots = num_sessions * max(1, num_predrafts)
     draft_model = ToyModel(unlikeness)
     draft_engine: Any = ToyEngine(draft_model, num_slots, chooses)
-    target_engine: Any = ToyEngine(ToyModel(), num_sessions, chooses)
+    target_engine: Any = target(ToyModel(), num_sessions, chooses)
     with mock.patch("outrider.engine.worker.Scheduler", SteppedScheduler):
         drafter = ModelDrafter(draft_engine, num_predrafts, min_confidence)
         verifier = Verifier(target_engine)
@@ -231,5 +233,14 @@ def toy_pair(
     draft_servicer.serve_model(ServedModel(info), drafter)
     target_servicer.serve_model(ServedModel(info), verifier)
     draft: Any = drafter.scheduler
-    target: Any = verifier.scheduler
-    return ToyPair(draft_model, draft_servicer, target_servicer, draft, target, info, num_slots)
+    target_scheduler: Any = verifier.scheduler
+    return ToyPair(
+        draft_model,
+        draft_servicer,
+        target_servicer,
+        draft,
+        target_scheduler,
+        info,
+        info,
+        num_slots,
+    )
