@@ -1,6 +1,7 @@
-"""`outrider distill`: makes a draft for a target out of the target's own layers.
+"""`outrider distill`: makes a draft for a target, of one of two kinds.
 
 Three stages, each of which resumes where it was interrupted: the target writes
-texts (`writing`) and gives its probabilities for every token of them (`teaching`),
-and a model of some of its layers learns these (`training`).
+texts (`shared.writing`), gives its probabilities and hidden states for every token
+of them (`shared.teaching`), and a draft learns these (`shared.training`): some of
+the target's own layers (`layers`), or one layer that reads hidden states (`eagle3`).
 """

@@ -7,14 +7,19 @@ from typing import Any
 import click
 from rich.console import Console
 
+from outrider.distill.shared.settings import DEFAULTS, KINDS, Recipe
 from outrider.settings.options import DTYPES, FiniteRange, run_command
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 AT_LEAST_ONE = click.IntRange(min=1)
 
 
-def _layers(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+def _layers(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> tuple[int, ...] | None:
     """The layers (0, 1, 2, 3, 7) of a text such as 0-3,7."""
+    if value is None:
+        return None
     layers: set[int] = set()
     for part in filter(None, value.split(",")):
         first, is_range, last = part.partition("-")
@@ -39,34 +44,53 @@ def _temperatures(
     return temperatures
 
 
+def _recipe(settings: dict[str, Any]) -> Recipe:
+    """Settings that are not given become those of the kind. Raises UsageError."""
+    kind = settings["kind"]
+    own = DEFAULTS[kind]
+    given = {name: value for name, value in settings.items() if value is not None}
+    for other in KINDS:
+        for name in DEFAULTS[other].keys() - own.keys() & given.keys():
+            flag = f"--{name.replace('_', '-')}"
+            raise click.UsageError(f"{flag} is of --kind {other}, and the kind is {kind}")
+    return Recipe(**{**settings, **own, **given})
+
+
 @click.command("distill")
+@click.option("--kind", type=click.Choice(KINDS), default=KINDS[0], show_default=True,
+              help="Some of the target's layers, or one that reads its hidden states.")  # fmt: skip
 @click.option("--target", default="default", show_default=True, help="Model to make a draft for.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True)
 @click.option("--num-texts", type=click.IntRange(min=0), default=2048, show_default=True,
               help="Texts that the target writes itself.")  # fmt: skip
 @click.option("--prompts", type=FILE, help="Questions for the target, one a line, instead.")
+@click.option("--held-out-prompts", type=FILE,
+              help="Questions whose answers only judge the draft.")  # fmt: skip
 @click.option("--temperatures", default="0,0.5,0.8,1", show_default=True, callback=_temperatures,
               help="Of answers, in turn; 0 is greedy.")  # fmt: skip
 @click.option("--text", type=FILE, help="A text file to learn from, too.")
 @click.option("--data", type=FILE, help="An .npz file of texts to learn from, too.")
 @click.option("--start-from", type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="A draft made before: train that one further.")  # fmt: skip
-@click.option(
-    "--layers", default="", callback=_layers, help="The target's layers to keep: 0-3,7,11."
-)
-@click.option("--num-layers", type=AT_LEAST_ONE, default=12, show_default=True,
-              help="Without --layers: how many, those that change their input most.")  # fmt: skip
+@click.option("--layers", callback=_layers,
+              help="Kind layers: the target's layers to keep: 0-3,7,11.")  # fmt: skip
+@click.option("--num-layers", type=AT_LEAST_ONE,
+              help="Kind layers: how many; those that change most.  [default: 12]")  # fmt: skip
 @click.option("--trained-layers", type=AT_LEAST_ONE,
-              help="Train only this many of the last layers.  [default: all]")  # fmt: skip
-@click.option("--refit-texts", type=click.IntRange(min=0), default=96, show_default=True,
-              help="Refit the layers on this many texts before training.")  # fmt: skip
+              help="Kind layers: train only the last ones.  [default: all]")  # fmt: skip
+@click.option("--refit-texts", type=click.IntRange(min=0),
+              help="Kind layers: texts to refit them on before.  [default: 96]")  # fmt: skip
+@click.option("--read", callback=_layers,
+              help="Kind eagle3: layers whose inputs it reads.  [default: three]")  # fmt: skip
+@click.option("--unrolled-steps", type=AT_LEAST_ONE,
+              help="Kind eagle3: how many tokens ahead it learns.  [default: 4]")  # fmt: skip
 @click.option("--int8", is_flag=True, help="Train for --dtype int8: round as it will.")
-@click.option("--draft-vocabulary", type=AT_LEAST_ONE, default=16384, show_default=True,
-              help="Propose only this many of the most frequent tokens.")  # fmt: skip
+@click.option("--draft-vocabulary", type=AT_LEAST_ONE,
+              help="Propose only so many tokens.  [default: 16384; of eagle3 8192]")  # fmt: skip
 @click.option("--steps", type=AT_LEAST_ONE, default=2000, show_default=True)
-@click.option("--batch-size", type=AT_LEAST_ONE, default=16, show_default=True)
-@click.option("--learning-rate", type=FiniteRange(min=0, min_open=True), default=6e-4,
-              show_default=True)  # fmt: skip
+@click.option("--batch-size", type=AT_LEAST_ONE, help="Texts.  [default: 16; of eagle3 8]")
+@click.option("--learning-rate", type=FiniteRange(min=0, min_open=True),
+              help="[default: 6e-4; of eagle3 3e-3]")  # fmt: skip
 @click.option("--max-length", type=click.IntRange(min=16), default=256, show_default=True,
               help="Longest text, in tokens.")  # fmt: skip
 @click.option("--checkpoint-every", type=AT_LEAST_ONE, default=50, show_default=True)
@@ -75,12 +99,13 @@ def _temperatures(
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto", help="Of the target.")
 @click.option("--threads", type=AT_LEAST_ONE)
 def main(**settings: Any) -> None:
-    """Make a draft out of the target's own layers. Goes on where it was interrupted."""
+    """Make a draft for a target. Goes on where it was interrupted."""
+    recipe = _recipe(settings)
     # Imports torch, which takes seconds: --help and mistakes in settings do not wait for it.
-    from outrider.distill.recipe import Recipe, distill
+    from outrider.distill.recipe import distill
 
     console = Console(stderr=True)
-    folder = distill(Recipe(**settings), console)
+    folder = distill(recipe, console)
     console.print(f"The draft is in {folder}: outrider up --target ... --draft {folder}")
 
 

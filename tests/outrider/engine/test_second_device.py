@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from draft_service.drafters.model import ModelDrafter
-from outrider.distill.beginning import RECORD
+from outrider.distill.shared.settings import RECORD
 from outrider.engine import engine as model
 from outrider.engine.chunk import Chunk
 from outrider.engine.cuda import static_pass

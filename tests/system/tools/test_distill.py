@@ -16,8 +16,8 @@ from click.testing import CliRunner
 from safetensors.torch import load_file
 
 from outrider.distill.__main__ import main
-from outrider.distill.beginning import RECORD
-from outrider.distill.texts import Texts
+from outrider.distill.shared.settings import RECORD
+from outrider.distill.shared.texts import Texts
 from outrider.errors import ConfigurationError
 from tests.support.system import running_system
 
@@ -76,7 +76,7 @@ async def test_a_killed_run_goes_on_to_the_same_draft_which_serves(
     distill(target, resumed, prompts=str(questions))
     record = json.loads((resumed / "distillation.json").read_text())
     assert record["losses"][-1] < 0.9 * record["losses"][0]
-    assert record["held_out_agreement"][-1][0] == 40
+    assert record["held_out"][-1][0] == 40
     for name, weights in load_file(whole / "model.safetensors").items():
         assert torch.equal(weights, load_file(resumed / "model.safetensors")[name]), name
     with pytest.raises(ConfigurationError, match=r"other settings \(steps\)"):
@@ -146,3 +146,50 @@ def test_a_draft_made_before_is_trained_further(
             distill(target, tmp_path / "third", **{**further, **changes})
     with pytest.raises(ConfigurationError, match="the draft of another target"):
         distill(tiny_models("gpt2"), tmp_path / "third", **further)
+
+
+FEATURES = {"kind": "eagle3", "steps": "60", "learning_rate": "1e-2", "unrolled_steps": "3"}
+
+
+def feature_flags(target: Path, out: Path, **changes: str) -> list[str]:
+    """Settings for a feature draft, without those of the other kind."""
+    parts = flags(target, out, **FEATURES, **changes)
+    at = parts.index("--num-layers")
+    return parts[:at] + parts[at + 2 :]
+
+
+def test_a_feature_draft_learns_and_resumes(
+    tmp_path: Path, questions: Path, tiny_models: Callable[..., Path]
+) -> None:
+    target, whole, resumed = tiny_models("llama"), tmp_path / "whole", tmp_path / "resumed"
+    held_out = tmp_path / "held-out.txt"
+    held_out.write_text("what does the cat say?\nwhere is the dog?\n")
+    files = {"prompts": str(questions), "held_out_prompts": str(held_out)}
+    run = CliRunner().invoke(main, feature_flags(target, whole, **files))
+    assert run.exception is None, run.output
+    record = json.loads((whole / RECORD).read_text())
+    assert record["hidden_layers"] == [1]
+    assert record["losses"][-1] < 0.7 * record["losses"][0]
+    [[step, (*accepted, tokens_per_step)]] = record["held_out"]
+    assert step == 60
+    assert 1 >= accepted[0] >= accepted[1] >= accepted[2] >= 0
+    assert tokens_per_step == pytest.approx(1 + sum(accepted), abs=1e-3)
+    assert len(Texts.load(whole / "work" / "held-out-00000.npz")) == 2
+
+    interrupted_after_first_checkpoint(feature_flags(target, resumed, **files), resumed)
+    run = CliRunner().invoke(main, feature_flags(target, resumed, **files))
+    assert run.exception is None, run.output
+    weights, again = (load_file(out / "model.safetensors") for out in (whole, resumed))
+    assert all(torch.equal(weights[name], again[name]) for name in weights)
+
+    further = feature_flags(target, tmp_path / "further", **files, start_from=str(whole))
+    assert CliRunner().invoke(main, further).exception is None
+    after = json.loads((tmp_path / "further" / RECORD).read_text())
+    assert after["losses"][0] < 0.8 * record["losses"][0]
+
+
+def test_settings_of_the_other_kind_are_refused(tmp_path: Path) -> None:
+    parts = flags(tmp_path, tmp_path / "draft", kind="eagle3")
+    refused = CliRunner().invoke(main, parts)
+    assert refused.exit_code == 2
+    assert "--num-layers is of --kind layers" in refused.output

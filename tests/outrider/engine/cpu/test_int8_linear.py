@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from outrider.distill.fake_int8 import fake_int8, remove_fake_int8
+from outrider.distill.shared.fake_int8 import fake_int8, remove_fake_int8
 from outrider.engine.chunk import Chunk
 from outrider.engine.cpu import packed_linear
 from outrider.engine.cpu.int8_linear import Int8Linear, quantize_linears

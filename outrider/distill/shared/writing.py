@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from outrider.distill.texts import Texts
+from outrider.distill.shared.texts import Texts
 from outrider.engine.engine import Engine
 from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.scheduler import Scheduler

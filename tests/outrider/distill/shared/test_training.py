@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from outrider.distill.teaching import Lesson
-from outrider.distill.texts import Texts
-from outrider.distill.training import Material, distillation_loss
+from outrider.distill.shared.material import Material
+from outrider.distill.shared.teaching import Lesson
+from outrider.distill.shared.texts import Texts
+from outrider.distill.shared.training import distillation_loss
 
 VOCAB_SIZE = 10
 # The first is a question of three tokens and an answer of two; the second has no question.
@@ -23,7 +24,7 @@ def loss_with(likeliest: dict[int, int]) -> float:
     for place, token_id in likeliest.items():
         top_ids[place] = token_id
     lesson = Lesson(top_ids, np.ones(top_ids.shape, np.float16))
-    material = Material(texts, lesson, torch.arange(VOCAB_SIZE))
+    material = Material(texts, lesson, torch.arange(VOCAB_SIZE), 1)
     assert list(material.held_out) == [2]
     logits = torch.zeros(2, 5, VOCAB_SIZE)
     logits[..., 0] = 10.0

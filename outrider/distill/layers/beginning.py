@@ -9,11 +9,10 @@ import torch
 from rich.progress import Progress
 from transformers import AutoConfig
 
-from outrider.distill.refit import record, refit
+from outrider.distill.layers.refit import record, refit
+from outrider.distill.shared.settings import RECORD
 from outrider.errors import ConfigurationError, UnsupportedModel
 from outrider.models.student import first_trained, keep_layers, most_changing_layers
-
-RECORD = "distillation.json"
 
 
 def check_start(draft: Path, target: str, layers: Sequence[int]) -> None:

@@ -13,9 +13,10 @@ from click.testing import CliRunner
 from transformers import AutoTokenizer
 
 from outrider.distill.__main__ import main
-from outrider.distill.beginning import check_layers
-from outrider.distill.recipe import Recipe, check_same_recipe
-from outrider.distill.writing import Writer
+from outrider.distill.layers.beginning import check_layers
+from outrider.distill.recipe import check_same_recipe
+from outrider.distill.shared.settings import Recipe
+from outrider.distill.shared.writing import Writer
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
 from outrider.engine.scheduling.scheduler import Scheduler

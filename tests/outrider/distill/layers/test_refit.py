@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from outrider.distill.refit import record, refit
+from outrider.distill.layers.refit import record, refit
 from outrider.engine.loading.weights import load_model
 from outrider.errors import UnsupportedModel
 from outrider.models.student import keep_layers, layer_list

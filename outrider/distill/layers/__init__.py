@@ -1,0 +1,1 @@
+"""Drafts made of some of the target's own layers."""

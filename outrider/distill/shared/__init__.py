@@ -1,0 +1,1 @@
+"""What drafts of all kinds are made with: texts, what the target says of them, training."""
