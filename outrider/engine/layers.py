@@ -99,7 +99,7 @@ class LayeredNetwork(nn.Module):
         states = self.run_layers(self.embedding(token_ids), rotation, forward_pass)
         if len(rows) < len(states):
             states = states[rows]
-        return self.head(self.norm(states))
+        return self.head(self.norm(states))  # type: ignore[no-any-return]
 
     def run_layers(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> Tensor:
         """States [num_tokens, hidden_size] after all layers; `states` may change in place."""

@@ -43,7 +43,7 @@ class TransformersNetwork(nn.Module):
             )
         for layer in captured:
             forward_pass.hidden_states[layer] = output.hidden_states[layer][0]
-        return output.logits[0]
+        return output.logits[0]  # type: ignore[no-any-return]
 
 
 Build = Callable[[Any, int], nn.Module]

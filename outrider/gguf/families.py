@@ -158,7 +158,7 @@ def _llama3_factors(factor: float, theta: float, head_dim: int) -> NDArray[np.fl
     frequencies = theta ** -(np.arange(0, head_dim, 2) / head_dim)
     turns = _LLAMA3["original_max_position_embeddings"] * frequencies / (2 * math.pi)
     smooth = np.clip((turns - low) / (high - low), 0, 1)
-    return 1 / ((1 - smooth) / factor + smooth)
+    return 1 / ((1 - smooth) / factor + smooth)  # type: ignore[no-any-return]
 
 
 def name_of(tensor: str, family: Family) -> str:

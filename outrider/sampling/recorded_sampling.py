@@ -95,7 +95,7 @@ def rank_rows(
     """
     if kernels is not None:
         threshold = _threshold(_scores(logits, settings, work), settings) if work.filters else None
-        return kernels.rank(logits, token_ids, indices, settings, work.is_greedy, threshold, width)
+        return kernels.rank(logits, token_ids, indices, settings, work.is_greedy, threshold, width)  # type: ignore[no-any-return]
     scores = _scores(logits, settings, work)
     if not work.is_greedy:
         if work.filters:

@@ -54,7 +54,7 @@ def check_layers(target: str, layers: Sequence[int], count: int) -> None:
 
 def recorded_layers(draft: Path) -> list[int]:
     """The target's layers that `draft` was made of."""
-    return json.loads((draft / RECORD).read_text())["layers"]
+    return json.loads((draft / RECORD).read_text())["layers"]  # type: ignore[no-any-return]
 
 
 def chosen_layers(target: Any, layers: Sequence[int], probe: list[int], count: int) -> list[int]:

@@ -152,4 +152,4 @@ def _leading_back(layer: nn.Module, hidden_size: int) -> nn.Module:
 
 def _states_of(output: Any) -> Tensor:
     """The states of a layer's output, which may have other results, too."""
-    return output[0] if isinstance(output, tuple) else output
+    return output[0] if isinstance(output, tuple) else output  # type: ignore[no-any-return]

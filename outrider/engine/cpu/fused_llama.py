@@ -78,7 +78,7 @@ class FusedLayer(LlamaWeights):
         attended = attend_blocks(query, key, value, keys, values, blocks, self.scaling)
         states = states + self.o(attended.reshape(num_tokens, -1))
         gate, up = self.gate_up(self.mlp_norm(states)).chunk(2, dim=-1)
-        return states + self.down(silu_by_rows(gate).mul_(up))
+        return states + self.down(silu_by_rows(gate).mul_(up))  # type: ignore[no-any-return]
 
 
 class FusedLlama(LayeredNetwork):

@@ -71,7 +71,7 @@ class StaticPass(ForwardPass):
         if self._kernels is None:
             return super().attend(layer, query, key, value, rotation, output)
         stored = self.cache.storage(layer.number, key, value)
-        return self._kernels.attend(
+        return self._kernels.attend(  # type: ignore[no-any-return]
             query, key, value, *stored, self._slots, self.positions, layer.scale,
             self._shape.length, layer.window, rotation, output,
         )  # fmt: skip

@@ -167,7 +167,7 @@ class StaticPasses:
         token_ids, positions, slots = inputs.split([num_tokens, num_tokens, shape.num_rows])
         forward_pass = StaticPass(shape, positions, slots, self.cache, self.kernels)
         all_rows = torch.arange(num_tokens, device=self.device)
-        return self.network(token_ids, forward_pass, all_rows)
+        return self.network(token_ids, forward_pass, all_rows)  # type: ignore[no-any-return]
 
 
 def sendable(values: list[int], device: torch.device) -> Tensor:

@@ -120,7 +120,7 @@ class Eagle3Network(nn.Module):
             parts = features.chunk(len(self.feature_norms), dim=-1)
             pairs = zip(self.feature_norms, parts, strict=True)
             features = torch.cat([norm(part) for norm, part in pairs], dim=-1)
-        return self.fuse(features)
+        return self.fuse(features)  # type: ignore[no-any-return]
 
     def forward(
         self, token_ids: Tensor, hidden: Tensor, forward_pass: ForwardPass, rows: Tensor | None
@@ -132,7 +132,7 @@ class Eagle3Network(nn.Module):
         keys, values = forward_pass.cache.storages(len(self.windows), like)
         # Passes differ in length, and code optimised for one does not fit the next.
         with torch.jit.optimized_execution(False):  # type: ignore[attr-defined]
-            return self._run(token_ids, forward_pass.positions, hidden, keys, values, blocks, rows)
+            return self._run(token_ids, forward_pass.positions, hidden, keys, values, blocks, rows)  # type: ignore[no-any-return]
 
     def compile_layers(self) -> None:
         """See `scripted`. Call it once the layers are final."""
