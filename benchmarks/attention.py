@@ -10,14 +10,13 @@ single query needs none. `outrider/engine/attention/query_blocks.py` takes `fold
 a few queries.
 """
 
-import statistics
-import time
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
+from benchmarks.support.timing import median_ms
 from outrider_bench.output.results_file import write_result
 
 NUM_HEADS, NUM_KV_HEADS, HEAD_DIM, MAX_LENGTH = 9, 3, 64, 2048
@@ -69,20 +68,12 @@ def measure(dtype: torch.dtype, num_queries: int, length: int) -> dict[str, floa
         mask = mask.triu(length - num_queries + 1)
         folded_mask = mask.repeat(NUM_HEADS // NUM_KV_HEADS, 1)
     arguments = (query, keys[:, :length], values[:, :length])
-    return {
-        "sdpa": median_us(lambda: sdpa(*arguments, mask)),
-        "folded": median_us(lambda: folded(*arguments, folded_mask)),
-        "matmul": median_us(lambda: matmul(*arguments, folded_mask)),
+    ways: dict[str, Callable[[], Tensor]] = {
+        "sdpa": lambda: sdpa(*arguments, mask),
+        "folded": lambda: folded(*arguments, folded_mask),
+        "matmul": lambda: matmul(*arguments, folded_mask),
     }
-
-
-def median_us(call: Callable[[], object], repeats: int = 20) -> float:
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - began)
-    return round(statistics.median(times[3:]) * 1e6, 1)
+    return {name: round(1e3 * median_ms(way, 20, first=3), 1) for name, way in ways.items()}
 
 
 if __name__ == "__main__":

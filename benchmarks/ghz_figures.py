@@ -16,7 +16,6 @@ import argparse
 import json
 import math
 import statistics
-import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from typing import Any
 
 from benchmarks.ghz_files import UNLIMITED, loads
 from benchmarks.support.ghz import VERSION, Report, milliseconds, percentile, run
+from benchmarks.support.timing import timed_ms
 from outrider.cli.local_pair import share_cores
 from outrider.cli.processes import ServiceProcess, running_system
 from outrider.client.client import Client
@@ -117,9 +117,7 @@ def timed(client: Client, message: dict[str, Any]) -> float:
     """The seconds of a call with these fields of GenerateRequest."""
     fields = dict(message)
     prompt = fields.pop("messages")
-    began = time.perf_counter()
-    client.generate(prompt, **fields)
-    return time.perf_counter() - began
+    return timed_ms(lambda: client.generate(prompt, **fields)) / 1e3
 
 
 def measure_overload(models: dict[str, str], seconds: int, num_rounds: int) -> dict[str, Any]:

@@ -24,9 +24,7 @@ import argparse
 import contextlib
 import gc
 import json
-import statistics
 import tempfile
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ import torch
 from rich.console import Console
 
 from benchmarks.support.random_models import build, pair_configs
+from benchmarks.support.timing import median_ms, timed_ms
 from benchmarks.texts import differs_after
 from outrider.engine.chunk import Chunk
 from outrider.engine.device import choose_device
@@ -141,7 +140,7 @@ def release_memory() -> None:
 def pass_ms(engine: Engine, width: int) -> float:
     """The median of one pass of so many tokens."""
     chunk = Chunk(0, CONTEXT, range(width), width)
-    return median_ms(engine, lambda: engine.forward([chunk]))
+    return behind_context_ms(engine, lambda: engine.forward([chunk]))
 
 
 def spec(engine: Engine, read_ms: float) -> dict[str, Any]:
@@ -174,18 +173,13 @@ def spec_ms(engine: Engine, params: SamplingParams, width: int, num_steps: int) 
     [chosen] = engine.choose([chunk], [one], num_steps)
     if len(chosen) != max(width, num_steps) or isinstance(chosen, torch.Tensor):
         return None
-    return median_ms(engine, lambda: engine.choose([chunk], [one], num_steps))
+    return behind_context_ms(engine, lambda: engine.choose([chunk], [one], num_steps))
 
 
-def median_ms(engine: Engine, run: Callable[[], Any]) -> float:
-    """Of some runs behind CONTEXT tokens, the first ones left out."""
+def behind_context_ms(engine: Engine, run: Callable[[], Any]) -> float:
+    """The median of some runs behind CONTEXT tokens, the first ones left out."""
     engine.forward([Chunk(0, 0, range(CONTEXT))])
-    times = []
-    for _ in range(_REPEATS):
-        began = time.perf_counter()
-        run()
-        times.append(1e3 * (time.perf_counter() - began))
-    return round(statistics.median(times[_REPEATS // 4 :]), 3)
+    return round(median_ms(run, _REPEATS, first=_REPEATS // 4), 3)
 
 
 def greedy_text(engine: Engine, num_tokens: int = 64) -> list[int]:
@@ -225,19 +219,13 @@ def copy_bandwidth(device: torch.device) -> float:
     """Bytes a second that a large copy reads and writes."""
     source = torch.zeros(_COPIED_BYTES[device.type], dtype=torch.uint8, device=device)
     copy = torch.empty_like(source)
-    best = float("inf")
-    for _ in range(10):
-        synchronize(device)
-        began = time.perf_counter()
+
+    def run() -> None:
         copy.copy_(source)
-        synchronize(device)
-        best = min(best, time.perf_counter() - began)
-    return 2 * source.nbytes / best
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
-
-def synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return 2e3 * source.nbytes / min(timed_ms(run) for _ in range(10))
 
 
 def side_by_side(part: str, built: Sequence[str], args: argparse.Namespace) -> dict[str, Any]:

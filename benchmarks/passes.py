@@ -23,13 +23,14 @@ the pass: `logit_difference` is the largest found.
 
 import argparse
 import statistics
-import time
 from contextlib import ExitStack
+from functools import partial
 from typing import Any
 from unittest import mock
 
 import torch
 
+from benchmarks.support.timing import timed_ms
 from outrider.embedded import resolve_model
 from outrider.engine.chunk import Chunk
 from outrider.engine.engine import Engine
@@ -110,10 +111,9 @@ def measure(engines: dict[str, Engine], context: int, width: int) -> dict[str, A
         engine.forward([Chunk(0, 0, range(10, 10 + context))])
     for _ in range(REPEATS):
         for name, engine in engines.items():
-            began = time.perf_counter()
-            engine.forward([Chunk(0, context, range(width), num_logits)])
-            times[name].append(time.perf_counter() - began)
-    return {name: round(statistics.median(t) * 1e3, 2) for name, t in times.items()}
+            chunk = Chunk(0, context, range(width), num_logits)
+            times[name].append(timed_ms(partial(engine.forward, [chunk])))
+    return {name: round(statistics.median(took), 2) for name, took in times.items()}
 
 
 if __name__ == "__main__":

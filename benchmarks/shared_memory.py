@@ -15,6 +15,7 @@ import statistics
 import time
 from multiprocessing.synchronize import Event
 
+from benchmarks.support.timing import timed_ms
 from outrider.embedded import EMBEDDED_DRAFT, resolve_model
 from outrider.engine.chunk import Chunk
 from outrider.engine.engine import Engine
@@ -74,10 +75,8 @@ def median_ms(engine: Engine) -> float:
     times = []
     end = time.perf_counter() + SECONDS
     while time.perf_counter() < end:
-        began = time.perf_counter()
-        engine.forward([Chunk(0, CONTEXT, [5], 1)])
-        times.append(time.perf_counter() - began)
-    return round(statistics.median(times) * 1e3, 2)
+        times.append(timed_ms(lambda: engine.forward([Chunk(0, CONTEXT, [5], 1)])))
+    return round(statistics.median(times), 2)
 
 
 if __name__ == "__main__":

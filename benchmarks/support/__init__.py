@@ -1,1 +1,1 @@
-"""Helpers of several benchmarks: ghz, models with random weights, recorded texts."""
+"""Helpers of several benchmarks: ghz, models with random weights, recorded texts, timing."""
