@@ -30,12 +30,12 @@ async def decode(
     try:
         while len(tokens) < max_length:
             room = max_length - len(tokens) - 1  # for draft tokens
-            clock = _Clock(is_prefill=len(tokens) == len(prompt))
-            with telemetry.span("prefill" if clock.is_prefill else "step") as span:
+            is_prefill, began_ns = len(tokens) == len(prompt), time.perf_counter_ns()
+            with telemetry.span("prefill" if is_prefill else "step") as span:
                 draft, lookahead = await proposer.propose(tokens, room, verifier)
-                clock.begin_verification()
+                verify_ns = time.perf_counter_ns()
                 result = await verifier.verify(tokens, draft.token_ids, lookahead)
-                step = clock.record(draft, result, proposer)
+                step = _record(draft, result, proposer, is_prefill, began_ns, verify_ns)
                 span.set(
                     draft_tokens=step.num_draft_tokens,
                     accepted_tokens=step.num_accepted_tokens,
@@ -50,45 +50,42 @@ async def decode(
         proposer.close()
 
 
-class _Clock:
-    """Times one step, and makes its record."""
-
-    def __init__(self, is_prefill: bool) -> None:
-        self.is_prefill = is_prefill
-        self._began_ns = self._verify_ns = time.perf_counter_ns()
-
-    def begin_verification(self) -> None:
-        self._verify_ns = time.perf_counter_ns()
-
-    def record(self, draft: DraftTokens, result: VerifyResult, proposer: Proposer) -> StepRecord:
-        ended_ns = time.perf_counter_ns()
-        stage, timings = ("prefill_target", None) if self.is_prefill else ("verify", result.timings)
-        verify = Wait(stage, self._verify_ns, ended_ns, timings)
-        waits = proposer.waits
-        return StepRecord(
-            token_ids=(*draft.token_ids[: result.num_accepted_tokens], result.next_token_id),
-            num_draft_tokens=len(draft.token_ids),
-            num_accepted_tokens=result.num_accepted_tokens,
-            source=draft.source,
-            draft_state=proposer.draft_state,
-            is_prefill=self.is_prefill,
-            is_cache_miss=draft.is_cache_miss,
-            is_pipelined=draft.is_pipelined,
-            replaces_stale=draft.replaces_stale,
-            is_run_ahead=result.is_run_ahead,
-            match_length=draft.match_length,
-            is_confirmed=draft.is_confirmed,
-            draft_ns=sum(wait.ns for wait in waits if wait.stage == "draft"),
-            cache_wait_ns=sum(wait.ns for wait in waits if wait.stage == "draft_compute"),
-            verify_ns=verify.ns,
-            server_ns=result.timings.total_ns,
-            batch_tokens=result.timings.batch_tokens,
-            batch_sessions=result.timings.batch_sessions,
-            num_target_threads=result.timings.num_threads,
-            num_predrafted_tokens=proposer.num_predrafted_tokens,
-            began_ns=self._began_ns,
-            ended_ns=ended_ns,
-            waits=(*waits, verify),
-            hidden_draft_ns=draft.hidden_ns,
-            hidden_prefill_ns=proposer.hidden_prefill_ns,
-        )
+def _record(
+    draft: DraftTokens,
+    result: VerifyResult,
+    proposer: Proposer,
+    is_prefill: bool,
+    began_ns: int,
+    verify_ns: int,
+) -> StepRecord:
+    """The record of a step that began at `began_ns`, and its verification at `verify_ns`."""
+    ended_ns = time.perf_counter_ns()
+    stage, timings = ("prefill_target", None) if is_prefill else ("verify", result.timings)
+    verify, waits = Wait(stage, verify_ns, ended_ns, timings), proposer.waits
+    return StepRecord(
+        token_ids=(*draft.token_ids[: result.num_accepted_tokens], result.next_token_id),
+        num_draft_tokens=len(draft.token_ids),
+        num_accepted_tokens=result.num_accepted_tokens,
+        source=draft.source,
+        draft_state=proposer.draft_state,
+        is_prefill=is_prefill,
+        is_cache_miss=draft.is_cache_miss,
+        is_pipelined=draft.is_pipelined,
+        replaces_stale=draft.replaces_stale,
+        is_run_ahead=result.is_run_ahead,
+        match_length=draft.match_length,
+        is_confirmed=draft.is_confirmed,
+        draft_ns=sum(wait.ns for wait in waits if wait.stage == "draft"),
+        cache_wait_ns=sum(wait.ns for wait in waits if wait.stage == "draft_compute"),
+        verify_ns=verify.ns,
+        server_ns=result.timings.total_ns,
+        batch_tokens=result.timings.batch_tokens,
+        batch_sessions=result.timings.batch_sessions,
+        num_target_threads=result.timings.num_threads,
+        num_predrafted_tokens=proposer.num_predrafted_tokens,
+        began_ns=began_ns,
+        ended_ns=ended_ns,
+        waits=(*waits, verify),
+        hidden_draft_ns=draft.hidden_ns,
+        hidden_prefill_ns=proposer.hidden_prefill_ns,
+    )
