@@ -8,7 +8,6 @@ from google.protobuf.struct_pb2 import ListValue, Struct
 
 from orchestrator.activity import Activity
 from orchestrator.generation import Generation
-from orchestrator.reporting.timeline import Timeline
 from orchestrator.request import DEFAULT_MAX_NEW_TOKENS, Request, draw_seed
 from orchestrator.text.conversation import Message
 from outrider.protocol.codec import checked_sampling
@@ -73,6 +72,8 @@ def piece_to_wire(piece: TextPiece) -> generation_pb2.TextPiece:
 
 
 def result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
+    path = generation.path
+    intervals = [] if path.timeline is None else path.timeline.intervals
     return generation_pb2.GenerateResponse(
         text=generation.text,
         token_ids=generation.token_ids,
@@ -83,8 +84,14 @@ def result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
             num_output_tokens=len(generation.token_ids),
         ),
         speculation=_speculation_to_wire(generation),
-        latency=_latency_to_wire(generation),
-        trace=_trace_to_wire(generation.path.timeline),
+        latency=generation_pb2.LatencyReport(
+            wall_ns=path.wall_ns,
+            ttft_ns=path.ttft_ns,
+            tpot_ns=path.tpot_ns,
+            critical_path=_durations_to_wire(path.stages),
+            hidden=_durations_to_wire(path.hidden),
+        ),
+        trace=[generation_pb2.TraceInterval(**dataclasses.asdict(one)) for one in intervals],
         draft_failure=generation.draft_failure,
         num_target_threads=generation.num_target_threads,
     )
@@ -105,27 +112,11 @@ def _speculation_to_wire(generation: Generation) -> generation_pb2.SpeculationSt
     return generation_pb2.SpeculationStats(**counts)
 
 
-def _latency_to_wire(generation: Generation) -> generation_pb2.LatencyReport:
-    path = generation.path
-    return generation_pb2.LatencyReport(
-        wall_ns=path.wall_ns,
-        ttft_ns=generation.path.ttft_ns,
-        tpot_ns=generation.path.tpot_ns,
-        critical_path=_durations_to_wire(path.stages),
-        hidden=_durations_to_wire(path.hidden),
-    )
-
-
 def _durations_to_wire(stages: Mapping[str, int]) -> list[generation_pb2.StageDuration]:
     return [
         generation_pb2.StageDuration(stage=stage, duration_ns=duration_ns)
         for stage, duration_ns in stages.items()
     ]
-
-
-def _trace_to_wire(timeline: Timeline | None) -> list[generation_pb2.TraceInterval]:
-    intervals = [] if timeline is None else timeline.intervals
-    return [generation_pb2.TraceInterval(**dataclasses.asdict(one)) for one in intervals]
 
 
 def outage_to_wire(outage: Outage) -> generation_pb2.DraftOutage:

@@ -119,7 +119,6 @@ class StepRecord:
     num_target_threads: int = 0
     num_predrafted_tokens: int = 0
     """In this text so far, for all outcomes."""
-    began_ns: int = 0
     ended_ns: int = 0
     """On the clock of `time.perf_counter_ns`."""
     waits: tuple[Wait, ...] = ()

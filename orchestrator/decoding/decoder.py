@@ -30,12 +30,12 @@ async def decode(
     try:
         while len(tokens) < max_length:
             room = max_length - len(tokens) - 1  # for draft tokens
-            is_prefill, began_ns = len(tokens) == len(prompt), time.perf_counter_ns()
+            is_prefill = len(tokens) == len(prompt)
             with telemetry.span("prefill" if is_prefill else "step") as span:
                 draft, lookahead = await proposer.propose(tokens, room, verifier)
                 verify_ns = time.perf_counter_ns()
                 result = await verifier.verify(tokens, draft.token_ids, lookahead)
-                step = _record(draft, result, proposer, is_prefill, began_ns, verify_ns)
+                step = _record(draft, result, proposer, is_prefill, verify_ns)
                 span.set(
                     draft_tokens=step.num_draft_tokens,
                     accepted_tokens=step.num_accepted_tokens,
@@ -56,12 +56,11 @@ def _record(
     proposer: Proposer,
     is_prefill: bool,
     began_ns: int,
-    verify_ns: int,
 ) -> StepRecord:
-    """The record of a step that began at `began_ns`, and its verification at `verify_ns`."""
+    """The record of a step whose verification began at `began_ns`."""
     ended_ns = time.perf_counter_ns()
     stage, timings = ("prefill_target", None) if is_prefill else ("verify", result.timings)
-    verify, waits = Wait(stage, verify_ns, ended_ns, timings), proposer.waits
+    verify, waits = Wait(stage, began_ns, ended_ns, timings), proposer.waits
     return StepRecord(
         token_ids=(*draft.token_ids[: result.num_accepted_tokens], result.next_token_id),
         num_draft_tokens=len(draft.token_ids),
@@ -83,7 +82,6 @@ def _record(
         batch_sessions=result.timings.batch_sessions,
         num_target_threads=result.timings.num_threads,
         num_predrafted_tokens=proposer.num_predrafted_tokens,
-        began_ns=began_ns,
         ended_ns=ended_ns,
         waits=(*waits, verify),
         hidden_draft_ns=draft.hidden_ns,
