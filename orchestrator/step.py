@@ -35,12 +35,10 @@ class DraftSource(Enum):
     """A proposal that was waited for."""
 
 
-@dataclass(frozen=True, slots=True)
-class DraftTokens:
-    """The draft tokens of one step, possibly none, and where they came from."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DraftOrigin:
+    """How the draft tokens of a step came about, or why there are none."""
 
-    token_ids: tuple[int, ...] = ()
-    source: DraftSource = DraftSource.NONE
     is_cache_miss: bool = False
     """The draft predrafted, but this outcome was not ready."""
     is_pipelined: bool = False
@@ -51,8 +49,16 @@ class DraftTokens:
     """Of tokens that were looked up: how many tokens before them matched."""
     is_confirmed: bool = False
     """Of tokens that were looked up: the draft had predrafted the first of them, too."""
-    hidden_ns: int = 0
+    hidden_draft_ns: int = 0
     """Time of the draft's forward passes for these tokens that the loop did not wait for."""
+
+
+@dataclass(frozen=True, slots=True)
+class DraftTokens(DraftOrigin):
+    """The draft tokens of one step, possibly none, and where they came from."""
+
+    token_ids: tuple[int, ...] = ()
+    source: DraftSource = DraftSource.NONE
 
 
 NO_DRAFT = DraftTokens()
@@ -77,7 +83,7 @@ class Wait:
 
 
 @dataclass(frozen=True, slots=True)
-class StepRecord:
+class StepRecord(DraftOrigin):
     """One step of the loop: what it did, what it brought, and what it took.
 
     All reports, metrics and spans are made of it, and the draft policy learns from it. Times are
@@ -93,18 +99,8 @@ class StepRecord:
     """During the verification."""
     is_prefill: bool = False
     """The first step, which reads the prompt."""
-    is_cache_miss: bool = False
-    """The draft predrafted, but this outcome was not ready."""
-    is_pipelined: bool = False
-    """Its verification was sent before the previous result was known."""
-    replaces_stale: bool = False
-    """The pipelined request before it was stale."""
     is_run_ahead: bool = False
     """The target decoded it without a request."""
-    match_length: int = 0
-    """Of draft tokens that were looked up: how many tokens before them matched."""
-    is_confirmed: bool = False
-    """Of draft tokens that were looked up: the draft had predrafted the first of them, too."""
     draft_ns: int = 0
     """Time waited for the proposal; the draft's prefill does not count."""
     cache_wait_ns: int = 0
@@ -123,10 +119,8 @@ class StepRecord:
     """On the clock of `time.perf_counter_ns`."""
     waits: tuple[Wait, ...] = ()
     """In order; between them the orchestrator worked."""
-    hidden_draft_ns: int = 0
-    """Time of the draft's work for these draft tokens that the loop did not wait for."""
     hidden_prefill_ns: int = 0
-    """The same for its prefill."""
+    """Time of the draft's prefill that the loop did not wait for."""
 
     @property
     def ns(self) -> int:

@@ -84,6 +84,6 @@ def _record(
         num_predrafted_tokens=proposer.num_predrafted_tokens,
         ended_ns=ended_ns,
         waits=(*waits, verify),
-        hidden_draft_ns=draft.hidden_ns,
+        hidden_draft_ns=draft.hidden_draft_ns,
         hidden_prefill_ns=proposer.hidden_prefill_ns,
     )

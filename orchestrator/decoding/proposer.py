@@ -121,7 +121,7 @@ class Proposer:
             token_ids = cached.draft_token_ids[: min(room, decision.predraft_length)]
             await draft.follow(tokens, token_ids, decision, is_hit=True)
             hidden_ns = max(0, cached.forward_ns - waited_ns)
-            return DraftTokens(token_ids, DraftSource.CACHED, hidden_ns=hidden_ns)
+            return DraftTokens(token_ids, DraftSource.CACHED, hidden_draft_ns=hidden_ns)
         missed = DraftTokens(is_cache_miss=is_predrafting)
         num_tokens = min(room, decision.miss_length)
         if draft.state is DraftState.CATCHING_UP or num_tokens == 0:
@@ -192,7 +192,7 @@ class Proposer:
         draft = self._look_up(assumed, room, decision, predraft)
         if not draft.token_ids:
             token_ids = predraft.draft_token_ids[: min(room, decision.predraft_length)]
-            draft = DraftTokens(token_ids, DraftSource.CACHED, hidden_ns=predraft.forward_ns)
+            draft = DraftTokens(token_ids, DraftSource.CACHED, hidden_draft_ns=predraft.forward_ns)
         return PipelinedRequest(assumed, dataclasses.replace(draft, is_pipelined=True))
 
     def observe(self, step: StepRecord) -> None:
