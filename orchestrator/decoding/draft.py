@@ -93,7 +93,7 @@ class Draft:
 
     async def _read(self, tokens: Sequence[int], decision: Decision) -> Proposal | None:
         await self.drafter.until_readable(tokens)
-        return await self._ask(tokens, 0, decision, LONGEST_PREFILL_SECONDS)
+        return await self.propose(tokens, 0, decision, LONGEST_PREFILL_SECONDS)
 
     @property
     def is_late(self) -> bool:
@@ -158,12 +158,6 @@ class Draft:
             await asyncio.wait((self.drafter.growth(),), timeout=seconds_left)
         return self.drafter.cached(tokens)
 
-    async def propose(
-        self, tokens: Sequence[int], num_tokens: int, decision: Decision
-    ) -> Proposal | None:
-        """At most `num_tokens` draft tokens; None if the draft is lost."""
-        return await self._ask(tokens, num_tokens, decision, LONGEST_WAIT_SECONDS)
-
     async def follow(
         self, tokens: Sequence[int], draft: Sequence[int], decision: Decision, is_hit: bool = False
     ) -> None:
@@ -198,10 +192,14 @@ class Draft:
         length = max(1, decision.predraft_length)
         return PredraftPlan(num_predrafts, length, is_limit, decision.acceptance_rate)
 
-    async def _ask(
-        self, tokens: Sequence[int], num_tokens: int, decision: Decision, seconds: float
+    async def propose(
+        self,
+        tokens: Sequence[int],
+        num_tokens: int,
+        decision: Decision,
+        seconds: float = LONGEST_WAIT_SECONDS,
     ) -> Proposal | None:
-        """Awaits a proposal; after `seconds` without one the draft is lost."""
+        """At most `num_tokens` draft tokens; None if the draft is lost, as after `seconds`."""
         if self.state is DraftState.LOST:
             return None
         try:

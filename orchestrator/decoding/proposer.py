@@ -48,24 +48,16 @@ class Proposer:
         """Of the current step."""
         self.hidden_prefill_ns = 0
         """Of a draft's prefill that ended in the current step: what the loop did not wait for."""
-        self._draft = Draft(drafter, num_predrafts, reopen)
+        self.draft = Draft(drafter, num_predrafts, reopen)
         self._policy = policy
         self._looks_up = looks_up
         self._has_begun = False
-
-    @property
-    def draft_state(self) -> DraftState:
-        return self._draft.state
-
-    @property
-    def num_predrafted_tokens(self) -> int:
-        return self._draft.num_predrafted_tokens
 
     async def propose(
         self, tokens: Sequence[int], room: int, verifier: Verifier
     ) -> tuple[DraftTokens, Lookahead | None]:
         """At most `room` draft tokens after `tokens`, and what the target may do ahead."""
-        draft, self.waits = self._draft, []
+        draft, self.waits = self.draft, []
         await draft.begin_step()
         pipelined = verifier.pipelined
         is_pipelined = pipelined is not None and pipelined.tokens == tokens
@@ -90,7 +82,7 @@ class Proposer:
 
     async def _propose(self, tokens: Sequence[int], room: int, decision: Decision) -> DraftTokens:
         """What is looked up, if that is enough, otherwise what the draft has."""
-        draft = self._draft
+        draft = self.draft
         await draft.want(tokens, decision)
         cached = draft.drafter.cached(tokens) if decision.drafts else None
         looked_up = self._look_up(tokens, room, decision, cached)
@@ -111,7 +103,7 @@ class Proposer:
         self, tokens: Sequence[int], room: int, decision: Decision
     ) -> DraftTokens:
         """The predraft for `tokens`; on a cache miss a proposal, where waiting for one pays."""
-        draft, is_predrafting = self._draft, self._draft.is_predrafting
+        draft, is_predrafting = self.draft, self.draft.is_predrafting
         cached, waited_ns = draft.drafter.cached(tokens), 0
         if cached is None and draft.drafter.is_under_way(tokens):
             began_ns = time.perf_counter_ns()
@@ -157,7 +149,7 @@ class Proposer:
         if decision.runs_ahead and not draft.token_ids:
             return RunningAhead(min(room, MAX_RUN_AHEAD_TOKENS))
         room -= len(draft.token_ids) + 1  # for draft tokens of the next step
-        if decision.pipelines and self._draft.is_predrafting and room > 0:
+        if decision.pipelines and self.draft.is_predrafting and room > 0:
             return Pipelining(partial(self._next_request, tokens, draft.token_ids, room, decision))
         return None
 
@@ -173,8 +165,8 @@ class Proposer:
         now = asyncio.get_running_loop().time
         latest = now() + decision.pipeline_wait_ns / 1e9
         while True:
-            growth = self._draft.drafter.growth()
-            predraft = self._draft.drafter.after_full_acceptance(tokens, draft)
+            growth = self.draft.drafter.growth()
+            predraft = self.draft.drafter.after_full_acceptance(tokens, draft)
             seconds_left = None
             if predraft is not None:
                 request = self._request(tokens, predraft, room, decision)
@@ -200,4 +192,4 @@ class Proposer:
         self._policy.observe(step)
 
     def close(self) -> None:
-        self._draft.close()
+        self.draft.close()
