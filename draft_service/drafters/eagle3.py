@@ -23,6 +23,8 @@ from outrider.sampling.sampler import Choice
 
 # As many of the last tokens may lack the target's hidden states: those under verification.
 _MOST_LACKING = 64
+# Rows of the target that are kept after they were read: the last tokens may change.
+_NUM_KEPT = 64
 
 
 @dataclass
@@ -79,7 +81,7 @@ class FeatureDrafting(Drafting):
         self._first_index = content.first_index
         start = self._first_index + self.start
         if source is not None and self.copy_from is not None:
-            content.outputs |= {i: rows for i, rows in source.outputs.items() if i < start}
+            content.outputs |= {i: rows for i, rows in list(source.outputs.items()) if i < start}
         self._outputs = content.outputs
         self._num_true = states.end + 1
         if start > states.end and start - 1 not in self._outputs:
@@ -92,6 +94,8 @@ class FeatureDrafting(Drafting):
         self._features: Features
         self._last_read: int  # the index of the last token in the current pass
         self._followed: list[int] = []  # tokens to read after the chunk, in order
+        self._left: list[Choice] | None = None  # choices that are left to `advance_by`
+        self._failure: Exception | None = None
 
     def num_skippable(self, num_known: int) -> int:
         """None: what a slot holds of the same tokens may have come with other hidden states."""
@@ -123,17 +127,32 @@ class FeatureDrafting(Drafting):
         return [] if token_id is None else [token_id]
 
     def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
-        followed, self._followed = self._followed, []
+        if self._failure is not None:
+            raise self._failure
         num_read = len(chosen) - 1
-        self.read += followed[:num_read]
+        self.read += self._followed[:num_read]
         self.start += num_read
-        return followed[num_read:]
+        if self._left is not None:
+            self._next(self._left)
+        unread, self._followed = self._followed[num_read:], []
+        return unread
 
     def _follow(self, choices: list[Choice]) -> int | None:
-        return self._next(self._sampler.revise(choices, self._last_read + 1))
+        """`Features.follow`: called within a pass, which other sessions share."""
+        index = self._last_read + 1
+        try:
+            choices = self._sampler.revise(choices, index)
+            if self._on_draft is not None and index == len(self._sequence):
+                self._left = choices  # it may look at what has been read
+                return None
+            return self._next(choices)
+        except Exception as error:
+            self._failure = error
+            return None
 
     def _next(self, choices: list[Choice]) -> int | None:
         """Notes the choices after the last token that was read; returns the next one to read."""
+        self._left = None
         self._outputs[self._last_read] = self._features.outputs[-1]
         index = self._last_read + 1
         if index < len(self._sequence):
@@ -173,12 +192,14 @@ class Eagle3Session(ModelDrafterSession):
         return FeatureDrafting(content, sequence, num_tokens, self._sampler, **options)
 
     def _take(self, context_length: int, hidden_states: HiddenStates | None) -> None:
-        num_lacking = len(self._sequence.token_ids) - 1
-        if self._states.take(context_length, hidden_states):
+        states, main = self._states, self._main
+        assert isinstance(main, FeatureContent)
+        states.drop_before(main.num_true - _NUM_KEPT)
+        if states.take(context_length, hidden_states):
             for content in self._contents:
                 assert isinstance(content, FeatureContent)
                 content.clear()
-        if num_lacking - self._states.end > _MOST_LACKING:
+        if len(self._sequence.token_ids) - 1 - states.end > _MOST_LACKING:
             raise InvalidRequest("hidden states of the target are missing")
 
     @property

@@ -56,10 +56,6 @@ class TargetStates:
         """Those of the tokens from `begin` up to `end`, [num_tokens, width]."""
         return self._rows[max(0, begin - self._first) : max(0, end - self._first)]
 
-    def holds(self, index: int) -> bool:
-        """Whether the row of a token is there."""
-        return self._first <= index < self.end
-
     def drop_before(self, index: int) -> None:
         """Drops the rows of earlier tokens."""
         if index > self._first:

@@ -3,21 +3,24 @@
 import asyncio
 import zlib
 from collections.abc import AsyncIterator, Sequence
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from draft_service.drafters.drafting import NUM_RUNNERS_UP
+from draft_service.drafters.drafting import NUM_RUNNERS_UP, Sampler
 from draft_service.drafters.eagle3 import Eagle3Drafter, Eagle3Session
+from draft_service.drafters.fan_out import FanOut, StepTime
 from outrider.engine.chunk import Chunk, Features
 from outrider.engine.eagle3.engine import Eagle3Engine
 from outrider.engine.options import EngineOptions
 from outrider.errors import InvalidRequest
 from outrider.protocol.hidden_states import HiddenStates
-from outrider.protocol.messages import GREEDY, Predraft, PredraftPlan, Proposal, SamplingParams
+from outrider.protocol.messages import GREEDY, PredraftPlan, Proposal, SamplingParams
 from outrider.sampling.recorded_sampling import SamplingSpec
 from tests.support.models.eagle3 import make_eagle3
+from tests.support.predrafted import Table
 
 PROMPT = list(range(20, 40))
 SAMPLED = SamplingParams(temperature=1.0, seed=3)
@@ -66,28 +69,6 @@ class Session:
         proposal = await self.real.propose(context_length, new, k, params, None, states)
         self._tokens, self._num_states = list(tokens), len(tokens) - 1
         return proposal
-
-
-class Table:
-    """Collects what a session predrafts."""
-
-    def __init__(self) -> None:
-        self.predrafted: dict[tuple[int, ...], Predraft] = {}
-        self._changed = asyncio.Event()
-
-    def add(self, grown: list[Predraft]) -> None:
-        self.predrafted |= {one.assumed_token_ids: one for one in grown}
-        self._changed.set()
-
-    async def full(self, num_predrafts: int, num_tokens: int) -> dict[tuple[int, ...], Predraft]:
-        """The table when so many predrafts have all their tokens."""
-        async with asyncio.timeout(30):
-            while num_predrafts > sum(
-                len(one.draft_token_ids) == num_tokens for one in self.predrafted.values()
-            ):
-                self._changed.clear()
-                await self._changed.wait()
-        return self.predrafted
 
 
 @pytest.fixture(scope="module")
@@ -198,12 +179,6 @@ async def test_too_many_tokens_without_states_are_refused(drafter: Eagle3Drafter
         await session.propose(0, [5] * 70, 4, GREEDY, None, states_of([5] * 3, 0))
 
 
-async def test_states_of_another_size_are_refused(drafter: Eagle3Drafter) -> None:
-    session = drafter.open_session()
-    with pytest.raises(InvalidRequest, match="have 20 bytes instead of 128 numbers"):
-        await session.propose(0, PROMPT, 4, GREEDY, None, HiddenStates(0, 19, bytes(20)))
-
-
 async def test_nothing_follows_a_single_token(drafter: Eagle3Drafter) -> None:
     session = drafter.open_session()
     proposal = await session.propose(0, [7], 4, GREEDY, None)
@@ -257,3 +232,64 @@ async def test_a_prefix_of_another_session_is_not_taken_over(drafter: Eagle3Draf
     await Session(drafter).propose(tokens, 2, first=10)
     proposal = await Session(drafter).propose(PROMPT, 4)
     assert list(proposal.draft_token_ids) == drafted(drafter.engine, PROMPT, 4)
+
+
+async def test_predrafts_copy_what_is_read_and_read_one_token(
+    drafter: Eagle3Drafter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind a proposal, and after the tokens of a hit have been read again."""
+    passes: list[list[Chunk]] = []
+    choose = drafter.engine.choose
+
+    def noting(chunks: Sequence[Chunk], *args: Any) -> Any:
+        passes.append(list(chunks))
+        return choose(chunks, *args)
+
+    monkeypatch.setattr(drafter.engine, "choose", noting)
+    session, tokens, draft = Session(drafter), list(PROMPT), list[int]()
+    for k in (3, 0):
+        proposal = await session.propose(tokens, k, draft=draft)
+        draft += proposal.draft_token_ids
+        passes.clear()
+        table = Table()
+        plan = PredraftPlan(4, 2, is_limit=True)  # others begin after the guess
+        session.real._fan_out = FanOut(StepTime(1.0, 1.0))
+        session.real._fan_out.observe(3, 10**9, was_served=True)
+        session.real.predraft(len(draft), plan, table.add)
+        predrafted = await table.full(4, 2)
+        copying = [chunk for chunks in passes for chunk in chunks if chunk.copy_from]
+        assert [len(chunk.token_ids) for chunk in copying] == [1, 1, 1]
+        assumed = max(predrafted, key=len)
+        tokens += assumed
+        draft = list(predrafted[assumed].draft_token_ids)
+
+
+async def test_a_fault_in_one_session_is_its_own(
+    drafter: Eagle3Drafter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also inside of a pass that it shares."""
+    bad, good = Session(drafter), Session(drafter)
+
+    def fail(choices: object, index: int) -> None:
+        raise ValueError("its own fault")
+
+    class Failing(Sampler):
+        revise = staticmethod(fail)  # type: ignore[assignment]
+
+    sampler = bad.real._sampler
+    bad.real._sampler = Failing(sampler.params, sampler.token_ids, sampler.eos_token_ids)
+    failed, proposal = await asyncio.gather(
+        bad.propose(PROMPT, 4), good.propose(PROMPT, 4), return_exceptions=True
+    )
+    assert str(failed) == "its own fault"
+    assert isinstance(proposal, Proposal)
+    assert list(proposal.draft_token_ids) == drafted(drafter.engine, PROMPT, 4)
+
+
+async def test_rows_that_were_read_are_dropped(drafter: Eagle3Drafter) -> None:
+    session, tokens = Session(drafter), [*range(20, 120)]
+    await session.propose(tokens, 2)
+    tokens += [5, 6]
+    proposal = await session.propose(tokens, 4)
+    assert len(session.real._states.rows(0, 200)) < 70
+    assert list(proposal.draft_token_ids) == drafted(drafter.engine, tokens, 4)

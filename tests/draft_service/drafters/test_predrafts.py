@@ -15,32 +15,11 @@ from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
 from outrider.errors import NoFreeSlot
-from outrider.protocol.messages import GREEDY, Predraft, PredraftPlan, Proposal, SamplingParams
+from outrider.protocol.messages import GREEDY, PredraftPlan, Proposal, SamplingParams
+from tests.support.predrafted import Table
 
 PROMPT = list(range(20, 40))
 SAMPLED = SamplingParams(temperature=1.0, seed=3)
-
-
-class Table:
-    """Collects what a session predrafts."""
-
-    def __init__(self) -> None:
-        self.predrafted: dict[tuple[int, ...], Predraft] = {}
-        self._changed = asyncio.Event()
-
-    def add(self, grown: list[Predraft]) -> None:
-        self.predrafted |= {one.assumed_token_ids: one for one in grown}
-        self._changed.set()
-
-    async def full(self, num_predrafts: int, num_tokens: int) -> dict[tuple[int, ...], Predraft]:
-        """The table when so many predrafts have all their tokens."""
-        async with asyncio.timeout(30):
-            while num_predrafts > sum(
-                len(one.draft_token_ids) == num_tokens for one in self.predrafted.values()
-            ):
-                self._changed.clear()
-                await self._changed.wait()
-        return self.predrafted
 
 
 @pytest.fixture
