@@ -1,13 +1,17 @@
 """The same loop with draft and target inside one process, sequentially and without gRPC."""
 
 import asyncio
+import dataclasses
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from draft_service.drafters.model import ModelDrafterSession
+from draft_service.drafters.target_states import TargetStates
 from draft_service.service import load_drafter
 from orchestrator.decoding.decoder import decode
 from orchestrator.decoding.interfaces import Drafter, Lookahead
@@ -15,9 +19,11 @@ from orchestrator.decoding.proposer import Proposer
 from orchestrator.policy.adaptive import AdaptivePolicy
 from orchestrator.policy.cost_model import PairState
 from orchestrator.policy.draft_policy import DraftPolicy, FixedLength
+from orchestrator.sessions.hidden_state_window import HiddenStateWindow
 from orchestrator.sessions.sequence_sync import SequenceSync
 from outrider.engine.options import EngineOptions
 from outrider.errors import OutriderError
+from outrider.protocol.hidden_states import HiddenStates, HiddenStateSpec
 from outrider.protocol.messages import (
     GREEDY,
     PredraftPlan,
@@ -62,13 +68,19 @@ async def _generate(prompt: list[int], task: Task, k: int | None, looks_up: bool
     began = time.perf_counter()
     first = 0.0
     drafter, verifier = _loaded["drafter"].open_session(), _loaded["verifier"].open_session()
+    window = None
+    if (spec := _hidden_states()) is not None:
+        window = HiddenStateWindow(spec)
+        verifier.give_hidden_states(spec)
     tokens: list[int] = []
     policy: DraftPolicy = (
         AdaptivePolicy(pair, predrafts=False) if k is None else FixedLength(pair, k)
     )
-    proposer = Proposer(LocalDrafter(drafter, params), policy, num_predrafts=0, looks_up=looks_up)
+    local_drafter = LocalDrafter(drafter, params, window)
+    local_verifier = LocalVerifier(verifier, params, window)
+    proposer = Proposer(local_drafter, policy, num_predrafts=0, looks_up=looks_up)
     max_length = len(prompt) + task.max_new_tokens
-    async for step in decode(prompt, max_length, LocalVerifier(verifier, params), proposer):
+    async for step in decode(prompt, max_length, local_verifier, proposer):
         tokens.extend(step.token_ids)
         first = first or time.perf_counter()
     drafter.close()
@@ -77,22 +89,40 @@ async def _generate(prompt: list[int], task: Task, k: int | None, looks_up: bool
     return Run(tokens, (first - began) * 1e3, later_ms / max(1, len(tokens) - 1))
 
 
+def _hidden_states() -> HiddenStateSpec | None:
+    """Those of the target that the draft reads."""
+    spec: HiddenStateSpec | None = _loaded["drafter"].engine.reads_hidden_states
+    return None if spec is None else spec.of_target(_loaded["verifier"].engine.num_layers)
+
+
 class LocalDrafter(Drafter):
     """On a session of this process, without predrafts."""
 
-    def __init__(self, session: ModelDrafterSession, params: SamplingParams) -> None:
+    def __init__(
+        self, session: ModelDrafterSession, params: SamplingParams, window: HiddenStateWindow | None
+    ) -> None:
         self.max_context_length = _loaded["max_context_length"]
         self.num_predrafted_tokens = 0
         self._session = session
         self._params = params
         self._sync = SequenceSync()
+        self._window = window
+        self._num_states = 0
+
+    async def until_readable(self, tokens: Sequence[int]) -> None:
+        if self._window is not None:
+            await self._window.until(len(tokens) - 1)
 
     async def propose(
         self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
     ) -> Proposal:
         context_length, token_ids = self._sync.difference(tokens)
+        states = None
+        if self._window is not None:
+            states = self._window.between(self._num_states, len(tokens) - 1)
+            self._num_states = states.end
         proposal = await self._session.propose(
-            context_length, token_ids, num_speculative_tokens, self._params, None
+            context_length, token_ids, num_speculative_tokens, self._params, None, states
         )
         self._sync.hold(tokens, proposal.draft_token_ids, proposal.sequence_length)
         return proposal
@@ -107,10 +137,13 @@ class LocalVerifier:
     pipelined = None
     is_running_ahead = False
 
-    def __init__(self, session: VerifierSession, params: SamplingParams) -> None:
+    def __init__(
+        self, session: VerifierSession, params: SamplingParams, window: HiddenStateWindow | None
+    ) -> None:
         self._session = session
         self._params = params
         self._sync = SequenceSync()
+        self._window = window
 
     async def verify(
         self,
@@ -124,19 +157,38 @@ class LocalVerifier:
             context_length, token_ids, draft_token_ids, self._params
         )
         self._sync.hold(tokens, draft_token_ids, result.sequence_length)
+        if self._window is not None and result.hidden_states is not None:
+            self._window.add(result.hidden_states)
         return result
 
 
 def trace(text: list[int], num_output_tokens: int, params: SamplingParams) -> Traced:
-    """The choices of draft and target at each output token of a target's text."""
+    """The choices of draft and target at each output token of a target's text.
+
+    A feature draft knows the target's hidden states of all tokens before it, as it does of the
+    first token of a draft; behind it is right less often.
+    """
     drafter = _loaded["drafter"]
-    ids = drafter.engine.logit_token_ids
-    draft_logits = read(drafter.scheduler, text, num_output_tokens)
+    ids, rows = drafter.engine.logit_token_ids, asyncio.run(_hidden_rows(text[:-1]))
+    draft_logits = read(drafter.scheduler, text, num_output_tokens, rows)
     shared = places(draft_logits, ids, text, params)
     if params.greedy:
         return Traced(shared, None)
     target_logits = read(_loaded["verifier"].scheduler, text, num_output_tokens)
     return Traced(shared, rejection(target_logits, draft_logits, ids, params))
+
+
+async def _hidden_rows(tokens: list[int]) -> Tensor | None:
+    """What a feature draft reads of these tokens, [num_tokens, width]."""
+    if (spec := _hidden_states()) is None:
+        return None
+    session = _loaded["verifier"].open_session()
+    session.give_hidden_states(dataclasses.replace(spec, window=len(tokens)))
+    result = await session.verify(0, tokens, [], GREEDY)
+    session.close()
+    states = TargetStates(spec.row_bytes // 2)
+    states.take(0, result.hidden_states)
+    return states.rows(0, len(tokens))
 
 
 def draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> float:
@@ -146,8 +198,12 @@ def draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> float:
 
 async def _draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> float:
     sessions = [_loaded["drafter"].open_session() for _ in range(num_rows)]
+    states = None
+    if (spec := _hidden_states()) is not None:
+        num_states = len(prompt) - 1
+        states = HiddenStates(0, num_states, bytes(num_states * spec.row_bytes))
     for session in sessions:
-        await session.propose(0, prompt, 0, GREEDY, None)
+        await session.propose(0, prompt, 0, GREEDY, None, states)
     began = time.perf_counter()
     proposals = await asyncio.gather(
         *(s.propose(len(prompt), [], num_passes, GREEDY, None) for s in sessions)

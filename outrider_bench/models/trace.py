@@ -6,11 +6,12 @@ compared with rejection sampling: the same texts, models and cache, another rule
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from outrider.engine.chunk import Chunk, Features
 from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.protocol.messages import SamplingParams
@@ -33,11 +34,39 @@ class Reading(Job):
         return []
 
 
-def read(scheduler: Scheduler, text: Sequence[int], num_output_tokens: int) -> Tensor:
-    """The logits, [num_output_tokens, num_ids], from which a model would choose these tokens."""
+class FeatureReading(Reading):
+    """The same by a feature draft, which reads `rows` beside the tokens behind the first."""
+
+    def __init__(
+        self, slot: int, text: Sequence[int], num_output_tokens: int, rows: Tensor
+    ) -> None:
+        super().__init__(slot, text[1:], num_output_tokens)
+        self._rows = rows
+
+    def num_skippable(self, num_known: int) -> int:
+        """None, since the same tokens may have come with other rows."""
+        return 0
+
+    def next_chunk(self, budget: int) -> Chunk:
+        chunk = super().next_chunk(budget)
+        features = Features(self._rows[chunk.start : chunk.end], False, first_index=1)
+        return replace(chunk, features=features)
+
+
+def read(
+    scheduler: Scheduler, text: Sequence[int], num_output_tokens: int, rows: Tensor | None = None
+) -> Tensor:
+    """The logits, [num_output_tokens, num_ids], from which a model would choose these tokens.
+
+    Args:
+        rows: hidden states of the target for a feature draft, [len(text) - 1, width].
+    """
     slot = scheduler.acquire()
     try:
-        job = Reading(slot, text, num_output_tokens)
+        if rows is None:
+            job = Reading(slot, text, num_output_tokens)
+        else:
+            job = FeatureReading(slot, text, num_output_tokens, rows)
         scheduler.submit(job).result()
         return job.logits
     finally:
