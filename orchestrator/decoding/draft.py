@@ -197,13 +197,17 @@ class Draft:
         tokens: Sequence[int],
         num_tokens: int,
         decision: Decision,
-        seconds: float = LONGEST_WAIT_SECONDS,
+        seconds: float | None = None,
     ) -> Proposal | None:
-        """At most `num_tokens` draft tokens; None if the draft is lost, as after `seconds`."""
+        """At most `num_tokens` draft tokens; None if the draft is lost.
+
+        Args:
+            seconds: to wait, if not LONGEST_WAIT_SECONDS.
+        """
         if self.state is DraftState.LOST:
             return None
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(seconds or LONGEST_WAIT_SECONDS):
                 return await self.drafter.propose(tokens, num_tokens, self._plan(decision))
         except TimeoutError:
             self._lose(ServiceUnavailable("the draft: no answer in time"))
