@@ -1,4 +1,4 @@
-"""Models of real sizes with random weights, and a tokenizer of bytes."""
+"""Models with random weights, of real sizes or next to none, and a tokenizer of bytes."""
 
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,18 @@ def pair_configs(name: str) -> tuple[PretrainedConfig, PretrainedConfig]:
     return pairs[name]()
 
 
+PRINTABLE = 94
+"""How many of the first tokens are printable characters of ASCII."""
+
+
+def toy_config() -> PretrainedConfig:
+    """Two layers that cost next to nothing. All tokens are printable."""
+    return LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+                       num_attention_heads=4, num_key_value_heads=2,
+                       max_position_embeddings=2048, vocab_size=PRINTABLE,
+                       bos_token_id=None, eos_token_id=None)  # fmt: skip
+
+
 def build(
     config: PretrainedConfig,
     parent: Path,
@@ -50,7 +62,7 @@ def build(
     """A random model with a tokenizer of bytes; returns its folder.
 
     Args:
-        decides: each token has one successor by far, whatever stands before it.
+        decides: each token has one successor by far, whatever stands before it: the next one.
     """
     torch.manual_seed(0)
     where = choose_device(device)
@@ -63,7 +75,7 @@ def build(
             table.mul_(100)  # what layers add to it is little then
     folder = parent / name
     model.save_pretrained(folder)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())[: config.vocab_size]
     tokenizer = Tokenizer(models.BPE({letter: i for i, letter in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
