@@ -3,10 +3,7 @@
 import click
 
 from orchestrator.admission import DEFAULT_MAX_QUEUE_SECONDS, DEFAULT_MAX_QUEUED
-from orchestrator.servicer import GenerationServicer
-from orchestrator.sessions.pair import Pair
 from outrider.protocol.address import check_address
-from outrider.serving.server import run, serve
 from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
@@ -17,7 +14,6 @@ from outrider.settings.options import (
     run_service,
     server_options,
 )
-from outrider.v1.generation_pb2_grpc import add_GenerationServiceServicer_to_server
 
 
 @click.command("orchestrator")
@@ -64,22 +60,11 @@ def main(
     max_new_tokens: int | None,
 ) -> None:
     """Serve the generation API: the loop between draft and target."""
-    servicer = GenerationServicer(max_queued, max_new_tokens, max_queue_seconds)
+    # Imports gRPC, whose settings are made by now.
+    from orchestrator.service import run_orchestrator
+
     address = None if draft == "none" else draft
-    run(serve_generation(servicer, server, target, address), server, "orchestrator")
-
-
-async def serve_generation(
-    servicer: GenerationServicer, server: ServerOptions, target: str, draft: str | None
-) -> None:
-    """Connects to the pair and serves until SIGINT or SIGTERM. Raises OutriderError."""
-
-    async def load() -> None:
-        print("loading pair", flush=True)
-        servicer.serve_pair(await Pair.connect(target, draft))
-
-    add = add_GenerationServiceServicer_to_server
-    await serve(server, "GenerationService", add, servicer, load)
+    run_orchestrator(server, target, address, max_queued, max_queue_seconds, max_new_tokens)
 
 
 if __name__ == "__main__":

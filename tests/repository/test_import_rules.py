@@ -53,6 +53,7 @@ LAYERS = {
         "generation",
         "codec metrics",
         "servicer",
+        "service",
         "__main__",
     ],
     "outrider_bench": ["runs", "models", "baselines", "harness", "output what_if", "__main__"],
@@ -73,8 +74,8 @@ PROTOBUF_MODULES = {
     "draft_service.servicer",
     "target_service.service",
     "target_service.servicer",
-    "orchestrator.__main__",
     "orchestrator.codec",
+    "orchestrator.service",
     "orchestrator.servicer",
     "orchestrator.sessions.clients",
     "orchestrator.sessions.draft_session",
@@ -229,7 +230,7 @@ def added_modules(names: set[str], *modules: str) -> list[set[str]]:
 
 @pytest.mark.process
 def test_the_engine_knows_no_grpc_and_what_watches_is_imported_when_asked_for() -> None:
-    services = ("draft_service.service", "target_service.service", "orchestrator.__main__")
+    services = ("draft_service.service", "target_service.service", "orchestrator.service")
     serving, watching = {"grpc", "google.protobuf"}, {"opentelemetry", "prometheus_client"}
     found = added_modules(serving | watching, "outrider.engine.engine", *services)
     assert found == [set(), serving, serving, serving]
@@ -241,6 +242,13 @@ def test_imports_no_torch(module: str) -> None:
     allowed = {"tokenizers"} if module == "orchestrator.__main__" else set()
     [found] = added_modules({"torch", "transformers", "tokenizers"}, module)
     assert found <= allowed
+
+
+@pytest.mark.process
+def test_services_import_grpc_once_its_settings_are_made() -> None:
+    """Which gRPC reads when it is imported; see GRPC_EXPERIMENTS."""
+    modules = [f"{service}.__main__" for service in sorted(SERVICES)]
+    assert added_modules({"grpc"}, *modules) == [set(), set(), set()]
 
 
 @pytest.mark.process
