@@ -1,7 +1,6 @@
 """DraftService over gRPC."""
 
 import asyncio
-import dataclasses
 import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
@@ -53,17 +52,10 @@ class DraftServicer(ModelServicer[ModelDrafter], draft_pb2_grpc.DraftServiceServ
                         if request.HasField("hidden_states")
                         else None,
                     )
-                    span.set(**dataclasses.asdict(proposal.timings))
+                    span.set_fields(proposal.timings)
+                length = request.context_length + len(request.token_ids)
                 total_ns = time.perf_counter_ns() - arrived_ns
-                await responses.write(
-                    proposal_to_wire(
-                        dataclasses.replace(
-                            proposal,
-                            context_length=request.context_length + len(request.token_ids),
-                            timings=dataclasses.replace(proposal.timings, total_ns=total_ns),
-                        )
-                    )
-                )
+                await responses.write(proposal_to_wire(proposal, length, total_ns))
                 session.predraft(
                     len(request.draft_token_ids) + len(proposal.draft_token_ids),
                     plan,

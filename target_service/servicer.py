@@ -59,7 +59,7 @@ class TargetServicer(ModelServicer[Verifier], target_pb2_grpc.TargetServiceServi
                         params,
                         request.num_run_ahead_tokens,
                     )
-                    span.set(**dataclasses.asdict(result.timings))
+                    span.set_fields(result.timings)
                 await _write(context, result, arrived_ns)
                 if request.num_run_ahead_tokens:
                     run_ahead = asyncio.create_task(_write_run_ahead(context, session.run_ahead()))
@@ -115,6 +115,4 @@ async def _write(context: Context, result: VerifyResult, began_ns: int) -> None:
             message = target_pb2.VerifyResponse(hidden_states=hidden_states_to_wire(piece))
             await context.write(message)
         result = dataclasses.replace(result, hidden_states=last)
-    total_ns = time.perf_counter_ns() - began_ns
-    timings = dataclasses.replace(result.timings, total_ns=total_ns)
-    await context.write(verify_result_to_wire(dataclasses.replace(result, timings=timings)))
+    await context.write(verify_result_to_wire(result, time.perf_counter_ns() - began_ns))

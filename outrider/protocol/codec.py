@@ -59,12 +59,13 @@ def predraft_plan_from_wire(message: draft_pb2.ProposeRequest) -> PredraftPlan:
     )
 
 
-def timings_to_wire(timings: Timings) -> common_pb2.ServerTimings:
+def timings_to_wire(timings: Timings, total_ns: int = 0) -> common_pb2.ServerTimings:
+    """With `total_ns`, if the timings are of an engine, which does not know it."""
     return common_pb2.ServerTimings(
         queue_ns=timings.queue_ns,
         forward_ns=timings.forward_ns,
         sample_ns=timings.sample_ns,
-        total_ns=timings.total_ns,
+        total_ns=total_ns or timings.total_ns,
         batch_tokens=timings.batch_tokens,
         batch_sessions=timings.batch_sessions,
         num_threads=timings.num_threads,
@@ -107,13 +108,16 @@ def hidden_states_from_wire(message: common_pb2.HiddenStates) -> HiddenStates:
     return HiddenStates(message.first_index, message.num_tokens, message.data)
 
 
-def proposal_to_wire(proposal: Proposal) -> draft_pb2.ProposeResponse:
+def proposal_to_wire(
+    proposal: Proposal, context_length: int, total_ns: int
+) -> draft_pb2.ProposeResponse:
+    """The answer to a request that makes the sequence `context_length` tokens long."""
     return draft_pb2.ProposeResponse(
         proposal=draft_pb2.Proposal(
-            context_length=proposal.context_length,
+            context_length=context_length,
             draft_token_ids=proposal.draft_token_ids,
             sequence_length=proposal.sequence_length,
-            timings=timings_to_wire(proposal.timings),
+            timings=timings_to_wire(proposal.timings, total_ns),
         )
     )
 
@@ -157,7 +161,7 @@ def predrafts_from_wire(message: draft_pb2.PredraftUpdate) -> list[Predraft]:
     ]
 
 
-def verify_result_to_wire(result: VerifyResult) -> target_pb2.VerifyResponse:
+def verify_result_to_wire(result: VerifyResult, total_ns: int = 0) -> target_pb2.VerifyResponse:
     kind = (
         target_pb2.NEXT_TOKEN_KIND_BONUS
         if result.is_bonus
@@ -169,7 +173,7 @@ def verify_result_to_wire(result: VerifyResult) -> target_pb2.VerifyResponse:
         next_token_id=result.next_token_id,
         next_token_kind=kind,
         sequence_length=result.sequence_length,
-        timings=timings_to_wire(result.timings),
+        timings=timings_to_wire(result.timings, total_ns),
         hidden_states=hidden_states_to_wire(result.hidden_states),
     )
     if result.is_run_ahead:

@@ -69,7 +69,10 @@ class IdleTimeouts(Around):
                     timed: Any = _TimedContext(context, limit, self._seconds)
                     if method.kind == "bidi_stream":
                         request = _Requests(request, timed)
-                    return await behaviour(request, timed)
+                    try:
+                        return await behaviour(request, timed)
+                    finally:
+                        timed.close()
             except TimeoutError:
                 if not limit.expired():
                     raise
@@ -82,14 +85,20 @@ class IdleTimeouts(Around):
 
 
 class _TimedContext:
-    """A call's context, whose time limit runs while the server waits for the client."""
+    """A call's context, whose time limit runs while the server waits for the client.
+
+    The clock is read at each message, and the limit is looked at when it may have passed: a timer
+    set anew for each message would cost as much as the rest of it.
+    """
 
     def __init__(self, context: Context, limit: asyncio.Timeout, seconds: float) -> None:
         self._context = context
         self._limit = limit
         self._seconds = seconds
         self._num_awaited = 0
-        self._now = asyncio.get_running_loop().time
+        self._since = 0.0  # the last change of `_num_awaited`
+        self._loop = asyncio.get_running_loop()
+        self._timer = self._loop.call_later(seconds, self._look)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._context, name)
@@ -104,8 +113,19 @@ class _TimedContext:
     def note(self, change: int) -> None:
         """Notes that waiting for the client begins or ends; either restarts the limit."""
         self._num_awaited += change
-        with suppress(RuntimeError):  # the limit has passed, or the handler ended before a write
-            self._limit.reschedule(self._now() + self._seconds if self._num_awaited else None)
+        self._since = self._loop.time()
+
+    def _look(self) -> None:
+        now = self._loop.time()
+        due = (self._since if self._num_awaited else now) + self._seconds
+        if due <= now:
+            self._limit.reschedule(now)
+        else:
+            self._timer = self._loop.call_at(due, self._look)
+
+    def close(self) -> None:
+        """Ends the limit, as the handler has ended. Something may still be written."""
+        self._timer.cancel()
 
 
 class _Requests:
@@ -114,6 +134,7 @@ class _Requests:
     def __init__(self, requests: AsyncIterator[Any], context: _TimedContext) -> None:
         self._requests = requests
         self._context = context
+        self._receiving: asyncio.Task[None] | None = None
 
     def __aiter__(self) -> AsyncIterator[Any]:
         return self
@@ -123,20 +144,25 @@ class _Requests:
         try:
             # Not cancelled with the handler: gRPC frees the buffers of a receive only when it
             # completes, and would leak 110 bytes for each cancelled call.
-            receiving = asyncio.ensure_future(self._next())
-            receiving.add_done_callback(_forget_error)
-            request = await asyncio.shield(receiving)
+            arrival = asyncio.get_running_loop().create_future()
+            self._receiving = asyncio.create_task(self._receive(arrival))
+            request = await arrival
         finally:
             self._context.note(-1)
         if request is None:
             raise StopAsyncIteration
         return request
 
+    async def _receive(self, arrival: asyncio.Future[Any]) -> None:
+        """Resolves `arrival` with the next request, unless its handler has ended by then."""
+        try:
+            request = await self._next()
+        except BaseException as error:
+            if not arrival.done():
+                arrival.set_exception(error)
+        else:
+            if not arrival.done():
+                arrival.set_result(request)
+
     async def _next(self) -> Any:
         return await anext(self._requests, None)
-
-
-def _forget_error(task: asyncio.Task[Any]) -> None:
-    """Retrieves a task's error, which asyncio would log if the handler ended first."""
-    if not task.cancelled():
-        task.exception()

@@ -42,24 +42,45 @@ async def test_a_write_may_outlast_its_handler() -> None:
 
 
 async def test_only_the_clients_time_runs_and_anew_whenever_it_moves() -> None:
+    class Loop:
+        """Its clock stands, and its timers do not run by themselves."""
+
+        now, when = 100.0, 0.0
+
+        def time(self) -> float:
+            return self.now
+
+        def call_at(self, when: float, look: object) -> None:
+            self.when = when
+
     class Limit:
         when: float | None = None
 
         def reschedule(self, when: float | None) -> None:
             self.when = when
 
-    limit, now = Limit(), iter([100.0, 103.0, 104.0, 105.0])
+    limit, loop = Limit(), Loop()
     context = _TimedContext(object(), limit, 5.0)  # type: ignore[arg-type]
-    context._now = lambda: next(now)  # type: ignore[method-assign]
+    context.close()
+    context._loop = loop  # type: ignore[assignment]
+
+    def look_at(now: float) -> float | None:
+        """When the next look is due; None: the limit has passed."""
+        loop.now = now
+        context._look()
+        return None if limit.when == now else loop.when
+
     context.note(+1)
-    assert limit.when == 105.0
+    assert look_at(104.0) == 105.0
     context.note(-1)  # the client has sent, and the server works, however long
-    assert limit.when is None
+    assert look_at(200.0) == 205.0
     context.note(+1)
-    assert limit.when == 108.0
+    loop.now = 202.0
     context.note(+1)  # something is written meanwhile,
+    loop.now = 203.0
     context.note(-1)  # and taken
-    assert limit.when == 110.0
+    assert look_at(205.0) == 208.0
+    assert look_at(208.0) is None
 
 
 async def test_a_silent_session_is_ended(
