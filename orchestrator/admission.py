@@ -38,20 +38,15 @@ class Slot:
         self.num_tokens = 0
         self._forecast = forecast
         self._running = running
-        self._since = time.monotonic()
 
-    def advance(self, num_tokens: int) -> None:
-        """Notes that the request has `num_tokens` tokens by now."""
-        seconds, num_new = time.monotonic() - self._since, num_tokens - self.num_tokens
+    def advance(self, num_tokens: int, seconds: float) -> None:
+        """Notes that the request has `num_tokens` tokens, and took `seconds` for the latest."""
+        num_new = num_tokens - self.num_tokens
         if self.num_tokens:
             self._forecast.saw_tokens(len(self._running), seconds, num_new)
         else:
             self._forecast.saw_prompt(len(self._running), seconds, self.work, num_new)
         self.num_tokens = num_tokens
-
-    def resume(self) -> None:
-        """Notes that the next tokens are begun; until then the client read the last ones."""
-        self._since = time.monotonic()
 
 
 class Admission:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from orchestrator.activity import Activity
 from orchestrator.admission import Admission
-from orchestrator.decoding.decoder import decode
+from orchestrator.decoding.decoder import decode, one_ahead
 from orchestrator.decoding.proposer import Proposer
 from orchestrator.forecast import Work
 from orchestrator.policy.adaptive import AdaptivePolicy
@@ -82,22 +82,22 @@ class Generation:
                     request.looks_up,
                     sessions.reopen_drafter,
                 )
-                decoding = decode(prompt, max_length, sessions.verifier, proposer)
+                decoding = decode(prompt, max_length, sessions.verifier, proposer, eos)
                 try:
-                    async with aclosing(decoding) as steps:
+                    async with aclosing(one_ahead(decoding)) as steps:
                         async for step in steps:
                             pieces = self._commit(step, text_stream, eos)
                             length = len(prompt) + len(self.token_ids)
                             is_last = self.stopped or length >= max_length
                             if is_last:
                                 pieces[-1] = self._finish(pieces[-1], text_stream)
+                            self.path.is_stepping = not is_last
                             self.path.spend("detokenize")
                             self.path.committed(len(self.token_ids))
-                            slot.advance(self.num_committed_tokens)
+                            slot.advance(self.num_committed_tokens, step.seconds)
                             yield pieces
                             if is_last:
                                 break
-                            slot.resume()
                 finally:
                     if (failure := sessions.draft_failure) is not None:
                         self.draft_failure = failure.message

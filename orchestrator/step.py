@@ -115,12 +115,18 @@ class StepRecord(DraftOrigin):
     num_target_threads: int = 0
     num_predrafted_tokens: int = 0
     """In this text so far, for all outcomes."""
+    began_ns: int = 0
     ended_ns: int = 0
     """On the clock of `time.perf_counter_ns`."""
     waits: tuple[Wait, ...] = ()
     """In order; between them the orchestrator worked."""
     hidden_prefill_ns: int = 0
     """Time of the draft's prefill that the loop did not wait for."""
+
+    @property
+    def seconds(self) -> float:
+        """All of its time."""
+        return (self.ended_ns - self.began_ns) / 1e9
 
     @property
     def ns(self) -> int:

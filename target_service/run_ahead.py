@@ -43,7 +43,7 @@ class RunAhead(Job):
         self._num_tokens = self._num_left = num_tokens
         self._params = params
         self._logit_token_ids = logit_token_ids
-        self.spec = SamplingSpec(params, len(logit_token_ids))
+        self.spec = SamplingSpec(params, logit_token_ids.numel())
         self._loop = loop
         self._choices: asyncio.Queue[_Told | BaseException] = asyncio.Queue()
         self._is_stopped = False

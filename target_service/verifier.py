@@ -46,7 +46,7 @@ class Verification(Job):
         self._draft_token_ids = draft_token_ids
         self._params = params
         self._logit_token_ids = logit_token_ids
-        self.spec = SamplingSpec(params, len(logit_token_ids))
+        self.spec = SamplingSpec(params, logit_token_ids.numel())
 
     def advance(self, logits: Tensor) -> list[int]:
         return self._judge(choose_tokens(logits, self._logit_token_ids, self._params, self.length))

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.sequence import common_length
-from outrider.protocol.messages import Predraft, SamplingParams
+from outrider.protocol.messages import MAX_NUM_SPECULATIVE_TOKENS, Predraft, SamplingParams
 from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice, rank_tokens
 
@@ -30,11 +30,11 @@ class Sampler:
     @property
     def spec(self) -> SamplingSpec:
         """The spec with which an engine chooses as `rank` does."""
-        return SamplingSpec(self.params, len(self.token_ids), 1 + NUM_RUNNERS_UP)
+        return SamplingSpec(self.params, self.token_ids.numel(), 1 + NUM_RUNNERS_UP)
 
     def rank(self, logits: Tensor, index: int) -> list[Choice]:
         """The choice at `index` of the sequence after `logits` [1, num_ids], then runners-up."""
-        logits = logits[:, : len(self.token_ids)]
+        logits = logits[:, : self.token_ids.numel()]
         choices = rank_tokens(logits, self.token_ids, self.params, index, 1 + NUM_RUNNERS_UP)
         return self.revise(choices, index)
 
@@ -67,7 +67,8 @@ class SlotContent:
         self.token_ids = self.token_ids[:length]
         # A copy, since a dropped job may still write there from the engine's thread.
         ranks = list(self.ranks.items())
-        self.ranks = {index: choices for index, choices in ranks if index <= length}
+        kept = range(length - MAX_NUM_SPECULATIVE_TOKENS, length + 1)  # not yet committed
+        self.ranks = {index: choices for index, choices in ranks if index in kept}
 
 
 class Drafting(Job):

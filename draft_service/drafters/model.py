@@ -45,6 +45,7 @@ class ModelDrafterSession:
         self._drafter = drafter
         self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
         self._sampler = Sampler(GREEDY, engine.logit_token_ids, engine.eos_token_ids)
+        self._asked: tuple[SamplingParams, int | None] | None = None
         slots = drafter.scheduler.acquire_all(drafter.slots_per_session)
         self._contents: Sequence[SlotContent] = [self._content(slot, slots[0]) for slot in slots]
         self._main = self._contents[0]
@@ -78,9 +79,10 @@ class ModelDrafterSession:
         self._take(context_length, hidden_states)
         tokens = self._sequence.token_ids
         length = len(tokens)
-        self._sampler = dataclasses.replace(
-            self._sampler, params=params, token_ids=self._drafter.proposable(vocab_size)
-        )
+        if (params, vocab_size) != self._asked:  # of the first request, normally
+            self._asked = params, vocab_size
+            token_ids = self._drafter.proposable(vocab_size)
+            self._sampler = dataclasses.replace(self._sampler, params=params, token_ids=token_ids)
         self._main = max(self._contents, key=lambda content: content.num_held(tokens))
         self._last_draft_token = []
         if not self._is_readable:

@@ -5,8 +5,10 @@ date, so a rejection, a full acceptance and a fresh session are the same case: b
 told the committed tokens.
 """
 
+import asyncio
 import time
 from collections.abc import AsyncGenerator, Sequence
+from collections.abc import Set as AbstractSet
 
 from orchestrator.decoding.interfaces import Verifier
 from orchestrator.decoding.proposer import Proposer
@@ -16,9 +18,13 @@ from outrider.protocol.messages import VerifyResult
 
 
 async def decode(
-    prompt: Sequence[int], max_length: int, verifier: Verifier, proposer: Proposer
+    prompt: Sequence[int],
+    max_length: int,
+    verifier: Verifier,
+    proposer: Proposer,
+    end_ids: AbstractSet[int] = frozenset(),
 ) -> AsyncGenerator[StepRecord, None]:
-    """Continues `prompt` until the sequence has `max_length` tokens.
+    """Continues `prompt` until the sequence has `max_length` tokens, or one of `end_ids`.
 
     A step without draft tokens commits one token: the prefill, and all that the target does
     alone, are such steps.
@@ -31,11 +37,12 @@ async def decode(
         while len(tokens) < max_length:
             room = max_length - len(tokens) - 1  # for draft tokens
             is_prefill = len(tokens) == len(prompt)
+            began_ns = time.perf_counter_ns()
             with telemetry.span("prefill" if is_prefill else "step") as span:
                 draft, lookahead = await proposer.propose(tokens, room, verifier)
                 verify_ns = time.perf_counter_ns()
                 result = await verifier.verify(tokens, draft.token_ids, lookahead)
-                step = _record(draft, result, proposer, is_prefill, verify_ns)
+                step = _record(draft, result, proposer, is_prefill, began_ns, verify_ns)
                 span.set(
                     draft_tokens=step.num_draft_tokens,
                     accepted_tokens=step.num_accepted_tokens,
@@ -46,8 +53,38 @@ async def decode(
             proposer.observe(step)
             tokens.extend(step.token_ids)
             yield step
+            if not end_ids.isdisjoint(step.token_ids):
+                break
     finally:
         proposer.close()
+
+
+async def one_ahead(
+    steps: AsyncGenerator[StepRecord, None],
+) -> AsyncGenerator[StepRecord, None]:
+    """Yields `steps`, each once the next one is under way.
+
+    So the caller makes text of a step, and delivers it, while draft and target do theirs.
+    """
+    done: asyncio.Queue[StepRecord | None] = asyncio.Queue()
+    turn = asyncio.Semaphore(1)
+
+    async def work() -> None:
+        async for step in steps:
+            done.put_nowait(step)
+            await turn.acquire()  # at once, if the caller is done with the step before
+
+    task = asyncio.create_task(work())
+    task.add_done_callback(lambda _: done.put_nowait(None))
+    try:
+        while (step := await done.get()) is not None:
+            yield step
+            turn.release()
+        await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await steps.aclose()
 
 
 def _record(
@@ -56,11 +93,12 @@ def _record(
     proposer: Proposer,
     is_prefill: bool,
     began_ns: int,
+    verify_ns: int,
 ) -> StepRecord:
-    """The record of a step whose verification began at `began_ns`."""
+    """The record of a step that began at `began_ns`, and its verification at `verify_ns`."""
     ended_ns = time.perf_counter_ns()
     stage, timings = ("prefill_target", None) if is_prefill else ("verify", result.timings)
-    verify, waits = Wait(stage, began_ns, ended_ns, timings), proposer.waits
+    verify, waits = Wait(stage, verify_ns, ended_ns, timings), proposer.waits
     return StepRecord(
         token_ids=(*draft.token_ids[: result.num_accepted_tokens], result.next_token_id),
         num_draft_tokens=len(draft.token_ids),
@@ -82,6 +120,7 @@ def _record(
         batch_sessions=result.timings.batch_sessions,
         num_target_threads=result.timings.num_threads,
         num_predrafted_tokens=proposer.draft.num_predrafted_tokens,
+        began_ns=began_ns,
         ended_ns=ended_ns,
         waits=(*waits, verify),
         hidden_draft_ns=draft.hidden_draft_ns,

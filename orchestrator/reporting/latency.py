@@ -20,7 +20,11 @@ class CriticalPath:
         self.hidden: defaultdict[str, int] = defaultdict(int)
         self.ttft_ns = 0
         """From the creation to the first committed token."""
+        self.is_stepping = False
+        """Whether a step is under way behind which work on the text is hidden."""
         self._num_tokens = 0
+        self._hidden_stage = ("", 0)  # the latest that was hidden so, and when it ended
+        self._hidden_since_ns = 0  # when the current one began
         self._began_ns = self._last_ns = time.perf_counter_ns()
 
     @property
@@ -40,8 +44,15 @@ class CriticalPath:
         return (self.wall_ns - self.ttft_ns) // num_later if num_later > 0 else 0
 
     def spend(self, stage: str) -> None:
-        """Books the interval that ends now."""
-        self.stages[stage] += self._advance(stage, time.perf_counter_ns())
+        """Books the interval that ends now, on the path or hidden behind the step under way."""
+        now_ns = time.perf_counter_ns()
+        if not self.is_stepping:
+            self.stages[stage] += self._advance(stage, now_ns)
+            return
+        self._hide(stage, now_ns - self._hidden_since_ns)
+        if self.timeline is not None:
+            self.timeline.hidden(stage, self._hidden_since_ns, now_ns)
+        self._hidden_stage, self._hidden_since_ns = (stage, now_ns), now_ns
 
     def book(self, step: StepRecord) -> None:
         """Books the intervals of a step: its waits, and the orchestrator's work between them."""
@@ -49,10 +60,20 @@ class CriticalPath:
             self._book_own_work(wait.began_ns)
             self._book_wait(wait)
         self._book_own_work(step.ended_ns)
+        self._book_what_outlasted(step)
+        self._hidden_since_ns = time.perf_counter_ns()
         self._hide("draft_compute", step.hidden_draft_ns)
         self._hide("prefill_draft", step.hidden_prefill_ns)
         if self.timeline is not None:
             self.timeline.step(step)
+
+    def _book_what_outlasted(self, step: StepRecord) -> None:
+        """Puts on the path what was hidden behind the step until it ended: clients may be slow."""
+        stage, until_ns = self._hidden_stage
+        if until_ns > step.ended_ns:
+            late_ns = self._advance(stage, until_ns)
+            self.stages[stage] += late_ns
+            self.hidden[stage] -= late_ns
 
     def _book_own_work(self, until_ns: int) -> None:
         self.stages["orchestrator"] += self._advance("orchestrator", until_ns)

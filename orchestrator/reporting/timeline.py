@@ -53,6 +53,10 @@ class Timeline:
         """A stage of the critical path."""
         self._add(ORCHESTRATOR, "critical path", name, begin_ns, end_ns)
 
+    def hidden(self, name: str, begin_ns: int, end_ns: int) -> None:
+        """Work on the text while the next step is under way."""
+        self._add(ORCHESTRATOR, "text", name, begin_ns, end_ns)
+
     def step(self, step: StepRecord) -> None:
         """A step, which began where the last one ended."""
         name = "target alone"

@@ -200,8 +200,8 @@ async def test_an_idle_server_puts_a_wrong_guess_to_the_test() -> None:
     for attempt in range(1, 100):
         try:
             async with admission.slot(work(10), 5.0) as slot:
-                slot.advance(1)
-                slot.advance(10)
+                slot.advance(1, 1e-6)
+                slot.advance(10, 1e-5)
             break
         except DeadlineUnreachable:
             assert admission.num_unreachable == attempt
@@ -265,22 +265,7 @@ async def test_requests_that_fail_teach_how_long_tokens_take() -> None:
     admission = Admission(1)
     with pytest.raises(TimeoutError):
         async with admission.slot(work(), None) as slot:
-            slot.advance(1)
-            slot.advance(2)
+            slot.advance(1, 0.1)
+            slot.advance(2, 0.1)
             raise TimeoutError
     assert admission.forecast.seconds(work(), 1) > 0
-
-
-async def test_what_a_client_takes_to_read_is_not_taken_for_slow_tokens(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now = 0.0
-    monkeypatch.setattr("orchestrator.admission.time.monotonic", lambda: now)
-    admission = Admission(1)
-    async with admission.slot(work(), None) as slot:
-        for num_tokens in (1, 2, 3):
-            now += 0.5
-            slot.advance(num_tokens)
-            now += 60.0
-            slot.resume()
-    assert admission.forecast.seconds(work(10), 1) == pytest.approx(5.0)

@@ -54,19 +54,20 @@ class Service:
         work = Work(50, 64 if self.may_end else 16, self.may_end)
         try:
             async with self.admission.slot(work, self.deadline) as slot:
-                await self._pass(0.2)
+                seconds = await self._pass(0.2)
                 for num_tokens in range(1, length + 1):
-                    slot.advance(num_tokens)
-                    slot.resume()
+                    slot.advance(num_tokens, seconds)
                     if num_tokens < length:
-                        await self._pass(0.02 + 0.007 * self.admission.num_running)
+                        seconds = await self._pass(0.02 + 0.007 * self.admission.num_running)
         except (QueueFull, DeadlineUnreachable):
             self.refused.append(time() - began)
         else:
             self.ended.append((time(), time() - began))
 
-    async def _pass(self, seconds: float) -> None:
-        await asyncio.sleep(seconds * self.random.uniform(0.8, 1.2))
+    async def _pass(self, seconds: float) -> float:
+        seconds *= self.random.uniform(0.8, 1.2)
+        await asyncio.sleep(seconds)
+        return seconds
 
     async def closed_loop(self) -> None:
         """Sixteen clients that wait for their answers."""

@@ -287,6 +287,8 @@ class Scheduler:
 
     def _cancel_jobs(self, slots: set[int]) -> None:
         """Cancels the jobs of these slots, whose sessions have ended."""
+        if not slots:
+            return
         for job in self._jobs:
             if job.slot in slots:
                 job.done.set_exception(Cancelled("the session was closed"))

@@ -116,8 +116,10 @@ class Slots:
 
     def overwrite(self, slot: int, start: int, copy_from: tuple[int, int] | None) -> None:
         """Notes that a pass will write behind `start` tokens, after copying some."""
-        self._contents[slot] = self.held(slot, start, copy_from)
-        if copy_from is not None:
+        if copy_from is None:
+            del self._contents[slot][start:]
+        else:
+            self._contents[slot] = self.held(slot, start, copy_from)
             self.frequencies[slot] = self.frequencies[copy_from[0]]
 
     def held(self, slot: int, start: int, copy_from: tuple[int, int] | None) -> list[int]:

@@ -27,18 +27,18 @@ def test_every_interval_is_booked_once() -> None:
     path.spend("tokenize")
     timings = Timings(queue_ns=10, forward_ns=40, sample_ns=5, total_ns=70)
     waits = Wait("draft_compute", 110, 130), Wait("verify", 140, 240, timings)
-    path.book(step(*waits, ended_ns=250))
+    path.book(step(*waits, ended_ns=350))
     path.spend("detokenize")  # the clock's next look was before
     assert path.stages == {
         "tokenize": 100,
-        "orchestrator": 10 + 10 + 10,
+        "orchestrator": 10 + 10 + 110,
         "draft_compute": 20,
         "verify_queue": 10,
         "verify_compute": 60,
         "verify_network": 30,
         "detokenize": 0,
     }
-    assert sum(path.stages.values()) == path.wall_ns == 250
+    assert sum(path.stages.values()) == path.wall_ns == 350
 
 
 @pytest.mark.usefixtures("clock")
@@ -70,3 +70,29 @@ def test_hidden_work_is_beside_the_path() -> None:
     path.book(StepRecord((1,), hidden_prefill_ns=-5))
     assert path.hidden == {"draft_compute": 7, "prefill_draft": 40}
     assert path.wall_ns == 0
+
+
+@pytest.mark.usefixtures("clock")
+def test_work_on_the_text_is_hidden_behind_the_next_step() -> None:
+    path = CriticalPath()
+    path.is_stepping = True
+    path.book(step(ended_ns=50))  # at 100
+    path.spend("detokenize")
+    path.spend("deliver")
+    path.book(step(ended_ns=1000))
+    assert path.hidden == {"detokenize": 100, "deliver": 100}
+    assert path.stages == {"orchestrator": 1000}
+
+
+@pytest.mark.usefixtures("clock")
+def test_what_a_slow_client_takes_longer_than_the_next_step_is_on_the_path() -> None:
+    path = CriticalPath()
+    path.is_stepping = True
+    path.book(step(ended_ns=50))  # at 100
+    path.spend("deliver")
+    path.book(step(ended_ns=170))
+    path.is_stepping = False
+    path.spend("detokenize")  # at 400
+    assert path.hidden == {"deliver": 70}
+    assert path.stages == {"orchestrator": 170, "deliver": 30, "detokenize": 200}
+    assert sum(path.stages.values()) == path.wall_ns
