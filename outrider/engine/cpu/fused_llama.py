@@ -25,14 +25,15 @@ log = logging.getLogger(__name__)
 
 
 def scripted(module: nn.Module) -> Any:
-    """The module in TorchScript, which saves Python's share of a pass.
+    """The module in TorchScript, which saves Python's share of a pass. It must not change later.
 
     Without support in this torch, the module as it is.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # that TorchScript is deprecated
-            return torch.jit.script(module)
+            # Frozen: what layers hold is looked up now and not in each pass.
+            return torch.jit.freeze(torch.jit.script(module.eval()), optimize_numerics=False)
     except Exception as error:
         log.info("layers are not compiled: %s", str(error).strip().split("\n")[0])
         return module
