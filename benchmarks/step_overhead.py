@@ -9,11 +9,12 @@ which all are accepted, sequentially or from predrafts, for one text or eight at
 - step: from one message to the next, as the client gets them
 - models: the forward passes and choices of tokens that a step waits for
 - overhead: what is left of a sequential step
-- stages of a step, from the traces of other texts; `stream` is all between the orchestrator's
+- stages of a step, from the traces of other texts; `verify pass` of the target alone is the fixed
+  cost of a pass, with one token and its choice; `stream` is all between the orchestrator's
   session and the service's handler, `queue` the way to the engine's thread, and `handler` all else
   that the service does: the way back, and between passes
-- bare: two ping-pongs on bare grpc.aio streams, with as many bytes, to two processes; `paused`
-  with as long a pause before each as the toy computes
+- bare: two ping-pongs on bare grpc.aio streams, with as many bytes, to two processes, and gRPC as
+  it is by itself; `paused` with as long a pause before each as the toy computes
 - policy: one decision and one observation of the adaptive policy
 
 All take turns in each round.
@@ -92,7 +93,8 @@ def main() -> None:
 def toy_system(model: str) -> Iterator[str]:
     """The address of a pair of toys."""
     settings = {"model": model, "threads": 1, "slots": 2 * NUM_SESSIONS, "port": 0}
-    with running_system(settings, settings, {"port": 0}) as (address, _):
+    draft = {**settings, "min_confidence": 0}
+    with running_system(settings, draft, {"port": 0}) as (address, _):
         yield address
 
 
