@@ -81,8 +81,9 @@ class ModelDrafterSession:
         length = len(tokens)
         if (params, vocab_size) != self._asked:  # of the first request, normally
             self._asked = params, vocab_size
-            token_ids = self._drafter.proposable(vocab_size)
-            self._sampler = dataclasses.replace(self._sampler, params=params, token_ids=token_ids)
+            self._sampler = dataclasses.replace(
+                self._sampler, params=params, token_ids=self._drafter.proposable(vocab_size)
+            )
         self._main = max(self._contents, key=lambda content: content.num_held(tokens))
         self._last_draft_token = []
         if not self._is_readable:
