@@ -15,7 +15,7 @@ NUM_RUNNERS_UP = 4
 
 # Tokens of a proposal that are drafted before Python looks at them: fewer where it may end early.
 # Meanwhile other sessions' steps cannot share the passes.
-_MANY_STEPS = 8
+MANY_STEPS = 8
 _FEW_STEPS = 4
 
 
@@ -129,7 +129,7 @@ class Drafting(Job):
         """How many tokens to choose in a row; one in the background, to check the time."""
         if self._on_draft is not None:
             return 1
-        most = _FEW_STEPS if self._min_confidence else _MANY_STEPS
+        most = _FEW_STEPS if self._min_confidence else MANY_STEPS
         return min(most, self._num_tokens - len(self.draft_token_ids))
 
     def advance(self, logits: Tensor) -> list[int]:

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from draft_service.drafters.drafting import Drafting, Sampler, SlotContent
+from draft_service.drafters.drafting import MANY_STEPS, Drafting, Sampler, SlotContent
 from draft_service.drafters.model import ModelDrafter, ModelDrafterSession
 from draft_service.drafters.target_states import TargetStates
 from outrider.engine.chunk import Chunk, Features
@@ -104,7 +104,10 @@ class FeatureDrafting(Drafting):
     @property
     def num_at_once(self) -> int:
         num_unread = len(self._sequence) - self._first_index - self.start - len(self.token_ids)
-        return num_unread + super().num_at_once
+        if self._on_draft is not None:
+            return num_unread + 1
+        # It may end early: `_follow` says so.
+        return num_unread + min(MANY_STEPS, self._num_tokens - len(self.draft_token_ids))
 
     def next_chunk(self, budget: int) -> Chunk:
         chunk = super().next_chunk(budget)

@@ -6,6 +6,9 @@ from torch import Tensor
 from outrider.errors import InvalidRequest
 from outrider.protocol.hidden_states import HiddenStates
 
+# Above all that models have; products of larger numbers might overflow.
+_LARGEST = 1e6
+
 
 class TargetStates:
     """Those of the tokens from `origin` up to `end`. Rows that are not needed can be dropped.
@@ -50,7 +53,9 @@ class TargetStates:
         if not states.num_tokens:
             return torch.empty(0, self._width)
         rows = torch.frombuffer(bytearray(states.data), dtype=torch.bfloat16)
-        return rows.float().view(-1, self._width)
+        # A target with damaged weights gives none to its own results. A draft may be wrong.
+        numbers = rows.float().nan_to_num(0.0, 0.0, 0.0).clamp_(-_LARGEST, _LARGEST)
+        return numbers.view(-1, self._width)
 
     def rows(self, begin: int, end: int) -> Tensor:
         """Those of the tokens from `begin` up to `end`, [num_tokens, width]."""

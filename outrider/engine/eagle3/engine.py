@@ -59,8 +59,11 @@ class Eagle3Engine(Engine):
             settings.layer_ids, settings.feature_size, max(windows)
         )
         self.feature_width = settings.num_features * settings.feature_size
-        if self.is_int8:  # half of the memory; int8 rounds more
+        if self.is_int8:
+            # Half of the memory; int8 rounds more.
             self.network.steps.embedded = self.network.steps.embedded.half()
+            # A few of the target's hidden states are huge: int8 would leave the others no bits.
+            pack_linears(self.network.fusion)
         if self._is_plain_cpu:
             pack_linears(self.network)
             compile_network(self.network)
@@ -113,7 +116,8 @@ class Eagle3Engine(Engine):
         assert features is not None
         if features.are_own:
             return features.rows
-        return self.network.fused(features.rows.to(self.device, self.dtype))
+        fused: Tensor = self.network.fuse(features.rows.to(self.device, self.dtype))
+        return fused
 
     @torch.inference_mode()
     def choose(

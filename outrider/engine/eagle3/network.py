@@ -19,6 +19,27 @@ from outrider.engine.eagle3.checkpoint import Eagle3Model
 from outrider.engine.layers import RmsNorm
 
 
+class Fusion(nn.Module):
+    """Makes one vector of the target's hidden states of a token."""
+
+    def __init__(self, model: Eagle3Model) -> None:
+        super().__init__()
+        norms = model.fc_norm if model.input_norm is None else [model.input_norm]
+        self.norms = nn.ModuleList(RmsNorm(norm) for norm in norms)
+        self.fc = model.fc
+
+    def forward(self, features: Tensor) -> Tensor:
+        """[num_tokens, hidden_size] of [num_tokens, num_features * size]."""
+        if len(self.norms) > 0:
+            parts = features.chunk(len(self.norms), dim=-1)
+            normed: list[Tensor] = []
+            for index, norm in enumerate(self.norms):
+                normed.append(norm(parts[index]))
+            features = torch.cat(normed, dim=-1)
+        fused: Tensor = self.fc(features)
+        return fused
+
+
 class FeatureLayer(FusedLayer):
     """The first layer. It attends to the token's embedding beside the hidden states."""
 
@@ -102,25 +123,14 @@ class Eagle3Network(nn.Module):
     def __init__(self, model: Eagle3Model, max_length: int) -> None:
         super().__init__()
         config = model.settings.layer_config
-        self.input_norm = None if model.input_norm is None else RmsNorm(model.input_norm)
-        self.feature_norms = nn.ModuleList(RmsNorm(norm) for norm in model.fc_norm)
-        self.fuse = model.fc
+        self.fusion = Fusion(model)
         self.steps = Steps(model, max_length)
         self.windows = _windows(config)
         num_heads, num_kv_heads, _ = self.steps.first.num_each
         self._groups = num_heads // num_kv_heads
         self._head_shape = (num_kv_heads, self.steps.first.head_dim)
+        self.fuse: Any = self.fusion
         self._run: Any = self.steps
-
-    def fused(self, features: Tensor) -> Tensor:
-        """The target's hidden states [num_tokens, num_features * size] as [.., hidden_size]."""
-        if self.input_norm is not None:
-            features = self.input_norm(features)
-        if len(self.feature_norms) > 0:
-            parts = features.chunk(len(self.feature_norms), dim=-1)
-            pairs = zip(self.feature_norms, parts, strict=True)
-            features = torch.cat([norm(part) for norm, part in pairs], dim=-1)
-        return self.fuse(features)  # type: ignore[no-any-return]
 
     def forward(
         self, token_ids: Tensor, hidden: Tensor, forward_pass: ForwardPass, rows: Tensor | None
@@ -136,6 +146,7 @@ class Eagle3Network(nn.Module):
 
     def compile_layers(self) -> None:
         """See `scripted`. Call it once the layers are final."""
+        self.fuse = scripted(self.fusion)
         self._run = scripted(self.steps)
 
 

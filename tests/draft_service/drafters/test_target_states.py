@@ -55,6 +55,13 @@ def test_dropped_ones_are_missed_only_if_they_are_needed() -> None:
     assert (session.origin, held(session)) == (4, [(4, 1), (5, 1)])
 
 
+def test_what_is_no_number_does_not_reach_the_draft() -> None:
+    rows = torch.tensor([[torch.nan, 3e38], [torch.inf, -3e38]], dtype=torch.bfloat16)
+    session = TargetStates(2)
+    session.take(0, HiddenStates(0, 2, rows.view(torch.uint8).numpy().tobytes()))
+    assert session.rows(0, 2).tolist() == [[0.0, 1e6], [0.0, -1e6]]
+
+
 def test_none_at_all() -> None:
     session = TargetStates(2)
     assert not session.take(0, None)

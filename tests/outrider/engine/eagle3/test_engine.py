@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from outrider.engine.chunk import Chunk, Features
@@ -161,8 +162,6 @@ def test_a_job_says_what_is_read_next_and_when_to_stop(draft: Path) -> None:
 
 
 def test_a_draft_vocabulary_may_have_any_order(draft: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
-
     folder = make_eagle3(tmp_path, flags=("fc_norm", "norm_output"))
     weights = load_file(folder / "model.safetensors")
     order = torch.randperm(100, generator=torch.Generator().manual_seed(1))
@@ -222,3 +221,19 @@ def test_on_a_gpu_it_computes_the_same(draft: Path, monkeypatch: pytest.MonkeyPa
     expected = steps(engine_of(draft), 9)
     monkeypatch.setattr("outrider.engine.engine.is_gpu", lambda device: True)
     torch.testing.assert_close(steps(engine_of(draft), 9), expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.skipif(not fbgemm_is_available(), reason="no FBGEMM for this CPU")
+def test_a_huge_state_leaves_the_others_their_bits_in_int8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As some models have them, in a draft that does not norm them."""
+    rows = ROWS.clone()
+    rows[:, 3] = 1000.0
+    folder = make_eagle3(tmp_path, flags=())
+    weights = load_file(folder / "model.safetensors")
+    weights["fc.weight"][:, 3] *= 1e-3
+    save_file(weights, folder / "model.safetensors")
+    monkeypatch.setitem(globals(), "ROWS", rows)
+    expected, found = steps(engine_of(folder), 9), steps(engine_of(folder, "int8"), 9)
+    assert (found - expected).abs().mean() < 0.1 * expected.std()
