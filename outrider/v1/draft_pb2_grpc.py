@@ -56,15 +56,15 @@ class DraftServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Propose(self, request_iterator, context):
-        """A stream is a session: its slots of the KV cache live as long as the stream.
-        Requests may be sent without waiting for responses. Every request gets one
-        proposal, in order. Predrafts for the latest request follow its proposal, as
-        long as no other request arrives.
+        """A stream is a session: it owns slots of the KV cache until it ends.
+        Requests may be sent without waiting for responses. Every request is answered
+        by one proposal, in order. Predrafts for the latest request follow its
+        proposal until the next request arrives.
 
         Errors: RESOURCE_EXHAUSTED (no free slot), INVALID_ARGUMENT (token ids out
-        of range, nothing to continue, hidden states that are missing or of another
-        size), FAILED_PRECONDITION (context_length beyond what the session holds),
-        OUT_OF_RANGE (longer than a slot).
+        of range, an empty sequence, hidden states that are missing or have another
+        size), FAILED_PRECONDITION (context_length exceeds the session's sequence),
+        OUT_OF_RANGE (the sequence does not fit into a slot).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

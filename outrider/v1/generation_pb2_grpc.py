@@ -55,25 +55,25 @@ class GenerationServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Generate(self, request, context):
-        """Generates a whole text. {"prompt": "hi"} is a whole request.
+        """Generates a text and returns it as a whole. {"prompt": "hi"} is a complete
+        request.
 
         Errors: INVALID_ARGUMENT (empty prompt, parameters out of range),
         OUT_OF_RANGE (prompt longer than the context), RESOURCE_EXHAUSTED (too many
-        requests wait, or would for too long; with a google.rpc.RetryInfo and
-        grpc-retry-pushback-ms), UNAVAILABLE (target unreachable),
-        DEADLINE_EXCEEDED (at once if the deadline cannot be met, by what requests
-        have taken so far), FAILED_PRECONDITION
-        (the target serves another vocabulary by now, or its chat template is broken
-        and the request has messages). Each carries a
-        google.rpc.ErrorInfo whose reason can be branched on.
+        requests are waiting, or this one would wait for too long; with
+        google.rpc.RetryInfo and grpc-retry-pushback-ms), UNAVAILABLE (target
+        unreachable), DEADLINE_EXCEEDED (immediately if earlier requests suggest that
+        the deadline cannot be met), FAILED_PRECONDITION (the target now serves another
+        vocabulary, or the request has messages and the target's chat template is
+        broken). Each carries a google.rpc.ErrorInfo with a machine-readable reason.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GenerateStream(self, request, context):
-        """The same, sending tokens as they are committed. The last message carries
-        the result.
+        """Generates a text and sends tokens as they are committed. The last message
+        carries the result.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

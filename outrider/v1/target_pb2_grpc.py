@@ -56,18 +56,18 @@ class TargetServiceServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Verify(self, request_iterator, context):
-        """A stream is a session: its slot of the KV cache lives as long as the stream.
-        Requests may be sent without waiting for responses. Every request gets one
-        response (result or stale), in order; run-ahead results come in addition.
+        """A stream is a session: it owns a slot of the KV cache until it ends.
+        Requests may be sent without waiting for responses. Every request is answered
+        by one response (result or stale), in order; run-ahead results come in addition.
 
-        A session that finds no free slot waits for one.
+        If no slot is free, the session waits for one.
 
         Errors: RESOURCE_EXHAUSTED (too many sessions wait for a slot),
-        INVALID_ARGUMENT (token ids out of range, nothing to continue, assumes_result
-        in the first request or without exactly one of token_ids, hidden states that
-        the model does not have),
-        FAILED_PRECONDITION (context_length beyond what the session holds, or another
-        vocabulary_fingerprint), OUT_OF_RANGE (longer than a slot).
+        INVALID_ARGUMENT (token ids out of range, an empty sequence, assumes_result
+        in the first request or without exactly one token id, hidden states that the
+        model does not have), FAILED_PRECONDITION (context_length exceeds the session's
+        sequence, or vocabulary_fingerprint differs), OUT_OF_RANGE (the sequence does
+        not fit into a slot).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
