@@ -1,4 +1,4 @@
-"""What a step is: the state of its draft, where its draft tokens came from, and its record."""
+"""Steps: the draft's state, the origin of draft tokens, and the step record."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -7,55 +7,55 @@ from outrider.protocol.messages import Timings
 
 
 class DraftState(Enum):
-    """What the draft of one text does while the target verifies."""
+    """What the draft is doing for one text."""
 
     ABSENT = "absent"
-    """There is none."""
+    """There is no draft."""
     IDLE = "idle"
-    """It does no work, and may lack recent tokens or the whole text."""
+    """It does no work, and may not have read recent tokens, or any of the text."""
     PREFILLING = "prefilling"
-    """It reads the prompt."""
+    """It is reading the text for the first time."""
     CATCHING_UP = "catching up"
-    """It reads what was committed while it was idle."""
+    """It is reading the tokens that were committed while it was idle."""
     ACTIVE = "active"
-    """It predrafts, or waits to be asked."""
+    """It predrafts, or waits for requests."""
     LOST = "lost"
-    """It failed; the text goes on without it, unless it is restarted."""
+    """It failed; the text continues without it until it is available again."""
 
 
 class DraftSource(Enum):
-    """Where the draft tokens of a step came from."""
+    """The source of a step's draft tokens."""
 
     NONE = "none"
     LOOKUP = "looked up"
-    """The text itself: prompt lookup."""
+    """Prompt lookup in the text itself."""
     CACHED = "predrafted"
     """The speculation cache: a cache hit."""
     DRAFTED = "drafted"
-    """A proposal that was waited for."""
+    """A proposal, for which the loop waited."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DraftOrigin:
-    """How the draft tokens of a step came about, or why there are none."""
+    """The circumstances in which the draft tokens of a step were chosen."""
 
     is_cache_miss: bool = False
-    """The draft predrafted, but this outcome was not ready."""
+    """The draft predrafted, but there was no predraft for this outcome in time."""
     is_pipelined: bool = False
-    """They were sent to the target before the previous result was known."""
+    """The draft tokens were sent to the target before the previous result was known."""
     replaces_stale: bool = False
-    """The pipelined request before them was stale."""
+    """A pipelined request for this step was stale."""
     match_length: int = 0
-    """Of tokens that were looked up: how many tokens before them matched."""
+    """For prompt lookup: how many of the last tokens matched; 0: no prompt lookup."""
     is_confirmed: bool = False
-    """Of tokens that were looked up: the draft had predrafted the first of them, too."""
+    """For prompt lookup: the draft had predrafted the same first token."""
     hidden_draft_ns: int = 0
-    """Time of the draft's forward passes for these tokens that the loop did not wait for."""
+    """Duration of the draft's forward passes for these tokens, minus the loop's wait for them."""
 
 
 @dataclass(frozen=True, slots=True)
 class DraftTokens(DraftOrigin):
-    """The draft tokens of one step, possibly none, and where they came from."""
+    """The draft tokens of one step, possibly none, and their origin."""
 
     token_ids: tuple[int, ...] = ()
     source: DraftSource = DraftSource.NONE
@@ -66,10 +66,10 @@ NO_DRAFT = DraftTokens()
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """An interval in which the loop did nothing but wait for a service.
+    """An interval in which the loop only waited for a service.
 
-    `timings`, reported by the service for the awaited message, split the wait into network, queue
-    and computation; without them all of it is booked on `stage`.
+    `timings`, which the service reports for the awaited message, split the wait into network,
+    queue and computation. Without them the whole wait is attributed to `stage`.
     """
 
     stage: str
@@ -84,44 +84,44 @@ class Wait:
 
 @dataclass(frozen=True, slots=True)
 class StepRecord(DraftOrigin):
-    """One step of the loop: what it did, what it brought, and what it took.
+    """One step of the loop: what it did, what it committed, and how long it took.
 
-    All reports, metrics and spans are made of it, and the draft policy learns from it. Times are
-    nanoseconds.
+    All reports, metrics and spans are made from step records, and the draft policy learns from
+    them. Times are in nanoseconds.
     """
 
     token_ids: tuple[int, ...]
-    """What it committed: accepted draft tokens, then the target's own."""
+    """The committed tokens: accepted draft tokens, then one token of the target's own."""
     num_draft_tokens: int = 0
     num_accepted_tokens: int = 0
     source: DraftSource = DraftSource.NONE
     draft_state: DraftState = DraftState.ABSENT
-    """During the verification."""
+    """The draft's state during the verification."""
     is_prefill: bool = False
-    """The first step, which reads the prompt."""
+    """Whether it is the first step, in which the target reads the prompt."""
     is_run_ahead: bool = False
-    """The target decoded it without a request."""
+    """The target decoded the token without a request."""
     draft_ns: int = 0
-    """Time waited for the proposal; the draft's prefill does not count."""
+    """Time spent waiting for a proposal, the draft's prefill excluded."""
     cache_wait_ns: int = 0
-    """Time waited for a predraft that was under way, whether it came in time or not."""
+    """Time spent waiting for a predraft that had been started, successfully or not."""
     verify_ns: int = 0
-    """Time waited for the result."""
+    """Time spent waiting for the verify result."""
     server_ns: int = 0
-    """Time at the target: part of `verify_ns`, unless the verification was pipelined."""
+    """Time that the target took; part of `verify_ns`, unless the verification was pipelined."""
     batch_tokens: int = 0
-    """Tokens in the verification's forward pass, those of other sessions included; 0: unknown."""
+    """Tokens in the target's forward pass, including other sessions' tokens; 0: unknown."""
     batch_sessions: int = 1
     num_target_threads: int = 0
     num_predrafted_tokens: int = 0
-    """In this text so far, for all outcomes."""
+    """Tokens predrafted in this text so far, for all outcomes."""
     began_ns: int = 0
     ended_ns: int = 0
     """On the clock of `time.perf_counter_ns`."""
     waits: tuple[Wait, ...] = ()
-    """In order; between them the orchestrator worked."""
+    """In order of time; between them the orchestrator worked."""
     hidden_prefill_ns: int = 0
-    """Time of the draft's prefill that the loop did not wait for."""
+    """Duration of the draft's prefill, if it ended in this step, minus the loop's wait for it."""
 
     @property
     def seconds(self) -> float:
@@ -130,5 +130,5 @@ class StepRecord(DraftOrigin):
 
     @property
     def ns(self) -> int:
-        """Time waited for proposal, predraft and verification."""
+        """Time spent waiting for proposal, predraft and verify result."""
         return self.draft_ns + self.cache_wait_ns + self.verify_ns

@@ -1,8 +1,9 @@
 """The loop: propose, verify, commit.
 
-The committed tokens are the only truth. Draft and target hold copies that each step brings up to
-date, so a rejection, a full acceptance and a fresh session are the same case: both services are
-told the committed tokens.
+The committed tokens are the only state. Draft and target hold copies, which each step brings up
+to date: a service is told how many tokens to keep and which to append. So a rejection, a full
+acceptance and a new session are handled alike. A token is committed when the result of its
+verification arrives.
 """
 
 import asyncio
@@ -26,11 +27,11 @@ async def decode(
 ) -> AsyncGenerator[StepRecord, None]:
     """Continues `prompt` until the sequence has `max_length` tokens, or one of `end_ids`.
 
-    A step without draft tokens commits one token: the prefill, and all that the target does
-    alone, are such steps.
+    A step without draft tokens commits one token. The prefill is such a step, and so is every
+    step that the target takes alone.
 
     Raises:
-        OutriderError: the verifier failed. A failing draft is dropped instead.
+        OutriderError: the verifier failed. If the draft fails, the text continues without it.
     """
     tokens = list(prompt)
     try:
@@ -62,9 +63,9 @@ async def decode(
 async def one_ahead(
     steps: AsyncGenerator[StepRecord, None],
 ) -> AsyncGenerator[StepRecord, None]:
-    """Yields `steps`, each once the next one is under way.
+    """Yields each of `steps` once the next one has started.
 
-    So the caller makes text of a step, and delivers it, while draft and target do theirs.
+    So the caller turns a step into text and delivers it while draft and target work.
     """
     done: asyncio.Queue[StepRecord | None] = asyncio.Queue()
     turn = asyncio.Semaphore(1)

@@ -1,4 +1,4 @@
-"""The draft of one text: its state, what it is told, and that it may be lost at any time."""
+"""The draft of one text: its state, the requests to it, and what happens when it fails."""
 
 import asyncio
 import logging
@@ -12,11 +12,12 @@ from outrider.protocol.messages import Predraft, PredraftPlan, Proposal
 
 DEFAULT_NUM_PREDRAFTS = 4
 
-# A draft that does not answer for so long is lost. Long prompts take their time.
+# A draft that takes longer to answer is lost. Reading a long prompt may take a while.
 LONGEST_WAIT_SECONDS = 10.0
 LONGEST_PREFILL_SECONDS = 60.0
 
-# Steps in which a draft that was idle reads what it has missed. Then the loop may wait for it.
+# Steps in which a draft that was idle reads the tokens that it missed, before the loop may wait
+# for it.
 STEPS_TO_CATCH_UP = 3
 
 Reopen = Callable[[], Drafter | None]
@@ -25,7 +26,7 @@ log = logging.getLogger(__name__)
 
 
 class _NoDrafter(Drafter):
-    """In place of one that is absent or lost."""
+    """Stands in for a drafter that is absent or lost."""
 
     max_context_length = num_predrafted_tokens = 0
 
@@ -36,12 +37,13 @@ class _NoDrafter(Drafter):
 
 
 class Draft:
-    """Owns the draft's state. Losing the draft costs speed, not text.
+    """Owns the draft's state. If the draft is lost, the text continues without it.
 
     Args:
-        drafter: None if there is none.
-        num_predrafts: outcomes to predraft for; None leaves the number to the draft.
-        reopen: gives a drafter in place of one that was lost, once there is one.
+        drafter: None if there is no draft.
+        num_predrafts: outcomes to predraft for; None: the draft chooses the number.
+        reopen: called at each step after the drafter was lost; returns a new one, or None while
+            none is available.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Draft:
     ) -> None:
         self.state = DraftState.ABSENT if drafter is None else DraftState.IDLE
         self.prefill_ns = 0
-        """Of a prefill that was finished: what it took the draft."""
+        """The duration, at the draft service, of a prefill that was finished; 0: none was."""
         self.drafter = drafter or _NoDrafter()
         self._num_predrafts = num_predrafts
         self._reopen = reopen
@@ -62,28 +64,29 @@ class Draft:
 
     @property
     def num_predrafted_tokens(self) -> int:
-        """In this text so far."""
+        """Tokens predrafted in this text so far, for all outcomes."""
         return self._num_lost_tokens + self.drafter.num_predrafted_tokens
 
     @property
     def is_working(self) -> bool:
-        """Whether it has read the text, or is about to have, and may be told what is verified."""
+        """Whether it holds the text, or is catching up, so that `follow` and `propose` may be
+        called."""
         return self.state in (DraftState.ACTIVE, DraftState.CATCHING_UP)
 
     @property
     def is_predrafting(self) -> bool:
-        """Whether predrafts for the verification under way are there or to come."""
+        """Whether it predrafts for the current verification."""
         return self._predrafts and self.is_working
 
     def room(self, tokens: Sequence[int]) -> int:
-        """How many tokens its context has left after `tokens`; 0 if there is no draft."""
+        """How many more tokens than `tokens` fit into its context; 0 if there is no draft."""
         return max(0, self.drafter.max_context_length - len(tokens))
 
     def prefill(self, tokens: Sequence[int], decision: Decision, is_late: bool = False) -> None:
-        """Starts reading the text in the background.
+        """Lets the draft start reading the text in the background.
 
         Args:
-            is_late: the text has gone on without the draft before.
+            is_late: steps have already been taken without the draft.
         """
         if not self.room(tokens):
             return
@@ -97,11 +100,16 @@ class Draft:
 
     @property
     def is_late(self) -> bool:
-        """Whether the text has gone on since the prefill began, so that it is not waited for."""
+        """Whether steps have been taken since the prefill began, so that the loop should not wait
+        for it."""
         return self._steps_behind > 1
 
     async def begin_step(self) -> None:
-        """Counts a step, collects a prefill that is done, and takes up a draft that is back."""
+        """Updates the state at the beginning of a step.
+
+        Collects the result of a prefill that is done, ends the catching up, and reopens a lost
+        draft that is available again.
+        """
         if self.state is DraftState.PREFILLING:
             self._steps_behind += 1
             if self._prefill is not None and self._prefill.done():
@@ -115,7 +123,7 @@ class Draft:
             self._prefill, self._has_prefilled = None, False
 
     async def finish_prefill(self) -> None:
-        """Waits until the text is read; until then nothing else may be asked."""
+        """Waits for the end of the prefill; no other request may be made before."""
         assert self._prefill is not None
         prefill, self._prefill = self._prefill, None
         proposal = None
@@ -135,7 +143,7 @@ class Draft:
         self.state, self._steps_left = DraftState.CATCHING_UP, STEPS_TO_CATCH_UP
 
     async def want(self, tokens: Sequence[int], decision: Decision) -> None:
-        """Makes the draft work or idle, as decided."""
+        """Starts or stops the draft according to `decision.drafts`."""
         if self.state is DraftState.IDLE and decision.drafts:
             if self._has_prefilled:
                 self._catch_up()
@@ -148,9 +156,10 @@ class Draft:
                 self.state = DraftState.IDLE
 
     async def wait_for_cached(self, tokens: Sequence[int], wait_ns: float) -> Predraft | None:
-        """The predraft for the case that `tokens` are committed, if it is there in time.
+        """The predraft for the case that `tokens` are committed; None if there is none in time.
 
-        Without the wait, a result that comes during the draft's forward pass would waste it.
+        Waits up to `wait_ns` for the first token of a predraft that has been started: otherwise
+        a forward pass that is nearly done when the result arrives would be wasted.
         """
         now = asyncio.get_running_loop().time
         latest = now() + wait_ns / 1e9
@@ -164,7 +173,7 @@ class Draft:
         """Tells the draft that `draft` is being verified after `tokens`.
 
         Args:
-            is_hit: it was predrafted, so the draft has caught up.
+            is_hit: `draft` is a predraft, so the draft has caught up.
         """
         if self.state is DraftState.LOST:
             return
@@ -199,10 +208,10 @@ class Draft:
         decision: Decision,
         seconds: float | None = None,
     ) -> Proposal | None:
-        """At most `num_tokens` draft tokens; None if the draft is lost.
+        """At most `num_tokens` draft tokens after `tokens`; None if the draft is lost.
 
         Args:
-            seconds: to wait, if not LONGEST_WAIT_SECONDS.
+            seconds: the longest wait; default LONGEST_WAIT_SECONDS.
         """
         if self.state is DraftState.LOST:
             return None
@@ -223,6 +232,6 @@ class Draft:
         self.drafter, self.state = _NoDrafter(), DraftState.LOST
 
     def close(self) -> None:
-        """Ends a prefill that is under way; the session is closed by its owner."""
+        """Cancels a running prefill. The session is closed by its owner."""
         if self._prefill is not None:
             self._prefill.cancel()

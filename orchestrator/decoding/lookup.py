@@ -1,4 +1,4 @@
-"""Prompt lookup: draft tokens from where the last tokens stood in the text before."""
+"""Prompt lookup: draft tokens copied from where the last tokens occurred earlier in the text."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ from orchestrator.policy.draft_policy import Decision
 from orchestrator.step import NO_DRAFT, DraftSource, DraftTokens
 from outrider.sampling.prompt_lookup import longest_match
 
-# What followed a single token is right too seldom: one in ten, in chat.
+# After a match of a single token, only one token in ten is accepted (in chat).
 SHORTEST_MATCH = 2
 
 # A match shorter than this is less reliable than a draft that disagrees with it
@@ -18,10 +18,16 @@ SURE_MATCH = 5
 def look_up(
     tokens: Sequence[int], room: int, decision: Decision, predrafted: Sequence[int] = ()
 ) -> DraftTokens:
-    """What stands in the text after a match of the last tokens, at most `room` tokens.
+    """At most `room` draft tokens, copied from after the longest match of the last tokens.
 
-    NO_DRAFT if that is too short for `decision`, if a predraft that disagrees is likelier, or if
-    one that agrees is longer.
+    Args:
+        room: the most draft tokens.
+        decision: limits the number of tokens from above and below.
+        predrafted: the draft tokens of the predraft for `tokens`, if there is one.
+
+    Returns NO_DRAFT if there is no match, or too few tokens for `decision`; if the match is short
+    and the predraft begins with another token; or if the predraft begins with the same token and
+    is longer.
     """
     match = longest_match(tokens, SHORTEST_MATCH, MAX_DRAFT_LENGTH)
     if match is None:

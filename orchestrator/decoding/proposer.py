@@ -1,6 +1,6 @@
-"""Where draft tokens come from: the text itself, the speculation cache, and the draft.
+"""Obtains draft tokens: from the text itself, the speculation cache, or the draft.
 
-The draft policy decides once a step; `Proposer` carries the decision out.
+The draft policy decides in each step; `Proposer` carries out the decision.
 """
 
 import asyncio
@@ -23,7 +23,7 @@ from orchestrator.policy.draft_policy import Decision, DraftPolicy, StepContext
 from orchestrator.step import NO_DRAFT, DraftSource, DraftState, DraftTokens, StepRecord, Wait
 from outrider.protocol.messages import Predraft
 
-# Bounds the work that is wasted when the text ends during run-ahead.
+# Bounds the work that is wasted if the text ends during run-ahead.
 MAX_RUN_AHEAD_TOKENS = 32
 
 
@@ -31,9 +31,9 @@ class Proposer:
     """Carries out the draft policy's decision for each step of one text.
 
     Args:
-        num_predrafts: outcomes to predraft for; None leaves the number to the draft.
-        looks_up: whether draft tokens may come from the text itself.
-        reopen: gives a drafter in place of one that was lost, once there is one.
+        num_predrafts: outcomes to predraft for; None: the draft chooses the number.
+        looks_up: whether to use prompt lookup.
+        reopen: returns a drafter in place of a lost one, or None while none is available.
     """
 
     def __init__(
@@ -45,9 +45,9 @@ class Proposer:
         reopen: Reopen = lambda: None,
     ) -> None:
         self.waits: list[Wait] = []
-        """Of the current step."""
+        """What the current step has waited for so far."""
         self.hidden_prefill_ns = 0
-        """Of a draft's prefill that ended in the current step: what the loop did not wait for."""
+        """If the draft's prefill ended in the current step: its time minus the loop's wait."""
         self.draft = Draft(drafter, num_predrafts, reopen)
         self._policy = policy
         self._looks_up = looks_up
@@ -56,7 +56,7 @@ class Proposer:
     async def propose(
         self, tokens: Sequence[int], room: int, verifier: Verifier
     ) -> tuple[DraftTokens, Lookahead | None]:
-        """At most `room` draft tokens after `tokens`, and what the target may do ahead."""
+        """At most `room` draft tokens after `tokens`, and the lookahead for the verifier."""
         draft, self.waits = self.draft, []
         await draft.begin_step()
         pipelined = verifier.pipelined
@@ -81,7 +81,7 @@ class Proposer:
         return found, self._lookahead(tokens, found, room, decision)
 
     async def _propose(self, tokens: Sequence[int], room: int, decision: Decision) -> DraftTokens:
-        """What is looked up, if that is enough, otherwise what the draft has."""
+        """Draft tokens from prompt lookup if it finds any, otherwise from the draft."""
         draft = self.draft
         await draft.want(tokens, decision)
         cached = draft.drafter.cached(tokens) if decision.drafts else None
@@ -102,7 +102,7 @@ class Proposer:
     async def _cached_or_drafted(
         self, tokens: Sequence[int], room: int, decision: Decision
     ) -> DraftTokens:
-        """The predraft for `tokens`; on a cache miss a proposal, where waiting for one pays."""
+        """The predraft for `tokens`; on a cache miss a proposal, if the policy waits for one."""
         draft, is_predrafting = self.draft, self.draft.is_predrafting
         cached, waited_ns = draft.drafter.cached(tokens), 0
         if cached is None and draft.drafter.is_under_way(tokens):
@@ -145,7 +145,7 @@ class Proposer:
     def _lookahead(
         self, tokens: Sequence[int], draft: DraftTokens, room: int, decision: Decision
     ) -> Lookahead | None:
-        """How the target may get work before the result of this step is known."""
+        """What the target may do before the loop has seen the result of this step."""
         if decision.runs_ahead and not draft.token_ids:
             return RunningAhead(min(room, MAX_RUN_AHEAD_TOKENS))
         room -= len(draft.token_ids) + 1  # for draft tokens of the next step
@@ -156,10 +156,10 @@ class Proposer:
     async def _next_request(
         self, tokens: Sequence[int], draft: Sequence[int], room: int, decision: Decision
     ) -> PipelinedRequest:
-        """Waits for the predraft for full acceptance, and returns the request that verifies it.
+        """The request that verifies the predraft for full acceptance.
 
-        It returns once the predraft has the wanted length or the target would wait for it, and
-        never without a predraft.
+        Returns once the predraft has the wanted length, or once the target would be idle without
+        the request; never without a predraft.
         """
         length = min(decision.predraft_length, room)
         now = asyncio.get_running_loop().time
@@ -179,7 +179,7 @@ class Proposer:
     def _request(
         self, tokens: Sequence[int], predraft: Predraft, room: int, decision: Decision
     ) -> PipelinedRequest:
-        """What would be proposed if `predraft` comes true: first what stands in the text."""
+        """What would be proposed if the outcome of `predraft` occurs: prompt lookup first."""
         assumed = [*tokens, *predraft.assumed_token_ids]
         draft = self._look_up(assumed, room, decision, predraft)
         if not draft.token_ids:
@@ -188,7 +188,7 @@ class Proposer:
         return PipelinedRequest(assumed, dataclasses.replace(draft, is_pipelined=True))
 
     def observe(self, step: StepRecord) -> None:
-        """Lets the policy learn from a step."""
+        """Passes a step to the policy, which learns from it."""
         self._policy.observe(step)
 
     def close(self) -> None:

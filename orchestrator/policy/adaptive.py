@@ -1,4 +1,4 @@
-"""The policy that learns: it drafts where that commits more tokens per time."""
+"""The adaptive policy: it drafts where that raises goodput."""
 
 from orchestrator.policy.cost_model import READING, Acceptance, PairState, Plan, best_length
 from orchestrator.policy.draft_policy import Decision, StepContext
@@ -8,18 +8,22 @@ _NO_DRAFT = Plan(0.0, 0, 0)
 
 
 class AdaptivePolicy:
-    """Decides for one text whether to draft, and how much, by goodput (arXiv 2406.14066).
+    """Decides for one text whether and how much to draft, by goodput (arXiv 2406.14066).
 
-    Now and then it probes the other choice, for all texts of the pair.
+    After each step it chooses the draft lengths with the highest expected goodput, from this
+    text's acceptance rate and the times that all texts of the pair have observed. The draft works
+    if that beats the target alone. From time to time a probe tries the opposite choice; probes are
+    budgeted for the pair, not for each text.
 
     Args:
-        predrafts: the draft works while the target verifies.
+        pair: what all texts of the pair have learned, shared with their policies.
+        predrafts: whether the draft works while the target verifies.
     """
 
     def __init__(self, pair: PairState, predrafts: bool = True) -> None:
         self._pair, self._config, self._predrafts = pair, pair.config, predrafts
         prior, lookup = pair.config.prior_acceptance, pair.config.lookup_acceptance
-        # A confirmed lookup fails only if text and draft are both wrong.
+        # A confirmed lookup is rejected only if text and draft are both wrong.
         rates = pair.acceptance.rate, lookup, lookup + (1 - lookup) * prior
         self._acceptance, *self._lookups = (
             Acceptance(rate, pair.config.prior_tokens, pair.config.decay) for rate in rates
@@ -30,7 +34,7 @@ class AdaptivePolicy:
 
     def _choose(self, hysteresis: float) -> None:
         idle_goodput = self._pair.idle_goodput
-        goodput = max(idle_goodput, self._plan.goodput)  # what time is worth
+        goodput = max(idle_goodput, self._plan.goodput)  # tokens that a nanosecond is worth
         self._plan = self._pair.plan(self._acceptance.rate, goodput, self._predrafts)
         is_unknown = self._plan.goodput == 0.0
         self._drafts = is_unknown or self._plan.goodput >= hysteresis * idle_goodput
@@ -85,22 +89,23 @@ class AdaptivePolicy:
             return num_steps >= interval and pair.probe_debt <= 0
         if 0 < self._goodput * pair.idle_ns < 1:  # the target alone was faster when last seen
             return num_steps >= config.probe_steps
-        # One step of the target alone may be disturbed, so the first probes are close together.
+        # A single step of the target alone may be an outlier: the first probes are close together.
         return num_steps >= min(interval, config.probe_steps * pair.num_idle_steps**2)
 
     def _begin_probe(self) -> None:
         self._pair.steps_since_probe = 0
-        # A target that runs ahead and a draft show what they are worth from the second step on.
+        # The first step of a run-ahead, or with a draft, is slower than the following ones.
         is_short = self._drafts and not self._pair.has_high_latency
         self._probe_steps = 1 if is_short else self._config.probe_steps
-        if not self._drafts:  # what was learned long ago should not outweigh a probe
+        if not self._drafts:  # old observations should not outweigh the probe
             self._acceptance.weight = min(self._acceptance.weight, self._config.prior_tokens)
 
     def _count(self, step: StepRecord) -> None:
-        """Counts the step, and what it has lost if the draft read, or worked in a probe."""
+        """Counts the step. If it was part of a probe, or the draft was reading, adds the tokens
+        that this has cost to the debt."""
         pair, num_tokens = self._pair, len(step.token_ids)
         is_idle, is_reading = step.draft_state is DraftState.IDLE, step.draft_state in READING
-        share = 1 / max(1, step.batch_sessions)  # of the pass, that others count, too
+        share = 1 / max(1, step.batch_sessions)  # the other sessions count the same pass
         debt = pair.probe_debt - share * self._config.exploration_share * num_tokens
         if pair.idle_ns and (is_reading or not (is_idle or self._drafts)):
             lost = step.ns / pair.idle_ns - num_tokens

@@ -1,4 +1,4 @@
-"""The numbers of the draft policy."""
+"""The constants of the draft policy."""
 
 from dataclasses import dataclass
 
@@ -7,30 +7,32 @@ MAX_DRAFT_LENGTH = 16
 
 @dataclass(frozen=True, slots=True)
 class PolicyConfig:
-    """What the adaptive policy assumes before it has seen anything, and how quickly it learns."""
+    """What the adaptive policy assumes initially, how quickly it learns, and its thresholds."""
 
     decay: float = 0.98
     """Factor by which each new observation discounts the earlier ones."""
     prior_acceptance: float = 0.5
-    """The acceptance rate of a draft that has not shown any."""
+    """Acceptance rate that is assumed of a new draft."""
     prior_tokens: float = 8.0
     """Weight of the prior acceptance rate, in draft tokens."""
     lookup_acceptance: float = 0.6
-    """The acceptance rate of prompt lookup, at the beginning of each text."""
+    """Acceptance rate that is assumed of prompt lookup at the beginning of each text."""
     hysteresis: float = 1.03
-    """The gain in goodput for which an idle draft is put to work."""
+    """Goodput with the draft, relative to the target alone, from which an idle draft is used."""
     exploration_share: float = 0.01
-    """The part of the time that probes may cost in the long run."""
+    """Share of the tokens that probes may cost in the long run."""
     probe_steps: int = 4
-    """Steps with the draft in one probe; it shows what it is worth from the second one on."""
+    """Steps in one probe of the draft; the first is not representative, since nothing was
+    predrafted for it."""
     probe_interval: int = 48
-    """Steps between probes, of all texts together; more where they cost more, or fail."""
+    """Minimum number of steps between probes, counted over all texts; probes that cost more are
+    rarer."""
     high_latency_ns: float = 4e6
-    """Round trip above which the loop pipelines or runs ahead.
+    """Round-trip time to the target above which the loop uses pipelined verification or run-ahead.
 
-    gRPC and a busy machine alone take a millisecond or two.
+    Without any network, gRPC on a busy machine takes a millisecond or two.
     """
     many_sessions: float = 2.0
-    """Sessions in one forward pass of the target, on average, that count as shared."""
+    """Average number of sessions per target pass from which passes count as shared."""
     shortest_interruption: int = 8
-    """Looked-up tokens for which a target that runs ahead is interrupted."""
+    """Minimum number of looked-up tokens for which a run-ahead is interrupted."""

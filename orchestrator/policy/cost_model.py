@@ -1,4 +1,4 @@
-"""What steps take and bring, with a draft and without: learned from all texts of a pair."""
+"""The time and the tokens of steps, with and without a draft, as all texts of a pair observe."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,14 +13,14 @@ READING = (DraftState.PREFILLING, DraftState.CATCHING_UP)
 class CostFilter:
     """Estimates costs from observations of their sums.
 
-    A Kalman filter (1960): the error of an expected sum is divided among the costs, most of it to
-    the least certain. So the first difference between steps with and without the draft is the
-    draft's, and what changes within a kind is the machine's.
+    A Kalman filter (1960): the error of a predicted sum is distributed over the costs, most of it
+    to the least certain ones. So the first difference between steps with and without the draft is
+    attributed to the draft, and later changes among steps of one kind to the machine.
 
     Args:
-        errors: standard deviation of each cost at first, as a share of the first observation.
-        drifts: the same of its change between two observations.
-        slope: initial value of the second cost; None attributes the whole first observation to it.
+        errors: initial standard deviation of each cost, as a share of the first observation.
+        drifts: standard deviation of its change between two observations, as a share of the sum.
+        slope: initial value of the second cost; None: the whole first observation is its.
     """
 
     def __init__(
@@ -31,9 +31,9 @@ class CostFilter:
         self._covariance: list[list[float]] = []
 
     def observe(self, counts: Sequence[float], took_ns: float, share: float = 1.0) -> None:
-        """Learns from what took so long, and paid each cost `counts` times.
+        """Learns from something that took `took_ns` and incurred cost i `counts[i]` times.
 
-        `share` is less than 1 where others observe the same.
+        `share` is the weight of the observation, below 1 if others report the same event.
         """
         if not self._covariance:
             slope = took_ns / counts[1] if self._slope is None else self._slope
@@ -55,14 +55,14 @@ class CostFilter:
             covariance[i] = [a - gain * b for a, b in zip(covariance[i], spread, strict=True)]
 
     def doubt(self, ns: float) -> None:
-        """So much of the first cost may be the third one's; their sum is known all the same."""
+        """Makes it uncertain by `ns` how the sum of the first and third cost is divided."""
         for i, j, sign in ((0, 0, 1), (2, 2, 1), (0, 2, -1), (2, 0, -1)):
             self._covariance[i][j] += sign * ns**2
 
 
 @dataclass
 class Acceptance:
-    """How often a draft token is accepted if those before it were; `weight` tokens showed it."""
+    """An estimated acceptance rate, and the number of tokens, `weight`, that it is based on."""
 
     rate: float
     weight: float
@@ -77,7 +77,7 @@ class Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The best draft lengths, and the tokens per nanosecond that they bring; 0: unknown."""
+    """The best draft lengths, and their expected goodput in tokens per nanosecond; 0: unknown."""
 
     goodput: float = 0.0
     predraft_length: int = 1
@@ -85,27 +85,27 @@ class Plan:
 
 
 class PairState:
-    """What all texts of a pair have shown. Times are nanoseconds.
+    """What all texts of a pair have learned together. Times are in nanoseconds.
 
     Args:
-        token_ns: marginal cost of a token in the target's forward pass, as measured; 0: unknown.
+        token_ns: marginal cost of a token in the target's pass, measured at load; 0: unknown.
     """
 
     def __init__(self, token_ns: float = 0.0, config: PolicyConfig | None = None) -> None:
         self.config = config = config or PolicyConfig()
-        # Of a forward pass; a token in it; an active draft beside it; that after a cache hit.
+        # Costs of a pass, of a token in it, of a concurrently active draft, and of a cache hit.
         errors = (1.0, 0.05 if token_ns else 0.2, 1.0, 1.0)
         self._pass = CostFilter(errors, (0.03, 0.003, 0.003, 0.003), token_ns)
         self._draft = CostFilter((0.5, 0.5), (0.03, 0.03), None)  # a draft; each of its tokens
-        # The latest texts say most of the next one.
+        # The most recent texts predict the next one best.
         self.acceptance = Acceptance(config.prior_acceptance, config.prior_tokens, config.decay**2)
         self._num_sessions = 1.0  # that share a pass
         self._miss_rate = 0.4
         self._num_ready = 1.0  # tokens that are predrafted in time
         self.network_ns = self._server_ns = 0.0
-        self.idle_ns = 0.0  # what the target alone took when that was last seen
+        self.idle_ns = 0.0  # time of a step of the target alone, when last observed
         self.num_idle_steps, self.steps_since_probe = 0, 0.0
-        self.probe_debt = 0.0  # tokens that probes have cost and that are not made up for
+        self.probe_debt = 0.0  # tokens that probes have cost beyond their budget
 
     @property
     def shares_passes(self) -> bool:
@@ -129,20 +129,21 @@ class PairState:
         return self._draft.costs[0] + self._draft.costs[1] * length if length else 0.0
 
     def pipeline_wait_ns(self, is_pipelined: bool) -> float:
-        """How long the next verification can be held back without the target waiting for it.
+        """How long the next request may be held back without leaving the target idle.
 
-        A pipelined one began half a round trip before its turn, and the next needs another half.
+        Counted from when the loop began to wait for the current result. Half a round trip is
+        needed for the next request; a pipelined one has used up another half.
         """
         return self._server_ns - (self.network_ns if is_pipelined else 0.0)
 
     def observe(self, step: StepRecord, predraft_length: int) -> None:
-        """Learns from a step of any text, unless it was of a kind that is rare."""
+        """Learns from a step of any text, unless it is of a rare kind."""
         if step.is_prefill:
             return
         if step.server_ns and not step.is_run_ahead:
             self._server_ns += 0.2 * (step.server_ns - self._server_ns)
             if not step.is_pipelined:
-                # A busy machine delays a result now and then; none is faster than the network.
+                # A busy machine delays some results; the fastest one is close to the network.
                 network_ns = max(1.0, step.verify_ns - step.server_ns)
                 self.network_ns = min(network_ns, 1.2 * self.network_ns or network_ns)
         is_active, is_hit = step.draft_state is DraftState.ACTIVE, step.source is DraftSource.CACHED
@@ -150,7 +151,7 @@ class PairState:
         if step.draft_state in READING or (
             is_idle and self.has_high_latency and not step.is_run_ahead
         ):
-            return  # where the target runs ahead, few steps wait for the network
+            return  # with run-ahead, only a few steps wait for the network
         self.num_idle_steps += is_idle
         batch_tokens = step.batch_tokens or 1 + step.num_draft_tokens
         counts = (1.0, batch_tokens, is_active, is_active * is_hit)
@@ -173,10 +174,15 @@ class PairState:
             self._draft.costs = [self.config.decay**2 * cost for cost in self._draft.costs]
 
     def plan(self, rate: float, goodput: float, predrafts: bool) -> Plan:
-        """The best lengths at an acceptance rate where time is worth `goodput`.
+        """The best draft lengths at an acceptance rate.
 
-        They commit most tokens more than `goodput` times their time; if their own is the same,
-        none is greater (W. Dinkelbach, 1967).
+        They maximise tokens - `goodput` * time. If `goodput` is what these lengths achieve, no
+        other lengths achieve more (W. Dinkelbach, 1967), so it is found by iterating.
+
+        Args:
+            rate: the acceptance rate.
+            goodput: the previous estimate, in tokens per nanosecond.
+            predrafts: whether the draft predrafts.
         """
         if not any(self._pass.costs):
             return Plan()
@@ -200,7 +206,7 @@ class PairState:
 
 
 def best_length(rate: float, price: float) -> int:
-    """The longest draft whose last token is accepted with a probability above `price`."""
+    """The length of the longest draft whose last token is accepted with probability > `price`."""
     length, gain = 0, rate
     while length < MAX_DRAFT_LENGTH and gain > price:
         length, gain = length + 1, gain * rate
@@ -208,6 +214,6 @@ def best_length(rate: float, price: float) -> int:
 
 
 def expected_tokens(rate: float, length: float) -> float:
-    """Committed tokens of a step, on average (arXiv 2211.17192)."""
+    """The expected number of committed tokens of a step (arXiv 2211.17192)."""
     rate = min(rate, 0.999)
     return float((1 - rate ** (length + 1)) / (1 - rate))

@@ -1,4 +1,4 @@
-"""What the loop asks the draft policy once a step, and the simplest policy: a fixed length."""
+"""The interface of draft policies, and the simplest one: a fixed draft length."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,17 +9,17 @@ from orchestrator.step import DraftState, StepRecord
 
 @dataclass(frozen=True, slots=True)
 class StepContext:
-    """What is known when a step begins."""
+    """What the policy is told at the beginning of a step."""
 
     draft: DraftState
     is_pipelined: bool = False
-    """The target already works on this step's draft tokens."""
+    """The target is already verifying this step's draft tokens."""
     is_running_ahead: bool = False
-    """The target already decodes what follows, without draft tokens."""
+    """The target is running ahead."""
 
     @property
     def has_draft(self) -> bool:
-        """Whether there is a draft that can be asked."""
+        """Whether there is a draft that can work."""
         return self.draft not in (DraftState.ABSENT, DraftState.LOST)
 
 
@@ -30,45 +30,48 @@ class Decision:
     drafts: bool = False
     """The draft works; otherwise it is idle."""
     predraft_length: int = 0
-    """How many tokens to draft for each outcome, and to take of what was predrafted."""
+    """How many tokens to predraft for each outcome, and the most to take from a predraft."""
     miss_length: int = 0
-    """How many tokens to wait for on a cache miss."""
+    """Draft length of the proposal to wait for on a cache miss; 0: do not wait."""
     cache_wait_ns: float = 0.0
-    """How long to wait for a predraft that is under way when a result comes."""
+    """How long to wait for a predraft that has been started but has no token yet."""
     lookup_length: int = 0
-    """How many tokens to take from the text, at most."""
+    """The most tokens to take from prompt lookup."""
     confirmed_lookup_length: int = 0
-    """The same where the draft has predrafted the first of them, too."""
+    """The most tokens to take from a confirmed lookup."""
     shortest_lookup: int = 1
-    """Fewer are not worth it."""
+    """The fewest tokens from prompt lookup that are worth verifying."""
     acceptance_rate: float = 0.0
     """Acceptance rate to report to the draft; 0: unknown."""
     keeps_up: bool = False
-    """The draft reads the prompt with the target even if it does not draft yet."""
+    """The draft reads the prompt concurrently with the target, even if `drafts` is false."""
     runs_ahead: bool = False
-    """The target may run ahead behind this step, if it has no draft tokens."""
+    """The target may run ahead after this step, if the step has no draft tokens."""
     pipelines: bool = False
     """The next verification may be sent before this one's result is known."""
     pipeline_wait_ns: float = 0.0
-    """How long after this verification was sent the next one may be held back for a longer
-    predraft, without the target waiting for it."""
+    """How long the next request may be held back for a longer predraft, counted from when the loop
+    begins to wait for this step's result."""
 
 
 class DraftPolicy(Protocol):
-    """Decides for one text."""
+    """Makes the decisions for one text."""
 
     def decide(self, context: StepContext) -> Decision:
-        """Called once a step, when it begins, the first one (the prefill) included."""
+        """The decision for a step. Called at the beginning of every step, the prefill included."""
         ...
 
     def observe(self, step: StepRecord) -> None:
-        """Called once a step, when its result is there."""
+        """Learns from a step. Called at the end of every step."""
         ...
 
 
 @dataclass(frozen=True)
 class FixedLength:
-    """The same draft length at every step; 0: the target alone. Other texts learn from it."""
+    """The same draft length in every step; 0: the target alone.
+
+    Its steps are observed by `pair`, from which adaptive policies of other texts learn.
+    """
 
     pair: PairState
     length: int
