@@ -1,1 +1,1 @@
-"""The orchestrator: the accept/correct loop and the public API. Imports no torch."""
+"""The orchestrator: the decode loop and the public API. Does not import torch."""

@@ -1,4 +1,4 @@
-"""The activity of the orchestrator, now and since its start."""
+"""The orchestrator's activity now, and since its start."""
 
 import copy
 import time
@@ -22,7 +22,7 @@ def _durations() -> Distribution:
 
 @dataclass
 class Totals:
-    """Sums over requests, running ones included."""
+    """Totals over all requests, including running ones."""
 
     num_prompt_tokens: int = 0
     num_output_tokens: int = 0
@@ -39,9 +39,9 @@ class Totals:
 
 
 class Activity:
-    """Keeps the running requests, and sums up those that have ended.
+    """Tracks running requests, and the totals of those that have ended.
 
-    Nothing is added while a request runs: a query adds up the requests' own counts.
+    Nothing is added while a request runs: each query adds the running requests' own counts.
     """
 
     def __init__(self) -> None:
@@ -64,7 +64,7 @@ class Activity:
 
     @contextmanager
     def running(self, generation: "Generation") -> Iterator[None]:
-        """The request runs within the context; it counts however it ends."""
+        """Context manager in which a request runs; it is counted however it ends."""
         self._running.add(generation)
         try:
             yield

@@ -1,8 +1,8 @@
 """Admission of requests: which may start, which wait, and which are refused.
 
-A running request holds one of the target's slots. When all are taken, requests wait in the
-order of their arrival. When too many wait, or one would wait for too long or past its deadline,
-it is refused at once, so that the client has time to go elsewhere.
+A running request holds one of the target's slots. When all are taken, requests wait in order of
+arrival. A request is refused at once if too many are waiting, or if it is expected to wait for too
+long or to miss its deadline, so that the client has time to try another server.
 """
 
 import asyncio
@@ -19,19 +19,19 @@ from outrider.errors import DeadlineUnreachable, QueueFull
 DEFAULT_MAX_QUEUED = 256
 DEFAULT_MAX_QUEUE_SECONDS = 10.0
 
-# Waits are forecast. A request that is admitted with up to this part of the longest wait
-# expected is unlikely to exceed it.
+# A request whose forecast wait is at most this share of the longest wait is unlikely to exceed
+# the latter.
 _SAFE_PART = 0.8
 
-# Refused requests teach nothing. So of those in a row that find a free slot every eighth is
-# admitted, and its time replaces the forecast.
+# Nothing is learned from refused requests. So when requests are refused although a slot is free,
+# every eighth one in a row is admitted nevertheless, and its time replaces the forecast.
 _DOUBT_AFTER = 8
 
 _SHORTEST_RETRY_SECONDS = 0.1
 
 
 class Slot:
-    """A slot that a request holds, and the request's progress."""
+    """The slot of a running request, and the request's progress."""
 
     def __init__(self, work: Work, forecast: Forecast, running: "set[Slot]") -> None:
         self.work = work
@@ -40,7 +40,7 @@ class Slot:
         self._running = running
 
     def advance(self, num_tokens: int, seconds: float) -> None:
-        """Notes that the request has `num_tokens` tokens, and took `seconds` for the latest."""
+        """Notes that the request now has `num_tokens` tokens, the newest after `seconds`."""
         num_new = num_tokens - self.num_tokens
         if self.num_tokens:
             self._forecast.saw_tokens(len(self._running), seconds, num_new)
@@ -50,13 +50,12 @@ class Slot:
 
 
 class Admission:
-    """Hands out `num_slots` slots. The counts are for metrics.
+    """Assigns `num_slots` slots to requests. The counts are for metrics.
 
     Args:
-        max_queued: requests that may wait.
-        max_queue_seconds: how long a request may wait. One that is expected to wait for
-            more than eight tenths of it is refused at once, and one that has waited that long
-            nevertheless is refused then.
+        max_queued: how many requests may wait.
+        max_queue_seconds: how long a request may wait. It is refused at once if its expected wait
+            exceeds 80 % of this, and later if its actual wait exceeds all of it.
     """
 
     def __init__(
@@ -91,11 +90,11 @@ class Admission:
 
     @asynccontextmanager
     async def slot(self, work: Work, seconds_left: float | None) -> AsyncIterator[Slot]:
-        """A slot for a request, held within the context.
+        """Context manager that waits for a slot and holds it for a request.
 
         Raises:
             QueueFull: too many requests wait, or this one would wait for too long.
-            DeadlineUnreachable: the request would not be done in `seconds_left`.
+            DeadlineUnreachable: the request is not expected to finish within `seconds_left`.
         """
         deadline = math.inf if seconds_left is None else time.monotonic() + seconds_left
         if self._slots.locked():
@@ -116,7 +115,7 @@ class Admission:
             self.forecast.saw_text(work, slot.num_tokens, ended)
 
     def check_queue(self) -> None:
-        """Raises QueueFull if a new request would have to wait, and may not."""
+        """Raises QueueFull if a new request would be refused."""
         if not self._slots.locked():
             return
         if self.num_queued >= self.max_queued:
@@ -126,7 +125,7 @@ class Admission:
 
     @property
     def seconds_to_wait(self) -> float:
-        """The forecast wait of a new request."""
+        """The expected wait of a new request, in seconds."""
         speed = self.forecast.speed(self.num_slots)
         ends = [0.0] * (self.num_slots - self.num_running)
         ends += [speed.seconds(slot.work, slot.num_tokens) for slot in self._running]
@@ -138,7 +137,7 @@ class Admission:
 
     @property
     def retry_seconds(self) -> float:
-        """Seconds after which to retry: until half of the waiting requests have started."""
+        """When a refused client should retry: in how many seconds half of the queue has started."""
         return max(_SHORTEST_RETRY_SECONDS, self.seconds_to_wait / 2)
 
     async def _wait(self, work: Work, deadline: float) -> None:

@@ -1,4 +1,4 @@
-"""Requests from the wire, and results to it."""
+"""Conversion of requests from protobuf, and of results to protobuf."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ from outrider.v1 import generation_pb2
 def request_from_wire(
     message: generation_pb2.GenerateRequest, most_new_tokens: int | None = None
 ) -> Request:
-    """A request, checked; without a number of tokens it asks for at most `most_new_tokens`.
+    """The validated request. Unless it sets `max_new_tokens`, it gets at most `most_new_tokens`.
 
     Raises InvalidRequest.
     """

@@ -1,12 +1,12 @@
-"""Forecasts of the time of requests, by that of recent ones.
+"""Forecasts how long requests take, from recent ones.
 
-Three things are learned: the time of a new token and that of a prompt token, each by the number
-of requests that ran at the time, and after how many tokens texts end by themselves.
+Three things are learned: the time per new token and per prompt token, each as a function of the
+number of running requests, and how likely texts are to end by themselves.
 """
 
 from dataclasses import dataclass
 
-# Roughly how many observations count; older ones fade.
+# Roughly how many observations count; older ones are discounted.
 _NUM_STEPS = 1024
 _NUM_TEXTS = 64
 
@@ -16,8 +16,8 @@ class Work:
     """The work of a request.
 
     Args:
-        max_new_tokens: tokens that it gets unless it ends by itself.
-        may_end: whether it can end by itself: at an end-of-text token, or a stop string.
+        max_new_tokens: how many tokens it gets unless it ends by itself.
+        may_end: whether it can end by itself, at an EOS token or a stop string.
     """
 
     num_prompt_tokens: int
@@ -26,9 +26,10 @@ class Work:
 
 
 class Ratio:
-    """A sum of amounts over a sum of counts, in which older terms fade.
+    """A ratio of a sum of amounts to a sum of counts, both exponentially discounted.
 
-    About `num_terms` of them count; of few about a half, since the first ones are often slow.
+    About the last `num_terms` terms count; initially about the last half of all terms, since the
+    first ones are often slow.
     """
 
     def __init__(self, num_terms: int) -> None:
@@ -48,7 +49,7 @@ class Ratio:
 
 
 class ByLoad:
-    """A ratio for each magnitude of the number of running requests: 1, 2 to 3, 4 to 7, ..."""
+    """A ratio for each power of two of the number of running requests: 1, 2 to 3, 4 to 7, ..."""
 
     def __init__(self, num_terms: int) -> None:
         self._num_terms = num_terms
@@ -59,7 +60,7 @@ class ByLoad:
         self._ratios.setdefault(magnitude, Ratio(self._num_terms)).add(amount, count)
 
     def value(self, num_running: int) -> float:
-        """The ratio at the nearest observed magnitude; 0 without observations."""
+        """The ratio at the nearest observed load; 0 without observations."""
         if not self._ratios:
             return 0.0
         magnitude = num_running.bit_length()
@@ -71,10 +72,10 @@ class ByLoad:
 
 @dataclass(frozen=True, slots=True)
 class Speed:
-    """The expected times of requests while a certain number of them runs.
+    """The expected times of requests at a given number of running requests.
 
     Args:
-        end_probability: that a text that can end by itself does so at a token.
+        end_probability: for texts that can end by themselves: that the next token is the last.
     """
 
     token_seconds: float
@@ -82,7 +83,7 @@ class Speed:
     end_probability: float
 
     def seconds(self, work: Work, num_done: int = 0) -> float:
-        """The remaining time of a request that has `num_done` tokens."""
+        """The expected remaining time of a request that has `num_done` new tokens."""
         seconds = self._num_tokens(work, num_done) * self.token_seconds
         if not num_done:
             seconds += work.num_prompt_tokens * self.prompt_token_seconds
@@ -97,7 +98,7 @@ class Speed:
 
 
 class Forecast:
-    """Learns from requests how long others will take; what it has not seen takes no time."""
+    """Learns from requests how long others will take; without observations, the answer is 0."""
 
     def __init__(self) -> None:
         self._token_seconds = ByLoad(_NUM_STEPS)
@@ -112,26 +113,27 @@ class Forecast:
         )
 
     def seconds(self, work: Work, num_running: int, num_done: int = 0) -> float:
-        """The remaining time of a request with `num_done` tokens, of `num_running` requests."""
+        """The expected remaining time of a request that has `num_done` new tokens, while
+        `num_running` requests run."""
         return self.speed(num_running).seconds(work, num_done)
 
     def saw_prompt(self, num_running: int, seconds: float, work: Work, num_tokens: int) -> None:
-        """Notes the seconds in which a request read its prompt and wrote its first tokens."""
+        """Notes how long a request took for its prompt and its first `num_tokens` tokens."""
         if token_seconds := self._token_seconds.value(num_running):
             reading = max(0.0, seconds - num_tokens * token_seconds)
             self._prompt_token_seconds.add(num_running, reading, work.num_prompt_tokens)
 
     def saw_tokens(self, num_running: int, seconds: float, num_tokens: int) -> None:
-        """Notes the seconds in which a request wrote further tokens."""
+        """Notes how long a request took for `num_tokens` further tokens."""
         self._token_seconds.add(num_running, seconds, num_tokens)
 
     def saw_text(self, work: Work, num_tokens: int, ended: bool) -> None:
-        """Notes the tokens of a request. If it did not end by itself, it would be longer."""
+        """Notes how many tokens a text had, and whether it `ended` by itself."""
         if work.may_end:
             self._ends.add(float(ended), num_tokens)
 
     def forget(self, work: Work, num_running: int) -> None:
-        """Drops the observations behind the forecast of a request."""
+        """Drops the observations that the forecast of a request was based on."""
         self._token_seconds.forget(num_running)
         self._prompt_token_seconds.forget(num_running)
         if work.may_end:

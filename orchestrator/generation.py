@@ -1,4 +1,4 @@
-"""One request from text to text: tokenise, queue, decode, detokenise, stop, report."""
+"""One request from text to text: tokenize, queue, decode, detokenize, stop, report."""
 
 import asyncio
 import dataclasses
@@ -30,7 +30,7 @@ _LONG_TEXT = 8192
 
 @dataclass(eq=False)
 class Generation:
-    """A request under way: iterate `run` to its end, then read the result."""
+    """A running request: iterate `run` to its end, then read the result."""
 
     request: Request
     path: CriticalPath = field(default_factory=CriticalPath)
@@ -38,13 +38,13 @@ class Generation:
     text: str = ""
     num_prompt_tokens: int = 0
     num_committed_tokens: int = 0
-    """Includes tokens that a stop string later removes from `token_ids`."""
+    """Includes tokens that are later removed from `token_ids` because of a stop string."""
     stopped: bool = False
     speculation: Speculation = field(default_factory=Speculation)
     num_target_threads: int = 0
-    """Of the target's last forward pass, on a CPU."""
+    """CPU threads of the target's last forward pass; 0: unknown."""
     draft_failure: str = ""
-    """Why the draft did not take part, or not all the time."""
+    """Why all or part of the text was generated without the draft; empty if it did not fail."""
 
     async def run(
         self,
@@ -109,7 +109,7 @@ class Generation:
         return FixedLength(pair.policy_state, k)
 
     async def encode(self, tokenizer: Tokenizer, target: ModelInfo) -> list[int]:
-        """The prompt's tokens. Raises InvalidRequest, ContextTooLong."""
+        """Tokenizes the prompt. Raises InvalidRequest, ContextTooLong."""
         request, texts = self.request, self.request.texts
         # What cannot fit is refused before it is split.
         _check_fits(max(map(tokenizer.fewest_tokens, texts)), target, at_least=True)

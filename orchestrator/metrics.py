@@ -1,4 +1,4 @@
-"""The orchestrator's metrics besides those of its RPCs."""
+"""The orchestrator's metrics, except those of its RPCs."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,7 +15,7 @@ MAX_POSITIONS = 16
 
 
 def generation_metrics(activity: Activity, admission: Admission) -> Iterator[Metric]:
-    """Metrics of requests, running ones included."""
+    """Metrics of requests, including running ones."""
     totals = activity.totals()
     yield _gauge("queued_requests", "Requests that wait for a slot.", admission.num_queued)
     yield _gauge("running_requests", "Requests that run.", activity.num_running)
@@ -32,7 +32,7 @@ def generation_metrics(activity: Activity, admission: Admission) -> Iterator[Met
 
 
 def pair_metrics(pair: Pair | None) -> Iterator[Metric]:
-    """Whether target and draft can be used; the draft only if one is configured."""
+    """Metrics of whether the target and, if configured, the draft can be used."""
     target_is_up = pair is not None and pair.target_link.outage is None
     yield _gauge("target_up", "Whether the target can be used.", int(target_is_up))
     if pair is not None and pair.draft_link is not None:

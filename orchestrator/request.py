@@ -1,4 +1,4 @@
-"""What a client asks for, checked."""
+"""A client's request, and its validation."""
 
 import secrets
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ MAX_STOP_STRING_LENGTH = 256
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to generate, and how; see GenerateRequest."""
+    """What to generate, and how; see GenerateRequest in the protocol."""
 
     prompt: str = ""
     messages: tuple[Message, ...] = ()
@@ -25,12 +25,12 @@ class Request:
     sampling: SamplingParams = GREEDY
     stop_strings: tuple[str, ...] = ()
     num_speculative_tokens: int | None = None
-    """None leaves the number to the policy."""
+    """None: the draft policy decides."""
     ignore_eos: bool = False
     num_predrafts: int | None = None
     """None: as many as pay, up to DEFAULT_NUM_PREDRAFTS."""
     prompt_lookup: bool | None = None
-    """Whether to look drafts up in the text. None: if the policy chooses their length."""
+    """Whether to use prompt lookup. None: if `num_speculative_tokens` is None."""
     continue_final_message: bool = False
     chat_template_kwargs: Mapping[str, object] = field(default_factory=dict)
 
@@ -45,7 +45,7 @@ class Request:
         return [self.prompt, *(message.content for message in self.messages)]
 
     def check(self, max_new_tokens: int | None = None) -> None:
-        """Raises InvalidRequest. `max_new_tokens` is what a request may ask for at most."""
+        """Raises InvalidRequest. `max_new_tokens` is the most that a request may ask for."""
         if bool(self.prompt) == bool(self.messages):
             raise InvalidRequest("either prompt or messages must be given, and not be empty")
         check_conversation(self.messages, self.continue_final_message, self.chat_template_kwargs)
@@ -69,5 +69,5 @@ class Request:
 
 
 def draw_seed() -> int:
-    """A seed for a request that brings none."""
+    """A random seed, for a request that sets none."""
     return secrets.randbits(53)  # JSON clients read numbers as doubles: these they get exactly

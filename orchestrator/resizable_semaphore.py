@@ -1,11 +1,11 @@
-"""A semaphore whose size may change while it is held and waited for."""
+"""A semaphore whose size may change while it is in use."""
 
 import asyncio
 from collections import deque
 
 
 class ResizableSemaphore:
-    """A semaphore that is held at most `size` times; waiters get it in order of arrival."""
+    """A semaphore with at most `size` holders, and waiters in order of arrival."""
 
     def __init__(self, size: int) -> None:
         self._size = size
@@ -17,7 +17,7 @@ class ResizableSemaphore:
         return self._num_held >= self._size or any(not place.done() for place in self._waiting)
 
     async def acquire(self) -> None:
-        """Waits while it is locked."""
+        """Acquires the semaphore; waits while it is locked."""
         if not self.locked():
             self._num_held += 1
             return
@@ -37,7 +37,7 @@ class ResizableSemaphore:
         self._hand_over()
 
     def resize(self, size: int) -> None:
-        """Changes the size. If it shrinks, holders beyond it keep it until they release it."""
+        """Changes the size. If it shrinks, surplus holders keep it until they release it."""
         self._size = size
         self._hand_over()
 

@@ -1,4 +1,4 @@
-"""GenerationService on the wire."""
+"""GenerationService over gRPC."""
 
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -46,11 +46,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
-    """Answers UNAVAILABLE until `serve_pair` is called; invalid requests are refused even then.
+    """The public API. Until `serve_pair` is called, valid requests fail with UNAVAILABLE.
 
     Args:
         max_queued: how many requests may wait for a slot of the target.
-        max_new_tokens: how many tokens a request may ask for; None: no limit but the context.
+        max_new_tokens: how many tokens a request may ask for; None: only the context limits it.
         max_queue_seconds: how long a request may wait for a slot.
     """
 
@@ -71,7 +71,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         pair.on_target = lambda target: self.admission.resize(target.num_slots)
 
     async def check(self) -> None:
-        """Raises ServiceUnavailable if no text could be made now."""
+        """Raises ServiceUnavailable if no text can be generated now."""
         self.pair.check()
 
     async def close(self) -> None:

@@ -1,1 +1,1 @@
-"""What is told of a request: the latency report and the trace."""
+"""Reports about a request: latency report, speculation counts and trace."""

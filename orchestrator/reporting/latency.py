@@ -1,4 +1,4 @@
-"""Where a request's time goes, measured as consecutive intervals of one clock."""
+"""Where a request's time goes, measured as consecutive intervals on one clock."""
 
 import time
 from collections import defaultdict
@@ -10,8 +10,8 @@ from orchestrator.step import StepRecord, Wait
 class CriticalPath:
     """Attributes every nanosecond since its creation to a stage.
 
-    Each interval begins where the one before ended, so the stages add up to the wall time by the
-    way they are measured. A timeline gets the intervals, too.
+    Each interval begins where the previous one ended, so the stages add up to the wall time by
+    construction. The intervals are also passed to the timeline, if there is one.
     """
 
     def __init__(self, timeline: Timeline | None = None) -> None:
@@ -21,7 +21,7 @@ class CriticalPath:
         self.ttft_ns = 0
         """From the creation to the first committed token."""
         self.is_stepping = False
-        """Whether a step is under way behind which work on the text is hidden."""
+        """Whether a step is running, so that work on the text of earlier steps is hidden."""
         self._num_tokens = 0
         self._hidden_stage = ("", 0)  # the latest that was hidden so, and when it ended
         self._hidden_since_ns = 0  # when the current one began
@@ -33,18 +33,18 @@ class CriticalPath:
         return self._last_ns - self._began_ns
 
     def committed(self, num_tokens: int) -> None:
-        """Notes that the client has got so many tokens by now."""
+        """Notes that `num_tokens` tokens have been committed by now."""
         self.ttft_ns = self.ttft_ns or self.wall_ns
         self._num_tokens = num_tokens
 
     @property
     def tpot_ns(self) -> int:
-        """Time of a token after the first; 0 below two tokens."""
+        """Time per token after the first; 0 with fewer than two tokens."""
         num_later = self._num_tokens - 1
         return (self.wall_ns - self.ttft_ns) // num_later if num_later > 0 else 0
 
     def spend(self, stage: str) -> None:
-        """Books the interval that ends now, on the path or hidden behind the step under way."""
+        """Attributes the interval that ends now to a stage; as hidden while a step is running."""
         now_ns = time.perf_counter_ns()
         if not self.is_stepping:
             self.stages[stage] += self._advance(stage, now_ns)
@@ -55,7 +55,7 @@ class CriticalPath:
         self._hidden_stage, self._hidden_since_ns = (stage, now_ns), now_ns
 
     def book(self, step: StepRecord) -> None:
-        """Books the intervals of a step: its waits, and the orchestrator's work between them."""
+        """Attributes a step's time: its waits, and the orchestrator's work between them."""
         for wait in step.waits:
             self._book_own_work(wait.began_ns)
             self._book_wait(wait)

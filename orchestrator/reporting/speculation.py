@@ -1,4 +1,4 @@
-"""Counts of the accept/correct loop."""
+"""Counts of the decode loop."""
 
 from dataclasses import dataclass, field
 
@@ -8,7 +8,7 @@ from outrider.protocol.messages import SpeculationStats
 
 @dataclass
 class Speculation(SpeculationStats):
-    """Counts of steps with draft tokens, of one request or of many."""
+    """Counts of steps with draft tokens, for one request or several."""
 
     length_histogram: list[int] = field(default_factory=list)
     """Entry k: steps with k draft tokens."""
@@ -37,9 +37,9 @@ class Speculation(SpeculationStats):
         self.length_histogram[step.num_draft_tokens] += 1
 
     def drafted_at(self, position: int) -> int:
-        """Steps that had a draft token at this position, 0 being the first."""
+        """The number of steps with a draft token at this position, counted from 0."""
         return sum(self.length_histogram[position + 1 :])
 
     def accepted_at(self, position: int) -> int:
-        """Steps whose draft token at this position was accepted."""
+        """The number of steps whose draft token at this position was accepted."""
         return sum(self.acceptance_histogram[position + 1 :])

@@ -1,8 +1,8 @@
-"""When what happened during one request, for a picture of it.
+"""The trace of one request: what happened when.
 
-Everything is on the orchestrator's clock, and no other is needed: a service says how
-long it worked on a message, and the work must lie between the sending of the message
-and the arrival of its answer.
+All times are on the orchestrator's clock; clocks need not be synchronized. A service reports how
+long it worked on a message, and that work lies between the sending of the message and the arrival
+of its answer.
 """
 
 import time
@@ -35,9 +35,9 @@ class _PredraftLane:
 
 
 class Timeline:
-    """Collects the intervals of one request; a full one takes no more.
+    """Collects the intervals of one request, up to a maximum number.
 
-    Intervals of one lane never overlap, but may contain each other.
+    Intervals in one lane may be nested, but do not overlap otherwise.
     """
 
     def __init__(self) -> None:
@@ -50,15 +50,15 @@ class Timeline:
         self._predrafts: dict[tuple[int, ...], _PredraftLane] = {}
 
     def stage(self, name: str, begin_ns: int, end_ns: int) -> None:
-        """A stage of the critical path."""
+        """Adds a stage of the critical path."""
         self._add(ORCHESTRATOR, "critical path", name, begin_ns, end_ns)
 
     def hidden(self, name: str, begin_ns: int, end_ns: int) -> None:
-        """Work on the text while the next step is under way."""
+        """Adds work on the text that was done while the next step was running."""
         self._add(ORCHESTRATOR, "text", name, begin_ns, end_ns)
 
     def step(self, step: StepRecord) -> None:
-        """A step, which began where the last one ended."""
+        """Adds a step, which began where the previous one ended."""
         name = "target alone"
         num_draft, num_accepted = step.num_draft_tokens, step.num_accepted_tokens
         if num_draft:
@@ -68,11 +68,11 @@ class Timeline:
         self._step_began_ns = step.ended_ns
 
     def opened(self, service: str) -> None:
-        """A stream to a service begins; what an earlier one was asked will not be answered."""
+        """Notes that a stream was opened. Messages on an earlier stream will not be answered."""
         self._unanswered[service].clear()
 
     def sent(self, service: str, name: str, token_ids: Sequence[int]) -> None:
-        """A message with these new tokens leaves for a service, which answers in order."""
+        """Notes that a message with these new tokens was sent. Services answer in order."""
         sent = _Sent(name, time.perf_counter_ns(), len(token_ids))
         self._unanswered[service].append(sent)
 
@@ -83,11 +83,11 @@ class Timeline:
         draft_token_ids: Sequence[int],
         counts: dict[str, int] | None = None,
     ) -> None:
-        """The answer to the oldest message that has none; says what the service did.
+        """Adds the service's work on the oldest unanswered message, whose answer arrived now.
 
-        What the service does not account for was spent on the way, half of it in each
-        direction (Cristian, 1989). If the service was busy with the message before, the
-        way there took longer.
+        Time that the service does not account for is network time, half of it in each direction
+        (Cristian, 1989); more of it before the work if the service was still busy with the previous
+        message.
         """
         now_ns = time.perf_counter_ns()
         sent = self._unanswered[service].popleft()
@@ -120,9 +120,10 @@ class Timeline:
             begin_ns = part_end_ns
 
     def predrafted(self, since_ns: int, grown: Sequence[Predraft]) -> None:
-        """The draft has predrafted, and said so `since_ns` after its last answered message came.
+        """Adds predrafting, reported `since_ns` after the arrival of the last answered message.
 
-        The passes that made a lane grow are drawn as one, which ends when it was told.
+        All passes that extended a predraft since its last update are one interval, which ends at
+        the time of the report.
         """
         end_ns = min(self._draft_began_ns + since_ns, time.perf_counter_ns())
         for one in grown:

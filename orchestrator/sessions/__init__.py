@@ -1,1 +1,1 @@
-"""Sessions with the draft and target services: streams, and what each side holds."""
+"""Sessions with the draft and target services, and which tokens each service holds."""

@@ -42,11 +42,11 @@ class ModelClient:
         self.stub = self.stub_class(self._channel)
 
     async def model_info(self, timeout: float) -> ModelInfo:
-        """The model that is served now.
+        """The service's current model information.
 
         Raises:
-            WrongService: another service is at the address.
-            WireVersionMismatch: the service is of a release that does not fit.
+            WrongService: the address belongs to another service.
+            WireVersionMismatch: the service belongs to an incompatible release.
             OutriderError: it does not answer.
         """
         request = common_pb2.GetModelInfoRequest()
@@ -136,7 +136,8 @@ class TargetClient(ModelClient):
         timeline: Timeline | None,
         window: HiddenStateWindow | None,
     ) -> TargetSession:
-        """Which fails with VOCABULARY_MISMATCH if the service serves another vocabulary by now."""
+        """A session. Its first request fails with VOCABULARY_MISMATCH if the target now serves
+        another vocabulary than `target` says."""
         return TargetSession(
             partial(self.stub.Verify, timeout=timeout, metadata=outgoing_metadata()),
             params,

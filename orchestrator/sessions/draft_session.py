@@ -1,6 +1,6 @@
-"""The draft as the loop sees it: a session over a gRPC stream.
+"""The draft, as the loop sees it: a session over a gRPC stream.
 
-The loop hands over all committed tokens; only what the service lacks travels.
+The loop passes all committed tokens; only the difference to what the service holds is sent.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ from outrider.protocol.messages import (
 )
 from outrider.v1 import draft_pb2
 
-# How long to retry while all slots are taken; the loop can go on without the draft.
+# How long to retry while all slots are taken; the loop can continue without the draft.
 _SLOT_WAIT_SECONDS = 0.05
 
 
@@ -37,7 +37,7 @@ class DraftSession:
     """Proposals for one sequence; `interfaces.Drafter` over gRPC.
 
     Args:
-        window: hidden states of the target, for a feature draft.
+        window: the target's hidden states, for a feature draft.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class DraftSession:
         self.max_context_length = draft.max_context_length
         self.num_predrafted_tokens = 0
         self.given_up_for: OutriderError | None = None
-        """Why the loop gave it up; None if it did not."""
+        """Why the loop abandoned the draft; None if it did not."""
         self._stream = SessionStream(
             open_call,
             draft_pb2.ProposeRequest(
@@ -78,14 +78,14 @@ class DraftSession:
         self._num_states = 0  # tokens whose hidden states the draft has been sent
 
     async def until_readable(self, tokens: Sequence[int]) -> None:
-        """Returns once the draft can read `tokens`: a feature draft does so after the target."""
+        """Returns once the draft can read `tokens`: a feature draft after the target has."""
         if self._window is not None:
             await self._window.until(len(tokens) - 1)
 
     async def propose(
         self, tokens: Sequence[int], num_speculative_tokens: int, plan: PredraftPlan
     ) -> Proposal:
-        """At most `num_speculative_tokens` behind `tokens`; then predrafts for their result.
+        """At most `num_speculative_tokens` draft tokens after `tokens`; predrafts follow.
 
         Raises OutriderError.
         """
@@ -97,7 +97,7 @@ class DraftSession:
         return proposal
 
     async def follow(self, tokens: Sequence[int], draft: Sequence[int], plan: PredraftPlan) -> None:
-        """Tells the draft that `draft` is being verified behind `tokens`, to predraft for that.
+        """Tells the draft that `draft` is being verified after `tokens`; predrafts follow.
 
         Raises OutriderError.
         """
@@ -112,17 +112,19 @@ class DraftSession:
         self._sync.hold(tokens, draft, len(tokens) + len(draft))
 
     def cached(self, tokens: Sequence[int]) -> Predraft | None:
-        """The predraft for the case that `tokens` are committed, as far as it has come."""
+        """The predraft for the case that `tokens` are committed, with the draft tokens received so
+        far; None without any."""
         predraft = self._cache.get(tuple(tokens[self._context_length :]))
         return predraft if predraft is not None and predraft.draft_token_ids else None
 
     def is_under_way(self, tokens: Sequence[int]) -> bool:
-        """Whether the draft has begun to predraft for that case, and has no token yet."""
+        """Whether a predraft for that case has been started but has no draft token yet."""
         predraft = self._cache.get(tuple(tokens[self._context_length :]))
         return predraft is not None and not predraft.draft_token_ids
 
     def after_full_acceptance(self, tokens: Sequence[int], draft: Sequence[int]) -> Predraft | None:
-        """What has been predrafted so far for the case that all of `draft` are accepted."""
+        """The predraft for the case that all of `draft` is accepted, with the draft tokens received
+        so far; None without any."""
         if len(tokens) != self._context_length:
             return None
         # The only ones longer than the draft are those with a guess of the token after it.
@@ -138,7 +140,7 @@ class DraftSession:
         )
 
     def growth(self) -> asyncio.Future[None]:
-        """Done when the draft has predrafted more."""
+        """A future that is done when a predraft has grown, or the stream has failed."""
         if self._growth is None or self._growth.done():
             self._growth = asyncio.get_running_loop().create_future()
         return self._growth
@@ -163,9 +165,9 @@ class DraftSession:
         return request
 
     async def _lacking_states(self, tokens: Sequence[int]) -> HiddenStates | None:
-        """The hidden states that the draft lacks to continue `tokens`; None if it lacks none.
+        """The hidden states that the draft still needs to continue `tokens`; None if it needs none.
 
-        Of those that exceed a message it sends all but the last ones, with the tokens before them.
+        If they exceed one message, sends all but the last part, each with the tokens up to it.
         """
         if self._window is None:
             return None
@@ -184,7 +186,7 @@ class DraftSession:
         return last if last.num_tokens else None
 
     def _representable(self, token_id: int) -> int:
-        """The id, or a stand-in if the draft lacks it; its proposals are guesses anyway."""
+        """The id, or 0 if it is not in the draft's vocabulary; proposals are only guesses."""
         return token_id if token_id < self._vocab_size else 0
 
     async def _exchange(self, request: draft_pb2.ProposeRequest) -> Proposal:
@@ -224,7 +226,7 @@ class DraftSession:
                     answer.set_result(proposal)
         except OutriderError as error:
             self._failure = error
-            # Not as an exception, which nothing would retrieve where the send failed, too.
+            # Not as an exception: if the send fails, too, nobody would retrieve it.
             for answer in self._waiting:
                 if answer is not None and not answer.done():
                     answer.set_result(None)
@@ -243,7 +245,7 @@ class DraftSession:
 
     def _add(self, grown: list[Predraft]) -> None:
         for predrafted in grown:
-            # Sent before the draft knew of the last result: of an earlier context.
+            # It was sent before the draft received the latest request.
             if predrafted.context_length != self._context_length:
                 continue
             before = self._cache.get(predrafted.assumed_token_ids)

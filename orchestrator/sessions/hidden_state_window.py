@@ -1,4 +1,4 @@
-"""The target's hidden states of a text's last tokens, from which a feature draft can read it."""
+"""The target's hidden states of a text's most recent tokens, buffered for a feature draft."""
 
 import asyncio
 
@@ -8,10 +8,9 @@ from outrider.protocol.messages import ModelInfo
 
 
 class HiddenStateWindow:
-    """Takes hidden states as results bring them, and gives them to the draft as it needs them.
+    """Keeps the hidden states of the last `spec.window` tokens, as uninterpreted bytes.
 
-    They are bytes to the orchestrator. A draft that begins late, or anew, can read a text from what
-    is kept: the last `spec.window` tokens.
+    From these, a draft that starts late or was restarted can read the text.
     """
 
     def __init__(self, spec: HiddenStateSpec) -> None:
@@ -21,9 +20,9 @@ class HiddenStateWindow:
         self._grown = asyncio.Event()
 
     def add(self, states: HiddenStates) -> None:
-        """Takes those of a result: they replace what is kept of the same tokens and behind them.
+        """Adds those of a result. They replace what is kept of the same and of later tokens.
 
-        Raises OutriderError if their size is not that of the spec.
+        Raises OutriderError if their size differs from the spec's.
         """
         row_bytes = self.spec.row_bytes
         if len(states.data) != states.num_tokens * row_bytes:
@@ -40,9 +39,9 @@ class HiddenStateWindow:
         self._grown.set()
 
     def between(self, first: int, end: int) -> HiddenStates:
-        """Those of the tokens from `first` up to `end`, or of the last of them that are kept.
+        """Those of the tokens in [first, end), without the first ones that are no longer kept.
 
-        Raises OutriderError if those just before `end` are not.
+        Raises OutriderError if the last one is not kept.
         """
         if end and not self._first < end <= self._end:
             raise OutriderError("the target does not give the hidden states that it was asked for")
@@ -52,14 +51,14 @@ class HiddenStateWindow:
         return HiddenStates(first, end - first, bytes(rows))
 
     async def until(self, end: int) -> None:
-        """Returns once the target has given those of the tokens before `end`."""
+        """Returns once those of all tokens before `end` have been added."""
         while self._end < end:
             self._grown.clear()
             await self._grown.wait()
 
 
 def check_gives(target: ModelInfo, draft: ModelInfo) -> None:
-    """Raises HiddenStateMismatch if `target` does not give what `draft` reads."""
+    """Raises HiddenStateMismatch if `target` does not provide what `draft` reads."""
     spec = draft.reads_hidden_states
     if spec is None:
         return

@@ -1,4 +1,4 @@
-"""Polls once a second whether a service is there and fits."""
+"""Polls a service once a second: whether it answers, and whether it is compatible."""
 
 import asyncio
 import logging
@@ -12,17 +12,17 @@ from outrider.protocol.messages import ModelInfo, Outage
 
 log = logging.getLogger(__name__)
 
-# Seconds between two queries, and for an answer. A service that was stopped or cut off is
-# noticed after both.
+# Seconds between two queries, and until an answer counts as missing. The sum of both is the time
+# until the loss of a service is noticed.
 _LOOK_SECONDS = 1.0
 _ANSWER_SECONDS = 5.0
 
 
 class Link:
-    """Follows one service.
+    """The state of one service, as polled.
 
     Args:
-        accept: called with the service's answer; raises OutriderError if it does not fit.
+        accept: called with each answer; raises OutriderError if the service is not compatible.
     """
 
     def __init__(self, client: ModelClient, accept: Callable[[ModelInfo], Awaitable[None]]) -> None:
@@ -31,7 +31,7 @@ class Link:
         self.outage: Outage | None = None
         """None while the service can be used, and before the first query."""
         self.num_outages = 0
-        """Those that are over."""
+        """Outages that are over."""
         self._client = client
         self._accept = accept
         self._told: set[str] = set()  # reasons of the outage
@@ -39,13 +39,13 @@ class Link:
 
     @property
     def usable(self) -> ModelInfo | None:
-        """The last answer; None while the service cannot be used."""
+        """The last accepted answer; None while the service cannot be used."""
         return None if self.outage is not None else self.info
 
     async def look(self, timeout: float = _ANSWER_SECONDS) -> ModelInfo:
-        """The service's answer now. Raises OutriderError if it does not answer or fit.
+        """Queries the service. Raises OutriderError if it does not answer or is not compatible.
 
-        A service that is too slow for a shorter `timeout` than usual does not count as lost.
+        With a `timeout` below the default, a missing answer is not noted as an outage.
         """
         try:
             info = await self._client.model_info(timeout)
@@ -68,7 +68,7 @@ class Link:
         return info
 
     def explain(self, error: OutriderError) -> OutriderError:
-        """The error, with address and time of the outage if the service does not answer."""
+        """The error; if the service is unreachable, one that adds its address and since when."""
         service = f"{self._client.service}: "  # begins what gRPC says, and not the service
         if not isinstance(error, ServiceUnavailable) or not error.message.startswith(service):
             return error

@@ -27,7 +27,8 @@ _INFO_SECONDS = 1.0
 
 
 class Pair:
-    """A target, its tokenizer, and maybe a draft of the same vocabulary, which comes and goes."""
+    """A target, its tokenizer and, optionally, a draft with the same vocabulary, which may be
+    unavailable at times."""
 
     def __init__(
         self,
@@ -41,9 +42,9 @@ class Pair:
         self.target_link = Link(target, self._accept_target)
         self.draft_link = None if draft is None else Link(draft, self._accept_draft)
         self.target_info = target_info
-        """The target's last answer with the same vocabulary."""
+        """The target's last answer that had the same vocabulary."""
         self.on_target: Callable[[ModelInfo], None] = lambda info: None
-        """Called with each answer, since a restarted target may have other settings."""
+        """Called with each answer of the target, which may have restarted with other settings."""
         self._target = target
         self._draft = draft
         self._compared: str | None = None  # the fingerprint of the draft's vocabulary
@@ -51,13 +52,13 @@ class Pair:
 
     @classmethod
     async def connect(cls, target_address: str, draft_address: str | None) -> "Pair":
-        """Waits for the target, and checks that the draft fits if it is there.
+        """Waits for the target. If the draft answers, checks that it is compatible.
 
         Raises:
             OutriderError: the target does not answer, or its tokenizer cannot be read; or the
-                draft's address is another service's.
+                draft's address belongs to another service.
             VocabularyMismatch: their vocabularies differ.
-            HiddenStateMismatch: the draft reads hidden states that the target does not give.
+            HiddenStateMismatch: the draft reads hidden states that the target does not provide.
         """
         async with AsyncExitStack() as opened:
             target = TargetClient(target_address)
@@ -99,7 +100,7 @@ class Pair:
         timeout: float | None,
         timeline: Timeline | None = None,
     ) -> Iterator[TextSessions]:
-        """A session on each service, closed at the end in any case."""
+        """Context manager: a session on each service, closed at the end in any case."""
         link = self.draft_link if speculate else None
         sessions = TextSessions(
             self._target, self.target_info, self._draft, link, params, timeout, timeline
@@ -110,7 +111,7 @@ class Pair:
             sessions.close()
 
     async def current_info(self) -> tuple[ModelInfo, ModelInfo | None]:
-        """The answers of target and draft now; None for a draft that does not answer.
+        """Queries target and draft; None for a draft that does not answer.
 
         Raises:
             OutriderError: the target does not answer.

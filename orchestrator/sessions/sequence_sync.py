@@ -1,13 +1,14 @@
-"""Sequence sync: what a service holds of the sequence, as far as the loop knows."""
+"""Sequence sync: which tokens of the sequence a service holds."""
 
 from collections.abc import Sequence
 
 
 class SequenceSync:
-    """Turns "these are all committed tokens" into "keep so many, append these".
+    """Turns all committed tokens into the update of one service: how many to keep, which to append.
 
-    A service holds the tokens that were committed when it was last called, and
-    maybe some draft tokens behind them.
+    A service holds the tokens that were committed at its last request, and possibly draft tokens
+    after them. After a rejection it keeps the tokens up to the last accepted one, and appends the
+    recovered token.
     """
 
     def __init__(self) -> None:
@@ -15,7 +16,7 @@ class SequenceSync:
         self._draft: Sequence[int] = ()
 
     def difference(self, tokens: Sequence[int]) -> tuple[int, Sequence[int]]:
-        """How many of `tokens` the service can keep, and those to append: at least one."""
+        """How many of `tokens` the service keeps, and those to append, at least one."""
         num_kept = self._num_committed
         for draft in self._draft:
             if num_kept >= len(tokens) or tokens[num_kept] != draft:
@@ -25,6 +26,6 @@ class SequenceSync:
         return num_kept, tokens[num_kept:]
 
     def hold(self, tokens: Sequence[int], draft: Sequence[int], sequence_length: int) -> None:
-        """Notes that the service now holds `sequence_length` tokens of `tokens` and `draft`."""
+        """Notes that the service now holds the first `sequence_length` of `tokens` + `draft`."""
         self._num_committed = len(tokens)
         self._draft = draft[: sequence_length - len(tokens)]

@@ -1,4 +1,4 @@
-"""The client's side of a session's stream, with gRPC's errors as ours."""
+"""The client side of a session's stream; turns gRPC errors into OutriderError."""
 
 import asyncio
 from collections.abc import Callable
@@ -12,21 +12,21 @@ from outrider.protocol.channel import from_rpc_error
 
 _LONGEST_RETRY_SECONDS = 0.25
 
-# gRPC's words for a write after the end of the stream, before the status has come.
+# What gRPC says about a write after the end of the stream, before the status has arrived.
 _MET_THE_END = "Internal error from Core"
 
 
 class _UnknownEnd(ServiceUnavailable):
-    """The service has ended the session, and its reason is lost."""
+    """The service has ended the session, but gRPC has lost the reason."""
 
 
 class SessionStream:
-    """A bidirectional stream: a response to every request, and further responses.
+    """A bidirectional stream with a response to every request, and possibly further responses.
 
     Args:
         open_call: opens the stream.
-        settings: fields that the first request has in addition.
-        wait_seconds: seconds to wait for a slot if the service is full.
+        settings: a message with additional fields for the first request.
+        wait_seconds: how long to retry if the service has no free slot.
         service: its name in errors.
     """
 
@@ -46,10 +46,10 @@ class SessionStream:
         return await self._exchange(request)
 
     async def _begin(self, request: Any) -> Any:
-        """The first exchange; retries for a while if the service is full.
+        """The first exchange. Reopens the stream and retries for up to `wait_seconds`.
 
-        A session that was silent for so long that the service gave its slot away is opened
-        again, and so is one that was refused for a reason that was lost.
+        That is, if the service has no free slot, has closed the session since it was idle for too
+        long, or has ended it for an unknown reason.
         """
         now = asyncio.get_running_loop().time
         seconds, give_up = 0.002, now() + self._wait_seconds
@@ -68,7 +68,7 @@ class SessionStream:
         return await self.receive()
 
     async def send(self, request: Any) -> None:
-        """Raises OutriderError."""
+        """Sends a request. Raises OutriderError."""
         if self._settings is not None:
             request.MergeFrom(self._settings)
             self._settings = None
@@ -86,7 +86,7 @@ class SessionStream:
             raise await self._end_of_stream() from None
 
     async def receive(self) -> Any:
-        """The next response. Raises OutriderError, at the stream's end too."""
+        """The next response. Raises OutriderError, also at the end of the stream."""
         try:
             response = await self._call.read()
         except grpc.aio.AioRpcError as error:

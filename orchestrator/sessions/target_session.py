@@ -1,6 +1,6 @@
-"""The target as the loop sees it: a session over a gRPC stream.
+"""The target, as the loop sees it: a session over a gRPC stream.
 
-The loop hands over all committed tokens; only what the service lacks travels.
+The loop passes all committed tokens; only the difference to what the service holds is sent.
 """
 
 import asyncio
@@ -34,11 +34,12 @@ _SLOT_WAIT_SECONDS = 60.0
 
 
 class TargetSession:
-    """Verify results for one sequence; `interfaces.Verifier` over the network.
+    """Verify results for one sequence; `interfaces.Verifier` over gRPC.
 
     Args:
-        vocabulary_fingerprint: of the vocabulary that the tokens are of; empty: not checked.
-        window: gets the hidden states that a feature draft reads.
+        vocabulary_fingerprint: of the tokens' vocabulary, which the target checks; empty: it does
+            not.
+        window: receives the hidden states for a feature draft.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class TargetSession:
         draft_token_ids: Sequence[int],
         lookahead: Lookahead | None = None,
     ) -> VerifyResult:
-        """The result for draft tokens after `tokens`. Raises OutriderError."""
+        """Verifies draft tokens after `tokens`, see `Verifier`. Raises OutriderError."""
         pipelined, self.pipelined = self.pipelined, None
         num_run_ahead = lookahead.num_tokens if isinstance(lookahead, RunningAhead) else 0
         is_pipelining = isinstance(lookahead, Pipelining)
@@ -114,7 +115,7 @@ class TargetSession:
         return self._read(message, is_run_ahead=True)
 
     async def _receive(self, after_stale: bool, lookahead: Lookahead | None) -> VerifyResult:
-        """The next result; while it waits, sends the next request, if that is worth it."""
+        """The next result. With pipelining, sends the next request while it waits."""
         if not isinstance(lookahead, Pipelining):
             return await self._next_result(after_stale)
         result = asyncio.create_task(self._next_result(after_stale))
@@ -146,7 +147,7 @@ class TargetSession:
             self._timeline.sent(TARGET, name, token_ids)
 
     async def _next_result(self, after_stale: bool) -> VerifyResult:
-        """Takes the answer to a stale request off the stream first."""
+        """The next result; first consumes the answer to a stale request."""
         if after_stale:
             _check((await self._next_answer()).HasField("stale"))
             if self._timeline is not None:
@@ -154,7 +155,7 @@ class TargetSession:
         return self._result_in(await self._next_answer())
 
     async def _next_answer(self) -> Any:
-        """The answer to a request. Run-ahead results before it are not wanted any more."""
+        """The answer to a request; discards run-ahead results that precede it."""
         while (response := await self._stream.receive()).HasField("run_ahead"):
             _check(self._num_run_ahead > 0)
             self._num_run_ahead -= 1

@@ -1,4 +1,4 @@
-"""A text's sessions: with the target, and with the draft if it takes part."""
+"""The sessions of one text: with the target and, if it is used, with the draft."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,10 @@ from outrider.protocol.messages import ModelInfo, SamplingParams
 
 
 class TextSessions:
-    """Both sessions of one text; the draft's is opened again where the draft can go on.
+    """Both sessions of one text. The draft's is reopened when a lost draft is available again.
 
     Args:
-        draft, link: to the draft; None if none shall take part.
+        draft, link: of the draft; None if the text is to be generated without one.
     """
 
     def __init__(
@@ -29,7 +29,7 @@ class TextSessions:
         timeline: Timeline | None,
     ) -> None:
         self.drafter: DraftSession | None = None
-        """None if the draft could not be used at the beginning."""
+        """None if the draft could not be used when the text began."""
         self._link = link
         self._num_outages = 0  # those that were over when the session was opened
         self._lost_for: OutriderError | None = None
@@ -47,14 +47,15 @@ class TextSessions:
 
     @property
     def draft_failure(self) -> OutriderError | None:
-        """Why the draft was given up last; None if it never was."""
+        """Why the draft was abandoned most recently; None if it never was."""
         now = None if self.drafter is None else self.drafter.given_up_for
         return now or self._lost_for
 
     def reopen_drafter(self) -> DraftSession | None:
-        """A session in place of the one that was lost, if the draft was away since, and is back.
+        """A new session in place of a lost one; None while there is no reason to try.
 
-        Or if the draft has given its slots away, since it was idle for so long.
+        There is if the draft was unavailable and is available again, or if the draft service closed
+        the session because it was idle for too long.
         """
         link = self._link
         if self.drafter is None or link is None:

@@ -1,1 +1,1 @@
-"""Text and tokens: conversations, the tokenizer, vocabularies, and text as it is streamed."""
+"""Text and tokens: conversations, tokenizer, vocabularies, streamed text."""

@@ -1,4 +1,4 @@
-"""Conversations, and their checks before a chat template renders them."""
+"""Conversations, and their validation before a chat template renders them."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +24,8 @@ class Message:
 def check_conversation(
     messages: Sequence[Message], continues_last: bool, template_arguments: Mapping[str, object]
 ) -> None:
-    """Raises InvalidRequest, also for settings of a conversation without messages."""
+    """Raises InvalidRequest if the conversation is invalid, or if there are no messages but options
+    for them."""
     for index, turn in enumerate(messages):
         if not turn.role:
             raise InvalidRequest(f"messages[{index}] has no role")

@@ -1,4 +1,4 @@
-"""Text of tokens as they are committed: no half characters, nothing of a stop string."""
+"""Streamed text of committed tokens: whole characters only, and no part of a stop string."""
 
 import re
 from bisect import bisect_left
@@ -20,22 +20,22 @@ _MARKS = re.compile("[\ud800-\udfff]")
 
 
 def check_stop_strings(stop: Sequence[str]) -> None:
-    """Raises InvalidRequest for a stop string that every text contains: the empty one."""
+    """Raises InvalidRequest if one of the stop strings is empty."""
     if not all(stop):
         raise InvalidRequest("a stop string must not be empty")
 
 
 class TextStream:
-    """Turns tokens into text that is final.
+    """Turns tokens into text that will not change any more.
 
-    It holds back a character whose last token is missing, and an end that may become a
-    stop string. The pieces join to what all tokens add to the text of `prompt`, whose
-    special tokens are left out, too. One exception: byte tokens of a sentencepiece
-    vocabulary that are not valid text differ in the number of replacement characters.
+    It holds back incomplete characters, and a suffix that may become a stop string. Concatenated,
+    the pieces are what the tokens add to the text of `prompt`, special tokens omitted. One
+    exception: for byte tokens of a sentencepiece vocabulary that are not valid UTF-8, the number
+    of replacement characters may differ.
 
-    `stopped` is the stop string that was found, if any: the first that is complete, of
-    several the longest. The text ends before it. Special tokens in a stop string are
-    found by their ids, and a stop string is not found across a token without text.
+    `stopped` is the stop string that was found, if any: the one that is complete first; if several
+    are, the longest. The text ends before it. Special tokens in a stop string are matched by id. A
+    stop string is not matched across a token that has no text.
     """
 
     def __init__(
@@ -57,10 +57,10 @@ class TextStream:
 
     @property
     def num_kept_tokens(self) -> int:
-        """How many of the tokens make the text that was released.
+        """How many of the tokens form the text.
 
-        Without a stop string all of them. With one, tokens up to the one with the last
-        character before it, which may contain a part of the stop string, too.
+        Without a stop string: all. With one: those up to the last character before it; the last of
+        these tokens may also contain the beginning of the stop string.
         """
         if self.stopped is None:
             return len(self._ends)
@@ -69,7 +69,7 @@ class TextStream:
         return bisect_left(self._ends, self._num_released) + 1
 
     def push(self, token_id: int) -> str:
-        """Takes a token and returns the text that became final by it."""
+        """Adds a token and returns the text that became final."""
         self._ends.append(self._ends[-1] if self._ends else 0)
         if not self._tokenizer.has_text(token_id):
             self._ends[-1] += 1
@@ -78,7 +78,7 @@ class TextStream:
         return self._release(self._take_decoded(is_last=False))
 
     def flush(self) -> str:
-        """The text that was held back; call it after the last token."""
+        """The text that was held back. Call it after the last token."""
         if self.stopped is not None:
             return ""
         released = self._release(self._take_decoded(is_last=True))

@@ -16,7 +16,7 @@ class Tokenizer:
     """A tokenizer and a chat template from a service.
 
     Raises:
-        UnsupportedModel: our release of tokenizers cannot read the service's file.
+        UnsupportedModel: the installed `tokenizers` cannot read the service's file.
     """
 
     def __init__(self, files: TokenizerFiles) -> None:
@@ -31,7 +31,7 @@ class Tokenizer:
         self.backend.no_truncation()
         added = self.backend.get_added_tokens_decoder()
         self.special_ids = {token.content: i for i, token in added.items() if token.special}
-        """Special tokens to their ids."""
+        """The id of each special token."""
         self._without_text = frozenset(self.special_ids.values())
         self._chat_template = ChatTemplate.of(files)
 
@@ -41,15 +41,15 @@ class Tokenizer:
 
     @property
     def vocab(self) -> Mapping[str, int]:
-        """Token to id, added tokens included."""
+        """The id of each token, including added ones."""
         return self.backend.get_vocab(with_added_tokens=True)
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text, with the special tokens that the tokenizer adds."""
+        """The tokens of a text, including the special tokens that the tokenizer adds."""
         return self._encode(text, add_special_tokens=True)
 
     def fewest_tokens(self, text: str) -> int:
-        """A lower bound on the tokens of `text`, without splitting it."""
+        """A lower bound on the number of tokens of `text`, without tokenizing it."""
         if self.backend.normalizer is not None:
             return 0  # a normalizer may shorten the text
         # A token's name has at least as many bytes as its text.
@@ -73,12 +73,12 @@ class Tokenizer:
         """The tokens of a conversation, up to where the assistant's next turn begins.
 
         Args:
-            continues_last: up to the end of the last message instead.
-            template_arguments: further variables of the chat template.
+            continues_last: the tokens end with the last message instead.
+            template_arguments: additional variables for the chat template.
 
         Raises:
             InvalidRequest: the model has no chat template, or it refuses the conversation.
-            BrokenChatTemplate: its template works for no conversation.
+            BrokenChatTemplate: its template fails for every conversation.
         """
         if self._chat_template is None:
             raise InvalidRequest("the target has no chat template: use prompt instead of messages")
@@ -91,15 +91,15 @@ class Tokenizer:
         return self._encode(text, add_special_tokens=False)
 
     def decode(self, token_ids: Sequence[int]) -> str:
-        """The text of tokens, without special ones."""
+        """The text of tokens, special tokens omitted."""
         return self.backend.decode(list(token_ids), skip_special_tokens=True)
 
     def has_text(self, token_id: int) -> bool:
-        """Whether `decode` includes the token: it leaves out special and unknown ids."""
+        """Whether the token appears in `decode`, which omits special and unknown ids."""
         return token_id not in self._without_text and self.backend.id_to_token(token_id) is not None
 
     @cached_property
     def special_token(self) -> re.Pattern[str]:
-        """Finds special tokens in a text; of several at one place the longest."""
+        """A pattern that matches special tokens in a text, the longest one at each position."""
         longest_first = sorted(filter(None, self.special_ids), key=len, reverse=True)
         return re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")

@@ -12,11 +12,13 @@ def check_compatible(
     target_vocab: Mapping[str, int],
     draft_vocab: Mapping[str, int],
 ) -> None:
-    """Compares two token-to-id maps.
+    """Checks that each id in both vocabularies is the same token in both.
 
-    An id that both know must be the same token. Ids that only one knows are fine:
-    families pad or extend their vocabularies differently, and the loop keeps such
-    ids from the other model.
+    Ids of only one vocabulary are allowed, since model families pad or extend theirs differently.
+    The loop never sends them to the other model.
+
+    Args:
+        target_vocab, draft_vocab: the id of each token.
 
     Raises:
         VocabularyMismatch: an id has two meanings; the message names both models and the id.
