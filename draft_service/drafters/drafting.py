@@ -142,15 +142,19 @@ class Drafting(Job):
 
     def _draft(self, choices: list[Choice]) -> list[int]:
         """Adds a token to the draft; returns it to be read, or nothing if it is the last one."""
+        more = self._add(choices)
+        continues = self._on_draft is None or self._on_draft(self)
+        return more if continues else []
+
+    def _add(self, choices: list[Choice]) -> list[int]:
+        """`_draft` without `on_draft`."""
         token_id = choices[0].token_id
         self.ranks[len(self._sequence)] = choices
         self._sequence.append(token_id)
         self.draft_token_ids.append(token_id)
-        continues = self._on_draft is None or self._on_draft(self)
         self._confidence *= choices[0].prob
         is_last = (
-            not continues
-            or len(self.draft_token_ids) == self._num_tokens
+            len(self.draft_token_ids) == self._num_tokens
             or token_id in self._sampler.eos_token_ids
             or self._confidence < self._min_confidence
         )

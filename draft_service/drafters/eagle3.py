@@ -23,6 +23,9 @@ from outrider.sampling.sampler import Choice
 
 # As many of the last tokens may lack the target's hidden states: those under verification.
 _MOST_LACKING = 64
+# Tokens of a predraft in a pass: a proposal that comes meanwhile waits for them, and each pass and
+# message costs about as much as a step.
+_STEPS_IN_BACKGROUND = 2
 # Rows of the target that are kept after they were read: the last tokens may change.
 _NUM_KEPT = 64
 
@@ -94,7 +97,7 @@ class FeatureDrafting(Drafting):
         self._features: Features
         self._last_read: int  # the index of the last token in the current pass
         self._followed: list[int] = []  # tokens to read after the chunk, in order
-        self._left: list[Choice] | None = None  # choices that are left to `advance_by`
+        self._num_told = 0  # draft tokens that `on_draft` knows of
         self._failure: Exception | None = None
 
     def num_skippable(self, num_known: int) -> int:
@@ -104,10 +107,11 @@ class FeatureDrafting(Drafting):
     @property
     def num_at_once(self) -> int:
         num_unread = len(self._sequence) - self._first_index - self.start - len(self.token_ids)
-        if self._on_draft is not None:
-            return num_unread + 1
-        # It may end early: `_follow` says so.
-        return num_unread + min(MANY_STEPS, self._num_tokens - len(self.draft_token_ids))
+        if self._on_draft is None:
+            most = MANY_STEPS  # it may end early: `_follow` says so
+        else:  # other predrafts begin when the bonus token has been guessed
+            most = 1 if len(self._sequence) < self._num_assumed else _STEPS_IN_BACKGROUND
+        return num_unread + min(most, self._num_tokens - len(self.draft_token_ids))
 
     def next_chunk(self, budget: int) -> Chunk:
         chunk = super().next_chunk(budget)
@@ -125,44 +129,42 @@ class FeatureDrafting(Drafting):
     def advance(self, logits: Tensor) -> list[int]:
         if self._num_tokens == 0:
             return []
-        token_id = self._next(self._sampler.rank(logits, self._last_read + 1))
-        self._followed = []
-        return [] if token_id is None else [token_id]
+        self._next(self._sampler.rank(logits, self._last_read + 1))
+        return self._go_on(0)
 
     def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
         if self._failure is not None:
             raise self._failure
-        num_read = len(chosen) - 1
+        return self._go_on(len(chosen) - 1)
+
+    def _go_on(self, num_read: int) -> list[int]:
+        """Notes that so many tokens were read after the chunk; returns what is to be read next."""
         self.read += self._followed[:num_read]
         self.start += num_read
-        if self._left is not None:
-            self._next(self._left)
         unread, self._followed = self._followed[num_read:], []
+        if self._on_draft is not None and len(self.draft_token_ids) > self._num_told:
+            self._num_told = len(self.draft_token_ids)
+            if not self._on_draft(self):
+                return []
         return unread
 
     def _follow(self, choices: list[Choice]) -> int | None:
         """`Features.follow`: called within a pass, which other sessions share."""
-        index = self._last_read + 1
         try:
-            choices = self._sampler.revise(choices, index)
-            if self._on_draft is not None and index == len(self._sequence):
-                self._left = choices  # it may look at what has been read
-                return None
-            return self._next(choices)
+            return self._next(self._sampler.revise(choices, self._last_read + 1))
         except Exception as error:
             self._failure = error
             return None
 
     def _next(self, choices: list[Choice]) -> int | None:
         """Notes the choices after the last token that was read; returns the next one to read."""
-        self._left = None
         self._outputs[self._last_read] = self._features.outputs[-1]
         index = self._last_read + 1
         if index < len(self._sequence):
             self.ranks[index] = choices
             token_id = self._sequence[index]
         else:
-            more = self._draft(choices)
+            more = self._add(choices)
             if not more:
                 return None
             [token_id] = more
