@@ -36,7 +36,7 @@ def main(
 ) -> None:
     """Serve the draft: a small model.
 
-    `--model replay:FILE` proposes recorded texts with a chosen acceptance.
+    `--model replay:FILE` proposes recorded texts with a given acceptance rate.
     """
     # Imports torch, which takes seconds: --help and wrong settings do not wait for it.
     from draft_service.service import run_draft

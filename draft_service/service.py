@@ -1,4 +1,4 @@
-"""The draft service as a process: loads a drafter by its settings and serves it."""
+"""The process of the draft service: loads a drafter as configured, and serves it."""
 
 import dataclasses
 from pathlib import Path
@@ -48,7 +48,7 @@ def load_drafter(
     num_predrafts: int = DEFAULT_NUM_PREDRAFTS,
     min_confidence: float = DEFAULT_MIN_CONFIDENCE,
 ) -> tuple[ServedModel, ModelDrafter]:
-    """The drafter of `options.model`, with `num_predrafts` further slots for each session.
+    """The drafter for `options.model`, with `num_predrafts` additional slots per session.
 
     Raises OutriderError.
     """

@@ -67,7 +67,7 @@ class DraftServicer(ModelServicer[ModelDrafter], draft_pb2_grpc.DraftServiceServ
 
 
 class Responses:
-    """Writes to a stream both proposals, from the handler, and predrafts."""
+    """Writes both proposals and predrafts to a stream."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
@@ -80,10 +80,10 @@ class Responses:
             await self._context.write(response)
 
     def write_predrafts(self, arrived_ns: int, predrafts: list[Predraft]) -> None:
-        """Writes predrafts later; returns at once. If the stream ends meanwhile, drops them.
+        """Queues predrafts for writing, without waiting. Drops them if the stream ends.
 
         Args:
-            arrived_ns: when the request came that they belong to.
+            arrived_ns: when the request that they belong to arrived.
         """
         if self._is_closed:
             return
@@ -99,8 +99,8 @@ class Responses:
                     await self._context.write(response)
 
     def close(self) -> None:
-        """Drops what waits to be written.
+        """Drops what is queued.
 
-        A write under way ends with its stream: if it were cancelled, gRPC would leak it.
+        A write in progress is left to end with its stream: gRPC leaks a write that is cancelled.
         """
         self._is_closed = True

@@ -1,4 +1,4 @@
-"""Defaults of the command line, kept apart from the code that uses them, which imports torch."""
+"""Defaults of the command line, in a module that does not import torch."""
 
 DEFAULT_NUM_PREDRAFTS = 4
 

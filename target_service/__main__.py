@@ -17,7 +17,7 @@ from outrider.settings.options import (
 @click.option("--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True,
               help="Processes of torchrun's that hold the model together.")  # fmt: skip
 def main(server: ServerOptions, **model: str | int | None) -> None:
-    """Serve the target: the model whose text this is."""
+    """Serve the target: the model whose text is generated."""
     # Imports torch, which takes seconds: --help and wrong settings do not wait for it.
     from target_service.service import run_target
 

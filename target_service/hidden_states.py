@@ -1,4 +1,4 @@
-"""Hidden states of the target, as a session's results carry them."""
+"""The target's hidden states in a session's results."""
 
 import sys
 
@@ -11,7 +11,7 @@ from outrider.protocol.hidden_states import HiddenStates, HiddenStateSpec
 
 
 def check_spec(spec: HiddenStateSpec, engine: Engine) -> None:
-    """Raises InvalidRequest if the engine does not give these hidden states."""
+    """Raises InvalidRequest if the engine does not provide these hidden states."""
     if not engine.gives_hidden_states:
         raise InvalidRequest("this target gives no hidden states")
     if spec.hidden_size != engine.hidden_size:
@@ -23,9 +23,9 @@ def check_spec(spec: HiddenStateSpec, engine: Engine) -> None:
 
 
 def states_read(job: Job, end: int, window: int) -> HiddenStates | None:
-    """Of the tokens that `job` has read since the last call, the last `window` before index `end`.
+    """Hidden states of the tokens that `job` has read since the last call.
 
-    None if it captures none.
+    Only those before index `end`, and of these the last `window`. None if it captures none.
     """
     taken = job.take_hidden_states()
     if taken is None:

@@ -22,11 +22,12 @@ _STOPPED: _Told = (-1, Timings(), None)  # ends `choices`
 class RunAhead(Job):
     """Reads a token, chooses the next one, reads that one, and so on.
 
-    Each choice goes to `choices` on the event loop; if a pass fails, its exception does.
+    Each choice, or the exception of a failed pass, is passed to `choices` on the event loop.
 
     Args:
-        start: how many tokens the slot has read; `token_id` follows them.
-        num_tokens: how many to choose.
+        start: how many tokens the slot has read; `token_id` follows these.
+        num_tokens: how many tokens to choose.
+        loop: the event loop.
     """
 
     def __init__(
@@ -76,12 +77,12 @@ class RunAhead(Job):
         return [token_id] if self._num_left else []
 
     async def choices(self) -> AsyncIterator[_Told]:
-        """Yields tokens as they are chosen, all or until `stop`.
+        """Yields tokens as they are chosen, until all are or `stop` is called.
 
         Each comes with its timings and, if the job captures them, the hidden states of the token
-        that was read for it.
+        before it.
 
-        Raises the exception of a pass.
+        Raises the exception of a failed pass.
         """
         for _ in range(self._num_tokens):
             choice = await self._choices.get()

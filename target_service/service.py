@@ -1,4 +1,4 @@
-"""The target service as a process: loads a model by its settings and serves it."""
+"""The process of the target service: loads a model as configured, and serves it."""
 
 import dataclasses
 import os
@@ -17,7 +17,7 @@ from target_service.verifier import Verifier
 
 
 def run_target(server: ServerOptions, settings: dict[str, Any]) -> None:
-    """Serves until SIGINT or SIGTERM, or follows the process that does. Raises OutriderError.
+    """Serves until SIGINT or SIGTERM; as a rank other than 0, follows rank 0. Raises OutriderError.
 
     Args:
         settings: fields of EngineOptions.
@@ -38,6 +38,6 @@ def run_target(server: ServerOptions, settings: dict[str, Any]) -> None:
 
 
 def follow(options: EngineOptions) -> None:
-    """Runs the passes of rank 0, which serves, until it stops. Raises OutriderError."""
+    """Takes part in the passes of rank 0, which serves, until it stops. Raises OutriderError."""
     folder = resolve_model(options.model, trust_remote_code=options.trust_remote_code)
     Engine(dataclasses.replace(options, model=folder)).follow()

@@ -25,10 +25,10 @@ MAX_WAITING = 64
 
 
 class Verification(Job):
-    """Reads committed and draft tokens in one pass and takes the target's choice after each."""
+    """Reads committed and draft tokens in one pass, and makes the target's choices for them."""
 
     on_result: Callable[[], None] | None = None
-    """Called on the engine's thread with the result, if set."""
+    """If set, called on the engine's thread when the result is known."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Verification(Job):
 
 
 class VerifierSession:
-    """One client's sequence, in one slot. Close it to give the slot back."""
+    """One client's sequence, in one slot, which `close` frees."""
 
     def __init__(self, engine: Engine, scheduler: Scheduler, slot: int) -> None:
         self._engine = engine
@@ -90,14 +90,14 @@ class VerifierSession:
         self._hidden_states: HiddenStateSpec | None = None
 
     def give_hidden_states(self, spec: HiddenStateSpec) -> None:
-        """Results have these hidden states from now on. Raises InvalidRequest if there are none."""
+        """Makes results carry these hidden states. Raises InvalidRequest if there are none."""
         check_spec(spec, self._engine)
         self._hidden_states = spec
 
     def is_stale(self, context_length: int, token_ids: Sequence[int]) -> bool:
-        """Whether a pipelined request assumes another result than the last one.
+        """Whether the result that a pipelined request assumes differs from the last one.
 
-        Raises InvalidRequest without a last result, or if it does not assume one next token.
+        Raises InvalidRequest if there is no last result, or not exactly one of `token_ids`.
         """
         if self._next_token_id is None:
             raise InvalidRequest("assumes_result needs a result before it")
@@ -116,10 +116,10 @@ class VerifierSession:
     ) -> VerifyResult:
         """Keeps `context_length` tokens, appends `token_ids`, verifies the draft tokens.
 
-        Afterwards it runs ahead by `num_run_ahead_tokens`: see `run_ahead`.
+        Then runs ahead by `num_run_ahead_tokens`, see `run_ahead`.
 
         Raises:
-            ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: nothing has changed.
+            ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: the session is unchanged.
         """
         if len(draft_token_ids) > MAX_NUM_SPECULATIVE_TOKENS:
             raise InvalidRequest(f"draft_token_ids must be at most {MAX_NUM_SPECULATIVE_TOKENS}")
@@ -178,7 +178,7 @@ class VerifierSession:
         self._scheduler.follow_up(job, lambda: [run_ahead])
 
     def run_ahead(self) -> AsyncIterator[VerifyResult]:
-        """The run-ahead results after the last one, until `stop`."""
+        """The results of the run-ahead, until `stop` is called."""
         assert self._run_ahead is not None
         return self._run_ahead_results(self._run_ahead)
 
@@ -191,14 +191,14 @@ class VerifierSession:
             yield VerifyResult(length, 0, token_id, True, length, timings, True, states)
 
     def stop(self) -> None:
-        """Ends `run_ahead`. Tokens read behind its last result will be read again."""
+        """Ends the run-ahead. Tokens read after its last result will be read again."""
         if self._run_ahead is not None:
             self._scheduler.drop([self._run_ahead])
             self._run_ahead.stop()
             self._run_ahead = None
 
     def close(self) -> None:
-        """Ends `run_ahead`, too."""
+        """Ends the run-ahead and frees the slot."""
         if self._run_ahead is not None:
             self._run_ahead.stop()
         self._scheduler.release(self._slot)
@@ -228,6 +228,6 @@ class Verifier(Worker):
         return VerifierSession(self.engine, self.scheduler, self.scheduler.acquire())
 
     async def open_session_in_order(self) -> VerifierSession:
-        """Waits for a slot, in the order of the calls. Raises NoFreeSlot if too many wait."""
+        """Waits for a slot, in order of the calls. Raises NoFreeSlot if too many are waiting."""
         slot = await self.scheduler.acquire_in_order(self.max_waiting)
         return VerifierSession(self.engine, self.scheduler, slot)

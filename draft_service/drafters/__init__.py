@@ -1,1 +1,1 @@
-"""Drafters, which propose tokens: by a small model, or by a recorded text."""
+"""Drafters, which propose tokens: from a model, or from recorded texts."""

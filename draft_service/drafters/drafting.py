@@ -1,4 +1,4 @@
-"""One run of a draft model over one sequence: reads the context, then its own tokens."""
+"""The job of drafting: reads the context, then drafts token by token."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,15 +13,15 @@ from outrider.sampling.sampler import Choice, rank_tokens
 
 NUM_RUNNERS_UP = 4
 
-# Tokens of a proposal that are drafted before Python looks at them: fewer where it may end early.
-# Meanwhile other sessions' steps cannot share the passes.
+# Tokens of a proposal that are drafted before Python sees them; fewer if it may end early. Other
+# sessions' jobs cannot share these passes.
 MANY_STEPS = 8
 _FEW_STEPS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Sampler:
-    """How a session chooses tokens: its parameters, and the tokens it may choose."""
+    """How a session chooses tokens: its sampling parameters, and the tokens that it may choose."""
 
     params: SamplingParams
     token_ids: Tensor  # [num_ids], ascending; the logits' first columns are for these
@@ -29,41 +29,41 @@ class Sampler:
 
     @property
     def spec(self) -> SamplingSpec:
-        """The spec with which an engine chooses as `rank` does."""
+        """The spec with which an engine makes the same choices as `rank`."""
         return SamplingSpec(self.params, self.token_ids.numel(), 1 + NUM_RUNNERS_UP)
 
     def rank(self, logits: Tensor, index: int) -> list[Choice]:
-        """The choice at `index` of the sequence after `logits` [1, num_ids], then runners-up."""
+        """The choice for `index` of the sequence by `logits` [1, num_ids], then its runners-up."""
         logits = logits[:, : self.token_ids.numel()]
         choices = rank_tokens(logits, self.token_ids, self.params, index, 1 + NUM_RUNNERS_UP)
         return self.revise(choices, index)
 
     def revise(self, choices: list[Choice], index: int) -> list[Choice]:
-        """Replaces the model's choices at `index`; by default returns them."""
+        """May replace the model's choices for `index`; by default returns them unchanged."""
         return choices
 
 
 @dataclass
 class SlotContent:
-    """The tokens that a session's slot has read, and the model's choices after them.
+    """The tokens that one of a session's slots has read, and the model's choices after them.
 
-    `ranks[i]` are the choices for index i of the sequence, valid after the tokens
-    before it. `session` is the same in all slots of a session, one of them.
+    `ranks[i]` are the choices for index i of the sequence, after the tokens before it. `session`
+    identifies the session: the index of one of its slots.
     """
 
     slot: int
     session: int
     first_index = 0
-    """The index in the sequence of the token with which the slot begins."""
+    """The index in the sequence of the slot's first token."""
     token_ids: list[int] = field(default_factory=list)
     ranks: dict[int, list[Choice]] = field(default_factory=dict)
 
     def num_held(self, token_ids: Sequence[int]) -> int:
-        """How many of the first `token_ids` need not be read, the slot's first index at least."""
+        """How many of the first `token_ids` need not be read; at least `first_index`."""
         return common_length(self.token_ids, token_ids)
 
     def keep(self, length: int) -> None:
-        """Forgets all but the first `length` tokens."""
+        """Drops all but the first `length` tokens."""
         self.token_ids = self.token_ids[:length]
         # A copy, since a dropped job may still write there from the engine's thread.
         ranks = list(self.ranks.items())
@@ -72,14 +72,15 @@ class SlotContent:
 
 
 class Drafting(Job):
-    """Drafts up to `num_tokens` tokens after `sequence`, fewer where the text ends.
+    """Drafts up to `num_tokens` tokens after `sequence`; fewer if the text ends.
 
     Args:
-        content: of the slot to draft in; `source` is that of a slot to copy tokens from.
+        content: of the slot to draft in.
+        source: of a slot from which the tokens that it has read are copied.
         on_draft: called on the engine's thread after each token; returns whether to continue.
-        guesses_bonus: the first drafted token stands for the target's own.
-        min_confidence: no more tokens once the chance that the target accepts all of them,
-            by the draft's own probabilities, is below it.
+        guesses_bonus: whether the first drafted token is a guess of the bonus token.
+        min_confidence: drafting ends when the probability that the target accepts all tokens,
+            by the draft's own probabilities, falls below it.
     """
 
     def __init__(
@@ -126,7 +127,7 @@ class Drafting(Job):
 
     @property
     def num_at_once(self) -> int:
-        """How many tokens to choose in a row; one in the background, to check the time."""
+        """How many tokens to choose in a row; with `on_draft` one, since it may end drafting."""
         if self._on_draft is not None:
             return 1
         most = _FEW_STEPS if self._min_confidence else MANY_STEPS
@@ -161,13 +162,13 @@ class Drafting(Job):
         return [] if is_last else [token_id]
 
     def predrafted(self, context_length: int) -> Predraft:
-        """The predraft: drafted tokens, and those behind the context that it assumes."""
+        """The predraft: the drafted tokens, and the tokens after the context that it assumes."""
         draft = tuple(self._sequence[self._num_assumed :])
         assumed = tuple(self._sequence[context_length : self._num_assumed])
         return Predraft(context_length, assumed, draft, self.timings.forward_ns)
 
     def settle(self) -> None:
-        """Notes in the slot's content which tokens have been read or copied."""
+        """Updates the slot's content with the tokens that have been read or copied."""
         uncopied = self.copy_from  # before `start`, since the engine's thread clears it after
         num_read = self.start if uncopied is None else uncopied[1]
         self._content.token_ids = self._sequence[: self._content.first_index + num_read]

@@ -1,8 +1,8 @@
-"""A drafter with a feature draft: it reads the target's hidden states beside the tokens.
+"""A drafter with a feature draft, which reads the target's hidden states as well as the tokens.
 
-Each token comes with the hidden states of the token before it: the target's, as soon as they are
-known, and the draft's own before that. So what was read with the draft's own states is read again
-when the target's arrive: a slot counts as holding only what can be kept.
+Each token is read together with the hidden states of the previous token: the target's if they are
+known, otherwise the draft's own. When the target's arrive, tokens that were read with the draft's
+own states are read again: a slot counts as holding only tokens that need not be.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ from outrider.errors import InvalidRequest
 from outrider.protocol.hidden_states import HiddenStates
 from outrider.sampling.sampler import Choice
 
-# As many of the last tokens may lack the target's hidden states: those under verification.
+# How many of the last tokens may be without the target's hidden states: those being verified.
 _MOST_LACKING = 64
 # Tokens of a predraft in a pass: a proposal that comes meanwhile waits for them, and each pass and
 # message costs about as much as a step.
 _STEPS_IN_BACKGROUND = 2
-# Rows of the target that are kept after they were read: the last tokens may change.
+# Rows of the target that are kept after they were read, since the last tokens may change.
 _NUM_KEPT = 64
 
 
@@ -34,8 +34,8 @@ _NUM_KEPT = 64
 class FeatureContent(SlotContent):
     """`outputs[i]` are the draft's own hidden states [1, hidden_size] after token i.
 
-    The first `num_true` tokens of the sequence are those that the draft does not read, and those
-    that it has read with the target's hidden states.
+    The first `num_true` tokens of the sequence need not be read again: the draft does not read
+    them at all, or has read them with the target's hidden states.
     """
 
     states: TargetStates = field(kw_only=True)
@@ -65,9 +65,10 @@ class FeatureContent(SlotContent):
 
 
 class FeatureDrafting(Drafting):
-    """Drafts like its base. First it reads the tokens for which there are states of the target.
+    """Drafts like its base class, and reads hidden states.
 
-    The rest of the sequence, if there is any, it reads token by token, like its own draft.
+    First it reads, as one chunk, the tokens with states of the target. The rest of the sequence,
+    if any, it reads token by token with its own states, like tokens that it drafts.
     """
 
     def __init__(
@@ -101,7 +102,7 @@ class FeatureDrafting(Drafting):
         self._failure: Exception | None = None
 
     def num_skippable(self, num_known: int) -> int:
-        """None: what a slot holds of the same tokens may have come with other hidden states."""
+        """0: a slot may have read the same tokens with other hidden states."""
         return 0
 
     @property

@@ -1,9 +1,9 @@
 """The fan-out: for how many outcomes of a verification to predraft, and when.
 
-Each further outcome raises the chance of a cache hit, but makes every pass longer, and what
-is not drafted when the result comes is worth nothing. So it depends on the time that there
-is: on one machine a verification may leave time for two passes, behind a slow network for
-ten.
+Each further outcome raises the probability of a cache hit, but makes every pass longer, and tokens
+that are not drafted before the result arrives are worthless. So the best number depends on the
+time available: a verification may leave time for two passes on one machine, and for ten over a
+slow network.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from outrider.engine.chunk import Chunk
 from outrider.engine.scheduling.batch_limits import Passes, best_seconds
 
-# The acceptance rate if it is unknown, and the least one assumed, since only predrafts can show
-# that a draft has become better.
+# The acceptance rate if it is unknown; and the lowest one that is assumed, since only predrafts
+# can show that a draft has become better.
 _USUAL_ACCEPTANCE = 0.6
 _LEAST_ACCEPTANCE = 0.25
-# The least worth of a further outcome, in accepted tokens a step.
+# The minimum worth of a further outcome, in accepted tokens per step.
 _LEAST_WORTH = 0.01
-# The share of the time between two requests in which tokens are chosen and sent.
+# The share of the time between two requests that choosing and sending tokens takes.
 _ON_THE_WAY = 0.1
-# The weight of the latest window and the latest pass.
+# The weight of the latest observation in the averages.
 _LATEST = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Nanoseconds of a draft step over one predraft, and of each further one.
+    """The time of a draft step: for one predraft, and for each further one. In nanoseconds.
 
-    0 stands for unknown; then every outcome counts as worth it.
+    0: unknown; then every outcome counts as worthwhile.
     """
 
     first_ns: float = 0.0
@@ -42,7 +42,7 @@ UNKNOWN_STEP_TIME = StepTime()
 
 
 def measure_step_time(engine: Passes, max_predrafts: int) -> StepTime:
-    """Measures passes over one slot and over `max_predrafts` of them."""
+    """Measures passes over one slot and over `max_predrafts` slots."""
     chunks = [Chunk(slot, 0, [0], 1) for slot in range(max(1, max_predrafts))]
     first_ns = 1e9 * best_seconds(engine, chunks[:1])
     if len(chunks) == 1:
@@ -53,9 +53,9 @@ def measure_step_time(engine: Passes, max_predrafts: int) -> StepTime:
 
 @dataclass(frozen=True, slots=True)
 class Depth:
-    """How many tokens to draft after each outcome, and how often each is accepted.
+    """How many tokens to draft for each outcome, and their acceptance rate.
 
-    `acceptance_rate` is that of tokens behind accepted ones; 0 stands for unknown.
+    `acceptance_rate` 0: unknown.
     """
 
     num_tokens: int
@@ -66,10 +66,10 @@ class Depth:
         return max(_LEAST_ACCEPTANCE, self.acceptance_rate or _USUAL_ACCEPTANCE)
 
     def worth(self, num_passes: float) -> float:
-        """The expected accepted tokens of a predraft that gets `num_passes` passes.
+        """The expected number of accepted tokens of a predraft after `num_passes` passes.
 
-        A token that is half drafted by then on average is there in time less than half the
-        time.
+        A fraction of a pass counts for less than itself: a token whose pass is expected to be
+        half done is finished in less than half of the cases.
         """
         length = max(0.0, min(self.num_tokens, num_passes))
         whole = int(length)
@@ -80,9 +80,9 @@ class Depth:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The first outcomes to predraft for: whether full acceptance, and how many corrections.
+    """The initial outcomes to predraft for: whether full acceptance, and how many corrections.
 
-    There may be more once the token behind the draft has been guessed.
+    More may be added once the bonus token has been guessed.
     """
 
     accepted: bool
@@ -90,9 +90,9 @@ class Plan:
 
 
 class FanOut:
-    """Chooses the outcomes to predraft for in one session, by the time of its verifications.
+    """Chooses the outcomes to predraft for, from the times of the session's verifications.
 
-    Chances are the draft's own; those of corrections come likeliest first.
+    Chances are probabilities according to the draft. Those of corrections are in descending order.
     """
 
     def __init__(self, step_time: StepTime) -> None:
@@ -105,12 +105,12 @@ class FanOut:
     def plan(
         self, num_draft_tokens: int, accepted: float, corrections: Sequence[float], depth: Depth
     ) -> Plan:
-        """The outcomes with which to begin, as a verification begins.
+        """The outcomes to predraft for at the beginning of a verification.
 
         Args:
             accepted: the chance that all draft tokens are accepted.
-            corrections: the chances of those that there are slots for.
-            depth: of predrafts.
+            corrections: the chances of the corrections for which there are slots.
+            depth: of the predrafts.
         """
         known = min(self._windows_ns, key=lambda other: abs(other - num_draft_tokens), default=None)
         self._window_ns = None if known is None else self._windows_ns[known]
@@ -136,11 +136,11 @@ class FanOut:
         return Plan(accepted=True, num_corrections=now)
 
     def further(self, guess: float, others: Sequence[float], depth: Depth, spent_ns: int) -> int:
-        """How many other outcomes to add, once the token behind the draft has been guessed.
+        """How many outcomes to add once the bonus token has been guessed.
 
         Args:
-            guess: the chance that all are accepted and the guess is right.
-            others: the chances of other guesses and of corrections.
+            guess: the chance that all draft tokens are accepted and the guess is right.
+            others: the chances of other guesses and of corrections, in descending order.
             spent_ns: how long the verification has taken so far.
         """
         if self._window_ns is None or self._step_time == UNKNOWN_STEP_TIME:
@@ -153,31 +153,31 @@ class FanOut:
         return _best(worth, len(others))[0]
 
     def has_time(self, num_predrafts: int, spent_ns: int) -> bool:
-        """Whether a pass over `num_predrafts` would end before the result.
+        """Whether a pass over `num_predrafts` slots would end before the result arrives.
 
-        Otherwise it would delay the first pass of the next verification.
+        If it did not, it would delay the draft's answer to the next request.
         """
         if self._window_ns is None or self._step_time == UNKNOWN_STEP_TIME:
             return True
         return self._num_passes(num_predrafts, spent_ns) >= 1
 
     def _num_passes(self, num_predrafts: int, spent_ns: float = 0.0) -> float:
-        """How many passes would end before the result."""
+        """How many passes would end before the result arrives."""
         left_ns = (self._window_ns or 0.0) - spent_ns
         return max(0.0, left_ns) / max(1.0, self._slowness * self._step_time.of(num_predrafts))
 
     def note_pass(self, num_predrafts: int, took_ns: int) -> None:
-        """Learns the time of a pass over `num_predrafts`."""
+        """Learns the time of a pass over `num_predrafts` slots."""
         expected_ns = self._step_time.of(num_predrafts)
         if expected_ns:
             self._slowness += _LATEST * (took_ns / expected_ns - self._slowness)
 
     def observe(self, num_draft_tokens: int, elapsed_ns: int, was_served: bool) -> None:
-        """Learns the time of a verification of `num_draft_tokens`.
+        """Learns the time of a verification of `num_draft_tokens` draft tokens.
 
         Args:
             elapsed_ns: from its beginning to the next request.
-            was_served: whether there was any pass in that time; other sessions may take all.
+            was_served: whether any pass in that time included this session.
         """
         window_ns = (1 - _ON_THE_WAY) * elapsed_ns if was_served else 0.0
         before = self._windows_ns.get(num_draft_tokens, window_ns)
@@ -185,7 +185,7 @@ class FanOut:
 
 
 EVERY_OUTCOME = FanOut(UNKNOWN_STEP_TIME)
-"""A fan-out to as many outcomes as there are slots."""
+"""Predrafts for as many outcomes as there are slots."""
 
 
 def _best(worth: Callable[[int], float], most: int) -> tuple[int, float]:

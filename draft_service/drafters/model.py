@@ -1,9 +1,9 @@
-"""A drafter with a small model: k steps, batched with those of other sessions.
+"""A drafter with a small model, whose passes all sessions share.
 
-While the target verifies, the model predrafts: past the last draft token, as if all were
+While the target verifies, the model predrafts: after the last draft token, as if all were
 accepted, and after the likeliest corrections, each in a separate slot ("Speculative
 Speculative Decoding", arXiv 2603.03251). Whatever the result is, the next proposal starts
-from the slot that has most of it.
+from the slot that holds most of the committed tokens.
 """
 
 import asyncio
@@ -35,9 +35,9 @@ _FEW_TOKENS = 16
 
 
 class ModelDrafterSession:
-    """One client's sequence, in one of the session's slots; the others are for predrafts.
+    """One client's sequence, in one of the session's slots; the other slots are for predrafts.
 
-    Close it to give the slots back.
+    `close` frees the slots.
     """
 
     def __init__(self, drafter: "ModelDrafter") -> None:
@@ -63,15 +63,15 @@ class ModelDrafterSession:
         vocab_size: int | None,
         hidden_states: HiddenStates | None = None,
     ) -> Proposal:
-        """Keeps `context_length` tokens, appends `token_ids`, proposes what may follow.
+        """Keeps `context_length` tokens, appends `token_ids`, and proposes tokens after these.
 
         Args:
-            num_speculative_tokens: the most tokens; 0 only brings the sequence up to date.
+            num_speculative_tokens: the most tokens to propose; 0 only updates the sequence.
             vocab_size: if given, only ids below it are proposed.
-            hidden_states: of the target, for a draft that reads them.
+            hidden_states: the target's, for a feature draft.
 
         Raises:
-            ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: nothing has changed.
+            ContextMismatch, InvalidToken, ContextTooLong, InvalidRequest: the session is unchanged.
         """
         room = max(0, num_speculative_tokens - 1)  # the last draft token is not read
         self._sequence.update(context_length, token_ids, room)
@@ -111,8 +111,8 @@ class ModelDrafterSession:
         """Predrafts in the background, until the next `propose`.
 
         Args:
-            num_draft_tokens: how many tokens at the sequence's end, the proposal included,
-                are under verification now.
+            num_draft_tokens: how many tokens at the end of the sequence, including the proposal,
+                are being verified.
         """
         drafter = self._drafter
         tokens = self._sequence.token_ids + self._last_draft_token
@@ -171,11 +171,11 @@ class ModelDrafter(Worker):
     """Opens sessions on one engine.
 
     Args:
-        num_predrafts: the most outcomes that a session can predraft for. A session
-            takes a slot of the engine's cache for each.
-        step_time: of a draft step, see `measure_step_time`.
-        min_confidence: a proposal ends when the target is less likely than this to accept
-            all of it, by the draft's own probabilities.
+        num_predrafts: the most outcomes that a session can predraft for. Each takes a slot of the
+            engine's cache.
+        step_time: the time of a draft step, see `measure_step_time`.
+        min_confidence: a proposal ends when the probability that the target accepts all of it,
+            by the draft's own probabilities, falls below this.
     """
 
     def __init__(
@@ -193,9 +193,9 @@ class ModelDrafter(Worker):
         self._proposable: list[int] = engine.logit_token_ids.tolist()
 
     def proposable(self, vocab_size: int | None) -> Tensor:
-        """The tokens that may be proposed to a target with `vocab_size` tokens; None: all.
+        """The tokens that may be proposed: those below `vocab_size`; None: all.
 
-        The logits' first columns are for them.
+        They are the tokens of the logits' first columns.
         """
         count = bisect_left(self._proposable, vocab_size or math.inf)
         return self.engine.logit_token_ids[:count]

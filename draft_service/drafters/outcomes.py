@@ -1,4 +1,4 @@
-"""The likeliest outcomes of a verification."""
+"""The likeliest outcomes of a verification, according to the draft."""
 
 import heapq
 from collections.abc import Sequence
@@ -15,16 +15,15 @@ class Correction(NamedTuple):
 
     chance: float
     token_ids: list[int]
-    """The tokens that it commits: some draft tokens, then another in place of the next one."""
+    """The tokens that it would commit: the accepted draft tokens, then the recovered token."""
 
 
 def likeliest_corrections(
     draft: Sequence[int], ranks: Sequence[Sequence[Choice]], count: int
 ) -> list[Correction]:
-    """The likeliest ways in which the target rejects one of `draft`, likeliest first.
+    """The `count` likeliest outcomes in which the target rejects one of `draft`, in this order.
 
-    Their chances are the draft's own: that the target chooses each of the tokens as the
-    draft would.
+    Their chances assume that the target chooses each token with the draft's probability.
 
     Args:
         ranks: entry i has the draft's choices at the position of `draft[i]`; empty if unknown.

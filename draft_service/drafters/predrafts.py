@@ -1,4 +1,4 @@
-"""Predrafts: what is drafted while the target verifies, after some outcomes, each in a slot."""
+"""Predrafts: drafting while the target verifies, for several outcomes, each in its own slot."""
 
 import asyncio
 import heapq
@@ -22,18 +22,18 @@ OnPredrafts = Callable[[list[Predraft]], None]
 class Predrafts:
     """The predrafts of one verification.
 
-    Behind the last draft token the first token is a guess of the bonus token, as if all were
-    accepted. The other outcomes are corrections of the draft and, once there is the guess, its
-    runners-up.
+    For full acceptance, the first token after the draft is a guess of the bonus token. The other
+    outcomes are corrections and, once that guess is known, its runners-up as other bonus tokens.
 
     Args:
-        committed, draft: what is verified, and the tokens before it.
-        main: the content of the slot that has read the sequence, and drafts on.
-        spare: those of the other slots, one for each further outcome.
-        make: makes jobs, with the arguments of `Drafting` but for the sampler.
-        eos_token_ids: that end a text.
-        depth: how much to draft after each outcome.
-        fan_out: chooses how many outcomes are worth it.
+        committed, draft: the draft tokens that are being verified, and the tokens before them.
+        main: the content of the slot that has read the sequence, and predrafts full acceptance.
+        spare: the contents of the other slots, one for each further outcome.
+        make: creates jobs; takes the arguments of `Drafting` except for the sampler.
+        eos_token_ids: the tokens that end a text.
+        depth: how many tokens to draft for each outcome.
+        announce: called when a predraft has been started or has grown.
+        fan_out: chooses how many outcomes are worthwhile.
     """
 
     def __init__(
@@ -139,7 +139,7 @@ class Predrafts:
         return jobs
 
     def drop(self) -> tuple[int, int, bool]:
-        """Drops all predrafts; returns the arguments of `FanOut.observe`."""
+        """Ends all predrafts; returns the arguments of `FanOut.observe`."""
         elapsed_ns = time.perf_counter_ns() - self._began_ns
         self._scheduler.drop(self._jobs)
         was_served = not self._jobs or any(job.num_passes for job in self._jobs)
@@ -149,9 +149,9 @@ class Predrafts:
 
 
 class Announcer:
-    """Brings drafted tokens from the engine's thread to `on_predrafts`, several at a time.
+    """Passes drafted tokens from the engine's thread to `on_predrafts`, several at a time.
 
-    A predraft without tokens announces that it has been begun.
+    A predraft without tokens announces that it has been started.
     """
 
     def __init__(self, context_length: int, on_predrafts: OnPredrafts) -> None:

@@ -1,13 +1,13 @@
-"""A drafter that replays a recorded text, with chosen errors, at a model's cost.
+"""A drafter that replays recorded texts with a given error rate, at a model's cost.
 
-For measurements that should not depend on the quality of a draft. The model runs as
-usual, predrafts included; its choices are replaced afterwards.
+For measurements that should not depend on the quality of a draft. The model runs as usual,
+predrafts included, but its choices are replaced.
 
-The token at each position of a text is right with the chosen probability, by an
-independent draw that is the same for all outcomes. Where it is wrong, the text's token is
-the r-th runner-up with the probability in `RUNNER_UP_CHANCES`, or none of them. The draft
-gives its choices these same probabilities: it knows how often it is right, but not when.
-Behind a wrong token nothing can be accepted, so what is proposed there does not matter.
+At each position of a text, the choice is right with the given probability, by independent draws
+that are the same for all outcomes. If it is wrong, the text's token is the r-th runner-up with the
+probability in `RUNNER_UP_CHANCES`, or none of the runners-up. The choices carry these same
+probabilities: the draft knows how often it is right, but not when. After a wrong token nothing can
+be accepted, so it does not matter what is proposed there.
 """
 
 import json
@@ -38,11 +38,11 @@ RUNNER_UP_CHANCES = (0.388, 0.149, 0.096, 0.047, 0.05, 0.024, 0.011, 0.007)
 
 @dataclass(frozen=True)
 class Script:
-    """The texts of a replaying draft, and how often it is right.
+    """The texts that a draft replays, and how often it is right.
 
     Args:
         model: the draft model that runs, for its cost.
-        acceptance: probability that a draft token is right.
+        acceptance: the probability that a draft token is right.
         texts: prompt and output tokens, each as one sequence.
     """
 
@@ -53,7 +53,7 @@ class Script:
 
     @classmethod
     def read(cls, path: Path) -> "Script":
-        """Raises ConfigurationError."""
+        """Reads a script in JSON. Raises ConfigurationError."""
         try:
             script = cls(**json.loads(path.read_text()))
             is_valid = 0.0 <= script.acceptance <= 1.0 and isinstance(script.model, str)
@@ -67,7 +67,7 @@ class Script:
         path.write_text(json.dumps(asdict(self)))
 
     def text(self, beginning: Sequence[int]) -> Sequence[int]:
-        """The first text that begins so. Raises InvalidRequest."""
+        """The first text that begins with `beginning`. Raises InvalidRequest without one."""
         for text in self.texts:
             if list(text[: len(beginning)]) == list(beginning):
                 return text
@@ -75,9 +75,9 @@ class Script:
 
 
 def draw_ranks(text: Sequence[int], acceptance: float, seed: int) -> list[int]:
-    """The rank of the text's token among the draft's choices, by position; 0: it is right.
+    """For each position, the rank of the text's token among the draft's choices; 0: it is right.
 
-    A rank behind all runners-up means that it is none of them.
+    A rank above that of all runners-up means that it is not among them.
     """
     # The same draws in every session, different ones for every text.
     source = random.Random(f"{seed} {zlib.crc32(array('Q', text).tobytes())}")
@@ -93,9 +93,9 @@ def draw_ranks(text: Sequence[int], acceptance: float, seed: int) -> list[int]:
 
 @dataclass(frozen=True, slots=True)
 class ReplaySampler(Sampler):
-    """Chooses like the model, then puts the text's token at its drawn rank.
+    """Takes the model's choices, and moves the text's token to its drawn rank.
 
-    An engine that chooses several tokens in a row reads the model's own ones meanwhile.
+    If an engine chooses several tokens in a row, it reads the model's own choices in between.
     """
 
     text: Sequence[int]
@@ -123,7 +123,7 @@ class ReplaySampler(Sampler):
 
 
 class ReplaySession(ModelDrafterSession):
-    """A session of the model, with the script's text instead of the model's."""
+    """A session that runs the model, but proposes the script's text."""
 
     def __init__(self, drafter: ModelDrafter, script: Script) -> None:
         super().__init__(drafter)
@@ -153,11 +153,11 @@ class ReplaySession(ModelDrafterSession):
 
 
 class ReplayEagle3Session(ReplaySession, Eagle3Session):
-    """The same of a feature draft."""
+    """The same for a feature draft."""
 
 
 class ReplayDrafter(ModelDrafter):
-    """Reads its script anew for each session, so that a benchmark can rewrite it."""
+    """Opens sessions. Each reads the script again, so that a benchmark can rewrite it."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The target's hidden states that a session of a feature draft has been sent."""
+"""The target's hidden states that a session of a feature draft has received."""
 
 import torch
 from torch import Tensor
@@ -11,10 +11,10 @@ _LARGEST = 1e6
 
 
 class TargetStates:
-    """Those of the tokens from `origin` up to `end`. Rows that are not needed can be dropped.
+    """The hidden states of the tokens in [origin, end), a row for each.
 
     Args:
-        width: the numbers in a row.
+        width: the length of a row.
     """
 
     def __init__(self, width: int) -> None:
@@ -24,11 +24,11 @@ class TargetStates:
         self._rows = torch.empty(0, width)
 
     def take(self, context_length: int, states: HiddenStates | None) -> bool:
-        """Keeps those of the first `context_length` tokens, and adds further ones.
+        """Keeps the rows of the first `context_length` tokens, and appends `states`.
 
-        Those behind a gap are a new beginning.
+        If there is a gap between the two, drops the former and starts again with `states`.
 
-        Returns whether there is one. Raises InvalidRequest for rows of another size.
+        Returns whether it did. Raises InvalidRequest for rows of another size.
         """
         num_kept = min(self.end, context_length) - self._first
         if states is None or not states.num_tokens:
@@ -58,11 +58,11 @@ class TargetStates:
         return numbers.view(-1, self._width)
 
     def rows(self, begin: int, end: int) -> Tensor:
-        """Those of the tokens from `begin` up to `end`, [num_tokens, width]."""
+        """The rows of the tokens in [begin, end): [num_tokens, width]."""
         return self._rows[max(0, begin - self._first) : max(0, end - self._first)]
 
     def drop_before(self, index: int) -> None:
-        """Drops the rows of earlier tokens."""
+        """Drops the rows of the tokens before `index`."""
         if index > self._first:
             self._rows = self._rows[index - self._first :].clone()
             self._first = min(index, self.end)
