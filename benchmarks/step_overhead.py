@@ -14,7 +14,8 @@ which all are accepted, sequentially or from predrafts, for one text or eight at
   session and the service's handler, `queue` the way to the engine's thread, and `handler` all else
   that the service does: the way back, and between passes
 - bare: two ping-pongs on bare grpc.aio streams, with as many bytes, to two processes, and gRPC as
-  it is by itself; `paused` with as long a pause before each as the toy computes
+  it is by itself, with as long a pause before each as the service takes for its message: what
+  has been idle for some tenths of a millisecond takes twice as long; `hot` without pauses
 - policy: one decision and one observation of the adaptive policy
 
 All take turns in each round.
@@ -151,14 +152,12 @@ async def measure(
             for name, system in systems.items():
                 for way in WAYS:
                     await system.run(way, found[f"{name}, {way}"])
-                models = found[f"{name}, sequential"]
-                pauses = [
-                    statistics.median(models[f"{each} pass"]) / 1e3 for each in ("draft", "verify")
-                ]
-                sample = found["bare" if name == "instant" else "bare, paused"]
-                sample["step"] += await streams.round_trips(
-                    requests, num_tokens, pauses if name == "toy" else (0, 0)
+                sequential = found[f"{name}, sequential"]
+                pauses = [service_seconds(sequential, each) for each in ("draft", "verify")]
+                found[f"bare, {name}"]["step"] += await streams.round_trips(
+                    requests, num_tokens, pauses
                 )
+            found["bare, hot"]["step"] += await streams.round_trips(requests, num_tokens, (0, 0))
             found["policy"]["step"] += policy_times()
         for channel in channels.values():
             await channel.close()
@@ -207,6 +206,12 @@ class System:
         return list(last.result.trace)
 
 
+def service_seconds(stages: Mapping[str, Sequence[float]], service: str) -> float:
+    """The time that a service takes for a message."""
+    parts = [stages[f"{service} {part}"] for part in ("queue", "pass", "handler")]
+    return sum(map(statistics.median, parts)) / 1e3
+
+
 def policy_times(num_steps: int = 200) -> list[float]:
     """Milliseconds of a decision and an observation."""
     pair = PairState()
@@ -244,12 +249,12 @@ def spread(ms: Sequence[float]) -> dict[str, float]:
 def ratios(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
     """The overhead of a sequential step (p50), and that over the bare ping-pongs."""
     found = {}
-    for name, bare in (("instant", "bare"), ("toy", "bare, paused")):
+    for name in ("instant", "toy"):
         step = figures[f"{name}, sequential"]
         overhead = step["step"]["p50"] - step["models"]["p50"]
         found[name] = {
             "overhead_ms": round(overhead, 3),
-            "over_bare": round(overhead / figures[bare]["step"]["p50"], 2),
+            "over_bare": round(overhead / figures[f"bare, {name}"]["step"]["p50"], 2),
         }
     return found
 
