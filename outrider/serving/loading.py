@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import logging
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -114,8 +115,10 @@ def load_served_model(
         log.info("%s: bits do not depend on the pass: %s", name, claim)
     engine.threads = measured_threads(engine)
     engine.passes = PassCounts()  # without those of loading
+    for slot in range(engine.cache.num_slots):
+        deque(engine.cache.give_back(slot), maxlen=0)
     log.info(
-        "%s on %s in %s: KV cache of %d slots of %d tokens, %.0f MB, fixed from here on; "
+        "%s on %s in %s: KV cache of %d slots of %d tokens, at most %.0f MB; "
         "passes of up to %d tokens; loaded in %.1f s",
         name,
         engine.device,

@@ -5,11 +5,12 @@ is setting a smaller length: stale entries behind it are masked, and the next to
 overwrite them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from outrider.engine.cache.pages import IS_SUPPORTED, Pages
 from outrider.engine.chunk import Chunk
 from outrider.engine.shapes import ANY_SHAPES, AttentionShapes
 
@@ -19,7 +20,8 @@ class SlotCache:
 
     A layer's storage has the shape that the layer first writes: families differ in
     heads and head size, some even by layer. So a small cache learns the shapes, and
-    `resized` allocates the cache for serving, all at once.
+    `resized` makes the cache for serving. On CPUs (Linux) that takes memory where tokens
+    are written, until `give_back`; elsewhere all of it at once.
 
     Args:
         shapes: kernel shapes of attention, which may exceed `max_length`.
@@ -33,9 +35,10 @@ class SlotCache:
         self._shapes = shapes
         self._stored_length = shapes.attended_length(max_length)
         self._layers: dict[int, tuple[Tensor, Tensor]] = {}
-        # All layers' keys and values, if they have one shape, so that copying a part of a slot is
-        # one operation: [num_layers, 2, num_slots, num_kv_heads, max_length, head_dim]
-        self._all: Tensor | None = None
+        # Keys and values, each [number, num_slots, num_kv_heads, max_length, head_dim]: all of them
+        # if they have one shape, so that copying a part of a slot is one operation.
+        self._blocks: list[Tensor] = []
+        self._pages: list[Pages] = []  # of the blocks that have some
 
     @property
     def num_layers(self) -> int:
@@ -49,6 +52,7 @@ class SlotCache:
 
     @property
     def num_bytes(self) -> int:
+        """Its room; see `give_back` for the memory that it takes."""
         return sum(k.nbytes + v.nbytes for k, v in self._layers.values())
 
     @property
@@ -61,14 +65,16 @@ class SlotCache:
         return self._shapes.attended_length(max_length) * self.bytes_per_token
 
     def resized(self, num_slots: int, max_length: int) -> "SlotCache":
-        """An empty cache with the same layers. Its memory is taken now, not at first use."""
+        """An empty cache with the same layers."""
         cache = SlotCache(num_slots, max_length, self._shapes)
         examples = [(keys[:, :, 0], values[:, :, 0]) for keys, values in self._layers.values()]
         if len({each.shape for pair in examples for each in pair}) == 1:
-            cache._all = cache._zeros(examples[0][0], len(examples), 2)
-            layers = [(keys, values) for keys, values in cache._all]
+            block = cache._block(2 * len(examples), examples[0][0])
+            layers = list(zip(block[::2], block[1::2], strict=True))
         else:
-            layers = [(cache._zeros(key), cache._zeros(value)) for key, value in examples]
+            layers = [
+                (cache._block(1, key)[0], cache._block(1, value)[0]) for key, value in examples
+            ]
         cache._layers = dict(zip(self._layers, layers, strict=True))
         return cache
 
@@ -79,7 +85,7 @@ class SlotCache:
             key, value: [any, num_kv_heads, head_dim], as the layer writes them.
         """
         if layer not in self._layers:
-            self._layers[layer] = (self._zeros(key), self._zeros(value))
+            self._layers[layer] = (self._block(1, key)[0], self._block(1, value)[0])
         return self._layers[layer]
 
     def storages(self, num_layers: int, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
@@ -90,31 +96,38 @@ class SlotCache:
 
     def copy(self, source: int, slot: int, begin: int, end: int) -> None:
         """Copies the tokens [begin, end) of slot `source` to `slot`."""
-        if self._all is not None:
-            self._all[:, :, slot, :, begin:end] = self._all[:, :, source, :, begin:end]
-            return
-        for keys, values in self._layers.values():
-            keys[slot, :, begin:end] = keys[source, :, begin:end]
-            values[slot, :, begin:end] = values[source, :, begin:end]
+        for block in self._blocks:
+            block[:, slot, :, begin:end] = block[:, source, :, begin:end]
 
     def are_finite(self, ranges: Sequence[tuple[int, int, int]]) -> list[bool]:
         """Whether the last layer is finite in each range: a slot, begin and end."""
         # A sum is NaN or infinite if any of its terms is.
-        sums = [self._latest(*each).sum(dtype=torch.float32) for each in ranges]
-        return torch.stack(sums).isfinite().tolist()
+        sums = [
+            stored[slot, :, begin:end].sum(dtype=torch.float32)
+            for slot, begin, end in ranges
+            for stored in self._layers[max(self._layers)]
+        ]
+        return torch.stack(sums).view(-1, 2).isfinite().all(dim=1).tolist()
 
     def clear(self, slot: int, begin: int, end: int) -> None:
         """Sets the tokens [begin, end) of a slot to zero."""
-        for keys, values in self._layers.values():
-            keys[slot, :, begin:end] = 0
-            values[slot, :, begin:end] = 0
+        for block in self._blocks:
+            block[:, slot, :, begin:end] = 0
 
-    def _latest(self, slot: int, begin: int, end: int) -> Tensor:
-        """The last layer's keys and values, [2, num_kv_heads, end - begin, head_dim]."""
-        if self._all is not None:
-            return self._all[-1, :, slot, :, begin:end]
-        keys, values = self._layers[max(self._layers)]
-        return torch.stack((keys[slot, :, begin:end], values[slot, :, begin:end]))
+    def give_back(self, slot: int, begin: int = 0) -> Iterator[None]:
+        """Gives back the memory of a slot's tokens from `begin` on, where that is possible.
+
+        They hold zeros then, or what they held. Bit by bit: yields after some of it, which takes
+        a tenth of a millisecond.
+        """
+        for pages in self._pages:
+            for stored in pages.tensor:
+                if begin == 0:
+                    pages.give_back(stored[slot])
+                else:
+                    for head in stored[slot]:
+                        pages.give_back(head[begin:])
+                yield
 
     def copy_for(self, chunks: Sequence[Chunk]) -> None:
         """Makes the copies that chunks need before a pass."""
@@ -123,7 +136,14 @@ class SlotCache:
                 source, begin = chunk.copy_from
                 self.copy(source, chunk.slot, begin, chunk.start)
 
-    def _zeros(self, like: Tensor, *outer: int) -> Tensor:
+    def _block(self, number: int, like: Tensor) -> Tensor:
+        """Zeros, since masked values are multiplied, too."""
         _, num_kv_heads, head_dim = like.shape
-        # Zeros, since masked values are multiplied, too.
-        return like.new_zeros(*outer, self.num_slots, num_kv_heads, self._stored_length, head_dim)
+        shape = (number, self.num_slots, num_kv_heads, self._stored_length, head_dim)
+        if IS_SUPPORTED and like.device.type == "cpu":
+            self._pages.append(Pages(shape, like.dtype))
+            block = self._pages[-1].tensor
+        else:
+            block = like.new_zeros(shape)
+        self._blocks.append(block)
+        return block

@@ -28,7 +28,7 @@ from transformers.models.qwen3.modeling_qwen3 import (
 
 from outrider.engine.attention.rope import rope_of
 from outrider.engine.loading.model_folder import read_settings, refuse_pickles, told
-from outrider.engine.loading.weights import check_complete
+from outrider.engine.loading.weights import check_complete, leave_file
 from outrider.errors import ModelNotFound, UnsupportedModel
 
 _DEFAULT_NUM_FEATURES = 3  # layers whose hidden states are read
@@ -119,6 +119,7 @@ def read_eagle3(
     token_ids = _token_ids(folder, settings, weights)
     _check(folder, model, weights)
     model.load_state_dict(weights, assign=True)
+    leave_file(model)
     # The engine's logits are in the order of their tokens.
     token_ids, order = token_ids.sort()
     if not torch.equal(order, torch.arange(len(order))):

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+from torch import nn
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
@@ -61,7 +62,15 @@ def load_model(
         raise ModelNotFound(f"cannot load the model {name!r}: {told(error)}") from error
     check_complete(name, loaded)
     _refuse_integers(name)
+    if ranks is None:
+        leave_file(model)
     return model.eval().requires_grad_(False).to(device)
+
+
+def leave_file(model: nn.Module) -> None:
+    """Copies weights that lie in a mapped file: all of it takes memory as long as one is used."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        tensor.data = tensor.data.clone()
 
 
 def check_complete(name: str, loaded: dict[str, Collection[Any]]) -> None:
