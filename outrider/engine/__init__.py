@@ -1,4 +1,4 @@
-"""Tokens in, logits out: the model, its slot cache and the scheduler of passes.
+"""Tokens in, logits out: the model, its KV cache and the scheduler of passes.
 
-Knows neither text nor gRPC.
+Independent of text and of gRPC.
 """

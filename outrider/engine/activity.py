@@ -1,4 +1,4 @@
-"""Counts of the forward passes of an engine, in plain numbers. Without torch."""
+"""Counts of an engine's forward passes, as plain numbers. Does not import torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,7 +8,7 @@ from outrider.observability.distribution import Distribution, powers_of_two
 
 @dataclass
 class PassCounts:
-    """Distributions over forward passes: jobs that shared one, its tokens, its time."""
+    """Distributions over forward passes: their jobs, tokens and times."""
 
     jobs: Distribution = field(default_factory=lambda: Distribution(powers_of_two(1, 7)))
     tokens: Distribution = field(default_factory=lambda: Distribution(powers_of_two(1, 12)))

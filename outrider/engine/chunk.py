@@ -1,4 +1,4 @@
-"""Chunks, of which forward passes are made."""
+"""Chunks, the parts of a forward pass."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from outrider.sampling.sampler import Choice
 
 @dataclass(slots=True, eq=False)
 class Capture:
-    """Hidden states that the pass of a chunk leaves here.
+    """A request for hidden states of a chunk's tokens, and the place for them.
 
-    Layer i means `hidden_states[i]` of transformers: what enters decoder layer i. `rows`
-    [num_tokens, len(layers) * hidden_size] are of the chunk's tokens in the latest pass, the layers
-    side by side. Of what several chunks of a job leave, the last `window` tokens' are kept.
+    Layer i means the input of decoder layer i: `hidden_states[i]` in transformers. A pass sets
+    `rows` [num_tokens, len(layers) * hidden_size] for the chunk's tokens, the layers side by side.
+    If a job has several chunks, the rows of its last `window` tokens are kept; None: all.
     """
 
     layers: tuple[int, ...]
@@ -26,15 +26,15 @@ class Capture:
 
 @dataclass(slots=True, eq=False)
 class Features:
-    """What a feature draft reads beside the tokens of a chunk, and what its pass leaves.
+    """What a feature draft reads in addition to a chunk's tokens, and what the pass returns.
 
-    `rows` are the target's hidden states, [num_tokens, num_layers * hidden_size], or the draft's
-    own, [num_tokens, hidden_size]: row i is that of the token before the chunk's token i.
-    `first_index` is the index in the sequence of the token with which the slot begins.
+    `rows` are hidden states of the target, [num_tokens, num_layers * hidden_size], or, if
+    `are_own`, of the draft, [num_tokens, hidden_size]. Row i belongs to the token before the
+    chunk's token i. `first_index` is the index in the sequence of the slot's first token.
 
-    `outputs` gets the draft's hidden states [1, hidden_size] behind the chunk, and behind each
-    token that is drafted after it. `follow` takes the choices there and returns the token to read
-    next, or None for no more; without it that is the choice.
+    The pass appends to `outputs` the draft's hidden states [1, hidden_size] after the chunk, and
+    after each token that it drafts. `follow` is called with the choices there, and returns the
+    token to read next, or None to stop; without it, the first choice is read.
     """
 
     rows: Tensor
@@ -46,23 +46,23 @@ class Features:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """The tokens that one sequence feeds into a pass, after its first `start` tokens."""
+    """Tokens of one sequence for one pass, after the first `start` tokens of its slot."""
 
     slot: int
     start: int
     token_ids: Sequence[int]
     num_logits: int = 0
-    """How many of the chunk's last tokens get logits."""
+    """For how many of the chunk's last tokens logits are computed."""
     copy_from: tuple[int, int] | None = None
-    """A slot and an index: tokens from there up to `start` are copied from that slot first."""
+    """A slot and an index: before the pass, tokens [index, start) are copied from that slot."""
 
     prompt_length: int = 0
-    """The length of the prompt that this chunk is part of, or follows. Decides the rotary
-    frequencies, where they depend on the length of the text."""
+    """The length of the prompt that this chunk belongs to or follows. It determines the rotary
+    frequencies of models where these depend on the length of the text."""
     capture: Capture | None = None
-    """Gets hidden states of the chunk's tokens, if an engine gives them."""
+    """Receives hidden states of the chunk's tokens, if the engine provides them."""
     features: Features | None = None
-    """For an engine of a feature draft; None: rows of zeros."""
+    """Input of a feature draft; None: rows of zeros."""
 
     @property
     def end(self) -> int:
@@ -70,20 +70,20 @@ class Chunk:
 
 
 def text_lengths(chunks: Sequence[Chunk]) -> list[int]:
-    """For each packed token, the length of the text whose rotary frequencies it has."""
+    """For each packed token, the text length that determines its rotary frequencies."""
     return [max(c.prompt_length, end) for c in chunks for end in range(c.start + 1, c.end + 1)]
 
 
 def captured_layers(chunks: Sequence[Chunk]) -> list[int]:
-    """The layers whose hidden states some chunks ask for, ascending."""
+    """The layers whose hidden states any of the chunks captures, ascending."""
     return sorted({layer for c in chunks if c.capture is not None for layer in c.capture.layers})
 
 
 def deliver(chunks: Sequence[Chunk], hidden_states: Mapping[int, Tensor]) -> None:
-    """Gives chunks the rows that they ask for.
+    """Sets the rows of the chunks' captures.
 
     Args:
-        hidden_states: of the pass's tokens, by layer, each [num_tokens, hidden_size].
+        hidden_states: by layer, those of all tokens of the pass, [num_tokens, hidden_size].
     """
     begin = 0
     for chunk in chunks:
@@ -96,7 +96,7 @@ def deliver(chunks: Sequence[Chunk], hidden_states: Mapping[int, Tensor]) -> Non
 
 
 def logit_rows(chunks: Sequence[Chunk]) -> list[int]:
-    """Indices of the packed tokens that get logits."""
+    """Indices of the packed tokens whose logits are computed."""
     ends = accumulate(len(chunk.token_ids) for chunk in chunks)
     return [
         row

@@ -1,4 +1,4 @@
-"""The device that a model runs on, and its precision."""
+"""A model's device and precision."""
 
 import torch
 
@@ -23,14 +23,14 @@ def choose_device(name: str) -> torch.device:
 
 
 def is_gpu(device: torch.device) -> bool:
-    """Whether passes on the device consist of kernels that have to be launched."""
+    """Whether the device is one on which every kernel has to be launched."""
     return device.type == "cuda"
 
 
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """The torch dtype of a name; "auto" is bfloat16 on a GPU and float32 on a CPU.
 
-    On a CPU short passes are no faster in bfloat16 (`benchmarks/passes.py`).
+    On CPUs, short passes are no faster in bfloat16 (`benchmarks/passes.py`).
     """
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32

@@ -1,4 +1,4 @@
-"""Loads a Hugging Face causal language model and runs packed passes through it."""
+"""Loads a Hugging Face causal language model, and runs forward passes of packed chunks."""
 
 import gc
 import logging
@@ -47,11 +47,11 @@ _PROBE_LENGTH = 24
 
 
 class Engine:
-    """A model with a slot cache: takes packed chunks of tokens, gives logits, or tokens on a GPU.
+    """A model with a slot cache. Maps chunks of tokens to logits, or, on a GPU, to chosen tokens.
 
     `logit_token_ids` [num_ids] are the tokens of the logits' columns, ascending:
-    all, or those of the model's draft vocabulary. A chunk's `capture` gets hidden states, if
-    `gives_hidden_states`: on CPUs, where they are compared with those of transformers.
+    all, or those of the model's draft vocabulary. If `gives_hidden_states`, chunks can capture
+    hidden states: on CPUs only, where they are compared with those of transformers.
 
     Raises:
         ModelNotFound: no such model, or its files cannot be read.
@@ -60,7 +60,7 @@ class Engine:
     """
 
     batch_limits = BatchLimits()
-    """How many tokens a pass should have; measured when the model is loaded to be served."""
+    """How many tokens a pass should have; measured when the model is loaded for a service."""
     threads: AdaptiveThreads | None = None
     gives_hidden_states = False
     reads_hidden_states: HiddenStateSpec | None = None
@@ -137,7 +137,7 @@ class Engine:
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:
-        """Runs one pass; returns each chunk's logits, [num_logits, num_ids]."""
+        """Runs one pass. Returns each chunk's logits, [num_logits, num_ids]."""
         self.cache.copy_for(chunks)
         return self._forward(chunks)
 
@@ -145,7 +145,7 @@ class Engine:
     def choose(
         self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int = 1
     ) -> list[list[list[Choice]]] | list[Tensor]:
-        """See `StaticChoices.choose`; without a recording, the logits of `forward`."""
+        """See `StaticChoices.choose`. Returns the logits of `forward` if there is no recording."""
         self.cache.copy_for(chunks)
         began = time.perf_counter_ns()
         chosen = self.choices.choose(chunks, specs, num_steps) if self.choices else None
@@ -182,7 +182,7 @@ class Engine:
 
     @torch.inference_mode()
     def use_graphs(self, record: "Record") -> None:
-        """Lets short passes be recorded and replayed, if that gives the same logits."""
+        """Enables recording of short passes, provided that it does not change their logits."""
         from outrider.engine.cuda.recording_check import checked_passes
 
         self.graphs = checked_passes(
@@ -191,7 +191,7 @@ class Engine:
 
     @torch.inference_mode()
     def use_choices(self) -> None:
-        """Lets recorded passes choose tokens, if there are any and the tokens are the same."""
+        """Lets recorded passes choose tokens, provided that the choices are the same."""
         if self.graphs is not None:
             from outrider.engine.cuda.recording_check import checked_choices
 
@@ -200,12 +200,12 @@ class Engine:
             )
 
     def follow(self) -> None:
-        """Runs the passes of rank 0 until it closes. Raises ServiceUnavailable if it is gone."""
+        """Takes part in the passes of rank 0 until it closes. Raises ServiceUnavailable if lost."""
         if self.ranks:
             self.ranks.follow(lambda chunks: self.clear_unsound(chunks, self.forward(chunks)))
 
     def close(self) -> None:
-        """Ends `follow` of the other ranks. There are no passes afterwards."""
+        """Ends `follow` of the other ranks. No pass may be run afterwards."""
         if self.ranks:
             self.ranks.announce(None)
 

@@ -1,4 +1,4 @@
-"""The common parts of the layers for CPUs and those for GPUs."""
+"""Parts that the layers for CPUs and for GPUs share."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ FAMILIES = ("llama", "qwen2")
 
 
 def linear_weight(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
-    """The weight, [out_features, in_features], and bias of a linear layer, GPT-2's included."""
+    """The weight, [out_features, in_features], and bias of a linear layer, also of GPT-2's kind."""
     weight = linear.get_parameter("weight").detach()
     bias = None if linear.bias is None else linear.get_parameter("bias").detach()
     return weight.t().contiguous() if isinstance(linear, Conv1D) else weight.contiguous(), bias
@@ -25,8 +25,8 @@ def linear_weight(linear: nn.Module) -> tuple[Tensor, Tensor | None]:
 class RmsNorm(nn.Module):
     """RMS norm (arXiv 1910.07467) in one kernel.
 
-    torch has this kernel for GPUs only. Elsewhere it is the layer norm of a vector and its
-    negative, whose mean is 0 and whose variance is the mean square.
+    torch has such a kernel for GPUs only. Elsewhere, the layer norm of the concatenation of a
+    vector and its negative is computed, whose mean is 0 and whose variance is the mean square.
     """
 
     def __init__(self, norm: Any) -> None:
@@ -44,7 +44,7 @@ class RmsNorm(nn.Module):
 
 
 def joined(linears: Sequence[nn.Linear]) -> nn.Linear:
-    """One layer whose output is the concatenation of theirs."""
+    """One linear layer whose output is the concatenation of the layers' outputs."""
     weights, biases = zip(*map(linear_weight, linears), strict=True)
     weight = torch.cat(weights)
     joined = nn.Linear(weight.shape[1], weight.shape[0], biases[0] is not None, device="meta")
@@ -55,7 +55,7 @@ def joined(linears: Sequence[nn.Linear]) -> nn.Linear:
 
 
 class LlamaWeights(nn.Module):
-    """The weights of a LlamaDecoderLayer; products of the same input are joined."""
+    """The weights of a LlamaDecoderLayer; those that multiply the same input are joined."""
 
     def __init__(self, layer: Any) -> None:
         super().__init__()
@@ -75,10 +75,10 @@ class LlamaWeights(nn.Module):
 
 
 class LayeredNetwork(nn.Module):
-    """A model over the slot cache with our own layers. It takes over the model's weights.
+    """A model over the slot cache, with layers of this package and the weights of the given model.
 
     Args:
-        rotary: transformers' module that makes tables of a rotation.
+        rotary: transformers' module that computes the tables of rotary embeddings.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class LayeredNetwork(nn.Module):
 
 
 def can_fuse(config: Any) -> bool:
-    """Whether Llama's layers compute the same as a model of this configuration."""
+    """Whether models of this configuration compute the same as Llama's layers."""
     return (
         config.model_type in FAMILIES
         and config.hidden_act == "silu"

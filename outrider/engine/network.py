@@ -1,4 +1,4 @@
-"""Networks, which run a model's passes: transformers' module, or ours for some families."""
+"""Networks run a model's passes: transformers' module or, for some families, our own."""
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,7 +19,7 @@ from outrider.engine.layers import can_fuse
 
 
 class TransformersNetwork(nn.Module):
-    """A model of any family that uses transformers' attention interface, over the slot cache."""
+    """Runs any model that uses transformers' attention interface, over the slot cache."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()
@@ -47,14 +47,14 @@ class TransformersNetwork(nn.Module):
 
 
 Build = Callable[[Any, int], nn.Module]
-"""Makes a network from a model, for sequences up to a length."""
+"""Creates a network from a model and the maximum length of sequences."""
 
 
 def networks_for(config: Any, is_whole: bool, on_gpu: bool) -> list[Build]:
     """The networks that can run a model of this configuration, the fastest first.
 
     Args:
-        is_whole: whether it is all of the model; parts of one need transformers' layers.
+        is_whole: whether this process holds the whole model; a rank needs transformers' layers.
     """
     if is_whole and can_fuse(config) and not on_gpu:
         return [FusedLlama]
@@ -67,6 +67,6 @@ def networks_for(config: Any, is_whole: bool, on_gpu: bool) -> list[Build]:
 
 
 def compile_network(network: nn.Module) -> None:
-    """Compiles what can run without Python, to save its share of a pass."""
+    """Compiles what can run without Python, to save its overhead."""
     if compile_layers := getattr(network, "compile_layers", None):
         compile_layers()

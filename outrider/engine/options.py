@@ -5,15 +5,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """How to load and run a model. None leaves the choice to the engine.
+    """How to load and run a model. None: the engine chooses.
 
-    `slots` are sessions; a draft's may take several slots of the cache, for several outcomes.
-    `is_draft`: a target may be loaded on the same device.
-    `tensor_parallel` processes hold the model together, this one as a rank of torchrun's.
-    `graphs`: short passes are replayed as CUDA graphs, on CUDA.
-    `batch_invariant`: logits are the same in every pass, where that is possible.
-    `adapt_threads`: fewer threads compute while other programs need the cores.
-    `trust_remote_code`: code in the model's folder may run, and its pickles be read.
+    `slots`: the number of sessions; a draft's session may own several slots of the cache.
+    `is_draft`: the model is a draft, so a target may be loaded on the same device.
+    `tensor_parallel`: the number of processes that share the model as ranks of torchrun.
+    `graphs`: on CUDA, replay short passes as CUDA graphs.
+    `batch_invariant`: give a token the same logits in every pass, where that is possible.
+    `adapt_threads`: use fewer threads while other programs need the cores.
+    `trust_remote_code`: code in the model's folder may be run, and pickles be read.
     """
 
     model: str

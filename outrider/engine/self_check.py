@@ -1,8 +1,8 @@
-"""Compares a model with transformers beyond the boundaries of its configuration.
+"""Compares a model with transformers where the length of the text matters.
 
-What a model does beyond its sliding window, or beyond the length at which its rotary embedding
-changes, shows in long texts only, which take long to compare. So a model of the same family is made
-with random weights, a layer of each type, and these boundaries after a few tokens.
+The effects of a sliding window, or of a length at which the rotary embedding changes, are visible
+only in long texts, which take long to compare. So a model of the same family is created with random
+weights, one layer of each type, and these boundaries after a few tokens.
 """
 
 import copy
@@ -56,12 +56,12 @@ def check_boundaries(
     name: str,
     trust_remote_code: bool = False,
 ) -> None:
-    """Compares a small model on the slot cache, if texts reach a boundary of `config`.
+    """Compares a small model with transformers, if texts can reach a boundary of `config`.
 
     Args:
-        windows: sliding windows that the model's layers have asked for.
+        windows: sliding windows that the model's layers have passed to attention.
 
-    Raises UnsupportedModel if its logits differ there, or it ignores a boundary.
+    Raises UnsupportedModel if logits differ, or if a boundary has no effect.
     """
     check_chunks(config, max_context_length, name)
     check_windows(config, windows, max_context_length, name)

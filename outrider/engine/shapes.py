@@ -1,18 +1,18 @@
-"""The shapes of kernel calls that give every row the same bits in every pass.
+"""Kernel shapes, with which each row of a kernel call has the same bits in every pass.
 
-Speculation computes a token in a pass of several; the target alone computes it in a separate
-pass. If the two round differently, texts diverge wherever two tokens are nearly equally likely.
-So kernels are called only in shapes that give each row the same bits, which are found on this
-CPU when a model is loaded (`calibration.py`): numbers of rows, and for attention numbers of
-keys. Masked keys add nothing. Drafts do not need this, and it is not done on GPUs or for models
-that several processes hold.
+With speculation, a token is computed in a pass with several others; with the target alone, in a
+pass of its own. If the two round differently, texts diverge wherever two tokens are almost equally
+likely. So kernels are called only with shapes that give each row the same bits: certain numbers of
+rows and, for attention, of keys. They are determined on this CPU when a model is loaded
+(`calibration.py`). Masked keys do not change a sum. Drafts do not need this, and it is not done on
+GPUs or for models that are split among processes.
 
-Each row of a product, or query of attention, is a separate sum, but the order in which a
-kernel adds it up may depend on the number of rows. Numbers of rows with the same order form a
-*class*. Classes depend on the kernel, the shape, the precision, the number of threads and the
-CPU, so they are found by comparing bits. Calls then have the numbers of rows of one class: a
-call for fewer rows is filled up, a call for more is divided. See "Defeating Nondeterminism in
-LLM Inference" (Thinking Machines Lab, 2025), which does the same for kernels on GPUs.
+Each row of a product, or query of attention, is a separate sum, but the order of its additions may
+depend on the number of rows. Numbers of rows with the same order form a *class*. Classes depend on
+the kernel, the shape, the precision, the number of threads and the CPU, so they are determined by
+comparing bits. All calls then use the numbers of rows of one class: calls with fewer rows are
+padded, calls with more are split. See "Defeating Nondeterminism in LLM Inference" (Thinking
+Machines Lab, 2025), which does the same for kernels on GPUs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,19 +35,19 @@ KEY_STEP = 64
 
 @dataclass(frozen=True, slots=True)
 class RowSizes:
-    """The numbers of rows to call a kernel with, ascending; if empty, any number will do."""
+    """The permitted numbers of rows in a kernel call, ascending; empty: any."""
 
     sizes: tuple[int, ...] = ()
 
     def table(self) -> list[int]:
-        """Entry i: the rows of the call that computes i rows, for i up to the most in one call."""
+        """Entry i: the rows of the call that computes i rows, padding included."""
         filled: list[int] = []
         for size in self.sizes:
             filled += [size] * (size + 1 - len(filled))
         return filled
 
     def cost(self, num_rows: int) -> int:
-        """The cost of the calls for `num_rows`, in rows."""
+        """The cost of the calls that compute `num_rows` rows, in units of one row."""
         most = self.sizes[-1]
         num_full, rest = divmod(num_rows, most)
         return num_full * (_CALL + most) + (_CALL + self.table()[rest] if rest else 0)
@@ -58,10 +58,10 @@ ANY_ROWS = RowSizes()
 
 @dataclass(frozen=True, slots=True)
 class AttentionShapes:
-    """The numbers of rows and keys of an attention call, padding included.
+    """The permitted numbers of rows and keys in an attention call, padding included.
 
-    Without `rows` any shape will do. The keys of the last block are rounded up to a multiple of 64
-    if there are at most `num_fine_keys` of them, else the block is filled up.
+    If `rows` is empty, any shape is. The number of keys in the last block is rounded up to a
+    multiple of 64 if it is at most `num_fine_keys`, otherwise to a whole block.
     """
 
     rows: RowSizes = ANY_ROWS
@@ -72,16 +72,16 @@ class AttentionShapes:
         return bool(self.rows.sizes)
 
     def queries_at_once(self, num_queries: int, groups: int) -> int:
-        """How many of the queries attend together, with `groups` query heads to a key head."""
+        """How many queries one call computes, with `groups` query heads per key-value head."""
         sizes = self.rows.sizes
         return max(1, sizes[-1] // groups) if sizes else num_queries
 
     def attending_rows(self, num_rows: int) -> int:
-        """The rows of a call for `num_rows`, padding included."""
+        """The rows of a call that computes `num_rows` rows, padding included."""
         return next((size for size in self.rows.sizes if size >= num_rows), num_rows)
 
     def attended_length(self, end: int) -> int:
-        """The keys of a call for the first `end` keys, padding included."""
+        """The keys of a call that attends to the first `end` keys, padding included."""
         if not self.are_chosen:
             return end
         rest = end % KEY_BLOCK
@@ -93,7 +93,7 @@ ANY_SHAPES = AttentionShapes()
 
 
 class Probe(NamedTuple):
-    """Rows [num_rows, ...], and a function that computes the first ones, each independently."""
+    """A kernel, and its input rows [num_rows, ...], of which it is called with the first ones."""
 
     compute: Callable[[Tensor], Tensor]
     rows: Tensor
@@ -101,7 +101,7 @@ class Probe(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class FoundRows:
-    """The cheapest class, and whether its bits are the same with every number of threads."""
+    """The cheapest class, and whether its bits are the same for every number of threads."""
 
     rows: RowSizes
     across_threads: bool
@@ -109,7 +109,7 @@ class FoundRows:
 
 @contextmanager
 def num_threads(count: int) -> Iterator[None]:
-    """Sets torch's number of threads for a while."""
+    """Context manager that sets torch's number of threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -119,7 +119,7 @@ def num_threads(count: int) -> Iterator[None]:
 
 
 def same_bits(one: Tensor, other: Tensor) -> bool:
-    """Whether two tensors of one shape and type hold the same bits; NaN equals itself."""
+    """Whether two tensors of the same shape and type are bit-identical; NaN equals itself."""
     return torch.equal(one.contiguous().view(torch.uint8), other.contiguous().view(torch.uint8))
 
 
@@ -133,11 +133,11 @@ def find_rows(
     """The cheapest numbers of rows that give every row the same bits; None if there are none.
 
     Args:
-        probes: computations that get the same numbers.
-        grid: the numbers to compare, ascending.
-        thread_counts: numbers of threads that will be used; one choice serves all of them.
-        at_least: rows that one call must be able to take.
-        typical: numbers of rows that should be cheap.
+        probes: kernels that will be called with these numbers of rows.
+        grid: the numbers of rows to compare, ascending.
+        thread_counts: the numbers of threads that may be used; the result holds for all of them.
+        at_least: the number of rows that one call must be able to compute.
+        typical: the numbers of rows by which the cost is judged.
     """
     found = []  # by number of threads, then by probe
     for count in thread_counts:

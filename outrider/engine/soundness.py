@@ -1,12 +1,12 @@
-"""Checks that a pass computed numbers, and clears slots of NaN and infinity.
+"""Checks that the results of a pass are finite, and removes NaN and infinity from slots.
 
-A damaged weight, or a sum that overflows, makes a token's states NaN, and those of every token that
-attends to it, even where it is masked: masked keys and values are multiplied like others, and
-0 * NaN is NaN. So a NaN that stayed in a slot would spoil every later text there.
+A damaged weight or an overflow turns a token's hidden states into NaN, and with them those of every
+token that attends to it, even if it is masked: masked keys and values are multiplied like all
+others, and 0 * NaN is NaN. So a NaN that remained in a slot would corrupt every later text there.
 
-A chunk whose tokens all have logits is checked by one logit of each token, or by the probability
-of the choice; others by the last layer's keys and values, since NaN stays NaN from layer to layer.
-A check takes some microseconds.
+If all tokens of a chunk have logits, one logit of each token, or the probability of its choice, is
+checked; otherwise the last layer's keys and values, since NaN propagates from layer to layer. A
+check takes a few microseconds.
 """
 
 import math
@@ -30,7 +30,12 @@ def difference(actual: Tensor, expected: Tensor) -> float:
 
 
 def same_states(capture: Capture, expected: Sequence[Tensor], tolerance: float) -> bool:
-    """Whether captured hidden states are transformers', [1, num_tokens, hidden_size] by layer."""
+    """Whether captured hidden states equal those of transformers, up to `tolerance`.
+
+    Args:
+        expected: by layer, [1, num_tokens, hidden_size].
+        tolerance: the largest `difference`.
+    """
     assert capture.rows is not None
     parts = capture.rows.chunk(len(capture.layers), dim=-1)
     pairs = zip(parts, (expected[layer][0] for layer in capture.layers), strict=True)
@@ -46,10 +51,10 @@ def check_finite(logits: Tensor, dtype: torch.dtype) -> None:
 def clear_unsound(
     cache: SlotCache, chunks: Sequence[Chunk], results: Sequence[Result]
 ) -> list[bool]:
-    """Whether each chunk of a pass has finite keys and values. Clears those that are not.
+    """For each chunk of a pass, whether its keys and values are finite. Clears those that are not.
 
     Args:
-        results: of the pass, by chunk.
+        results: the pass's result for each chunk.
     """
     are_sound = [True] * len(chunks)
     in_doubt = [
@@ -65,7 +70,7 @@ def clear_unsound(
 
 
 def num_sound_choices(chosen: Sequence[Sequence[Choice]]) -> int:
-    """How many choices come before the first whose probability is not a number."""
+    """How many choices precede the first one whose probability is not finite."""
     is_sound = [math.isfinite(choices[0].prob) for choices in chosen]
     return is_sound.index(False) if False in is_sound else len(is_sound)
 

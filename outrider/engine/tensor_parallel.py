@@ -1,8 +1,8 @@
-"""A model that several processes hold together: tensor parallelism (arXiv 1909.08053).
+"""A model that is split among several processes: tensor parallelism (arXiv 1909.08053).
 
-torchrun starts the same command once for each rank. Every rank has a part of each layer
-and runs every pass, in which the ranks add up their parts, by the model's plan in
-transformers. Rank 0 serves, and broadcasts the chunks of a pass before it.
+torchrun starts the same command once per rank. Every rank holds a part of each layer and takes
+part in every pass, in which the ranks add up their partial results, according to the model's plan
+in transformers. Rank 0 serves requests, and broadcasts the chunks of each pass.
 """
 
 import importlib.util
@@ -25,7 +25,7 @@ _NO_TIMEOUT = timedelta(days=365)
 
 
 class Ranks:
-    """This process and the others that hold a model with it.
+    """This process and the others that the model is split among.
 
     Raises:
         ConfigurationError: torchrun has not started `size` processes, or `device` names one
@@ -56,10 +56,10 @@ class Ranks:
         self._announcements = dist.new_group(backend="gloo", timeout=_NO_TIMEOUT)
 
     def loading(self, config: Any) -> dict[str, Any]:
-        """The arguments with which transformers loads this rank's part of a model.
+        """The arguments for transformers to load this rank's part of a model.
 
         Raises:
-            UnsupportedModel: the model has no plan, or cannot be split into so many parts.
+            UnsupportedModel: the model has no plan, or cannot be split among this many ranks.
         """
         text = config.get_text_config()
         if not getattr(text, "base_model_tp_plan", None):
@@ -72,13 +72,13 @@ class Ranks:
         return {"distributed_config": DistributedConfig(tp_size=self.size)}
 
     def least(self, value: int) -> int:
-        """The smallest value of all ranks."""
+        """The minimum of `value` over all ranks."""
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value, group=self._announcements)
         return int(min(values))
 
     def announce(self, chunks: Sequence[Chunk] | None) -> None:
-        """Broadcasts the chunks of the next pass; None: there are no more passes.
+        """Broadcasts the chunks of the next pass; None: there is no further pass.
 
         Raises:
             ServiceUnavailable: a rank is gone.
@@ -87,7 +87,7 @@ class Ranks:
             self._broadcast(chunks)
 
     def follow(self, run_pass: Callable[[Sequence[Chunk]], Any]) -> None:
-        """Runs the passes that rank 0 announces, until it stops. Ignores signals to stop.
+        """Runs the passes that rank 0 announces, until it stops. Ignores SIGINT and SIGTERM.
 
         Raises:
             ServiceUnavailable: a rank is gone.

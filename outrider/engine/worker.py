@@ -8,7 +8,7 @@ class Worker:
     """An engine and the scheduler of its passes.
 
     Args:
-        slots_per_session: how many slots of the engine's cache each session takes.
+        slots_per_session: how many slots of the engine's cache each session owns.
     """
 
     def __init__(self, engine: Engine, slots_per_session: int = 1) -> None:
@@ -20,16 +20,16 @@ class Worker:
 
     @property
     def num_slots(self) -> int:
-        """Sessions that fit."""
+        """The maximum number of sessions."""
         return self.engine.cache.num_slots // self.slots_per_session
 
     @property
     def num_free_slots(self) -> int:
-        """Sessions that can be opened now."""
+        """The number of sessions that can be opened now."""
         return self.scheduler.num_free_slots // self.slots_per_session
 
     def check(self) -> None:
-        """Raises EngineFailed if there will be no more passes. Call it once a second."""
+        """Raises EngineFailed if the engine cannot run passes any more. Call it once a second."""
         self.scheduler.check()
 
     def close(self) -> None:

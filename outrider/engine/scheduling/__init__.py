@@ -1,1 +1,1 @@
-"""Jobs of many sessions in shared forward passes: order, slots, batch limits, threads."""
+"""Batching of all sessions' jobs: order, slots, batch limits, threads."""

@@ -14,32 +14,32 @@ from outrider.engine.soundness import Result
 from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice
 
-# A full pass takes at most this many times as long as a step of some sessions, which wait for
-# the tokens of prompts that share their passes. With fewer tokens, steps and draft tokens would
-# leave prompts no room.
+# A full pass takes at most this many times as long as a step of a few sessions, which are delayed
+# by the tokens of prompts in their passes. If it were shorter, steps and draft tokens would leave
+# no room for prompts.
 LONGEST_PASS = 2.5
 _STEP_TOKENS = 8
 
-# A prompt that has the engine to itself is read in chunks this many times as large.
+# A prompt that has the engine to itself is read in chunks that are this many times as large.
 ALONE = 4
 
 _BUDGETS = (32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024, 1536, 2048)
 _REPEATS = 2
-# Where steps are replayed and wide passes are not, even the narrowest wide pass takes as long as
-# several steps, and one that takes this many times as long is worth its tokens.
+# If steps are replayed and wide passes are not, even the narrowest wide pass takes as long as
+# several steps; then a pass that takes this many times as long as that is acceptable.
 _LONGEST_UNRECORDED_PASS = 1.5
-# The cost of a further token is the difference of two short passes, either of which other programs
-# may slow down (the other model of a pair is loaded at the same time): they alternate.
+# The marginal cost of a token is the difference of two short passes. Other programs may slow down
+# either (the other model of a pair is loaded at the same time), so they alternate.
 _TURNS = 4
 
-# A pass waits for one more session for the time of a pass of one token, divided by this: with
-# the session it takes little longer, and without it the session takes a separate pass.
+# How long a pass waits for one more session: the time of a pass of one token, divided by this.
+# With that session it takes little longer; otherwise the session needs a separate pass.
 _GATHERINGS = 16
 _SHORTEST_GATHERING = 0.001
 
 
 class Passes(Protocol):
-    """The interface of an engine for its scheduler, and for measurements."""
+    """An engine, as its scheduler and the measurements here see it."""
 
     @property
     def max_context_length(self) -> int: ...
@@ -49,7 +49,7 @@ class Passes(Protocol):
     def choose(
         self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int
     ) -> list[list[list[Choice]]] | list[Tensor]:
-        """The choices after each chunk, or logits where the engine does not choose."""
+        """The choices after each chunk; or its logits, if the engine does not choose."""
         ...
 
     @property
@@ -62,29 +62,29 @@ class Passes(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How much a scheduler puts into a pass, and how long a pass waits for more."""
+    """How many tokens a pass may have, and how long it waits for more."""
 
     token_budget: int = 256
-    """Tokens of a pass: steps of running sessions first, then chunks of prompts."""
+    """The most tokens in a pass: steps of running sessions first, then chunks of prompts."""
     gather_seconds: float = 0.001
-    """How long a pass waits for one more session, as long as sessions keep arriving."""
+    """How long a pass waits for each further session."""
     token_seconds: float = 0.0
-    """The cost of a further token in a pass of a few; 0 if unknown."""
+    """The marginal cost of a token in a short pass; 0: unknown."""
     max_tokens: int = 0
-    """Limit up to which bits were found not to depend on the pass; 0: no limit."""
+    """The most tokens in a pass for which logits are batch-invariant; 0: no limit."""
 
     @property
     def widest(self) -> int:
-        """Tokens of the widest pass: of a prompt that has the engine to itself."""
+        """The most tokens in a pass of a prompt that has the engine to itself."""
         most = ALONE * self.token_budget
         return min(most, self.max_tokens) if self.max_tokens else most
 
 
 def measure_batch_limits(engine: Passes, replays_steps: bool = False) -> BatchLimits:
-    """The widest pass that takes no more than LONGEST_PASS times as long as a step.
+    """Measures passes. The widest one takes at most LONGEST_PASS times as long as a step.
 
     Args:
-        replays_steps: whether short passes are replayed.
+        replays_steps: whether short passes are recorded passes.
     """
     num_tokens = min(_STEP_TOKENS, engine.max_context_length)  # at least two
     turns = [(_seconds(engine, 1), _seconds(engine, num_tokens)) for _ in range(_TURNS)]
@@ -104,7 +104,7 @@ def _seconds(engine: Passes, num_tokens: int) -> float:
 
 
 def best_seconds(engine: Passes, chunks: Sequence[Chunk]) -> float:
-    """The time of the fastest of some passes, since other programs can only slow them down."""
+    """The time of the fastest of several passes, since other programs can only slow them down."""
     durations = []
     for _ in range(_REPEATS):
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""A job of the scheduler: tokens for one slot to read, and what to do with the logits."""
+"""A job of the scheduler: tokens to read into one slot, and what to do with their logits."""
 
 import time
 from collections.abc import Sequence
@@ -14,38 +14,39 @@ from outrider.protocol.messages import Timings
 from outrider.sampling.recorded_sampling import SamplingSpec
 from outrider.sampling.sampler import Choice
 
-# A prompt that begins like the content of a slot is read from there on, which gives no hidden
-# states of what is copied. Who wants them gets at least those of so many tokens.
+# A prefix that is copied from another slot yields no hidden states. If they are captured, at least
+# this many tokens are read nevertheless.
 FEWEST_CAPTURED = 64
 
-# Passes that a job may be left out of before it goes first.
+# How many passes a job may be left out of before it takes precedence.
 MAX_MISSED = 4
 
 
 class Job:
-    """Tokens for one slot to read, and what to do with the logits after them.
+    """Tokens to read into one slot, and what to do with the logits after them.
 
-    Subclasses implement `advance`. If they have a `spec`, by which the engine may choose tokens,
-    they implement `take` as well, or `advance_by` for choices after several tokens. Everything
-    else belongs to the scheduler. `done` gives the durations, except for the total, once
-    `advance` returns no more tokens.
+    Subclasses implement `advance`. If they have a `spec`, with which the engine may choose tokens,
+    they also implement `take`, or `advance_by` for choices after several tokens. Everything else
+    belongs to the scheduler. Once `advance` returns no more tokens, `done` has the durations,
+    except for the total.
 
     Args:
-        start: how many tokens of the slot are valid; `token_ids` follow them.
-        num_logits: how many rows of logits `advance` wants, for the last tokens.
-        copy_from: a slot and an index: the tokens from there up to `start` are valid
-            only there, and are copied first.
-        is_background: runs only when there are no other jobs.
+        start: how many tokens of the slot are valid; `token_ids` follow these.
+        num_logits: for how many of the last tokens `advance` needs logits.
+        copy_from: a slot and an index: the tokens in [index, start) are valid in that slot only,
+            and are copied first.
+        is_background: whether to run only when no other jobs are pending.
         session: for a session with several slots, one of these, the same in all of its jobs.
             None: `slot`.
 
-    With a `capture` it also gets hidden states, if the engine gives them: `take_hidden_states`.
+    With a `capture`, hidden states are collected for `take_hidden_states`, if the engine provides
+    them.
     """
 
     spec: SamplingSpec | None = None
-    """How the engine may choose tokens, if it can; None: `advance` chooses."""
+    """How the engine may choose tokens; None: `advance` chooses them from logits."""
     capture: Capture | None = None
-    """The layers whose hidden states it wants of all tokens that it reads."""
+    """The hidden states to collect for all tokens that it reads."""
 
     def __init__(
         self,
@@ -76,12 +77,12 @@ class Job:
         self._batch = (0, 0, 0)  # tokens, sessions and threads of the last pass
 
     def advance(self, logits: Tensor) -> list[int]:
-        """Takes [num_logits, vocab_size]; returns the tokens to read next, or none when done."""
+        """Takes logits [num_logits, vocab_size]. Returns the tokens to read next; empty: done."""
         raise NotImplementedError
 
     @property
     def num_at_once(self) -> int:
-        """How many tokens the engine may choose in a row, reading all but the last one."""
+        """How many tokens the engine may choose in a row, each after reading the previous one."""
         return 1
 
     def take(self, choices: Sequence[Choice]) -> list[int]:
@@ -89,9 +90,9 @@ class Job:
         raise NotImplementedError
 
     def advance_by(self, chosen: Sequence[Sequence[Choice]]) -> list[int]:
-        """`advance` with the engine's choices after each token that gets logits.
+        """`advance` with the engine's choices after each token that has logits.
 
-        Of several tokens in a row, those behind the last one that is needed are dropped.
+        Of tokens chosen in a row, those after the last one that is needed are dropped.
         """
         more: list[int] = []
         for choices in chosen:
@@ -105,14 +106,14 @@ class Job:
     def drop_guesses(self) -> bool:
         """Drops draft tokens at the end; returns whether there were any.
 
-        A token whose states are NaN would spoil the others, even if it is masked.
+        Called after NaN: a draft token whose states are NaN corrupts the others, even if masked.
         """
         return False
 
     def num_next(self, budget: int, num_skipped: int = 0) -> int:
-        """How many tokens the next pass may take, if `num_skipped` are skipped; maybe none.
+        """How many tokens the next chunk has if `num_skipped` are skipped; possibly none.
 
-        Tokens that get logits stay together.
+        Tokens that have logits are in one chunk.
         """
         num_tokens = len(self.token_ids) - num_skipped
         if num_tokens <= budget:
@@ -120,7 +121,7 @@ class Job:
         return max(0, min(budget, num_tokens - self.num_logits))
 
     def next_chunk(self, budget: int) -> Chunk:
-        """A chunk of `num_next` tokens."""
+        """The next chunk, of `num_next` tokens."""
         token_ids = self.token_ids[: self.num_next(budget)]
         num_logits = self.num_logits if len(token_ids) == len(self.token_ids) else 0
         return Chunk(
@@ -140,25 +141,25 @@ class Job:
 
     @property
     def text_length(self) -> int:
-        """The length of the text that it reads, without draft tokens."""
+        """The length of the text up to the tokens that it reads, without draft tokens."""
         return self.start + len(self.token_ids)
 
     def read_again(self, token_ids: Sequence[int]) -> None:
-        """Makes it read from the first token on, with `token_ids` before its own."""
+        """Makes it read the text from the beginning: `token_ids`, then its own tokens."""
         self.token_ids[:0] = token_ids
         self.start, self.copy_from = 0, None
 
     def num_skippable(self, num_known: int) -> int:
-        """How many tokens at the beginning it need not read if a slot holds `num_known`.
+        """How many of its first tokens need not be read if a slot holds `num_known` of them.
 
-        Tokens that get logits, and the last one, are always read, and so are the last ones whose
-        hidden states are wanted.
+        The last token, tokens that have logits, and with a `capture` the last FEWEST_CAPTURED ones
+        are always read.
         """
         num_needed = max(FEWEST_CAPTURED if self.capture else 1, self.num_logits)
         return max(0, min(num_known, len(self.token_ids) - num_needed))
 
     def skip(self, source: int, num_tokens: int) -> None:
-        """Skips tokens at the beginning that slot `source` has read."""
+        """Skips the first `num_tokens` tokens, which slot `source` has read."""
         del self.token_ids[:num_tokens]
         self.start = num_tokens
         self.copy_from = None if source == self.slot else (source, 0)
@@ -170,10 +171,12 @@ class Job:
         self.num_missed = 0
 
     def finish_pass(self, chunk: Chunk, result: Result, is_sound: bool, forward_ns: int) -> None:
-        """Books a pass; resolves `done` when the job wants no more.
+        """Processes the result of a pass; resolves `done` if the job is complete.
 
         Args:
+            result: the chunk's logits or choices.
             is_sound: whether the chunk's keys and values are finite.
+            forward_ns: the duration of the pass.
         """
         self._forward_ns += forward_ns
         self.start = chunk.end
@@ -205,10 +208,11 @@ class Job:
             self.done.set_result(self.timings)
 
     def take_hidden_states(self) -> tuple[int, Tensor] | None:
-        """Those of the tokens read since the last call; None if there are none.
+        """The hidden states of the tokens read since the last call; None if there are none.
 
-        The first one's index in the sequence, and rows [num_tokens, num_layers * hidden_size],
-        those of rejected draft tokens included. Called by `advance` or after it.
+        Returns the index in the sequence of the first of these tokens, and the rows
+        [num_tokens, num_layers * hidden_size], including those of rejected draft tokens. May be
+        called by `advance` or after it.
         """
         if not self._captured:
             return None
@@ -233,11 +237,11 @@ class Job:
 
 
 def in_order(jobs: Sequence[Job]) -> list[Job]:
-    """Jobs in the order in which they get room in a pass.
+    """Jobs in order of precedence for the next pass.
 
-    Shortest first, so that a long prompt delays no steps; but a job that was left out of some
-    passes goes before the others, so that none starves. Background jobs are left out as long
-    as there are others.
+    Shortest first, so that a long prompt does not delay steps. A job that was left out of
+    MAX_MISSED passes takes precedence, so that none starves. Background jobs are left out if there
+    are others.
     """
     waiting = [job for job in jobs if not job.is_background] or jobs
     return sorted(waiting, key=lambda job: (-(job.num_missed // MAX_MISSED), len(job.token_ids)))

@@ -1,4 +1,4 @@
-"""Priority of threads where a model takes all cores."""
+"""Priority of threads when a model uses all cores."""
 
 import os
 import sys
@@ -10,10 +10,10 @@ _NICENESS = 5
 
 
 def give_way() -> None:
-    """Gives other threads priority over this one, and over those that it will start.
+    """Lowers the priority of this thread, and of those that it will start.
 
-    For the thread that runs a model: answers to requests and health checks need a core for a
-    moment only, but at once. Linux has priorities of threads; elsewhere nothing happens.
+    For the thread that runs a model: handling requests and health checks needs a core only briefly,
+    but immediately. Does nothing except on Linux, which has priorities per thread.
     """
     if sys.platform == "linux":
         thread = threading.get_native_id()

@@ -1,10 +1,9 @@
-"""Merges the pending work of all sessions into forward passes, on one thread.
+"""Combines the pending jobs of all sessions into forward passes, on one thread.
 
-Request handlers never run the model. They submit a job for their slot and await
-its future; each pass takes a chunk of every pending job, within a token budget.
-Short jobs come first, so that a long prompt, taken in chunks, delays no steps, and
-background jobs come when there are no others. A prompt that begins like what a slot
-has read, now or for an earlier session, starts from a copy of that.
+Request handlers never run the model. They submit a job for their slot and await its future. Each
+pass takes a chunk of every pending job, within a token budget. Short jobs come first, so that a
+long prompt, read in chunks, does not delay steps; background jobs run when there are no others. If
+any slot holds a prefix of a prompt, the prefix is copied instead of read.
 """
 
 import asyncio
@@ -36,7 +35,7 @@ _BEFORE_PROMPTS = 5
 
 
 class Scheduler:
-    """Owns the engine's thread and the slots. The counts are for metrics."""
+    """Owns the engine's thread and its slots. The counts are for metrics."""
 
     def __init__(
         self,
@@ -67,13 +66,13 @@ class Scheduler:
 
     @property
     def num_waiting(self) -> int:
-        """Sessions that wait for a slot."""
+        """How many sessions are waiting for a slot."""
         with self._changed:
             return self._slots.num_waiting
 
     @property
     def num_jobs(self) -> int:
-        """Jobs that wait for a pass or are in one."""
+        """How many jobs are pending or in a pass."""
         return len(self._jobs)
 
     def acquire(self) -> int:
@@ -86,12 +85,12 @@ class Scheduler:
             return self._slots.take(count)
 
     def request_slot(self, max_waiting: int) -> Future[int]:
-        """A slot as soon as one is free. Raises NoFreeSlot if `max_waiting` requests wait."""
+        """A future slot. Raises NoFreeSlot if `max_waiting` requests are already waiting."""
         with self._changed:
             return self._slots.request(max_waiting)
 
     async def acquire_in_order(self, max_waiting: int) -> int:
-        """Takes a slot when one is free. Raises NoFreeSlot if `max_waiting` requests wait."""
+        """Waits for a slot. Raises NoFreeSlot if `max_waiting` requests are already waiting."""
         future = self.request_slot(max_waiting)
         try:
             return await asyncio.wrap_future(future)
@@ -101,7 +100,7 @@ class Scheduler:
             raise
 
     def release(self, slot: int) -> None:
-        """Gives a slot back and cancels its pending jobs."""
+        """Releases a slot and cancels its pending jobs."""
         with self._changed:
             self._cancel_jobs(self._slots.release([slot]))
 
@@ -116,9 +115,9 @@ class Scheduler:
         return job.done
 
     def follow_up(self, job: Job, make: Callable[[], Sequence[Job]]) -> None:
-        """Queues the jobs of `make` for the next pass. Called by the `advance` of `job`.
+        """Queues the jobs that `make` returns for the next pass. Called by `advance` of `job`.
 
-        Does nothing if `job` has been dropped; it is not dropped meanwhile.
+        Does nothing if `job` has been dropped. `job` is not dropped while `make` runs.
         """
         with self._changed:
             if not self._closed and not job.is_dropped:
@@ -127,9 +126,9 @@ class Scheduler:
                     self._jobs.append(follower)
 
     def drop(self, jobs: Sequence[Job]) -> None:
-        """Drops jobs: their `done` never comes. A pass that they are in continues.
+        """Drops jobs: their `done` is never resolved. A pass that includes them continues.
 
-        Jobs of `follow_up` are dropped, too, if `make` adds them to `jobs`.
+        Jobs from `follow_up` are dropped, too, if `make` adds them to `jobs`.
         """
         with self._changed:
             for job in jobs:
@@ -138,7 +137,7 @@ class Scheduler:
             self._changed.notify()
 
     def check(self) -> None:
-        """Raises EngineFailed if there will be no more passes. Call it once a second."""
+        """Raises EngineFailed if the engine cannot run passes any more. Call it once a second."""
         self._supervisor.look(is_busy=any(map(self._may_run, list(self._jobs))))
 
     def close(self) -> None:

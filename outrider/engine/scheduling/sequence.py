@@ -1,4 +1,4 @@
-"""A session's tokens on the server side."""
+"""A session's tokens, on the server side."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from outrider.errors import ContextMismatch, ContextTooLong, InvalidRequest, Inv
 
 
 class TokenSequence:
-    """Keeps in step with the client's sequence by one rule: keep a prefix, append the rest."""
+    """Follows the client's sequence by one rule: keep a prefix, append the rest."""
 
     def __init__(self, vocab_size: int | None, max_length: int) -> None:
         self.token_ids: list[int] = []
@@ -19,13 +19,13 @@ class TokenSequence:
         Changes nothing if it raises.
 
         Args:
-            room: how many more tokens must fit behind the sequence.
+            room: how many tokens must fit into the context after the sequence.
 
         Raises:
             ContextMismatch: the sequence is shorter than `context_length`.
             InvalidRequest: the result would be empty.
             InvalidToken: a token id is outside the vocabulary.
-            ContextTooLong: the result and `room` exceed the context limit.
+            ContextTooLong: the result plus `room` exceeds the context length.
         """
         if context_length > len(self.token_ids):
             raise ContextMismatch(
@@ -58,7 +58,7 @@ class TokenSequence:
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
-    """The length of the common beginning."""
+    """The length of the common prefix."""
     length = min(len(first), len(second))
     if first[:length] == second[:length]:
         return length

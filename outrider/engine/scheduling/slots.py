@@ -1,7 +1,7 @@
-"""The slots of an engine: which are taken, which requests wait, and what each slot holds.
+"""The slots of an engine: which are taken, which requests wait, and which tokens each slot holds.
 
-A slot keeps its keys and values when it is given back. A prompt that begins like the content
-of a slot, of a session that runs or has ended, need not read that part again.
+A slot keeps its keys and values after it is released. If the slot of a running or an ended session
+holds a prefix of a prompt, this prefix need not be read again.
 """
 
 from collections import deque
@@ -16,18 +16,18 @@ from outrider.errors import NoFreeSlot
 # Copying shorter prefixes takes about as long as reading them.
 _SHORTEST_PREFIX = 16
 
-# Seconds after which a refused session may try again.
+# After how many seconds a refused session should retry.
 RETRY_SECONDS = 0.25
 
 
 class Slots:
-    """Not thread-safe: the scheduler's lock protects it.
+    """The state of all slots. Not thread-safe: the scheduler's lock protects it.
 
-    A slot that is given back while a pass uses it is free only after that pass.
+    A slot that is released while a pass uses it becomes free after that pass.
     """
 
     def __init__(self, num_slots: int) -> None:
-        # The slot that was given back first is taken first, so that contents last.
+        # The slot that was released first is taken first, so that contents survive for long.
         self._free = deque(range(num_slots))
         self._released: set[int] = set()
         self._in_pass: set[int] = set()
@@ -42,7 +42,7 @@ class Slots:
 
     @property
     def num_waiting(self) -> int:
-        """Requests that wait for slots."""
+        """How many requests are waiting for a slot."""
         return sum(not future.cancelled() for future in self._waiting)
 
     def take(self, count: int) -> list[int]:
@@ -52,9 +52,10 @@ class Slots:
         return [self._free.popleft() for _ in range(count)]
 
     def request(self, max_waiting: int) -> Future[int]:
-        """A slot as soon as one is free, in the order of the requests.
+        """A future slot; requests are served in order.
 
-        A cancelled future loses its place. Raises NoFreeSlot if `max_waiting` requests wait.
+        Cancelling the future gives up the place in the queue. Raises NoFreeSlot if `max_waiting`
+        requests are already waiting.
         """
         future: Future[int] = Future()
         self._waiting = deque(waiting for waiting in self._waiting if not waiting.cancelled())
@@ -65,7 +66,7 @@ class Slots:
         return future
 
     def release(self, slots: Iterable[int]) -> set[int]:
-        """Takes slots back; returns those that are free at once."""
+        """Releases slots; returns those that are free immediately."""
         self._released.update(slots)
         return self._free_released()
 
@@ -73,14 +74,15 @@ class Slots:
         self._in_pass.update(slots)
 
     def end_pass(self) -> set[int]:
-        """Returns the slots that were given back during the pass and are free now."""
+        """Ends a pass; returns the slots that were released during it, which are free now."""
         self._in_pass.clear()
         return self._free_released()
 
     def place(self, job: Job, rope: Rope) -> tuple[int, int]:
-        """The slot from which a job may start, and how many tokens it need not read.
+        """The slot whose prefix a job may reuse, and how many tokens it may skip.
 
-        A job whose text has outgrown the rotary frequencies of its slot reads all of it again.
+        If the text has grown beyond the rotary frequencies of its slot, the job reads all of it
+        again.
         """
         frequencies = rope.frequencies(job.text_length)
         if rope.reads_again and job.start:
@@ -99,10 +101,10 @@ class Slots:
     def longest_prefix(
         self, slot: int, token_ids: Sequence[int], frequencies: int = 0
     ) -> tuple[int, int]:
-        """The slot that holds most of the beginning of `token_ids`, and how many tokens of it.
+        """The slot that holds the longest prefix of `token_ids`, and the length of that prefix.
 
-        Only slots that were read with these frequencies count. `slot` itself is preferred.
-        Prefixes that are too short to be worth a copy count as 0.
+        Only slots whose text was read with these `frequencies` count. `slot` itself is preferred;
+        in other slots, prefixes that are too short to be worth a copy do not count.
         """
         lengths = {
             source: common_length(contents, token_ids)
@@ -115,7 +117,7 @@ class Slots:
         return best, lengths.get(best, 0)
 
     def overwrite(self, slot: int, start: int, copy_from: tuple[int, int] | None) -> None:
-        """Notes that a pass will write behind `start` tokens, after copying some."""
+        """Notes that a pass will write to a slot after its first `start` tokens, some copied."""
         if copy_from is None:
             del self._contents[slot][start:]
         else:
@@ -123,7 +125,7 @@ class Slots:
             self.frequencies[slot] = self.frequencies[copy_from[0]]
 
     def held(self, slot: int, start: int, copy_from: tuple[int, int] | None) -> list[int]:
-        """The first `start` tokens of a slot once some are copied."""
+        """The first `start` tokens of a slot after the copy."""
         contents = self._contents[slot]
         if copy_from is None:
             return contents[:start]
@@ -135,7 +137,7 @@ class Slots:
         self._contents[slot].extend(token_ids)
 
     def forget(self, slots: Iterable[int] | None = None) -> None:
-        """Forgets the content of these slots, or of all."""
+        """Forgets the contents of these slots; None: of all."""
         for slot in range(len(self._contents)) if slots is None else slots:
             self._contents[slot] = []
 

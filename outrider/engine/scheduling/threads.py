@@ -1,8 +1,8 @@
-"""The number of threads that compute: fewer while other programs need the cores.
+"""The number of computing threads: fewer while other programs need the cores.
 
-The threads of an operation wait for each other at its end, some hundred times in a pass. If
-another program keeps one of them from its core, all of them wait, and a pass takes tens of
-times as long. Then fewer threads are faster.
+The threads of an operation wait for each other at its end, several hundred times in a pass. If
+another program occupies the core of one thread, all threads wait, and a pass can take tens of times
+as long. Then fewer threads are faster.
 """
 
 import logging
@@ -50,12 +50,12 @@ _GRAIN = 32768
 
 
 def thread_counts(most: int) -> tuple[int, ...]:
-    """The numbers of threads that may be used, descending: all, half, one."""
+    """The numbers of threads to choose among, descending: all, half, one."""
     return tuple(sorted({most, max(1, most // 2), 1}, reverse=True))
 
 
 def is_busy(count: int) -> bool:
-    """Whether `count` threads of this process have to wait for cores now. Takes some 10 ms."""
+    """Whether `count` threads of this process currently wait for cores. Takes about 10 ms."""
     waited = 0.0
     with num_threads(count):
         tensor = torch.zeros(count * _GRAIN)
@@ -70,13 +70,13 @@ def is_busy(count: int) -> bool:
 
 
 def use_threads(most: int | None, adapt: bool) -> tuple[int, ...]:
-    """Sets as many threads as need not wait for cores now.
+    """Sets the largest number of threads that currently do not wait for cores.
 
     Args:
-        most: the most threads; None: as many as there are cores.
+        most: the largest number of threads; None: the number of cores.
         adapt: whether fewer may be used.
 
-    Returns the numbers that may be used.
+    Returns the numbers of threads to choose among.
     """
     most = most or min(torch.get_num_threads(), available_cores())
     counts = thread_counts(most) if adapt else (most,)
@@ -85,13 +85,13 @@ def use_threads(most: int | None, adapt: bool) -> tuple[int, ...]:
 
 
 def use_free_cores(counts: Sequence[int]) -> None:
-    """Sets the first of these descending numbers of threads that need not wait for cores now."""
+    """Sets the largest of these numbers of threads that currently do not wait for cores."""
     free = (count for count in counts[:-1] if not is_busy(count))
     torch.set_num_threads(next(free, counts[-1]))
 
 
 def measured_threads(engine: "Engine") -> "AdaptiveThreads":
-    """Chooses among the numbers of threads of a loaded engine, if there are several."""
+    """Measures a loaded engine with each number of threads, if it may use several numbers."""
     counts, current = engine.thread_counts, torch.get_num_threads()
     if len(counts) == 1:
         return AdaptiveThreads({current if engine.device.type == "cpu" else 0: 0.0})
@@ -107,14 +107,14 @@ def measured_threads(engine: "Engine") -> "AdaptiveThreads":
 
 
 class AdaptiveThreads:
-    """Chooses among numbers of threads by the times of passes. Belongs to the engine's thread.
+    """Chooses the number of threads from the times of passes. Used on the engine's thread only.
 
     Args:
-        step_seconds: by number of threads, the time of a pass of one token on a quiet machine.
+        step_seconds: by number of threads, the time of a pass of one token on an idle machine.
             0 threads: the device is not a CPU.
-        token_seconds: the cost of a further token.
-        any_time: whether the number may change while texts run, since they keep their bits.
-        current: the number to begin with.
+        token_seconds: the marginal cost of a token.
+        any_time: whether the number may change during a text, since that does not change its bits.
+        current: the initial number.
     """
 
     def __init__(
@@ -142,13 +142,13 @@ class AdaptiveThreads:
 
     @property
     def holds_up(self) -> bool:
-        """Whether new texts must wait, so that the number can change."""
+        """Whether new texts must wait so that the number can be changed."""
         if self.any_time or self._wanted == self.current:
             return False
         return self._clock() - self._wanted_since >= DRAIN_SECONDS
 
     def begin(self) -> None:
-        """Sets the number. Call it on the engine's thread, for which it counts."""
+        """Sets the number. Call it on the engine's thread: the setting is per thread."""
         if self.current:
             torch.set_num_threads(self.current)
 
@@ -163,10 +163,10 @@ class AdaptiveThreads:
         self._lost_seconds = max(0.0, self._lost_seconds + seconds - _SLOW * expected)
 
     def change(self, between_texts: bool) -> bool:
-        """Sets another number if that is due and allowed; returns whether it did.
+        """Changes the number if that is due and allowed; returns whether it did.
 
         Args:
-            between_texts: whether no text runs that would see two numbers.
+            between_texts: whether no text is running.
         """
         if self._clock() >= self._next_look:
             self._look()
