@@ -161,6 +161,11 @@ class Drafting(Job):
         )
         return [] if is_last else [token_id]
 
+    @property
+    def step_ns(self) -> int:
+        """The time of its first step, or of its steps on average."""
+        return self.timings.forward_ns
+
     def predrafted(self, context_length: int) -> Predraft:
         """The predraft: the drafted tokens, and the tokens after the context that it assumes."""
         draft = tuple(self._sequence[self._num_assumed :])

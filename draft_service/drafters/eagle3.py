@@ -99,6 +99,7 @@ class FeatureDrafting(Drafting):
         self._last_read: int  # the index of the last token in the current pass
         self._followed: list[int] = []  # tokens to read after the chunk, in order
         self._num_told = 0  # draft tokens that `on_draft` knows of
+        self._num_steps = 0
         self._failure: Exception | None = None
 
     def num_skippable(self, num_known: int) -> int:
@@ -159,6 +160,7 @@ class FeatureDrafting(Drafting):
 
     def _next(self, choices: list[Choice]) -> int | None:
         """Notes the choices after the last token that was read; returns the next one to read."""
+        self._num_steps += 1
         self._outputs[self._last_read] = self._features.outputs[-1]
         index = self._last_read + 1
         if index < len(self._sequence):
@@ -172,6 +174,10 @@ class FeatureDrafting(Drafting):
         self._last_read = index
         self._followed.append(token_id)
         return token_id
+
+    @property
+    def step_ns(self) -> int:
+        return self.timings.forward_ns // max(1, self._num_steps)
 
     def settle(self) -> None:
         super().settle()

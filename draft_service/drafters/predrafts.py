@@ -123,7 +123,7 @@ class Predrafts:
 
     def _further(self, guess_job: Drafting) -> list[Drafting]:
         """Jobs for other outcomes that are worth it now that the bonus token is guessed."""
-        self._fan_out.note_pass(len(self._jobs), guess_job.timings.forward_ns)
+        self._fan_out.note_pass(len(self._jobs), guess_job.step_ns)
         guess_job.settle()  # so that its tokens can be copied
         guess, *runners_up = guess_job.ranks[len(self._committed) + len(self._draft)]
         others = self._corrections + [
