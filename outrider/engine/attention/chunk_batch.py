@@ -1,8 +1,8 @@
 """Attention of several chunks in one operation, for GPUs.
 
-A step of many sessions is many chunks of a few tokens. Attending slot by slot costs launches
-for each session and layer; one batch over the slots' storage costs arithmetic on padding.
-Where there is little of that, the batch wins.
+A step of many sessions consists of many short chunks. Attention slot by slot costs kernel launches
+for each session and layer; one batch over the slots' storage costs arithmetic on padding. If there
+is little padding, the batch is faster.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _MOST_PADDING = 3.0
 
 
 class Rows(NamedTuple):
-    """The positions of a batch's tokens, in the pass and in the slots' storage."""
+    """Where the tokens of a batch are, in the pass and in the slots' storage."""
 
     sources: Tensor  # [num_rows * width], indices of the pass's tokens; any for padding
     places: Tensor  # [num_tokens], indices of `sources` without padding
@@ -68,13 +68,13 @@ def _live_part(stored: Tensor, rows: Rows) -> Tensor:
 
 
 def hidden_from(queries: Tensor, places: Tensor, window: int | None) -> Tensor:
-    """Whether a causal layer, maybe with a sliding window, hides places from queries."""
+    """Which keys are masked for which queries, by causality and, if any, a sliding window."""
     hidden = places > queries
     return hidden if window is None else hidden | (places <= queries - window)
 
 
 class ChunkBatch:
-    """Chunks that attend together: a row of the batch for each slot from the first to the last.
+    """Chunks whose attention is one operation. Has a row for each slot from the first to the last.
 
     Args:
         chunks: all chunks of the pass.
@@ -108,7 +108,7 @@ class ChunkBatch:
         self._tokens = torch.tensor(tokens, device=device)
 
     def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
-        """Rows for layers with `groups` query heads to a key-value head, and a sliding window."""
+        """Rows for layers with `groups` query heads per key-value head, and a sliding window."""
         key = (groups, window)
         if key not in self._rows:
             self._rows[key] = Rows(
@@ -143,7 +143,7 @@ def batches_of(chunks: Sequence[Chunk]) -> list[list[int]]:
 
 
 def batch_of(chunks: Sequence[Chunk]) -> list[int]:
-    """Indices of the chunks that should attend together; none or at least two."""
+    """Indices of the chunks that should be one batch; none or at least two."""
     members = [i for i, chunk in enumerate(chunks) if len(chunk.token_ids) <= _LONGEST_CHUNK]
     # The longest sequences leave first, since all rows of the batch have their length.
     members.sort(key=lambda i: chunks[i].end)

@@ -1,9 +1,9 @@
 """Attention over the slot cache, for a packed ragged batch.
 
-A pass packs chunks of several sequences into one row of tokens without padding.
-Every layer stores the pass's keys and values in the slot cache, and each chunk attends to
-its own slot, up to its own length. The function is registered with transformers as an
-attention implementation, so families need no model code of ours.
+A pass packs chunks of several sequences into one row of tokens without padding. Every layer stores
+the pass's keys and values in the slot cache, and each chunk attends to its own slot, up to its own
+length. The function is registered as an attention implementation of transformers, so that its
+model classes can be used as they are.
 """
 
 from collections.abc import Iterator, Sequence
@@ -31,15 +31,15 @@ _HARMLESS = ("dropout", "position_ids", "cache_position", "is_causal", "output_h
 
 
 class Batch(Protocol):
-    """Chunks that attend together."""
+    """Chunks whose attention is one operation."""
 
     def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
-        """Rows for layers with `groups` query heads to a key-value head, and a sliding window."""
+        """Rows for layers with `groups` query heads per key-value head, and a sliding window."""
         ...
 
 
 class AttentionLayer(NamedTuple):
-    """How a layer attends."""
+    """The parameters of a layer's attention."""
 
     number: int
     scale: float
@@ -47,12 +47,12 @@ class AttentionLayer(NamedTuple):
 
 
 class ForwardPass:
-    """The pass as layers see it.
+    """A pass, as layers see it.
 
     Args:
         positions: [num_tokens], of the pass's tokens in their sequences
-        blocks: the chunks that attend one by one; the others are in `batches`
-        slots: [num_tokens], where the tokens of `batches` are stored
+        blocks: the chunks whose attention is computed one by one; the others are in `batches`
+        slots: [num_tokens], the slots of the tokens of `batches`
     """
 
     def __init__(
@@ -70,9 +70,9 @@ class ForwardPass:
         self.batches = batches
         self.slots = slots
         self.windows: set[int] = set()
-        """Sliding windows that layers asked for."""
+        """Sliding windows that layers have passed to attention."""
         self.captured_layers: list[int] = []
-        """Layers whose hidden states the network puts into `hidden_states`."""
+        """The layers whose hidden states the network stores in `hidden_states`."""
         self.hidden_states: dict[int, Tensor] = {}  # by layer, [num_tokens, hidden_size]
 
     def attend(
@@ -84,7 +84,7 @@ class ForwardPass:
         rotation: Rotation | None = None,
         output: Tensor | None = None,
     ) -> Tensor:
-        """Stores keys and values, and attends: [num_tokens, num_heads, head_dim].
+        """Stores keys and values, and computes attention: [num_tokens, num_heads, head_dim].
 
         Args:
             rotation: applied to queries and keys first.
@@ -115,7 +115,8 @@ class Pass(ForwardPass):
     """One forward pass: its chunks, packed.
 
     Args:
-        together: short chunks attend together, where calls are expensive; else one by one.
+        together: compute the attention of short chunks in batches, since calls are expensive;
+            otherwise chunk by chunk.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ def current_text_lengths() -> list[int]:
 
 @contextmanager
 def attending(forward_pass: ForwardPass) -> Iterator[None]:
-    """Makes `forward_pass` the current pass."""
+    """Context manager that makes `forward_pass` the current pass."""
     token = _current.set(forward_pass)
     try:
         yield
@@ -170,10 +171,10 @@ def slot_attention(
     sliding_window: int | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Attention as transformers calls it. Returns [1, num_tokens, num_heads, head_dim].
+    """Attention with the interface of transformers. Returns [1, num_tokens, num_heads, head_dim].
 
     Raises:
-        NotImplementedError: the layer passes an argument that would be ignored.
+        NotImplementedError: the layer passes an argument that is not supported.
     """
     # transformers makes no mask for this attention, so a mask comes from the layer itself.
     for name, asked in {"attention_mask": attention_mask, **kwargs}.items():

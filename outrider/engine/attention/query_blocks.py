@@ -1,7 +1,7 @@
 """Attention chunk by chunk, each to its own slot.
 
-Chunks attend in blocks of a few queries, which read no more of the slot than they need, in
-shapes that give each query the same bits in every pass (`shapes.py`).
+It is computed in blocks of a few queries, which read no more of the slot than necessary, with
+kernel shapes that give each query the same bits in every pass (`shapes.py`).
 """
 # TorchScript reads the annotations of `QueryBlock`, so that none may be a string.
 
@@ -18,7 +18,7 @@ from outrider.engine.shapes import AttentionShapes
 
 
 class QueryBlock(NamedTuple):
-    """Consecutive tokens of a chunk, which attend together."""
+    """Consecutive tokens of a chunk whose attention is one call."""
 
     slot: int
     start: int  # of the first in the slot
@@ -37,10 +37,10 @@ def attend_blocks(
     blocks: list[QueryBlock],
     scale: float,
 ) -> Tensor:
-    """Stores keys and values, and attends: [num_tokens, num_heads, head_dim]. For TorchScript, too.
+    """Stores keys and values, and computes attention: [num_tokens, num_heads, head_dim].
 
-    The query heads that share a key-value head are folded into rows, which saves copies of
-    keys and values (`benchmarks/attention.py`).
+    The query heads that share a key-value head become rows of one call, which avoids copies of
+    keys and values (`benchmarks/attention.py`). Works in TorchScript, too.
     """
     num_heads, head_dim = query.shape[1], query.shape[2]
     outputs: list[Tensor] = []
@@ -69,7 +69,7 @@ def attend_blocks(
 
 
 class QueryBlocks:
-    """The blocks of a pass, shared by all layers that attend alike."""
+    """The blocks of a pass, shared by all layers with the same kind of attention."""
 
     def __init__(self, chunks: Sequence[Chunk], shapes: AttentionShapes) -> None:
         self._chunks = chunks
@@ -78,14 +78,14 @@ class QueryBlocks:
 
     @property
     def groups(self) -> set[int]:
-        """Query heads to a key-value head, of all layers so far."""
+        """The numbers of query heads per key-value head, of all layers so far."""
         return {groups for groups, _ in self._blocks}
 
     def of(self, like: Tensor, groups: int, window: int | None = None) -> list[QueryBlock]:
-        """Blocks for layers with `groups` query heads to a key-value head, and a sliding window.
+        """Blocks for layers with `groups` query heads per key-value head, and a sliding window.
 
         Args:
-            like: has the masks' type and device.
+            like: a tensor with the type and device for masks.
         """
         kind = (groups, window)
         if kind not in self._blocks:

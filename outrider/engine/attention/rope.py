@@ -1,15 +1,17 @@
 """Rotary embeddings (arXiv 2104.09864), whose frequencies may depend on the length of a text.
 
-transformers takes them from the longest sequence of a pass, or of earlier ones in the process.
-Here each sequence has its own frequencies, whatever shares its passes and however it is cut:
+transformers determines them from the longest sequence of the pass, or of earlier passes of the
+process. Here each sequence has its own frequencies, whatever shares its passes and however it is
+divided into chunks:
 
-- longrope (arXiv 2402.13753) has one set of factors for texts up to the original length and one for
-  longer ones. A text that grows beyond it is read again, as Phi-3 does in transformers.
-- dynamic NTK scaling raises the base with the length. A prompt is read with the base of its whole
-  length, each token behind it with that of the text up to there, like `generate` on a model that
-  has seen no longer text.
+- longrope (arXiv 2402.13753) has one set of factors for texts up to the original length, and
+  another for longer ones. A text that grows beyond this length is read again, as with Phi-3 in
+  transformers.
+- dynamic NTK scaling raises the base with the length. A prompt is read with the base for its whole
+  length, and each later token with the base for the text up to that token, as `generate` does on a
+  model that has not seen a longer text.
 
-Other kinds of scaling (linear, YaRN, Llama 3's) are the same for all lengths.
+Other kinds of scaling (linear, YaRN, Llama 3's) do not depend on the length.
 """
 
 from collections.abc import Sequence
@@ -22,21 +24,21 @@ from torch import Tensor, nn
 
 from outrider.errors import UnsupportedModel
 
-# Kinds of scaling with a factor by which texts may be longer than in the configuration.
+# Kinds of scaling by a factor by which texts may exceed the configured length.
 _STRETCHING = ("linear", "dynamic", "yarn")
 
 
 @dataclass(frozen=True, slots=True)
 class Rope:
-    """The dependence of a model's frequencies on the length of a text."""
+    """How a model's rotary frequencies depend on the length of a text."""
 
     kind: str = ""
-    """"longrope" or "dynamic"; empty: no dependence."""
+    """"longrope" or "dynamic"; empty: they do not."""
     original_length: int = 0
-    """The length up to which frequencies are the original ones."""
+    """The length up to which the original frequencies apply."""
 
     def frequencies(self, length: int) -> int:
-        """The text length whose frequencies a text of `length` tokens has."""
+        """A text length that identifies the frequencies for a text of `length` tokens."""
         if not self.kind or length <= self.original_length:
             return self.original_length
         return length if self.kind == "dynamic" else self.original_length + 1
@@ -47,7 +49,8 @@ class Rope:
         return self.kind == "longrope"
 
     def with_same_frequencies(self, length: int, draft: Sequence[int]) -> Sequence[int]:
-        """The draft tokens behind `length` others that have the same frequencies as these."""
+        """The first draft tokens, as long as they have the same frequencies as the `length` tokens
+        before them."""
         if not self.reads_again or length > self.original_length:
             return draft
         return draft[: self.original_length - length]
@@ -57,13 +60,13 @@ NO_ROPE = Rope()
 
 
 def rope_parameters(config: Any) -> list[dict[str, Any]]:
-    """The rotary parameters of all layers, or of each type of layer."""
+    """The rotary parameters: one entry for all layers, or one for each type of layer."""
     parameters = getattr(config, "rope_parameters", None) or {}
     return [each for each in parameters.values() if isinstance(each, dict)] or [parameters]
 
 
 def rope_of(config: Any) -> Rope:
-    """The model's `Rope`. Raises UnsupportedModel if layers change at different lengths."""
+    """The model's `Rope`. Raises UnsupportedModel if it differs between layers."""
     ropes = set()
     for parameters in rope_parameters(config):
         kind = parameters.get("rope_type", "")
@@ -77,7 +80,7 @@ def rope_of(config: Any) -> Rope:
 
 
 def longest_text(config: Any) -> int | None:
-    """The longest text of a model, by the scaling of its configuration; None: unknown."""
+    """The maximum text length of a model, according to its configuration; None: unknown."""
     longest: int | None = getattr(config, "max_position_embeddings", None)
     parameters = rope_parameters(config)
     if longest is None or len(parameters) > 1:
@@ -94,7 +97,8 @@ class SequenceRotary(nn.Module):
     """A model's rotary embedding, applied to each sequence of a pass separately.
 
     Args:
-        lengths: returns, for each token of the pass, the text length of its frequencies.
+        lengths: returns, for each token of the pass, the text length that determines its
+            frequencies.
     """
 
     def __init__(self, rotary: nn.Module, rope: Rope, lengths: Any) -> None:
@@ -136,7 +140,7 @@ class SequenceRotary(nn.Module):
 
 
 def rotate_by_sequence(model: nn.Module, lengths: Any) -> None:
-    """Makes a model whose frequencies change take them for each token from `lengths`."""
+    """Gives a model whose frequencies depend on the text length a `SequenceRotary`."""
     rope = rope_of(model.config.get_text_config())  # type: ignore[operator, union-attr]
     if not rope.kind:
         return
@@ -151,12 +155,12 @@ class Rotation(NamedTuple):
 
     cos: Tensor  # [num_tokens, 1, head_dim]; 1 where nothing is rotated
     sin: Tensor  # [num_tokens, 1, head_dim]; 0 where nothing is rotated
-    """Negated in the first half, so that the swapped halves of heads keep their signs."""
+    """Negated in the first half, since rotation swaps the halves and negates one."""
     size: int
-    """How many dimensions are rotated, the first half of them with the second."""
+    """How many dimensions of a head are rotated, the first half with the second."""
 
     def at(self, positions: Tensor) -> "Rotation":
-        """The rotation of tokens at these positions, if this one is of all positions."""
+        """The rotation of tokens at these positions, if this is that of all positions."""
         return Rotation(self.cos[positions], self.sin[positions], self.size)
 
     def rotate(self, heads: Tensor) -> Tensor:

@@ -1,8 +1,7 @@
-"""The slot cache: one row of keys and values per session.
+"""The slot cache: the KV cache, with one slot for each sequence.
 
-A slot holds one sequence, whose length the caller keeps. Rolling back rejected tokens
-is setting a smaller length: stale entries behind it are masked, and the next tokens
-overwrite them.
+The caller keeps track of the length of the sequence in each slot. To roll back rejected tokens, it
+continues with a smaller length: entries after it are masked, and overwritten by the next tokens.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,13 +17,13 @@ from outrider.engine.shapes import ANY_SHAPES, AttentionShapes
 class SlotCache:
     """Keys and values of `num_slots` sequences of up to `max_length` tokens, for each layer.
 
-    A layer's storage has the shape that the layer first writes: families differ in
-    heads and head size, some even by layer. So a small cache learns the shapes, and
-    `resized` makes the cache for serving. On CPUs (Linux) that takes memory where tokens
-    are written, until `give_back`; elsewhere all of it at once.
+    The first write of a layer determines the shape of its storage, since model families differ in
+    heads and head size, some even between layers. So a small cache learns the shapes, and
+    `resized` creates the cache for serving. On CPUs with Linux, that uses memory only where tokens
+    have been written, until `give_back`; elsewhere all of it immediately.
 
     Args:
-        shapes: kernel shapes of attention, which may exceed `max_length`.
+        shapes: kernel shapes of attention, whose padding may exceed `max_length`.
     """
 
     def __init__(
@@ -42,26 +41,26 @@ class SlotCache:
 
     @property
     def num_layers(self) -> int:
-        """The number of layers that have written."""
+        """The number of layers that have written so far."""
         return len(self._layers)
 
     @property
     def head_shapes(self) -> set[tuple[int, int]]:
-        """The number of key-value heads and the size of one, of layers that have written."""
+        """The numbers of key-value heads and their sizes, of layers that have written so far."""
         return {(keys.shape[1], keys.shape[3]) for keys, _ in self._layers.values()}
 
     @property
     def num_bytes(self) -> int:
-        """Its room; see `give_back` for the memory that it takes."""
+        """The size of the whole cache, of which not all needs to be in memory, see `give_back`."""
         return sum(k.nbytes + v.nbytes for k, v in self._layers.values())
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes of a token in a slot, in all layers."""
+        """Bytes per token in a slot, over all layers."""
         return self.num_bytes // (self.num_slots * self._stored_length)
 
     def slot_bytes(self, max_length: int) -> int:
-        """Bytes of a slot for `max_length` tokens."""
+        """Bytes per slot of `max_length` tokens, over all layers."""
         return self._shapes.attended_length(max_length) * self.bytes_per_token
 
     def resized(self, num_slots: int, max_length: int) -> "SlotCache":
@@ -82,14 +81,14 @@ class SlotCache:
         """A layer's keys and values, each [num_slots, num_kv_heads, max_length, head_dim].
 
         Args:
-            key, value: [any, num_kv_heads, head_dim], as the layer writes them.
+            key, value: [any, num_kv_heads, head_dim], what the layer writes.
         """
         if layer not in self._layers:
             self._layers[layer] = (self._block(1, key)[0], self._block(1, value)[0])
         return self._layers[layer]
 
     def storages(self, num_layers: int, like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """The keys, and the values, of the first layers, all of which write what is like `like`."""
+        """The keys, and the values, of the first layers, which all write tensors like `like`."""
         pairs = (self.storage(layer, like, like) for layer in range(num_layers))
         keys, values = zip(*pairs, strict=True)
         return list(keys), list(values)
@@ -100,7 +99,7 @@ class SlotCache:
             block[:, slot, :, begin:end] = block[:, source, :, begin:end]
 
     def are_finite(self, ranges: Sequence[tuple[int, int, int]]) -> list[bool]:
-        """Whether the last layer is finite in each range: a slot, begin and end."""
+        """For each range (slot, begin, end), whether the last layer's entries are finite."""
         # A sum is NaN or infinite if any of its terms is.
         sums = [
             stored[slot, :, begin:end].sum(dtype=torch.float32)
@@ -115,10 +114,10 @@ class SlotCache:
             block[:, slot, :, begin:end] = 0
 
     def give_back(self, slot: int, begin: int = 0) -> Iterator[None]:
-        """Gives back the memory of a slot's tokens from `begin` on, where that is possible.
+        """Frees the memory of a slot's tokens from `begin` on, where that is possible.
 
-        They hold zeros then, or what they held. Bit by bit: yields after some of it, which takes
-        a tenth of a millisecond.
+        These entries are then zero, or unchanged. Works in portions of a tenth of a millisecond,
+        and yields after each.
         """
         for pages in self._pages:
             for stored in pages.tensor:
@@ -130,7 +129,7 @@ class SlotCache:
                 yield
 
     def copy_for(self, chunks: Sequence[Chunk]) -> None:
-        """Makes the copies that chunks need before a pass."""
+        """Makes the copies that the chunks of a pass need."""
         for chunk in chunks:
             if chunk.copy_from is not None:
                 source, begin = chunk.copy_from

@@ -1,4 +1,4 @@
-"""The memory for keys and values, and the number of sessions that fit in it."""
+"""The memory for the KV cache, and the number of sessions that fit into it."""
 
 import os
 from pathlib import Path
@@ -32,7 +32,7 @@ def sessions_that_fit(session_bytes: int, device: torch.device, is_draft: bool =
 
 
 def check_fits(num_bytes: int, device: torch.device) -> None:
-    """Raises ConfigurationError if less memory than `num_bytes` is free."""
+    """Raises ConfigurationError if less than `num_bytes` of memory is free."""
     free = free_bytes(device)
     if num_bytes > free:
         raise ConfigurationError(
@@ -42,7 +42,7 @@ def check_fits(num_bytes: int, device: torch.device) -> None:
 
 
 def free_bytes(device: torch.device) -> int:
-    """Free memory of a device; on a CPU within the container's limit."""
+    """The free memory of a device; on a CPU, within the container's limit."""
     if is_gpu(device):
         return int(torch.cuda.mem_get_info(device)[0])
     return min(_available_bytes(), _container_bytes())

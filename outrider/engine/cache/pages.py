@@ -1,8 +1,8 @@
-"""Storage whose memory is taken where it is written, and can be given back.
+"""Storage that uses memory only where it has been written, and can free it again.
 
-On Linux, pages of private anonymous memory exist from the first write on; until then they read as
-zeros, and take nothing. A slot of the KV cache may so have room for the longest text, and take the
-memory of the text that it holds. Transparent huge pages would take 512 pages at the first write.
+On Linux, a page of private anonymous memory is allocated at its first write; until then it reads as
+zeros. So a slot of the KV cache can have space for the longest text, and use memory only for the
+text that it holds. Transparent huge pages would allocate 512 pages at the first write.
 """
 
 import math
@@ -15,14 +15,14 @@ from torch import Tensor
 
 IS_SUPPORTED = sys.platform == "linux"
 
-# The room exceeds what will be used, so it is not counted where the system limits what is promised.
+# More is reserved than will be used, so it should not count where the system limits commitments.
 _FLAGS = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | getattr(mmap, "MAP_NORESERVE", 0)
 
 
 class Pages:
-    """A tensor of zeros that takes memory page by page, where it is written.
+    """A contiguous CPU `tensor` of zeros, whose pages are allocated when they are written.
 
-    `tensor` is contiguous. Only on Linux, and for CPUs.
+    Only on Linux.
     """
 
     def __init__(self, shape: Sequence[int], dtype: torch.dtype) -> None:
@@ -34,9 +34,9 @@ class Pages:
         self.tensor = torch.frombuffer(self._memory, dtype=dtype, count=num_items).view(*shape)
 
     def give_back(self, part: Tensor) -> None:
-        """Gives back the pages that lie wholly within a contiguous part of `tensor`.
+        """Frees the pages that lie entirely within a contiguous part of `tensor`.
 
-        They read as zeros again. The part's ends, less than a page each, keep what they hold.
+        They read as zeros again. The part's ends, less than a page each, are unchanged.
         """
         begin = part.storage_offset() * self._item
         end = begin + part.nbytes

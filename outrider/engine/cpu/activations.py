@@ -1,8 +1,8 @@
 """Activation functions whose bits do not depend on the numbers of rows and threads.
 
-torch divides an operation on many elements among threads, maybe in the middle of a vector, and
-computes the rest of a vector by other code, which may differ in the last bit. One thread has no
-such divisions.
+torch divides an operation on many elements among threads, possibly within a SIMD vector, and
+computes partial vectors with other code, whose results may differ in the last bit. With one thread
+there are no such divisions.
 """
 
 from contextlib import nullcontext
@@ -25,9 +25,9 @@ _KINDS: tuple[Any, ...] = tuple(
 
 
 def silu_by_rows(input: Tensor, grain: int = _GRAIN) -> Tensor:
-    """SiLU of [num_rows, width], for as many rows at a time as one thread takes.
+    """SiLU of [num_rows, width], of as many rows at a time as one thread computes.
 
-    For TorchScript, too, which knows globals as default values only.
+    Works in TorchScript, too, where globals are available as default values only.
     """
     if input.numel() <= grain:
         return silu(input)
@@ -50,7 +50,7 @@ class OneThread(nn.Module):
 
 
 def use_one_thread(module: nn.Module) -> None:
-    """Makes every activation function below `module` use one thread."""
+    """Makes every activation function within `module` use one thread."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, _KINDS) and not isinstance(parent, OneThread):

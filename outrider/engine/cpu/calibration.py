@@ -1,8 +1,9 @@
 """Finds the kernel shapes that give the same bits on this CPU.
 
-Kernels are compared with themselves: each product of the model, by its shape, precision and
-layout, and attention, by queries and keys, with every number of threads that will be used. Where
-rounding would hide the order of a sum, sums are compared that consist of rounding error only.
+The results of each kernel are compared with each other: of each matrix product of the model, by
+shape, precision and layout, and of attention, by queries and keys, for every number of threads that
+may be used. Where rounding would hide the order of additions, sums are compared that consist of
+rounding errors only.
 """
 
 import logging
@@ -34,7 +35,7 @@ from outrider.protocol.messages import BatchInvariance
 
 log = logging.getLogger(__name__)
 
-# Numbers of rows of a product that are compared; a number between two of them is filled up.
+# Numbers of rows of a product that are compared; numbers between two of them are padded.
 _GRID = (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64, 128, 256)
 # The same for layers for which that would be too much arithmetic. Up to 32 are always compared.
 _COARSE_GRID = (1, 2, 3, 4, 5, 6, 8, 12, 16, 32, 64, 128)
@@ -60,7 +61,7 @@ _VISIBLE_KEYS = (
 
 
 class AttentionKind(NamedTuple):
-    """A kind of layers: query heads to a key-value head, key-value heads, and size of a head."""
+    """Query heads per key-value head, key-value heads, and head size of some layers."""
 
     groups: int
     num_kv_heads: int
@@ -68,7 +69,7 @@ class AttentionKind(NamedTuple):
 
 
 def attention_kinds(forward_pass: ForwardPass) -> list[AttentionKind]:
-    """The kinds of attention of a pass's layers."""
+    """The kinds of attention among a pass's layers."""
     assert forward_pass.blocks is not None  # passes on a CPU have them
     return [
         AttentionKind(groups, *heads)
@@ -79,7 +80,7 @@ def attention_kinds(forward_pass: ForwardPass) -> list[AttentionKind]:
 
 @dataclass(frozen=True, slots=True)
 class FoundAttention:
-    """Attention's shapes, and whether bits are the same with every number of threads."""
+    """The shapes for attention, and whether bits are the same for every number of threads."""
 
     shapes: AttentionShapes
     across_threads: bool
@@ -96,15 +97,16 @@ def calibrate(
     thread_counts: Sequence[int],
     max_length: int,
 ) -> tuple[AttentionShapes, BatchInvariance]:
-    """Chooses the rows of all products and activations of `network`, and attention's shapes.
+    """Sets the numbers of rows for all products and activations of `network`, and returns the
+    shapes for attention, and whether the network is batch-invariant with them.
 
-    If a kernel has no rows that keep their bits, any shapes are returned and `network` is
-    unchanged. A model with experts keeps the choice for its other layers, without a claim.
+    If there are no such numbers for some kernel, `network` is unchanged. For a model with experts
+    they are set for all other layers, and the network does not count as batch-invariant.
 
     Args:
-        kinds: of its layers' attention.
-        thread_counts: numbers of threads that will be used.
-        max_length: the most keys.
+        kinds: the kinds of attention among its layers.
+        thread_counts: the numbers of threads that may be used.
+        max_length: the largest number of keys.
     """
     began = time.perf_counter()
     chosen = []
@@ -134,8 +136,8 @@ def calibrate(
 def has_experts(network: nn.Module) -> bool:
     """Whether a packed network has products that are not linear layers: experts and routers.
 
-    How many tokens an expert gets depends on all tokens of the pass, so that its products have any
-    number of rows.
+    The number of an expert's tokens depends on all tokens of the pass, so that its products may
+    have any number of rows.
     """
     return any(
         parameter.dim() > 1
@@ -146,7 +148,7 @@ def has_experts(network: nn.Module) -> bool:
 
 
 def find_layer(layer: RowLinear, thread_counts: Sequence[int]) -> FoundRows | None:
-    """The numbers of rows for a layer's products; None if there are none."""
+    """The numbers of rows for a layer's products; None: no numbers give the same bits."""
     num_weights = layer.out_features * layer.in_features
     grid = _grid_within(_MOST_FLOPS / (2 * num_weights))
     generator = torch.Generator().manual_seed(0)
@@ -195,7 +197,7 @@ def find_attention(
     thread_counts: tuple[int, ...],
     max_length: int,
 ) -> FoundAttention | None:
-    """The attention shapes for layers of all these kinds; None if there are none."""
+    """The shapes for attention of all these kinds; None: no shapes give the same bits."""
     groups = [kind.groups for kind in kinds]
     most = max(_QUERY_GRID[-1], *groups)
     grid = {size for each in groups for size in range(each, most + 1, each)}.union(_QUERY_GRID)

@@ -1,11 +1,10 @@
 """The Llama family in fewer operations.
 
-A short pass of a small model consists of calls rather than arithmetic: in
-transformers' layer, those besides the products take longer than an int8 product.
-These layers multiply query, key and value at once, and gate and up; rotate query and
-key at once; and normalise in one kernel. On a CPU they are the only model code of the
-engine (for GPUs see `gpu_network.py`), and like all networks they are compared with
-transformers when a model is loaded.
+The time of a short pass of a small model is that of calls rather than of arithmetic: in a layer of
+transformers, the calls other than products take longer than an int8 product. The layers here have
+one product for query, key and value, and one for gate and up; they rotate query and key in one
+call, and normalize in one kernel. For CPUs this is the only model code of the engine (for GPUs see
+`gpu_network.py`). Like all networks it is compared with transformers when a model is loaded.
 """
 
 import logging
@@ -51,7 +50,7 @@ class FusedLayer(LlamaWeights):
         values: Tensor,
         blocks: list[QueryBlock],
     ) -> Tensor:
-        """States behind the layer, [num_tokens, hidden_size]."""
+        """The hidden states after the layer, [num_tokens, hidden_size]."""
         return self.pass_on(states, self.attention_norm(states), cos, sin, keys, values, blocks)
 
     def pass_on(
@@ -64,7 +63,7 @@ class FusedLayer(LlamaWeights):
         values: Tensor,
         blocks: list[QueryBlock],
     ) -> Tensor:
-        """The same for a layer whose attention reads `inputs` [num_tokens, input_size]."""
+        """The same, with `inputs` [num_tokens, input_size] for attention instead of `states`."""
         num_tokens = states.shape[0]
         heads = self.qkv(inputs).view(num_tokens, -1, self.head_dim)
         if self.query_norm is not None and self.key_norm is not None:
@@ -131,7 +130,7 @@ class Layers(nn.Module):
         blocks: list[QueryBlock],
         captured: list[int],
     ) -> tuple[Tensor, list[Tensor]]:
-        """States behind the last layer, and those that enter the `captured` ones."""
+        """The hidden states after the last layer, and the inputs of the `captured` layers."""
         entering: list[Tensor] = []
         for index, layer in enumerate(self.layers):
             if index in captured:

@@ -1,9 +1,9 @@
 """Linear layers in int8, for drafts on CPUs.
 
-The time of a short pass is that of reading the weights. In int8 they have a quarter of
-their size in float32, and FBGEMM's kernel multiplies them directly
-(`benchmarks/passes.py`). Weights are scaled by row; inputs are scaled at each call, to 7
-bits, since 8 would overflow on CPUs without VNNI.
+The time of a short pass is the time for reading the weights. In int8 they have a quarter of their
+size in float32, and FBGEMM's kernel multiplies them directly (`benchmarks/passes.py`). Weights are
+scaled by row. Inputs are scaled in each call, to 7 bits, since 8 would overflow on CPUs without
+VNNI.
 """
 
 import warnings
@@ -50,14 +50,14 @@ class Int8Linear(nn.Module):
 
 
 def row_scales(weight: Tensor) -> Tensor:
-    """The value of one int8 step for each row of [out_features, in_features]."""
+    """The scale of each row of [out_features, in_features]: the value of one int8 step."""
     return (weight.abs().amax(dim=1) / 127).clamp(min=1e-9).double()
 
 
 def quantize_linears(module: nn.Module) -> None:
-    """Replaces every linear layer below `module`.
+    """Replaces every linear layer within `module` by an `Int8Linear`.
 
-    FBGEMM fails for NaN, so a damaged embedding becomes 0: a draft may be wrong.
+    FBGEMM fails for NaN, so NaN in an embedding becomes 0: a draft may be wrong.
 
     Raises:
         ConfigurationError: this CPU or torch does not support int8 layers.

@@ -1,12 +1,12 @@
-"""Linear layers for short passes on CPUs: weights packed in advance, chosen numbers of rows.
+"""Linear layers for short passes on CPUs: weights packed in advance, permitted numbers of rows.
 
-The time of a product of a few rows with a large weight is that of reading the weight, if
-it has the kernel's layout. `torch.nn.Linear` rearranges it at each call, so that 2 to 16
-rows, which are what verifications have, take about twice as long as one row. Two layouts
-avoid that (`benchmarks/passes.py`):
+A product of a few rows with a large weight takes the time for reading the weight, provided that the
+weight has the kernel's layout. `torch.nn.Linear` rearranges it in each call, so that 2 to 16 rows,
+typical of verifications, take about twice as long as one row. Two layouts avoid that
+(`benchmarks/passes.py`):
 
-- FBGEMM's for weights in float16, which it multiplies in float32: half the bytes, half
-  the time. Most models are published in half precision, so that nothing is lost.
+- FBGEMM's for weights in float16, which it multiplies in float32: half the bytes, half the time.
+  Most models are published in half precision, so that nothing is lost.
 - oneDNN's for all others; torch.compile uses the same operators when it freezes a model.
 """
 
@@ -28,9 +28,9 @@ _TYPICAL_ROWS = 8
 
 
 class RowLinear(nn.Module):
-    """`input @ weight.T + bias`, computed in chosen numbers of rows.
+    """`input @ weight.T + bias`, computed in calls with permitted numbers of rows.
 
-    Without a choice a product has the rows of its input.
+    Until `use` sets these, one call computes all rows.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
@@ -42,7 +42,7 @@ class RowLinear(nn.Module):
         self.filled = [0]  # by number of rows; TorchScript needs an element to know the type
 
     def use(self, rows: RowSizes) -> None:
-        """Sets the numbers of rows of products. Call it before compilation with TorchScript."""
+        """Sets the permitted numbers of rows. Call it before compilation with TorchScript."""
         self.filled = rows.table()
         self.most_rows = len(self.filled) - 1
 
@@ -71,7 +71,7 @@ class RowLinear(nn.Module):
 
 
 class PlainLinear(RowLinear):
-    """A product with an ordinary weight."""
+    """A product with a weight in torch's usual layout."""
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__(weight, bias)
@@ -119,18 +119,18 @@ class PackedLinear(RowLinear):
 
 
 def pack_linears(module: nn.Module) -> None:
-    """Replaces every linear layer below `module` by one of those above."""
+    """Replaces every linear layer within `module` by one of those above."""
     if next(module.parameters()).device.type == "cpu":
         replace_linears(module, _packed)
 
 
 def row_linears(module: nn.Module) -> list[RowLinear]:
-    """The linear layers below `module` with chosen numbers of rows."""
+    """The layers within `module` whose numbers of rows can be set."""
     return [each for each in module.modules() if isinstance(each, RowLinear)]
 
 
 def replace_linears(module: nn.Module, make: Callable[[Tensor, Tensor | None], nn.Module]) -> None:
-    """Replaces every linear layer below `module` by `make` of its weight and bias."""
+    """Replaces every linear layer within `module` by `make(weight, bias)`."""
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
             if type(child) in (nn.Linear, Conv1D):
@@ -143,10 +143,10 @@ def fbgemm_is_available() -> bool:
 
 
 def fits_float16(weight: Tensor) -> bool:
-    """Whether float16 changes [out_features, in_features] by less than float32 sums would.
+    """Whether rounding [out_features, in_features] to float16 matters less than float32 rounding.
 
-    True of weights published in float16, and of those in bfloat16 whose small weights, which
-    float16 rounds, are small compared with the largest of their row.
+    True of weights published in float16; also of weights in bfloat16, if those that float16 rounds
+    are small compared with the largest weight of their row.
     """
     rounding = (weight.half().to(weight.dtype) - weight).abs().amax(dim=1)
     # The rounding error of a sum of that many products, each of which is rounded.

@@ -22,9 +22,9 @@ _LIMITS = (1024, 512, 256, 128, MAX_NUM_SPECULATIVE_TOKENS + 1)
 
 
 def compare_passes(engine: "Engine", claim: BatchInvariance, widest: int) -> BatchInvariance:
-    """The part of `claim` that holds for steps, verifications and passes of up to `widest` tokens.
+    """Reduces `claim` to what holds for steps, verifications and passes of up to `widest` tokens.
 
-    Kernels have been compared one by one; other parts of a model may depend on the pass, too.
+    Kernels have been compared one by one, but other parts of a model may also depend on the pass.
     """
     num_tokens = min(_NUM_TOKENS, engine.max_context_length - 1)
     if not claim.holds or num_tokens < 2:

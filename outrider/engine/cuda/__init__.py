@@ -1,1 +1,1 @@
-"""Layers, kernels and recorded passes for GPUs; imported for CUDA devices only."""
+"""Layers, kernels and recorded passes for GPUs. Imported for CUDA devices only."""

@@ -1,9 +1,9 @@
-"""Networks for GPUs, of as few kernels as possible with torch and one of our own.
+"""Networks for GPUs, with as few kernels as torch and one own kernel permit.
 
-On a GPU a short pass takes the time of reading its weights and, for each kernel, a few microseconds
-in which hardly anything is read. So products of the same input are joined, results overwrite their
-inputs, and products are added to the states in the same kernel. The comparison at load covers
-all of it.
+On a GPU, a short pass takes the time for reading its weights plus a few microseconds per kernel, in
+which hardly anything is read. So products of the same input are joined, results overwrite their
+inputs, and products are added to the hidden states in the same kernel. Networks are compared with
+transformers when a model is loaded.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ _PADDING = 64
 class GpuNetwork(LayeredNetwork):
     """A network whose layers take states [num_tokens, hidden_size], a rotation and a pass.
 
-    Layers change the states in place.
+    Layers modify the states in place.
     """
 
     def run_layers(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> Tensor:
@@ -59,10 +59,10 @@ class LlamaLayer(LlamaWeights):
 class NeoxLayer(nn.Module):
     """A layer of GPT-NeoX, whose attention and MLP have the same input: five kernels.
 
-    (Six for a single token, for whose product torch has a separate kernel for the bias.)
+    (Six for a single token, since torch then adds the bias in a separate kernel.)
 
-    One product leads to both, and one leads back. For that the two layer norms, which differ
-    only in weight and bias, leave these to the products.
+    One product computes the inputs of both, and one combines their outputs. For the former, the
+    weights and biases of the two layer norms are merged into the product.
     """
 
     def __init__(self, layer: Any, index: int) -> None:
@@ -99,7 +99,7 @@ class NeoxLayer(nn.Module):
 
 
 def gpu_networks(config: Any) -> list[Callable[[Any, int], GpuNetwork]]:
-    """Makers of networks for a model of this configuration; none if its layers differ."""
+    """Constructors of networks for models of this configuration; empty if there are none."""
     if can_fuse(config):
         return [_of_llama]
     return [_of_neox] if _is_parallel_neox(config) else []

@@ -1,11 +1,11 @@
-"""Triton kernels for the work between the products of a short pass.
+"""The Triton kernel for everything between the products of a short pass.
 
-torch takes a dozen kernels a layer: rotate the heads, write keys and values, gather the slots,
-mask, attend. Each takes longer to launch than to run. Here it is one, which reads of each slot
-only what its sequence has: flash attention (arXiv 2205.14135), for long contexts in parts that
-are joined afterwards (flash-decoding).
+torch needs a dozen kernels per layer: rotate the heads, write keys and values, gather the slots,
+mask, attend. Each takes longer to launch than to run. Here it is one kernel, which reads only the
+part of a slot that its sequence occupies: flash attention (arXiv 2205.14135), for long contexts in
+parts that are combined afterwards (flash-decoding).
 
-Imported where there is a GPU, and by tests, some of which use Triton's interpreter.
+Imported if there is a GPU, and by tests, some of which use Triton's interpreter.
 """
 
 import torch
@@ -176,10 +176,10 @@ def attend(
     rotation: Rotation | None = None,
     output: Tensor | None = None,  # [num_rows * width, num_heads, head_dim]
 ) -> Tensor:
-    """Writes keys and values to the slots and attends to these up to each token.
+    """Writes keys and values to the slots, and computes attention to each slot up to each token.
 
     Args:
-        length: no slot's sequence is longer. Only the existing part of each is read.
+        length: an upper bound on the lengths of the sequences.
         rotation: applied to queries and keys first.
 
     Raises:
@@ -223,5 +223,5 @@ def attend(
 
 
 def parts_of(num_programs: int, length: int) -> int:
-    """The number of parts in which `num_programs` should read slots of up to `length` tokens."""
+    """Into how many parts `num_programs` should divide slots of up to `length` tokens."""
     return max(1, min(_PROGRAMS // num_programs, length // _KEYS_OF_A_PART))

@@ -1,8 +1,8 @@
 """Triton kernels that choose tokens.
 
-torch takes dozens of kernels, each of which takes longer to launch than to run: a dozen for the
-few best scores, another for noise. Here they are two: one reads a part of a row, the other joins
-the parts. Of tokens with equal scores the first comes first, as on CPUs.
+torch needs dozens of kernels, each of which takes longer to launch than to run: a dozen for the
+highest scores, another dozen for noise. Here there are two: one processes a part of a row, the
+other combines the parts. Tokens with equal scores are ordered by id, as on CPUs.
 """
 
 import triton
@@ -108,7 +108,7 @@ def rank(
     """The result of `recorded_sampling.rank_rows`, [num_rows, width, 2], float64.
 
     Args:
-        threshold: scores, temperature included, below which tokens are excluded.
+        threshold: the score, divided by the temperature, below which tokens are excluded.
     """
     num_rows, num_columns = logits.shape
     num_parts = triton.cdiv(num_columns, _PART)

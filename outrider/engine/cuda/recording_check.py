@@ -1,4 +1,4 @@
-"""Compares recorded passes with unrecorded ones, when a model is loaded."""
+"""Compares recorded passes with unrecorded ones when a model is loaded."""
 
 import dataclasses
 import itertools
@@ -30,7 +30,7 @@ _NUM_STEPS = 3
 _WITH_RUNNERS_UP = 5
 
 Run = Callable[[Sequence[Chunk]], list[Tensor]]
-"""Runs an unrecorded pass: each chunk's logits."""
+"""Runs an unrecorded pass and returns each chunk's logits."""
 
 
 def checked_passes(
@@ -41,7 +41,10 @@ def checked_passes(
     run: Run,
     tolerance: float,
 ) -> StaticPasses | None:
-    """Passes to record, by the first of our kernels and torch's that gives the same logits."""
+    """Recorded passes with our kernels or, if these give other logits, with torch's.
+
+    None if both do.
+    """
     kernels = kernels_for(device)
     for choice in (kernels, None) if kernels else (None,):
         static = StaticPasses(network, cache, device, record, choice)
@@ -55,7 +58,10 @@ def checked_passes(
 def checked_choices(
     static: StaticPasses, token_ids: Tensor, run: Run, tolerance: float
 ) -> StaticChoices | None:
-    """Choices in recorded passes, by the first of our kernels and torch's with the same tokens."""
+    """Recorded choices with our kernels or, if these choose other tokens, with torch's.
+
+    None if both do.
+    """
     for choice in (static.kernels, None) if static.kernels else (None,):
         choices = StaticChoices(static, token_ids, choice)
         if chooses_the_same(choices, run, token_ids, tolerance, static.cache.num_slots):
@@ -66,10 +72,10 @@ def checked_choices(
 
 
 def gives_the_same(static: StaticPasses, run: Run, tolerance: float) -> bool:
-    """Whether logits are the same: of two sessions, and of one behind many tokens.
+    """Whether logits are the same: of two sessions, and of one session after a long text.
 
     Args:
-        tolerance: the largest `difference`.
+        tolerance: the largest permitted `difference`.
     """
     slots = range(min(2, static.cache.num_slots))
     first, second = ([Chunk(slot, start, [1, 2, 3], 2) for slot in slots] for start in (0, 3))
@@ -96,10 +102,10 @@ def _give_the_same(
 def chooses_the_same(
     choices: StaticChoices, run: Run, token_ids: Tensor, tolerance: float, num_slots: int
 ) -> bool:
-    """Whether the choices have the best scores by unrecorded logits, or equally good ones.
+    """Whether the choices have the highest scores according to unrecorded logits.
 
-    In a verification, then in a draft of several steps; with and without runners-up; for
-    sessions with the same sampling parameters, and for different ones that share passes.
+    Compares a verification and a draft of several steps; with and without runners-up; for sessions
+    with the same and with different sampling parameters.
     """
     kinds = ([GREEDY], [_SAMPLED], [_FILTERED, GREEDY, _SAMPLED][:num_slots])
     widths = (1, min(_WITH_RUNNERS_UP, len(token_ids)))

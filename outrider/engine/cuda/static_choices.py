@@ -1,8 +1,8 @@
-"""Passes and the choice of tokens, recorded together.
+"""Passes together with the choice of tokens, recorded as one graph.
 
-Python gets choices once for several steps of a draft, or for all tokens of a verification,
-not value by value. A draft step is a separate recording, which reads the token that the
-previous one chose: launched in a row, they run without a gap.
+The choices for several steps of a draft, or for all tokens of a verification, are transferred to
+the host at once. A draft step is a separate recording, which reads the token that the previous one
+chose. Launched one after another, the steps run without gaps.
 """
 
 from collections.abc import Callable, Sequence
@@ -44,19 +44,19 @@ _NUM_NUMBERS = 2 + NUM_SETTINGS
 
 
 class Program(NamedTuple):
-    """The kind of a recording."""
+    """What a recording computes."""
 
     shape: Shape
     work: SamplingWork
     width: int
     at_end: bool
-    """Whether tokens are chosen after each chunk's last token only, else after every token."""
+    """Whether tokens are chosen after each chunk's last token only, not after every token."""
     is_step: bool
-    """Whether each row reads the token that was chosen last, else its chunk."""
+    """Whether each row reads the token that was chosen last, instead of its chunk."""
 
 
 class RowStates:
-    """The states of rows, on the device."""
+    """The state of each row of a pass, on the device."""
 
     def __init__(self, num_rows: int, width: int, device: torch.device) -> None:
         def integers(*shape: int) -> Tensor:
@@ -72,17 +72,17 @@ class RowStates:
         self.chosen = torch.zeros(MAX_STEPS, num_rows, width, 2, dtype=torch.float64, device=device)
 
     def settings(self, count: int) -> RowSettings:
-        """The settings of each row, `count` times."""
+        """The settings of each row, each repeated `count` times."""
         numbers = self.rows[2:]
         return RowSettings.of(numbers if count == 1 else numbers.repeat_interleave(count, dim=1))
 
     def begin(self, rows: Tensor) -> None:
-        """Sets [_NUM_NUMBERS, num_rows]: slot, end and settings of each row."""
+        """Sets slot, end and settings of each row: [_NUM_NUMBERS, num_rows]."""
         self.rows.copy_(rows)
         self.count.zero_()
 
     def note(self, ranked: Tensor) -> None:
-        """Adds [num_rows, width, 2]; in trial runs, without room, overwrites the last choices."""
+        """Appends choices [num_rows, width, 2]. If full, as in trial runs, replaces the last."""
         place = self.count.clamp(max=MAX_STEPS - 1)
         self.chosen.index_copy_(0, place, ranked[None])
         self.token_ids.copy_(ranked[:, 0, 0])
@@ -90,7 +90,7 @@ class RowStates:
 
 
 class StaticChoices:
-    """Recordings of passes with choices, besides those of an engine's passes.
+    """Recordings of passes with choices, in addition to an engine's `StaticPasses`.
 
     Args:
         token_ids: [num_columns], the tokens of the logits' columns.
@@ -109,17 +109,17 @@ class StaticChoices:
 
     @property
     def num_recordings(self) -> int:
-        """The number of recordings so far, failed ones included."""
+        """The number of recordings so far, including failed ones."""
         return len(self._graphs)
 
     def choose(
         self, chunks: Sequence[Chunk], specs: Sequence[SamplingSpec], num_steps: int
     ) -> list[list[list[Choice]]] | None:
-        """For each chunk, the choices after its tokens that get logits.
+        """For each chunk, the choices after its tokens that have logits.
 
         Args:
-            num_steps: how many tokens to choose in a row, reading each before the next one; more
-                than one if each chunk gets logits for one token. They may become fewer.
+            num_steps: how many tokens to choose in a row, each after reading the previous one. May
+                exceed 1 if each chunk has logits for one token. Possibly fewer are chosen.
 
         Returns:
             None if there is no recording for it.

@@ -1,4 +1,4 @@
-"""A pass of fixed shape: a row for each chunk, all of one width."""
+"""A pass of fixed shape: a row for each chunk, all rows of the same width."""
 
 import importlib
 import importlib.util
@@ -21,7 +21,7 @@ _LARGEST_WIDTH = 16
 
 
 class Shape(NamedTuple):
-    """A shape that passes are padded to, of powers of two."""
+    """A shape, of powers of two, to which passes are padded."""
 
     num_rows: int
     width: int
@@ -35,12 +35,12 @@ class Shape(NamedTuple):
 class StaticPass(ForwardPass):
     """A pass of a shape, with a row for each chunk.
 
-    Created while a graph is recorded, which includes all that it computes.
+    Created while a graph is recorded, so that the graph includes everything it computes.
 
     Args:
         positions: [num_rows * width], in the rows' sequences
         slots: [num_rows]
-        kernels: the module of kernels that attend; None: torch's operators.
+        kernels: the module of attention kernels; None: torch's operators.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class StaticPass(ForwardPass):
         )  # fmt: skip
 
     def rows(self, like: Tensor, groups: int, window: int | None) -> Rows:
-        """Rows for layers with `groups` query heads to a key-value head, and a sliding window."""
+        """Rows for layers with `groups` query heads per key-value head, and a sliding window."""
         key = (groups, window)
         if key not in self._rows:
             num_rows, width, length = self._shape
@@ -99,10 +99,10 @@ class StaticPass(ForwardPass):
 
 
 def shape_of(chunks: Sequence[Chunk], max_length: int, num_steps: int = 1) -> Shape | None:
-    """The smallest shape that holds these chunks; None if there is none.
+    """The smallest shape that these chunks fit; None if there is none.
 
     Args:
-        num_steps: the number of passes, each after the first with one token more in every slot.
+        num_steps: the number of passes; each adds one token to every slot.
     """
     num_rows = _power_of_two(len(chunks))
     width = _power_of_two(max(len(chunk.token_ids) for chunk in chunks))
@@ -119,7 +119,7 @@ def _power_of_two(number: int) -> int:
 
 
 def kernels_for(device: torch.device) -> ModuleType | None:
-    """Our kernels; None without a GPU or Triton."""
+    """The module of Triton kernels; None without a GPU or Triton."""
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return None
     return importlib.import_module("outrider.engine.cuda.kernels")

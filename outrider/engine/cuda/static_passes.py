@@ -1,10 +1,10 @@
 """Short passes of fixed shapes, recorded once and replayed: CUDA graphs.
 
-A short pass on a GPU consists of launches: a layer is a dozen kernels of microseconds, and
-Python needs longer to launch one than it runs. A graph launches all at once, but repeats
-exactly what was recorded, with the same shapes and addresses. So a pass is padded to one of a
-few shapes, and what differs between passes (tokens, positions, slots) is in tensors at fixed
-addresses. Passes that fit no shape run without graphs.
+The time of a short pass on a GPU is that of kernel launches: a layer consists of a dozen kernels of
+a few microseconds each, which take Python longer to launch than they run. A graph launches all
+kernels at once, but repeats exactly what was recorded, with the same shapes and addresses. So a
+pass is padded to one of a few shapes, and what differs between passes (tokens, positions, slots) is
+in tensors at fixed addresses. Passes that fit no shape run without graphs.
 """
 
 import contextlib
@@ -31,19 +31,19 @@ _NUM_WARM_UPS = 2
 
 
 class Graph(Protocol):
-    """Something recorded that runs again and again."""
+    """A recording that can be replayed."""
 
     def replay(self) -> Tensor:
-        """Runs it; the output is at the same address every time."""
+        """Runs it. The output is always at the same address."""
         ...
 
 
 Record = Callable[[Callable[[], Tensor]], Graph]
-"""Makes a graph of a function that reads and writes fixed addresses only."""
+"""Records a function that reads and writes fixed addresses only."""
 
 
 class CudaRecorder:
-    """Records CUDA graphs. Those of an engine run one at a time and share their memory."""
+    """Records CUDA graphs. An engine's graphs run one at a time, and share memory."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -97,7 +97,7 @@ class CudaGraph(NamedTuple):
 
 
 class StaticPasses:
-    """The graphs of one engine, recorded as their shapes come up."""
+    """The graphs of one engine. Each is recorded when its shape is first needed."""
 
     def __init__(
         self,
@@ -117,12 +117,12 @@ class StaticPasses:
 
     @property
     def num_shapes(self) -> int:
-        """The number of shapes so far."""
+        """The number of shapes recorded so far."""
         return len(self._graphs)
 
     @property
     def lengths(self) -> list[int]:
-        """The lengths of shapes, ascending."""
+        """The slot lengths of shapes, ascending."""
         lengths = [static_pass.SHORTEST_LENGTH]
         while lengths[-1] < self.cache.max_length:
             lengths.append(2 * lengths[-1])
@@ -171,17 +171,17 @@ class StaticPasses:
 
 
 def sendable(values: list[int], device: torch.device) -> Tensor:
-    """A tensor that a device can fetch asynchronously."""
+    """A tensor that can be copied to a device asynchronously."""
     return torch.tensor(values, pin_memory=is_gpu(device))
 
 
 def filled_up(rows: Sequence[T], num_rows: int) -> list[T]:
-    """`num_rows` rows; the additional ones repeat the first."""
+    """Pads to `num_rows` rows with copies of the first row."""
     return [*rows, *[rows[0]] * (num_rows - len(rows))]
 
 
 def tokens_and_positions(chunks: Sequence[Chunk], width: int) -> list[int]:
-    """Token ids of chunks, padded to a width, then positions."""
+    """The token ids of chunks, padded to a width, then their positions."""
     token_ids: list[int] = []
     positions: list[int] = []
     for chunk in chunks:

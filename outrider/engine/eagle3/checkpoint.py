@@ -1,8 +1,8 @@
 """Reads checkpoints of EAGLE-3 drafts, in the layout of `speculators` and in the original one.
 
-`speculators` (vLLM's library) has its settings at the top of config.json and the decoder layers'
-in `transformer_layer_config`. The original layout is a Llama configuration with a
-`draft_vocab_size`, and its layer is named `midlayer`. Weights have the same names otherwise. `d2t`
+`speculators` (a library of vLLM) has its own settings at the top level of config.json, and those of
+the decoder layers in `transformer_layer_config`. The original layout is a Llama configuration with
+a `draft_vocab_size`, and its layer is named `midlayer`; other weights have the same names. `d2t`
 holds offsets: the token of row i of the head is i + d2t[i].
 """
 
@@ -41,16 +41,17 @@ _FAMILIES: dict[str, tuple[Any, Any, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Eagle3Settings:
-    """How a draft's parts are put together.
+    """The architecture of a draft.
 
     Args:
         layer_config: transformers' configuration of the decoder layers.
-        layer_ids: whose hidden states are read; empty if the checkpoint does not say.
+        layer_ids: the target's layers whose hidden states it reads; empty: not specified.
         feature_size: the target's hidden size.
-        norms_fused: an RMS norm over all hidden states of a token, before they are fused.
-        norms_each: one for each layer's.
-        residual_is_normed: the first layer's residual is its normed input.
-        output_is_normed: the hidden states that are fed back are normed.
+        norms_fused: whether an RMS norm is applied to all hidden states of a token together,
+            before they are fused.
+        norms_each: whether one is applied to those of each layer.
+        residual_is_normed: whether the first layer's residual is its normalized input.
+        output_is_normed: whether the draft's own hidden states are normalized before it reads them.
     """
 
     layer_config: Any
@@ -93,17 +94,17 @@ class Eagle3Model(nn.Module):
         self.lm_head = nn.Linear(size, settings.draft_vocab_size, bias=False)
         self.rotary: nn.Module
         self.token_ids: Tensor
-        """The target's token of each of the head's rows."""
+        """For each row of the head, its token in the target's vocabulary."""
 
 
 def read_eagle3(
     folder: str, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False
 ) -> Eagle3Model:
-    """The draft in `folder`, ready to infer.
+    """Loads the draft in `folder` for inference.
 
     Raises:
-        ModelNotFound: files cannot be read, or weights do not fit the settings.
-        UnsupportedModel: settings that are not served, or pickled weights.
+        ModelNotFound: files cannot be read, or weights do not match the settings.
+        UnsupportedModel: the settings are not supported, or weights are pickled.
     """
     settings = _read(folder)
     rope = rope_of(settings.layer_config)

@@ -1,4 +1,4 @@
-"""The engine of a feature draft, which drafts several tokens in a row by itself."""
+"""The engine of a feature draft, which drafts several tokens in one call."""
 
 import math
 import time
@@ -29,12 +29,12 @@ DEFAULT_WINDOW = 512
 class Eagle3Engine(Engine):
     """A feature draft with a slot cache; its chunks have `features`.
 
-    Position i of a slot is for token i + 1 of the part of a sequence that it has hidden states of,
-    since each token comes with those of the token before.
+    Each token is read with the hidden states of the token before it. So position i of a slot
+    belongs to token i + 1, counted from the first token whose hidden states are known.
 
     Raises:
-        ModelNotFound: files cannot be read, or weights do not fit the settings.
-        UnsupportedModel: settings that are not served.
+        ModelNotFound: files cannot be read, or weights do not match the settings.
+        UnsupportedModel: the settings are not supported.
         ConfigurationError: a device, length or number of ranks that is not available.
     """
 
@@ -125,7 +125,7 @@ class Eagle3Engine(Engine):
     ) -> list[list[list[Choice]]] | list[Tensor]:
         """Up to `num_steps` choices after each chunk, each read with the draft's own states.
 
-        Logits of `forward` for chunks that want other logits than one row.
+        Returns the logits of `forward` if any chunk has another number of logits than one.
         """
         if any(chunk.num_logits != 1 for chunk in chunks):
             return self.forward(chunks)

@@ -1,8 +1,8 @@
 """The network of a feature draft: usually one layer, which reads tokens and hidden states.
 
-Token i of a sequence comes with the hidden states of token i - 1: the target's, fused to one
-vector, or the draft's own ones where the target's are not known yet. A step of one token is some
-forty calls of torch, so they are few and run without Python.
+Token i of a sequence is read with the hidden states of token i - 1: the target's, fused into one
+vector, or the draft's own if the target's are not known yet. A step of one token takes about forty
+torch operations, which run without Python.
 """
 
 from typing import Any
@@ -41,7 +41,7 @@ class Fusion(nn.Module):
 
 
 class FeatureLayer(FusedLayer):
-    """The first layer. It attends to the token's embedding beside the hidden states."""
+    """The first layer. The input of its attention is the embedding and the hidden states."""
 
     def __init__(self, layer: Any, residual_is_normed: bool) -> None:
         super().__init__(layer)
@@ -58,7 +58,7 @@ class FeatureLayer(FusedLayer):
         values: Tensor,
         blocks: list[QueryBlock],
     ) -> Tensor:
-        """States behind the layer, [num_tokens, hidden_size]."""
+        """The hidden states after the layer, [num_tokens, hidden_size]."""
         normed = self.hidden_norm(hidden)
         states = normed if self.residual_is_normed else hidden
         inputs = torch.cat((embedded, normed), dim=-1)
@@ -118,7 +118,7 @@ class Steps(nn.Module):
 
 
 class Eagle3Network(nn.Module):
-    """A draft's network over the slot cache. It takes over the model's weights."""
+    """A draft's network over the slot cache, with the weights of the given model."""
 
     def __init__(self, model: Eagle3Model, max_length: int) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
 """Drafts that propose only a part of the vocabulary.
 
-The head is much of a small draft's cost, and most of its rows are for tokens that
-hardly ever occur. A file `draft_vocabulary.json` in the model's folder names the
-tokens to keep. The draft never proposes others, which costs some acceptance and
-changes nothing else. (FR-Spec, arXiv 2502.14856; VocabTrim, arXiv 2506.22694.)
+The head accounts for much of a small draft's cost, and most of its rows are for tokens that hardly
+ever occur. A file `draft_vocabulary.json` in the model's folder lists the tokens to keep. The draft
+never proposes others, which lowers the acceptance rate a little and changes nothing else. (FR-Spec,
+arXiv 2502.14856; VocabTrim, arXiv 2506.22694.)
 """
 
 import json
@@ -42,7 +42,7 @@ def read_draft_vocabulary(model: str) -> list[int] | None:
 
 
 def write_draft_vocabulary(folder: Path, token_ids: Sequence[int]) -> None:
-    """Makes the model in `folder` a draft that proposes these tokens."""
+    """Makes the model in `folder` a draft that proposes only these tokens."""
     (folder / FILE_NAME).write_text(json.dumps({"token_ids": sorted(token_ids)}))
 
 

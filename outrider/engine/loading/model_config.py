@@ -1,4 +1,4 @@
-"""Limits of a model's texts, by its configuration."""
+"""Limits on texts that follow from a model's configuration."""
 
 import logging
 from typing import Any
@@ -15,10 +15,10 @@ _SHORTEST_CONTEXT_LENGTH = 2
 def context_length(config: Any, wanted: int | None, is_draft: bool = False) -> int:
     """The length of a slot, in tokens.
 
-    A draft whose model takes less than `wanted` gets what its model takes: beyond that, a text
-    continues without it.
+    If a draft's model supports less than `wanted`, the result is what it supports; longer texts
+    continue without the draft.
 
-    Raises ConfigurationError if a target's model takes less, or the length is too small.
+    Raises ConfigurationError if a target's model supports less, or the length is too small.
     """
     longest = longest_text(config)
     if wanted is None:
@@ -36,7 +36,7 @@ def context_length(config: Any, wanted: int | None, is_draft: bool = False) -> i
 
 
 def check_layers(config: Any, num_cached: int, family: str) -> None:
-    """Refuses layers that keep states outside of the slot cache."""
+    """Raises UnsupportedModel for layers that keep state outside of the slot cache."""
     if num_cached != config.num_hidden_layers:
         raise UnsupportedModel(
             f"{family} has layers that do not use the slot cache "
@@ -45,7 +45,8 @@ def check_layers(config: Any, num_cached: int, family: str) -> None:
 
 
 def check_windows(config: Any, seen: set[int], max_context_length: int, name: str) -> None:
-    """Refuses a sliding window that layers do not pass to attention, if the context exceeds it."""
+    """Raises UnsupportedModel for a sliding window that layers do not pass to attention, if the
+    context exceeds it."""
     window = getattr(config, "sliding_window", None)
     if not window or getattr(config, "use_sliding_window", True) is False:
         return
@@ -57,9 +58,9 @@ def check_windows(config: Any, seen: set[int], max_context_length: int, name: st
 
 
 def check_chunks(config: Any, max_context_length: int, name: str) -> None:
-    """Refuses attention that depends on positions in the pass, if the context is long enough.
+    """Raises UnsupportedModel if the context is so long that attention is in chunks of positions.
 
-    Llama 4 attends within chunks, and scales queries of layers without rotation by position.
+    Llama 4 does that, and scales the queries of layers without rotary embeddings by position.
     """
     chunk = getattr(config, "attention_chunk_size", None)
     layer_types = getattr(config, "layer_types", None) or ["chunked_attention"]

@@ -1,4 +1,4 @@
-"""Reads the files of a model's folder, and refuses models that are not served."""
+"""Reads the files in a model's folder, and refuses models that are not supported."""
 
 import json
 from pathlib import Path
@@ -54,7 +54,7 @@ def read_config(folder: str, trust_remote_code: bool = False) -> Any:
 
 
 def read_settings(folder: str, name: str = "config.json") -> dict[str, Any]:
-    """The content of a file of settings. Raises ModelNotFound."""
+    """The content of a JSON file of settings. Raises ModelNotFound."""
     path = Path(folder)
     if not path.is_dir():
         raise ModelNotFound(f"there is no folder {folder!r}")
@@ -81,7 +81,7 @@ def is_eagle3(folder: str) -> bool:
 
 
 def tokenizer_folder(folder: str) -> str:
-    """The folder with the model's tokenizer: of a draft's target, if it names it and has none.
+    """The folder with the model's tokenizer. A draft may name a target whose tokenizer it uses.
 
     Raises ModelNotFound.
     """
@@ -97,7 +97,7 @@ def eos_token_ids(folder: str, config: Any, vocab_size: int) -> tuple[int, ...]:
     """Tokens that end a text, by generation_config.json and config.json.
 
     Args:
-        config: whose defaults count if neither names any.
+        config: its defaults are used if neither file names any.
 
     Raises:
         ModelNotFound: a file cannot be read.
@@ -119,7 +119,7 @@ def generation_settings(folder: str) -> dict[str, Any]:
 
 
 def settings_not_applied(folder: str) -> list[str]:
-    """Settings of generation_config.json that are not applied here. Raises ModelNotFound."""
+    """Settings in generation_config.json that Outrider ignores. Raises ModelNotFound."""
     settings = generation_settings(folder)
     return [
         f"{name} {settings[name]}"
@@ -133,7 +133,7 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def told(error: Exception) -> str:
-    """An exception's message in one line; with its class, where it is not meant for users."""
+    """An exception's message in one line, with its class if it is not meant for users."""
     text = " ".join(str(error).split())[:_LONGEST_REASON]
     if text and isinstance(error, OSError | ValueError):
         return text

@@ -1,4 +1,4 @@
-"""Loads a model's weights, or refuses them if they are not just those of its configuration."""
+"""Loads a model's weights, and refuses weights that do not match its configuration exactly."""
 
 import re
 from collections.abc import Callable, Collection, Iterator
@@ -31,14 +31,14 @@ def load_model(
     ranks: Ranks | None = None,
     trust_remote_code: bool = False,
 ) -> Any:
-    """The causal language model of a folder, ready to infer.
+    """Loads the causal language model in a folder for inference.
 
     Args:
-        ranks: the other processes that hold a part of it.
-        trust_remote_code: whether code of the folder may run, and pickles be read.
+        ranks: the processes that it is split among, if it is.
+        trust_remote_code: whether code in the folder may be run, and pickles be read.
 
     Raises:
-        ModelNotFound: the files cannot be read, or are not those of the configuration.
+        ModelNotFound: the files cannot be read, or do not match the configuration.
         UnsupportedModel: weights are quantised or pickled, the folder has code or is an adapter,
             or the model cannot be split among `ranks`.
     """
@@ -68,21 +68,21 @@ def load_model(
 
 
 def leave_file(model: nn.Module) -> None:
-    """Copies weights that lie in a mapped file: all of it takes memory as long as one is used."""
+    """Copies weights out of a memory-mapped file, all of which uses memory while any is in use."""
     for tensor in (*model.parameters(), *model.buffers()):
         tensor.data = tensor.data.clone()
 
 
 def check_complete(name: str, loaded: dict[str, Collection[Any]]) -> None:
-    """Checks that a checkpoint has each weight of the model in its shape, and no others.
+    """Checks that a checkpoint has every weight of the model, in the right shape, and no others.
 
-    transformers would initialise missing weights at random, and leave out surplus ones.
+    transformers would initialize missing weights at random, and ignore surplus ones.
 
     Args:
         loaded: the info of `from_pretrained` with `output_loading_info`.
 
     Raises:
-        ModelNotFound: a weight is missing, surplus or mis-shaped; the message names some.
+        ModelNotFound: a weight is missing, surplus or has another shape; the message names some.
     """
     unexpected = [key for key in loaded["unexpected_keys"] if not _COMPUTED.search(key)]
     shapes = [
