@@ -92,7 +92,7 @@ class _Client:
 
 
 class Client(_Client, AbstractContextManager["Client"]):
-    """Talks to an orchestrator. Thread-safe; close it, or use it in a `with`."""
+    """A connection to an orchestrator. Thread-safe. Close it, or use it in a `with`."""
 
     def _connect(self) -> None:
         self._channel = self._open(grpc)
@@ -111,38 +111,38 @@ class Client(_Client, AbstractContextManager["Client"]):
         request_id: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> Generation:
-        """Generates a whole text.
+        """Generates a text and returns it as a whole.
 
         Args:
-            prompt: a text, which is continued as it is, or a conversation, which the target's
-                chat template renders: `[{"role": "user", "content": "..."}]`.
+            prompt: a text to continue verbatim, or a conversation for the target's chat template:
+                `[{"role": "user", "content": "..."}]`.
             timeout: in seconds; None: no limit.
-            request_id: the id of this request in the services' logs; None: they choose.
+            request_id: the id of this request in the services' logs; None: the server chooses.
             max_new_tokens: ends the text after this many tokens; default 64, or the server's limit.
-            temperature: of sampling; default 0, which is greedy.
-            top_k: samples from this many of the likeliest tokens; default 0, from all.
-            top_p: samples from the likeliest tokens that have this probability together, above 0
-                and up to 1; default 1, from all.
-            min_p: samples from tokens with at least this share of the likeliest token's
-                probability, 0 to 1; default 0, from all.
-            seed: of sampling, 0 to 2**64 - 1; default: drawn, below 2**53.
-            stop_strings: a string or up to 16 that end the text and are not part of it.
-            num_speculative_tokens: draft tokens a step, up to 64, 0 for none; default: as many
-                as pay.
-            ignore_eos: goes on after the model's end of text; default False.
-            num_predrafts: outcomes of a verification that the draft predrafts for, up to 64, 0 for
-                none; default: as many as pay.
-            prompt_lookup: drafts from the text itself; default: if num_speculative_tokens is
-                not given.
+            temperature: of sampling; default 0: greedy.
+            top_k: samples from this many of the most probable tokens; default 0: from all.
+            top_p: samples from the smallest set of tokens with this total probability, above 0 and
+                up to 1; default 1: from all.
+            min_p: samples from tokens with at least this share of the highest probability, 0 to 1;
+                default 0: from all.
+            seed: of sampling, 0 to 2**64 - 1; default: drawn at random, below 2**53.
+            stop_strings: one string, or up to 16, that end the text and are not part of it.
+            num_speculative_tokens: draft tokens per step, up to 64, 0: none; default: the server's
+                draft policy decides.
+            ignore_eos: continues after an EOS token; default False.
+            num_predrafts: for how many outcomes of a verification the draft predrafts, up to 64,
+                0: none; default: the draft chooses.
+            prompt_lookup: copies draft tokens from the text itself, where it repeats; default: only
+                if num_speculative_tokens is not given.
             trace: also returns when each service did what; default False.
-            continue_final_message: goes on with the last message, which is the assistant's, instead
-                of beginning a new turn; default False.
+            continue_final_message: continues the last message, which must be the assistant's,
+                instead of starting a new turn; default False.
             chat_template_kwargs: variables for the chat template: `{"enable_thinking": False}`.
 
         A parameter that is None has its default.
 
         Raises:
-            OutriderError: by its class, see `outrider.errors`.
+            OutriderError: the request failed; see its subclasses in `outrider.errors`.
             TypeError: there is no such parameter.
         """
         request, settings = self._call(prompt, timeout, request_id, parameters)
@@ -158,13 +158,13 @@ class Client(_Client, AbstractContextManager["Client"]):
         request_id: str | None = None,
         **parameters: Unpack[Parameters],
     ) -> GenerationStream:
-        """Generates piece by piece. Arguments are those of `generate`.
+        """Generates a text and yields it piece by piece. Takes the arguments of `generate`.
 
-        A stream that is left early is closed when its last reference goes; a `with` closes it
-        in any case.
+        If iteration ends early, the call is cancelled when the last reference to the stream is
+        dropped, or at the end of a `with`.
 
         Raises:
-            OutriderError: the request cannot be sent; other errors are raised on iteration.
+            OutriderError: the request cannot be sent; other errors are raised during iteration.
             TypeError: there is no such parameter.
         """
         request, settings = self._call(prompt, timeout, request_id, parameters)
@@ -179,7 +179,7 @@ class Client(_Client, AbstractContextManager["Client"]):
         return server_info_from_wire(response)
 
     def close(self) -> None:
-        """Ends all calls that are under way."""
+        """Cancels all running calls."""
         self._is_closed = True
         self._channel.close()
 
@@ -206,8 +206,8 @@ def _time_limit(timeout: float | None) -> float | None:
 class AsyncClient(_Client, AbstractAsyncContextManager["AsyncClient"]):
     """`Client` for asyncio, with the same arguments.
 
-    It may be made anywhere. It belongs to the event loop of its first call, and to another
-    one only after that loop is closed.
+    It may be created anywhere. It is bound to the event loop of its first call, and can be used in
+    another one only after that loop is closed.
     """
 
     _loop: asyncio.AbstractEventLoop | None = None
@@ -272,7 +272,7 @@ class AsyncClient(_Client, AbstractAsyncContextManager["AsyncClient"]):
         return server_info_from_wire(response)
 
     async def close(self) -> None:
-        """Ends all calls that are under way. Raises ClientMisuse in another event loop."""
+        """Cancels all running calls. Raises ClientMisuse in another event loop."""
         loop = self._running_loop()
         self._is_closed = True
         if self._loop is loop:

@@ -1,4 +1,4 @@
-"""Requests from Python values to protobuf, checked field by field."""
+"""Conversion of Python arguments to a protobuf request, validated field by field."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
@@ -45,7 +45,10 @@ _LONGEST_VALUE = 60  # of a value in an error message, in characters
 
 
 def request_to_wire(prompt: Prompt, parameters: Parameters) -> pb.GenerateRequest:
-    """Raises InvalidRequest for a value that no field can hold, TypeError for an unknown name."""
+    """Converts arguments to a request.
+
+    Raises InvalidRequest if a value does not fit its field, TypeError for unknown parameters.
+    """
     if unknown := sorted(parameters.keys() - Parameters.__annotations__):
         raise TypeError(f"unexpected keyword argument {unknown[0]!r}")
     request = pb.GenerateRequest()

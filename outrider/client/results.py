@@ -1,4 +1,4 @@
-"""The results that a client gets, and how they come from protobuf."""
+"""The results that a client gets, and their conversion from protobuf."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields
@@ -32,7 +32,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """A generated text; `trace` is empty unless it was asked for.
+    """A generated text. `trace` is empty unless it was requested.
 
     `finish_reason` is "stop", "length" (`max_new_tokens`) or "context_limit".
     """
@@ -48,10 +48,10 @@ class Generation:
     num_target_threads: int = 0
     """CPU threads of the target's last forward pass; 0 if unknown."""
     draft_failure: str = ""
-    """Why the draft did not take part, or not to the end; empty if it did."""
+    """Why all or part of the text was generated without the draft; empty if it did not fail."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dictionaries, as `outrider generate --json` prints them; no trace."""
+        """Nested dictionaries, as printed by `outrider generate --json`; without the trace."""
         values = asdict(self)
         del values["trace"]
         for rate in ("draft_acceptance_rate", "mean_acceptance_length"):

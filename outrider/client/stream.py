@@ -22,7 +22,7 @@ from outrider.v1 import generation_pb2 as pb
 
 @contextmanager
 def own_errors() -> Iterator[None]:
-    """Turns gRPC's exceptions for failed calls into an OutriderError."""
+    """Context manager that converts gRPC's exceptions for failed calls to OutriderError."""
     try:
         yield
     except grpc.RpcError as error:
@@ -69,12 +69,12 @@ class _Stream:
 
 
 class GenerationStream(_Stream, Iterator[TextPiece], AbstractContextManager["GenerationStream"]):
-    """Pieces of text as they are committed; `result` afterwards.
+    """Iterates over pieces of text as they are committed; then `result` is set.
 
-    A `with` ends the call even if the pieces are not read to the end.
+    A `with` cancels the call if it is left before the last piece.
 
     Raises:
-        OutriderError: on iteration, if the call fails.
+        OutriderError: the call fails; raised during iteration.
     """
 
     def __next__(self) -> TextPiece:

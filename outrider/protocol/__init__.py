@@ -1,1 +1,1 @@
-"""Messages, their codecs, addresses, channels and interceptors of calls."""
+"""Message classes and codecs, addresses, channels, gRPC interceptors."""

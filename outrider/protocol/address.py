@@ -1,7 +1,7 @@
-"""Addresses, checked before anything is dialled.
+"""Validation of addresses.
 
-gRPC accepts nearly every string: a missing port means 443, a URL an unknown host, and a port
-of seven digits another port.
+gRPC accepts almost any string: it takes a missing port as 443, a URL as an unknown host, and a port
+of seven digits as another port.
 """
 
 import ipaddress
@@ -23,7 +23,7 @@ def check_address(address: str) -> str:
     """Returns the address: HOST:PORT, [IPV6]:PORT, or a gRPC name such as dns:///HOST:PORT.
 
     Raises:
-        ConfigurationError: it cannot be dialled; the message says why.
+        ConfigurationError: it is not a valid address; the message says why.
     """
     if not isinstance(address, str):
         raise ConfigurationError(f"an address is a string, HOST:PORT, and not {address!r:.100}")
@@ -67,10 +67,10 @@ def _is_ipv6(host: str) -> bool:
 
 
 def host_without_brackets(host: str) -> str:
-    """The host to listen on, a name or an IP address, without a port and brackets.
+    """Returns a host to listen on, a name or an IP address, without brackets.
 
     Raises:
-        ConfigurationError: it is something else.
+        ConfigurationError: it is not a host, or has a port.
     """
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     if _is_ipv6(bare):
@@ -86,7 +86,7 @@ def join_host_port(host: str, port: int) -> str:
 
 
 def dialable(address: str) -> str:
-    """The address by which this machine reaches a service that listens on `address`."""
+    """The address at which this machine can connect to a service that listens on `address`."""
     host, _, port = address.rpartition(":")
     local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
     return f"{local.get(host, host)}:{port}"

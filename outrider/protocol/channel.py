@@ -1,4 +1,4 @@
-"""Client channels, and exceptions made of the errors of calls."""
+"""Client channels, and the conversion of gRPC errors to exceptions."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ def open_channel(
     """A channel of `kind`, the module grpc or grpc.aio. `options` override CHANNEL_OPTIONS.
 
     Raises:
-        ConfigurationError: the address cannot be dialled.
+        ConfigurationError: the address is not valid.
     """
     check_address(address)
     chosen = [*{**dict(CHANNEL_OPTIONS), **checked_options(options)}.items()]
@@ -59,7 +59,7 @@ def open_channel(
 
 
 def checked_metadata(metadata: Metadata) -> list[tuple[str, str | bytes]]:
-    """The pairs. Raises ConfigurationError for keys and values that gRPC does not accept."""
+    """Metadata as pairs. Raises ConfigurationError for keys or values that gRPC rejects."""
     pairs = list(metadata.items()) if isinstance(metadata, Mapping) else list(metadata)
     for key, value in pairs:
         if not re.fullmatch(r"[0-9a-z_.-]+", key) or key.startswith("grpc-"):
@@ -76,7 +76,7 @@ def checked_metadata(metadata: Metadata) -> list[tuple[str, str | bytes]]:
 
 
 def checked_options(options: Options) -> dict[str, int | str]:
-    """Values by name. Raises ConfigurationError for a value that gRPC would ignore."""
+    """Options as a dictionary. Raises ConfigurationError for values that gRPC would ignore."""
     chosen = dict(options)
     for name, value in chosen.items():
         if not isinstance(value, int | str):
@@ -89,7 +89,7 @@ def checked_options(options: Options) -> dict[str, int | str]:
 _DETAILS_KEY = "grpc-status-details-bin"
 
 CLASS_BY_REASON = {kind.reason: kind for kind in reversed([*errors.kinds_of(OutriderError)])}
-"""The class of each reason that services name; of classes with one reason, the topmost."""
+"""The class for each reason in a service's errors; if several share it, their base class."""
 
 # The classes of codes that gRPC itself sets.
 _CLASS_BY_CODE: dict[grpc.StatusCode, type[OutriderError]] = {
@@ -123,9 +123,9 @@ _PREVENTED = {
 
 
 def from_rpc_error(error: Any, service: str = "") -> OutriderError:
-    """The exception of a failed call: by its reason, else by its status code.
+    """The exception for a failed call, by its reason or, without one, by its status code.
 
-    `service` is named where the message is gRPC's own.
+    If the message is gRPC's own, the name of the `service` is added.
     """
     info, retry_after = _details(error)
     message = _plainly(error) or error.code().name

@@ -1,4 +1,4 @@
-"""Conversion of messages to and from protobuf, where both ends of an RPC need it."""
+"""Conversion to and from protobuf of the messages that several services share."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from outrider.v1 import common_pb2, draft_pb2, target_pb2
 
 
 def sampling_from_wire(message: common_pb2.SamplingParams) -> SamplingParams:
-    """Raises InvalidRequest for values out of range."""
+    """Converts sampling parameters. Raises InvalidRequest for values out of range."""
     top_p = message.top_p if message.HasField("top_p") else 1.0
     return checked_sampling(
         SamplingParams(message.temperature, message.top_k, top_p, message.min_p, message.seed)
@@ -27,7 +27,7 @@ def sampling_from_wire(message: common_pb2.SamplingParams) -> SamplingParams:
 
 
 def checked_sampling(params: SamplingParams) -> SamplingParams:
-    """Returns the parameters. Raises InvalidRequest for values out of range (NaN included)."""
+    """Returns the parameters. Raises InvalidRequest for values out of range, NaN included."""
     if not 0.0 <= params.temperature < float("inf"):
         raise InvalidRequest("temperature must be 0 (greedy) or a positive number")
     if not 0.0 < params.top_p <= 1.0:
@@ -48,7 +48,7 @@ def sampling_to_wire(params: SamplingParams) -> common_pb2.SamplingParams:
 
 
 def predraft_plan_from_wire(message: draft_pb2.ProposeRequest) -> PredraftPlan:
-    """Raises InvalidRequest for values out of range (NaN included)."""
+    """Converts a request's plan. Raises InvalidRequest for values out of range, NaN included."""
     if not 0.0 <= message.acceptance_rate <= 1.0:
         raise InvalidRequest("acceptance_rate must be between 0 and 1")
     return PredraftPlan(
@@ -132,7 +132,7 @@ def proposal_from_wire(message: draft_pb2.Proposal) -> Proposal:
 
 
 def predrafts_to_wire(predrafts: Sequence[Predraft], elapsed_ns: int) -> draft_pb2.ProposeResponse:
-    """For at least one predraft; all follow one proposal, whose request came `elapsed_ns` ago."""
+    """Converts predrafts, at least one, for the request that arrived `elapsed_ns` ago."""
     return draft_pb2.ProposeResponse(
         predrafts=draft_pb2.PredraftUpdate(
             context_length=predrafts[0].context_length,

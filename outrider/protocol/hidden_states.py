@@ -1,4 +1,4 @@
-"""Hidden states of the target, for feature drafts: bytes that only the two models interpret."""
+"""The target's hidden states for feature drafts, as bytes that only the models interpret."""
 
 from dataclasses import dataclass, field, replace
 from typing import Self
@@ -9,11 +9,11 @@ MAX_BYTES = 2**20
 
 @dataclass(frozen=True, slots=True)
 class HiddenStateSpec:
-    """Which of the target's hidden states a feature draft reads.
+    """The target's hidden states that a feature draft reads.
 
-    Layer i means what enters decoder layer i; without any, the draft reads the layers of
-    `of_target`. `hidden_size` is the size of one layer's. The draft makes no use of those before
-    the last `window` tokens.
+    Layer i means the input of decoder layer i; if `layers` is empty, the draft reads those of
+    `of_target`. `hidden_size` is the size for one layer. The draft needs the hidden states of the
+    last `window` tokens only.
     """
 
     layers: tuple[int, ...]
@@ -21,22 +21,23 @@ class HiddenStateSpec:
     window: int
 
     def of_target(self, num_layers: int) -> Self:
-        """The same of a target with so many layers, which are named.
+        """The same with `layers` set, for a target with `num_layers` layers.
 
-        Those of the EAGLE-3 authors are near its beginning, its middle and its end.
+        The default of the EAGLE-3 authors: one layer near the beginning, one in the middle, one
+        near the end.
         """
         layers = self.layers or (2, num_layers // 2, num_layers - 3)
         return replace(self, layers=layers)
 
     @property
     def row_bytes(self) -> int:
-        """Of one token: bfloat16, the layers one after the other."""
+        """Bytes per token: bfloat16, for all layers."""
         return 2 * len(self.layers) * self.hidden_size
 
 
 @dataclass(frozen=True, slots=True)
 class HiddenStates:
-    """Those of `num_tokens` consecutive tokens, the first at `first_index` of the sequence.
+    """Those of `num_tokens` consecutive tokens, from `first_index` of the sequence.
 
     `data` is bfloat16, little-endian: [num_tokens, number of layers * hidden_size].
     """
@@ -47,17 +48,17 @@ class HiddenStates:
 
     @property
     def end(self) -> int:
-        """The index after the last of these tokens."""
+        """The index after the last token."""
         return self.first_index + self.num_tokens
 
     def part(self, first: int, end: int) -> Self:
-        """Those of the tokens from `first` up to `end`, which must be among these."""
+        """Those of the tokens in [first, end), which must be among these."""
         row_bytes = self._row_bytes
         rows = slice((first - self.first_index) * row_bytes, (end - self.first_index) * row_bytes)
         return replace(self, first_index=first, num_tokens=end - first, data=self.data[rows])
 
     def pieces(self) -> list[Self]:
-        """These, divided among messages; at least one, possibly empty."""
+        """These, divided into parts that fit into a message; at least one, possibly empty."""
         most = max(1, MAX_BYTES // max(1, self._row_bytes))
         firsts = range(self.first_index, self.end, most)
         return [self.part(first, min(first + most, self.end)) for first in firsts] or [self]

@@ -1,4 +1,4 @@
-"""The base of interceptors around every call of our own services: metrics, request ids, spans."""
+"""The base class of gRPC interceptors for metrics, request ids, spans and errors."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -29,19 +29,19 @@ class Method:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether monitors call it all the time, so that its calls are not logged."""
+        """Whether monitors call it so often that its calls should not be logged."""
         return self.name in _QUIET
 
 
 class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
-    """Wraps the handlers of our own services; health, reflection and channelz are left out.
+    """Wraps the handlers of Outrider's services, but not of health, reflection and channelz.
 
-    The handlers are coroutines that write to their context. Subclasses define `around`, within
-    which a handler that fails or is cancelled raises, or `wrap`.
+    Handlers are coroutines that write to their context. Subclasses define `wrap`, or `around`, a
+    context manager in which the handler runs, and which sees its exception or cancellation.
     """
 
     def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
-        """The wrapped handler; by default it runs within `around`."""
+        """The wrapped handler. By default, it runs within `around`."""
 
         async def wrapped(request: Any, context: Context) -> Any:
             with self.around(method, context):
@@ -50,11 +50,11 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
         return wrapped
 
     def around(self, method: Method, context: Context) -> AbstractContextManager[None]:
-        """The context manager that a call runs in."""
+        """The context manager in which a call runs."""
         raise NotImplementedError
 
     def around_messages(self, method: Method, handler: Any) -> Any:
-        """The handler with its serializers wrapped, to look at messages."""
+        """May wrap the handler's serializers, to process messages."""
         return handler
 
     async def intercept_service(
@@ -76,7 +76,7 @@ class Around(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
 
 
 def call_code(context: Context, error: BaseException | None) -> grpc.StatusCode:
-    """The status of a call whose handler returned, or raised `error`."""
+    """The status code of a call whose handler returned or, if `error` is set, raised it."""
     if error is None:
         return grpc.StatusCode.OK
     if isinstance(error, grpc.aio.AbortError):
@@ -89,7 +89,7 @@ def call_code(context: Context, error: BaseException | None) -> grpc.StatusCode:
 
 @contextmanager
 def telling_the_end(context: Context, tell: Callable[[grpc.StatusCode], None]) -> Iterator[None]:
-    """Calls `tell` with the status that the call ends with."""
+    """Context manager that calls `tell` with the final status code of the call."""
     error: BaseException | None = None
     try:
         yield

@@ -1,7 +1,7 @@
-"""The messages between engine, services and loop.
+"""The messages between engine, services and decode loop.
 
-Frozen dataclasses without torch or protobuf, so that every process can import
-them. `outrider.protocol.codec` converts them to and from the wire.
+Frozen dataclasses that need neither torch nor protobuf, so that every process can import them.
+`outrider.protocol.codec` converts them to and from protobuf.
 """
 
 from dataclasses import dataclass, field, fields
@@ -11,7 +11,7 @@ from typing import Self
 from outrider.protocol.hidden_states import HiddenStates, HiddenStateSpec
 
 WIRE_VERSION = 2
-"""The version of the meaning of a session's messages; see GetModelInfoResponse."""
+"""The version of the semantics of a session's messages; see GetModelInfoResponse."""
 
 # Limit on the draft tokens of a step, each of which takes a row of the target's logits.
 MAX_NUM_SPECULATIVE_TOKENS = 64
@@ -41,7 +41,7 @@ GREEDY = SamplingParams()
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Server-side durations of one message, in nanoseconds, and the batch of its last pass."""
+    """Server-side durations for one message, in nanoseconds, and the size of its last pass."""
 
     queue_ns: int = 0
     forward_ns: int = 0
@@ -54,7 +54,7 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The draft's tokens for what follows the first `context_length` tokens."""
+    """Draft tokens after the first `context_length` tokens."""
 
     context_length: int
     draft_token_ids: tuple[int, ...]
@@ -64,10 +64,10 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class PredraftPlan:
-    """How many outcomes of a verification to predraft for, and how many tokens after each.
+    """For how many outcomes of a verification to predraft, and how many tokens for each.
 
-    With `is_limit` the draft chooses how many, at most `num_predrafts`, knowing that draft
-    tokens behind accepted ones are accepted at `acceptance_rate`; 0 if that is unknown.
+    With `is_limit` the draft chooses the number, up to `num_predrafts`, from `acceptance_rate`
+    (0: unknown).
     """
 
     num_predrafts: int = 0
@@ -78,10 +78,10 @@ class PredraftPlan:
 
 @dataclass(frozen=True, slots=True)
 class Predraft:
-    """What the draft would propose if the verification turned out in one way.
+    """Draft tokens for one outcome of a verification.
 
-    It continues the first `context_length` tokens and `assumed_token_ids`: accepted
-    draft tokens and the target's own after them. `forward_ns` is what it has cost so far.
+    They follow the first `context_length` tokens and `assumed_token_ids`: accepted draft tokens,
+    then the target's own. `forward_ns` is the duration of its forward passes so far.
     """
 
     context_length: int
@@ -92,11 +92,10 @@ class Predraft:
 
 @dataclass(frozen=True, slots=True)
 class VerifyResult:
-    """The target's answer to draft tokens after the first `context_length` tokens.
+    """The result of verifying draft tokens after the first `context_length` tokens.
 
-    `is_bonus` tells whether all draft tokens were accepted, so that
-    `next_token_id` comes on top of them; otherwise it replaces the first one
-    that was rejected.
+    If `is_bonus`, all draft tokens were accepted and `next_token_id` is the bonus token; otherwise
+    it is the recovered token.
     """
 
     context_length: int
@@ -106,14 +105,14 @@ class VerifyResult:
     sequence_length: int
     timings: Timings = Timings()
     is_run_ahead: bool = False
-    """Whether the target decoded it without a request."""
+    """Whether the target decoded the token without a request."""
     hidden_states: HiddenStates | None = None
-    """Of tokens that the pass has read and the session holds, where the session wants them."""
+    """Those of tokens that the pass read and the session holds, if the session asked for them."""
 
 
 @dataclass
 class SpeculationStats:
-    """Counts of steps with draft tokens, as in SpeculationStats of the protocol."""
+    """Counts of the decode loop; see SpeculationStats in the protocol."""
 
     num_steps: int = 0
     num_draft_tokens: int = 0
@@ -150,7 +149,7 @@ class SpeculationStats:
 
 @dataclass(frozen=True, slots=True)
 class TextPiece:
-    """Text that became final with a token. `source` is "draft" (accepted) or "target"."""
+    """A token and the text that it completed. `source` is "draft" (accepted) or "target"."""
 
     text: str
     token_id: int
@@ -180,10 +179,10 @@ class Interval:
 
 @dataclass(frozen=True, slots=True)
 class BatchInvariance:
-    """Whether a token's logits are the same, bit for bit, in every pass that may compute them.
+    """Whether a token's logits are bit-identical in every pass that may compute them.
 
-    `max_tokens`: passes were compared up to this many tokens, and none has more; 0: no limit.
-    `across_threads`: logits are also the same with every number of threads in use.
+    `max_tokens`: passes were compared up to this many tokens, and have no more; 0: no limit.
+    `across_threads`: logits are also the same for every number of threads that may be used.
     """
 
     holds: bool
@@ -223,7 +222,7 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class TokenizerFiles:
-    """A tokenizer as services send it: `tokenizer.json`, chat template, special tokens by name."""
+    """A tokenizer, as services send it: `tokenizer.json`, chat template, named special tokens."""
 
     tokenizer_json: str
     chat_template: str | None

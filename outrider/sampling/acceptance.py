@@ -6,10 +6,10 @@ from collections.abc import Sequence
 def accept_matching(
     draft_token_ids: Sequence[int], target_token_ids: Sequence[int]
 ) -> tuple[int, int]:
-    """Accepts draft tokens as long as they equal the target's own choices.
+    """Accepts draft tokens up to the first one that differs from the target's own choice.
 
-    The rule for greedy decoding and for sampling with shared noise, where the
-    target's choice at an index depends only on the tokens before it.
+    This is the rule for greedy decoding, and for sampling with shared noise, where the target's
+    choice at an index is determined by the tokens before it.
 
     Args:
         draft_token_ids: k tokens that the draft proposed.

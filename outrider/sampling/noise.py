@@ -1,7 +1,7 @@
 """Shared noise: a function of a seed, a position in a text and a token.
 
-The bits come from SplitMix64 (Steele, Lea, Flood 2014) run as a counter-based generator
-in 64-bit integers, so that every device and host derives the same.
+The bits come from SplitMix64 (Steele, Lea, Flood 2014), used as a counter-based generator on 64-bit
+integers, so that all devices and hosts compute the same noise.
 """
 
 import math
@@ -22,15 +22,15 @@ def gumbel_noise(seed: int, index: int, ids: Tensor) -> Tensor:
 
 
 def key_of(seed: int) -> int:
-    """The int64 that stands for a seed in `gumbel_rows`."""
+    """The int64 that represents a seed in `gumbel_rows`."""
     return _signed(_mix_int(seed))
 
 
 def gumbel_rows(keys: Tensor, indices: Tensor, ids: Tensor) -> Tensor:
-    """`gumbel_noise` of many seeds and positions at once, [num_rows, num_ids].
+    """`gumbel_noise` for many seeds and positions at once, [num_rows, num_ids].
 
     Args:
-        keys: [num_rows], `key_of` the seeds.
+        keys: [num_rows], `key_of` each seed.
         indices: [num_rows], positions in the texts.
         ids: [num_ids]
     """
@@ -39,7 +39,7 @@ def gumbel_rows(keys: Tensor, indices: Tensor, ids: Tensor) -> Tensor:
 
 
 def has_noise_above(seed: int, index: int, ids: Tensor, least: float) -> Tensor:
-    """Whether `gumbel_noise` is at least `least` for each id, up to rounding: never too rarely."""
+    """For each id, whether `gumbel_noise` is at least `least`; if it is very close, also True."""
     uniform = math.exp(-math.exp(_EPSILON - least)) if least > -_LARGEST_EXPONENT else 0.0
     return _noise_bits(seed, index, ids) >= math.floor(uniform * 2.0**_NUM_BITS) - 1
 

@@ -1,7 +1,7 @@
-"""Prompt lookup: finds where the last tokens of a text occurred before.
+"""Prompt lookup: finds where the last tokens of a text occurred earlier in it.
 
-It needs no model and pays where a text repeats its prompt or itself, as in summaries, edits,
-lists and code. (Saxena, "Prompt Lookup Decoding", 2023.)
+It needs no model, and pays if a text repeats its prompt or itself, as in summaries, edits, lists
+and code. (Saxena, "Prompt Lookup Decoding", 2023.)
 """
 
 from array import array
@@ -11,14 +11,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """An earlier occurrence, ending at `end`, of the last `length` tokens of a text."""
+    """An earlier occurrence of a text's last `length` tokens, which ends before index `end`."""
 
     length: int
     end: int
 
 
 def longest_match(token_ids: Sequence[int], shortest: int, longest: int) -> Match | None:
-    """The match of the longest end of the text, `longest` tokens at most; the latest of these."""
+    """The longest match of `shortest` to `longest` tokens; of several, the latest one.
+
+    None if there is none.
+    """
     text = array("I", token_ids)
     width = text.itemsize
     haystack = text.tobytes()

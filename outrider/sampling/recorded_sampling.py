@@ -1,8 +1,8 @@
-"""The choices of `outrider.sampling.sampler` without reading any value, for recorded passes.
+"""The choices of `outrider.sampling.sampler`, computed without data-dependent control flow.
 
-The choices are the same, except for the order of runners-up with equal scores. What the
-sampler saves by looking at values (noise for tokens that cannot win, sorting beyond the
-nucleus) is computed here: on a GPU that takes less time than an answer.
+For recorded passes. The choices are the same, except for the order of runners-up with equal scores.
+What the sampler saves by looking at values (noise for tokens that cannot win, sorting beyond the
+nucleus) is computed here, since on a GPU that is faster than transferring the values.
 """
 
 import math
@@ -19,17 +19,17 @@ from outrider.sampling.noise import gumbel_rows, key_of
 
 
 class SamplingSpec(NamedTuple):
-    """How tokens are to be chosen after a chunk's logits."""
+    """How to choose tokens from a chunk's logits."""
 
     params: SamplingParams
     num_ids: int
-    """How many of the logits' columns may be chosen: the first ones."""
+    """How many of the logits' columns, from the first one, may be chosen."""
     width: int = 1
-    """How many choices to return: the token and its runners-up."""
+    """How many choices to return: the chosen token and its runners-up."""
 
 
 class SamplingWork(NamedTuple):
-    """Which parts of sampling some rows need."""
+    """Which parts of sampling at least one of the rows needs."""
 
     is_greedy: bool
     filters: bool
@@ -48,7 +48,7 @@ class RowSettings(NamedTuple):
 
     @classmethod
     def of(cls, numbers: Tensor) -> "RowSettings":
-        """Views of the stacked `settings_of` rows, [NUM_SETTINGS, num_rows]."""
+        """Views of [NUM_SETTINGS, num_rows], whose columns are `settings_of` each row."""
         return cls(*numbers[:_NUM_INTEGERS], *numbers[_NUM_INTEGERS:].view(torch.float64))
 
 
@@ -62,7 +62,7 @@ def work_of(specs: Sequence[SamplingSpec]) -> SamplingWork:
 
 
 def settings_of(spec: SamplingSpec, num_columns: int) -> list[int]:
-    """A row's `RowSettings` as integers: other numbers by their bits."""
+    """A row's `RowSettings` as integers; floats are represented by their bits."""
     params = spec.params
     if params.greedy:
         return [spec.num_ids, 0, num_columns, *map(_bits_of, (1.0, 0.0, 1.0, 0.0))]
@@ -85,13 +85,14 @@ def rank_rows(
     width: int,
     kernels: ModuleType | None = None,
 ) -> Tensor:
-    """The choices for index `indices[i]` of a sequence after row i, likeliest first.
+    """The choices for index `indices[i]` of a sequence by row i of the logits, likeliest first.
 
     Args:
-        kernels: the module of Triton kernels that does most of the work; by default torch does.
+        kernels: the module of Triton kernels that do most of the work; by default torch does.
 
     Returns:
-        [num_rows, width, 2], float64: tokens, and how likely a similar model chooses them.
+        [num_rows, width, 2], float64: tokens, and the probability that a similar model chooses
+        them.
     """
     if kernels is not None:
         threshold = _threshold(_scores(logits, settings, work), settings) if work.filters else None

@@ -1,15 +1,15 @@
-"""Logits to tokens: greedy, or sampling with shared noise.
+"""From logits to tokens: greedily, or by sampling with shared noise.
 
 Shared noise: the token at index t of a sequence with seed s is
 
     argmax over ids of  filtered_logits[id] / temperature + gumbel(s, t, id)
 
-which is an exact sample of the filtered distribution (the Gumbel-max trick), and
-a function of the logits and of integers alone. Draft and target use the same
-noise, so a draft with similar logits mostly picks the token that the target will
-pick; acceptance is equality, and the text is the same with any draft, any number
-of draft tokens, or none. (Daliri, Musco, Suresh: "Coupling without
-Communication and Drafter-Invariant Speculative Decoding", arXiv 2408.07978.)
+which is an exact sample of the filtered distribution (the Gumbel-max trick), and a function of the
+logits and of integers only. Draft and target use the same noise, so a draft with similar logits
+usually chooses the token that the target will choose. A draft token is accepted if it equals the
+target's choice, and the text is the same with any draft, any number of draft tokens, or none.
+(Daliri, Musco, Suresh: "Coupling without Communication and Drafter-Invariant Speculative Decoding",
+arXiv 2408.07978.)
 """
 
 import math
@@ -41,12 +41,12 @@ def choose_tokens(
 
     Args:
         logits: [num_tokens, num_ids], row i for index first_index + i.
-        token_ids: [num_ids], the token of each column. Noise is keyed by it, so a
-            model that knows only a part of the vocabulary draws the same noise.
+        token_ids: [num_ids], the token of each column. The noise is a function of it, so that a
+            model with only a part of the vocabulary uses the same noise.
         first_index: counted from the start of the sequence, prompt included.
 
     Raises:
-        NotANumber: that is the first row.
+        NotANumber: the first row has no finite maximum.
     """
     peaks, columns = _largest(logits)
     num_rows = _num_sound(peaks)
@@ -84,7 +84,7 @@ def _num_sound(peaks: Tensor) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A token, and how likely a similar model chooses it."""
+    """A token, and the probability that a similar model chooses it."""
 
     token_id: int
     prob: float
@@ -93,11 +93,11 @@ class Choice:
 def rank_tokens(
     logits: Tensor, token_ids: Tensor, params: SamplingParams, index: int, width: int
 ) -> list[Choice]:
-    """The choice of `choose_tokens` at `index` after `logits` [1, num_ids], then its runners-up.
+    """The choice of `choose_tokens` for `index` by `logits` [1, num_ids], then its runners-up.
 
-    Their probabilities are the softmax of the scores, noise included: under shared
-    noise a similar model compares nearly the same scores, so it mostly takes one of
-    these, however unlikely their tokens are without the noise.
+    Their probabilities are the softmax of the scores, noise included: under shared noise a similar
+    model compares almost the same scores, so it usually chooses one of these tokens, even if they
+    are improbable without the noise.
 
     Raises NotANumber if the largest logit is not finite.
     """
@@ -138,10 +138,10 @@ def _contenders(
 
 
 def filter_logits(logits: Tensor, params: SamplingParams) -> Tensor:
-    """Sets what top-k, top-p and min-p exclude to -inf, in this order, and returns the rest.
+    """Applies top-k, top-p and min-p, in this order: sets logits of excluded tokens to -inf.
 
-    A token as likely as the last one that is kept is kept as well. `logits`
-    [num_tokens, vocab_size] are already divided by the temperature.
+    A token that is as probable as the last one that is kept is kept, too. `logits`
+    [num_tokens, vocab_size] must already be divided by the temperature.
     """
     if 0 < params.top_k < logits.shape[-1]:
         smallest = logits.topk(params.top_k, dim=-1).values[:, -1:]

@@ -1,1 +1,1 @@
-"""The life of a model service: loading, health, calls, errors, shutdown."""
+"""The lifecycle of a model service: loading, health, calls, errors, shutdown."""

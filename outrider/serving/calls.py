@@ -1,4 +1,4 @@
-"""Calls that the server ends early: at the end of a drain, or because their client is silent."""
+"""Calls that the server ends: at the end of a drain, or because their client is idle."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -10,7 +10,7 @@ from outrider.protocol.interceptors import Around, Behaviour, Context, Method
 
 
 class RunningCalls(Around):
-    """Keeps the running calls, and can end them. Belongs inside the interceptor of errors."""
+    """Tracks running calls, and can end them. Must be inside of the `ErrorInterceptor`."""
 
     def __init__(self) -> None:
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -35,7 +35,7 @@ class RunningCalls(Around):
             self._tasks.discard(task)
 
     async def wait_until_none(self, seconds: float) -> bool:
-        """Whether all have ended within `seconds`."""
+        """Waits up to `seconds` for all calls to end; returns whether they have."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while self._tasks:
@@ -50,10 +50,9 @@ class RunningCalls(Around):
 
 
 class IdleTimeouts(Around):
-    """Ends a call whose client neither sends nor reads for too long, which frees its slots.
+    """Ends calls whose client neither sends nor reads for too long, to free their slots.
 
-    The server's own work does not count, however long it takes. Belongs inside the interceptor
-    of errors.
+    Time in which the server works does not count. Must be inside of the `ErrorInterceptor`.
     """
 
     def __init__(self, seconds: float) -> None:

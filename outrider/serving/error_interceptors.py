@@ -1,4 +1,4 @@
-"""Errors on their way to clients: a status code, a reason, bounded details."""
+"""Errors for clients: a status code, a reason, details of limited size."""
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 class ErrorInterceptor(Around):
-    """Maps every exception of our handlers to a status code and `google.rpc.ErrorInfo`.
+    """Converts exceptions in handlers to a status code and `google.rpc.ErrorInfo`.
 
-    The text of an unexpected exception goes to the log, not to the client.
+    The text of an unexpected exception is logged, and not sent to the client.
     """
 
     def wrap(self, method: Method, behaviour: Behaviour) -> Behaviour:
@@ -40,9 +40,10 @@ class ErrorInterceptor(Around):
         return guarded
 
     def around_messages(self, method: Method, handler: Any) -> Any:
-        """Hands an exception raised while decoding to the handler, in place of the request.
+        """Passes an exception in decoding a request to the handler, in place of the request.
 
-        Otherwise it would become UNKNOWN and show our class names."""
+        Otherwise gRPC would answer UNKNOWN and reveal internal class names.
+        """
         if handler.request_streaming:
             return handler
         return handler._replace(
@@ -61,7 +62,7 @@ def _returning_errors(decode: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
 
 
 class OtherServices(grpc.aio.ServerInterceptor):  # type: ignore[misc,unused-ignore]
-    """Answers calls of another of the three services with the name of this one."""
+    """Answers calls of either of the other two services by an error that names this one."""
 
     def __init__(self, service_name: str) -> None:
         self._service_name = service_name
@@ -98,9 +99,9 @@ async def _abort(context: Context, error: OutriderError) -> None:
 
 
 def status_to_wire(error: OutriderError) -> status_pb2.Status:
-    """An error with its reason and, where there is one, the time after which to retry.
+    """The status for an error: code, reason and, if it has one, the time after which to retry.
 
-    Texts are cut: with metadata beyond 8 KiB the client would see another error.
+    Long texts are truncated: with more than 8 KiB of metadata, the client would see another error.
     """
     status = status_pb2.Status(code=error.code.value, message=_cut(error.message, 1024))
     metadata = {key: _cut(value, 256) for key, value in error.metadata.items()}

@@ -1,4 +1,4 @@
-"""`grpc.health.v1` for one service, whose status follows what can be served."""
+"""`grpc.health.v1` for one service; the status says whether requests can be served."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from outrider.errors import EngineFailed, OutriderError
 log = logging.getLogger(__name__)
 
 Readiness = Callable[[], Awaitable[None]]
-"""Raises OutriderError if requests cannot be served now, EngineFailed if they never will be."""
+"""Raises OutriderError if requests cannot be served now, EngineFailed if never again."""
 
 # Seconds between two checks.
 CHECK_SECONDS = 1.0
@@ -26,10 +26,10 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc,unused-ignore]
-    """One status for the server and its service, at first NOT_SERVING.
+    """One status for the server and its service, initially NOT_SERVING.
 
-    Unlike the library's, its watches end with it: a server that drains waits for all calls,
-    and a watch would never end.
+    Unlike the servicer of grpcio-health-checking it can end its Watch calls: a server that drains
+    waits for all calls to end, which these would never do.
     """
 
     def __init__(self, service_name: str) -> None:
@@ -59,14 +59,14 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc,unused-ignore
                 await changed.wait()
 
     def set_serving(self, is_serving: bool) -> None:
-        """Tells all watches of a change. Does nothing after `end`."""
+        """Sets the status and reports it to Watch calls. Does nothing after `end`."""
         status = _SERVING if is_serving else _NOT_SERVING
         if status != self._status and not self._has_ended:
             self._status = status
             self._tell()
 
     def end(self) -> None:
-        """Sets NOT_SERVING for good; watches end once they have sent it."""
+        """Sets NOT_SERVING permanently; Watch calls report it and end."""
         self.set_serving(False)
         self._has_ended = True
         self._tell()
@@ -76,10 +76,10 @@ class Health(health_pb2_grpc.HealthServicer):  # type: ignore[misc,unused-ignore
         self._changed = asyncio.Event()
 
     async def follow(self, check: Readiness) -> None:
-        """Runs `check` again and again, and sets the status by its outcome.
+        """Runs `check` periodically, and sets the status accordingly.
 
         Raises:
-            EngineFailed: `check` did.
+            EngineFailed: `check` raised it.
         """
         reason = ""
         while True:

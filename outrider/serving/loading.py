@@ -1,4 +1,4 @@
-"""Loads a model for a service, by its name: weights, tokenizer, warm-up."""
+"""Loads a model for a service: weights, tokenizer, warm-up."""
 
 import asyncio
 import dataclasses
@@ -52,11 +52,11 @@ _WARM_UP_PARAMS = (GREEDY, SamplingParams(1.0), SamplingParams(1.0, top_p=0.9))
 
 
 async def in_own_thread(function: Callable[[], T]) -> T:
-    """Awaits `function` on a thread that ends with it; if cancelled, does not wait for it.
+    """Awaits `function` on a new thread, which ends with it. If cancelled, does not wait for it.
 
-    OpenMP keeps a pool of workers for each thread that has computed. As soon as
-    the pools together have more workers than there are cores, libgomp sleeps at
-    every barrier, and passes of the engine's thread take half as long again.
+    OpenMP keeps a pool of workers for each thread that has computed. When the pools together have
+    more workers than there are cores, libgomp sleeps at every barrier, and passes on the engine's
+    thread take 1.5 times as long.
     """
     executor = ThreadPoolExecutor(1, "load")
     try:
@@ -66,13 +66,13 @@ async def in_own_thread(function: Callable[[], T]) -> T:
 
 
 def wait_for_own_thread(function: Callable[[], T]) -> T:
-    """`in_own_thread` without an event loop; waits for the thread even if interrupted."""
+    """`in_own_thread` without an event loop. Waits for the thread even if interrupted."""
     with ThreadPoolExecutor(1, "load") as executor:
         return executor.submit(function).result()
 
 
 def report_loading(what: str) -> None:
-    """Writes a line of progress to standard output, for the process that started this one."""
+    """Prints a line of progress, for the process that started this one."""
     print(f"loading {what}", flush=True)
 
 
@@ -82,10 +82,10 @@ def load_served_model(
     """Loads an engine, runs some passes, and describes it.
 
     Args:
-        num_choices: how many choices the service asks for at a time: a draft's token and its
-            runners-up, or 1 for a target.
+        num_choices: how many choices the service needs per token: for a draft, the token and its
+            runners-up; for a target, 1.
 
-    Raises what `Engine` raises, and UnsupportedModel without a fast tokenizer.
+    Raises the exceptions of `Engine`, and UnsupportedModel if there is no fast tokenizer.
     """
     name = options.model
     began = time.perf_counter()
@@ -163,7 +163,7 @@ def _engine(options: EngineOptions, name: str) -> Engine:
 
 
 def warm_up(engine: Engine, num_choices: int = 1) -> None:
-    """Runs typical passes, so that the first request is not slower than others."""
+    """Runs typical passes, so that the first request is not slower than later ones."""
     length = min(_WARM_UP_LENGTH, engine.max_context_length - max(_WARM_UP_WIDTHS))
     if length < 1:
         return

@@ -1,4 +1,4 @@
-"""The metrics of a draft or target service besides those of its RPCs."""
+"""The metrics of a draft or target service, except those of its RPCs."""
 
 from collections.abc import Iterator
 
@@ -9,7 +9,7 @@ from outrider.observability.metrics import histogram
 
 
 def model_metrics(worker: Worker | None) -> Iterator[Metric]:
-    """The metrics of an engine and its scheduler; none while the model loads."""
+    """The metrics of an engine and its scheduler; empty while the model is loading."""
     if worker is None:
         return
     engine, scheduler = worker.engine, worker.scheduler

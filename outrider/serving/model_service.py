@@ -1,4 +1,4 @@
-"""The common part of the draft and target services, and their RPCs for model and tokenizer."""
+"""The common part of the draft and target services: RPCs for model information and tokenizer."""
 
 import asyncio
 from collections.abc import Iterator
@@ -31,7 +31,7 @@ W = TypeVar("W", bound=Worker)
 
 
 class ModelServicer(Generic[W]):
-    """The base of both servicers. Answers UNAVAILABLE until `serve_model` is called."""
+    """The base class of both servicers. Answers UNAVAILABLE until `serve_model` is called."""
 
     served: ServedModel | None = None
     worker: W | None = None
@@ -41,7 +41,7 @@ class ModelServicer(Generic[W]):
         self.worker = worker
 
     async def check(self) -> None:
-        """Raises ServiceUnavailable while the model loads, EngineFailed if its engine failed."""
+        """Raises ServiceUnavailable while the model loads, EngineFailed if the engine failed."""
         self.available(self.worker).check()
 
     async def close(self) -> None:
@@ -49,13 +49,13 @@ class ModelServicer(Generic[W]):
             await asyncio.to_thread(self.worker.close)
 
     def metrics(self) -> "Iterator[Metric]":
-        """Metrics for Prometheus; none while the model loads."""
+        """Metrics for Prometheus; empty while the model is loading."""
         from outrider.serving.model_metrics import model_metrics
 
         return model_metrics(self.worker)
 
     def model_info(self) -> ModelInfo:
-        """The model as it is served now. Raises ServiceUnavailable while it loads."""
+        """The current model information. Raises ServiceUnavailable while the model is loading."""
         worker = self.available(self.worker)
         return replace(
             self.available(self.served).info,
@@ -65,7 +65,7 @@ class ModelServicer(Generic[W]):
 
     @staticmethod
     def available(part: T | None) -> T:
-        """Returns `part`. Raises ServiceUnavailable if it is None, since the model loads."""
+        """Returns `part`. If it is None, the model is still loading: raises ServiceUnavailable."""
         if part is None:
             raise ServiceUnavailable("the model is still being loaded")
         return part

@@ -1,4 +1,4 @@
-"""Server reflection, v1 and v1alpha, which finds methods as well as services and messages."""
+"""Server reflection, v1 and v1alpha, which also finds methods by name."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -32,7 +32,7 @@ class _Symbols:
 
 
 def enable_reflection(server: grpc.aio.Server, service_names: Iterable[str]) -> None:
-    """Lets clients ask `server` for the descriptors of these services."""
+    """Lets clients query `server` for the descriptors of these services."""
     names, symbols = [*service_names, reflection.SERVICE_NAME], _Symbols()
     reflection.enable_server_reflection(names, server, symbols)
     v1 = grpc.stream_stream_rpc_method_handler(

@@ -55,7 +55,7 @@ OPTIONS = [
 def start_metrics(
     options: ServerOptions, service_name: str, collect: Callable[[], Iterable["Metric"]]
 ) -> "Metrics | None":
-    """Serves metrics if there is a port for them; else imports nothing. See `Metrics`.
+    """Serves metrics if a port for them is configured, otherwise imports nothing. See `Metrics`.
 
     Raises:
         ConfigurationError: the port cannot be bound.
@@ -76,8 +76,8 @@ def interceptors(
     service_name: str,
     idle_seconds: float = DEFAULT_IDLE_SECONDS,
 ) -> list[grpc.aio.ServerInterceptor]:
-    """The interceptors of every call, the outermost first; those that raise are inside the
-    mapping of errors.
+    """The interceptors of all calls, outermost first. Those that raise are inside of the
+    `ErrorInterceptor`.
     """
     return [
         OtherServices(service_name),
@@ -97,10 +97,10 @@ class Servicer(Protocol):
         """Raises OutriderError if requests cannot be served now, EngineFailed if never again."""
 
     async def close(self) -> None:
-        """Is called when all calls have ended."""
+        """Called when all calls have ended."""
 
     def metrics(self) -> "Iterable[Metric]":
-        """The service's own metrics, as they are now."""
+        """The current values of the service's own metrics."""
         ...
 
 
@@ -113,17 +113,16 @@ async def serve(
 ) -> None:
     """Serves until SIGINT or SIGTERM, then drains.
 
-    The port is bound first and health says NOT_SERVING until `load` returns; then
-    one line `ready host:port` goes to standard output, and health follows the
-    servicer's `check`.
+    The port is bound first, and the health status is NOT_SERVING until `load` returns. Then the
+    line `ready host:port` is printed, and the health status follows the servicer's `check`.
 
     Args:
         name: of the service, without the package.
 
     Raises:
         ConfigurationError: a port cannot be bound.
-        EngineFailed: `check` did; nothing more is closed in order.
-        Stopped: a signal came while it loaded.
+        EngineFailed: `check` raised it; the server is not shut down in order.
+        Stopped: a signal arrived during `load`.
     """
     service_name = f"outrider.v1.{name}"
     metrics = start_metrics(options, service_name, servicer.metrics)
@@ -186,7 +185,7 @@ def _bind_reason(host: str, port: int) -> str:
 
 
 def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> None:
-    """Runs a service to its end. `name` is the service name of its spans. Raises OutriderError."""
+    """Runs a service until it ends. `name` is the service name in spans. Raises OutriderError."""
     exit_with_parent()
     logs.configure(options.log_format, options.log_level)
     # A waiting handler gets the interpreter ten times earlier than by default,

@@ -1,4 +1,4 @@
-"""The end of a server, from a signal on."""
+"""Shutdown of a server, from the signal on."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ _FLUSH_SECONDS = 1.0
 
 
 class Stopped(Exception):
-    """A signal came before the service was loaded, so that there was nothing to drain."""
+    """A signal arrived before the service was loaded, so that there is nothing to drain."""
 
     def __init__(self, number: int) -> None:
         super().__init__(f"signal {number}")
@@ -28,7 +28,7 @@ class Stopped(Exception):
 
 
 class StopSignals:
-    """SIGINT or SIGTERM: the first asks the server to end, a second one ends it at once."""
+    """SIGINT and SIGTERM: the first signal starts the shutdown, a second one ends it at once."""
 
     def __init__(self) -> None:
         self._first = asyncio.get_running_loop().create_future()
@@ -41,7 +41,7 @@ class StopSignals:
         self._first.set_result(number)
 
     async def interrupt(self, work: Coroutine[Any, Any, None]) -> None:
-        """Awaits `work` until a signal comes, then raises Stopped. Raises what `work` raises."""
+        """Awaits `work`. Raises Stopped if a signal arrives first, and what `work` raises."""
         task = asyncio.ensure_future(work)
         try:
             await asyncio.wait((task, self._first), return_when=asyncio.FIRST_COMPLETED)
@@ -55,9 +55,9 @@ class StopSignals:
 async def drain(
     server: grpc.aio.Server, health: Health, calls: RunningCalls, seconds: float
 ) -> None:
-    """Takes no more calls, and gives those that run `seconds` to end.
+    """Refuses new calls, and gives running ones `seconds` to end.
 
-    Does not wait for calls of other services than ours, such as reflection.
+    Does not wait for calls of other services, such as reflection.
     """
     now = asyncio.get_running_loop().time
     give_up = now() + seconds
