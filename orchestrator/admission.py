@@ -76,7 +76,7 @@ class Admission:
         self._num_doubted = 0
 
     def resize(self, num_slots: int) -> None:
-        """Changes the number of slots, after the target was restarted."""
+        """Changes the number of slots, for a target that was restarted."""
         self.num_slots = num_slots
         self._slots.resize(num_slots)
 

@@ -56,7 +56,7 @@ class Generation:
         """The text's pieces, step by step. Raises OutriderError.
 
         Args:
-            deadline: of the caller, as `time.monotonic` has it.
+            deadline: the caller's, on the clock of `time.monotonic`.
         """
         request, target = self.request, pair.target_info
         admission.check_queue()

@@ -79,7 +79,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             await self._pair.close()
 
     def metrics(self) -> "Iterator[Metric]":
-        """For Prometheus."""
+        """Metrics for Prometheus."""
         from orchestrator.metrics import generation_metrics, pair_metrics
 
         yield from pair_metrics(self._pair)

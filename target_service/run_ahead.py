@@ -93,7 +93,7 @@ class RunAhead(Job):
             yield choice
 
     def stop(self) -> None:
-        """Ends `choices`; the job must also be dropped at the scheduler."""
+        """Ends `choices`. The caller must also drop the job in the scheduler."""
         self._is_stopped = True
         self._choices.put_nowait(_STOPPED)
 

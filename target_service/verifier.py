@@ -1,4 +1,4 @@
-"""Verifies the draft tokens of all waiting sessions in shared forward passes."""
+"""Verifies the draft tokens of all sessions in shared forward passes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -224,7 +224,7 @@ class Verifier(Worker):
         self.max_waiting = max_waiting
 
     def open_session(self) -> VerifierSession:
-        """Raises NoFreeSlot."""
+        """Opens a session. Raises NoFreeSlot."""
         return VerifierSession(self.engine, self.scheduler, self.scheduler.acquire())
 
     async def open_session_in_order(self) -> VerifierSession:

@@ -223,5 +223,5 @@ class Eagle3Drafter(ModelDrafter):
     """Opens sessions on the engine of a feature draft."""
 
     def open_session(self) -> Eagle3Session:
-        """Raises NoFreeSlot."""
+        """Opens a session. Raises NoFreeSlot."""
         return Eagle3Session(self)

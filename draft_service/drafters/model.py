@@ -201,5 +201,5 @@ class ModelDrafter(Worker):
         return self.engine.logit_token_ids[:count]
 
     def open_session(self) -> ModelDrafterSession:
-        """Raises NoFreeSlot."""
+        """Opens a session. Raises NoFreeSlot."""
         return ModelDrafterSession(self)

@@ -170,7 +170,7 @@ class ReplayDrafter(ModelDrafter):
         self._path = path
 
     def open_session(self) -> ReplaySession:
-        """Raises NoFreeSlot, ConfigurationError."""
+        """Opens a session. Raises NoFreeSlot, ConfigurationError."""
         is_plain = self.engine.reads_hidden_states is None
         kind = ReplaySession if is_plain else ReplayEagle3Session
         return kind(self, Script.read(self._path))

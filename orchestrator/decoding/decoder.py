@@ -1,4 +1,4 @@
-"""The loop: propose, verify, commit.
+"""The decode loop: propose, verify, commit.
 
 The committed tokens are the only state. Draft and target hold copies, which each step brings up
 to date: a service is told how many tokens to keep and which to append. So a rejection, a full

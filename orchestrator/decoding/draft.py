@@ -55,10 +55,10 @@ class Draft:
         self.drafter = drafter or _NoDrafter()
         self._num_predrafts = num_predrafts
         self._reopen = reopen
-        self._predrafts = False  # as it was last told
+        self._predrafts = False  # according to the last request
         self._prefill: asyncio.Task[Proposal | None] | None = None
         self._has_prefilled = False
-        self._steps_behind = 0  # steps that the text is ahead of its prefill
+        self._steps_behind = 0  # how many steps the text is ahead of the prefill
         self._steps_left = 0  # to catch up
         self._num_lost_tokens = 0  # that a draft had predrafted which is lost
 
@@ -150,7 +150,7 @@ class Draft:
             else:
                 self.prefill(tokens, decision, is_late=True)
         elif self.is_working and not decision.drafts:
-            if self._predrafts:  # which may compete with the target for cores: it is told to stop
+            if self._predrafts:  # they may compete with the target for cores, so end them
                 await self.follow(tokens, (), decision)
             else:
                 self.state = DraftState.IDLE

@@ -28,7 +28,7 @@ class Decision:
     """Whether, how much and how long to draft or wait in one step. Lengths are in tokens."""
 
     drafts: bool = False
-    """The draft works; otherwise it is idle."""
+    """Whether the draft works in this step; otherwise it is idle."""
     predraft_length: int = 0
     """How many tokens to predraft for each outcome, and the most to take from a predraft."""
     miss_length: int = 0

@@ -71,7 +71,7 @@ class ModelClient:
         return f"{self.service} at {self.address}"
 
     async def wait_until_loaded(self, wait_seconds: float) -> ModelInfo:
-        """Waits up to `wait_seconds` for the service to serve. Raises OutriderError."""
+        """Waits up to `wait_seconds` for the service to be ready. Raises OutriderError."""
         give_up, told = time.monotonic() + wait_seconds, set[str]()
         while True:
             try:
@@ -86,7 +86,7 @@ class ModelClient:
             await asyncio.sleep(0.5)
 
     async def tokenizer_files(self) -> TokenizerFiles:
-        """Raises OutriderError."""
+        """Fetches the service's tokenizer. Raises OutriderError."""
         try:
             call = self.stub.GetTokenizer(common_pb2.GetTokenizerRequest())
             return from_bytes(b"".join([response.chunk async for response in call]))

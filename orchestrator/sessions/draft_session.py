@@ -36,6 +36,9 @@ _SLOT_WAIT_SECONDS = 0.05
 class DraftSession:
     """Proposals for one sequence; `interfaces.Drafter` over gRPC.
 
+    If the stream fails between two messages, the speculation cache is emptied, and the next
+    `propose` or `follow` raises the error.
+
     Args:
         window: the target's hidden states, for a feature draft.
     """
@@ -64,7 +67,8 @@ class DraftSession:
         self._sync = SequenceSync()
         self._vocab_size = draft.vocab_size
         self._context_length = 0
-        # The speculation cache: predrafts behind that context, by what they assume.
+        # The speculation cache: predrafts after that context, keyed by the tokens that they assume.
+        # Every request empties it, so that predrafts for other outcomes are discarded.
         self._cache: dict[tuple[int, ...], Predraft] = {}
         self._growth: asyncio.Future[None] | None = None
         self._reader: asyncio.Task[None] | None = None

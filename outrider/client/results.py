@@ -46,7 +46,7 @@ class Generation:
     latency: Latency
     trace: list[Interval] = field(default_factory=list)
     num_target_threads: int = 0
-    """CPU threads of the target's last forward pass; 0 if unknown."""
+    """CPU threads of the target's last forward pass; 0: unknown."""
     draft_failure: str = ""
     """Why all or part of the text was generated without the draft; empty if it did not fail."""
 

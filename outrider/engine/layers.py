@@ -102,7 +102,7 @@ class LayeredNetwork(nn.Module):
         return self.head(self.norm(states))  # type: ignore[no-any-return]
 
     def run_layers(self, states: Tensor, rotation: Rotation, forward_pass: ForwardPass) -> Tensor:
-        """States [num_tokens, hidden_size] after all layers; `states` may change in place."""
+        """States [num_tokens, hidden_size] after all layers; `states` may be modified in place."""
         raise NotImplementedError
 
 

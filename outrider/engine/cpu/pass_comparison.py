@@ -1,4 +1,4 @@
-"""Compares whole passes, as a scheduler may form them, bit for bit."""
+"""Compares whole passes, as the scheduler may compose them, bit for bit."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
