@@ -75,12 +75,12 @@ class Verification(Job):
 
 
 class VerifierSession:
-    """One client's sequence, in one slot, which `close` frees."""
+    """One client's sequence of up to `max_length` tokens, in one slot, which `close` frees."""
 
-    def __init__(self, engine: Engine, scheduler: Scheduler, slot: int) -> None:
+    def __init__(self, engine: Engine, scheduler: Scheduler, slot: int, max_length: int) -> None:
         self._engine = engine
         self._scheduler = scheduler
-        self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
+        self._sequence = TokenSequence(engine.vocab_size, max_length)
         self._rope = engine.rope
         self._logit_token_ids = engine.logit_token_ids
         self._slot = slot
@@ -223,11 +223,17 @@ class Verifier(Worker):
         super().__init__(engine)
         self.max_waiting = max_waiting
 
-    def open_session(self) -> VerifierSession:
-        """Opens a session. Raises NoFreeSlot."""
-        return VerifierSession(self.engine, self.scheduler, self.scheduler.acquire())
+    def open_session(self, max_length: int = 0) -> VerifierSession:
+        """Opens a session for up to `max_length` tokens; 0: the most. Raises NoFreeSlot."""
+        length = self.longest(max_length)
+        slot = self.scheduler.acquire(length)
+        return VerifierSession(self.engine, self.scheduler, slot, length)
 
-    async def open_session_in_order(self) -> VerifierSession:
-        """Waits for a slot, in order of the calls. Raises NoFreeSlot if too many are waiting."""
-        slot = await self.scheduler.acquire_in_order(self.max_waiting)
-        return VerifierSession(self.engine, self.scheduler, slot)
+    async def open_session_in_order(self, max_length: int = 0) -> VerifierSession:
+        """The same, but waits for a slot and for memory, in order of the calls.
+
+        Raises NoFreeSlot if too many sessions are waiting.
+        """
+        length = self.longest(max_length)
+        slot = await self.scheduler.acquire_in_order(self.max_waiting, length)
+        return VerifierSession(self.engine, self.scheduler, slot, length)

@@ -13,6 +13,7 @@ from draft_service.drafters.model import ModelDrafter
 from draft_service.servicer import DraftServicer
 from outrider.engine.activity import PassCounts
 from outrider.engine.attention.rope import NO_ROPE
+from outrider.engine.cache.memory import NO_LIMITS
 from outrider.engine.chunk import Chunk
 from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.models.tokenizer_files import (
@@ -45,9 +46,10 @@ class InstantEngine:
     threads = None
     has_draft_vocabulary = is_int8 = False
     batch_limits = BatchLimits()
+    token_limits = NO_LIMITS
 
     def __init__(self, num_slots: int) -> None:
-        self.cache = SimpleNamespace(num_slots=num_slots, num_bytes=0)
+        self.cache = SimpleNamespace(num_slots=num_slots, num_bytes=0, give_back=None)
         self.passes = PassCounts()
         self._logits = 50 * torch.eye(PRINTABLE).roll(1, 1)  # [token, its successor]
 

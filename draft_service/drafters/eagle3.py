@@ -189,10 +189,10 @@ class FeatureDrafting(Drafting):
 class Eagle3Session(ModelDrafterSession):
     """A session of a feature draft."""
 
-    def __init__(self, drafter: ModelDrafter) -> None:
+    def __init__(self, drafter: ModelDrafter, max_length: int) -> None:
         assert isinstance(drafter.engine, Eagle3Engine)
         self._states = TargetStates(drafter.engine.feature_width)
-        super().__init__(drafter)
+        super().__init__(drafter, max_length)
 
     def _content(self, slot: int, session: int) -> FeatureContent:
         return FeatureContent(slot, session, states=self._states)
@@ -222,6 +222,6 @@ class Eagle3Session(ModelDrafterSession):
 class Eagle3Drafter(ModelDrafter):
     """Opens sessions on the engine of a feature draft."""
 
-    def open_session(self) -> Eagle3Session:
-        """Opens a session. Raises NoFreeSlot."""
-        return Eagle3Session(self)
+    def open_session(self, max_length: int = 0) -> Eagle3Session:
+        """See `ModelDrafter.open_session`."""
+        return Eagle3Session(self, self.longest(max_length))

@@ -40,13 +40,14 @@ class ModelDrafterSession:
     `close` frees the slots.
     """
 
-    def __init__(self, drafter: "ModelDrafter") -> None:
+    def __init__(self, drafter: "ModelDrafter", max_length: int) -> None:
         engine = drafter.engine
         self._drafter = drafter
-        self._sequence = TokenSequence(engine.vocab_size, engine.max_context_length)
+        self._max_length = max_length
+        self._sequence = TokenSequence(engine.vocab_size, max_length)
         self._sampler = Sampler(GREEDY, engine.logit_token_ids, engine.eos_token_ids)
         self._asked: tuple[SamplingParams, int | None] | None = None
-        slots = drafter.scheduler.acquire_all(drafter.slots_per_session)
+        slots = drafter.scheduler.acquire_all(drafter.slots_per_session, max_length)
         self._contents: Sequence[SlotContent] = [self._content(slot, slots[0]) for slot in slots]
         self._main = self._contents[0]
         self._last_draft_token: list[int] = []  # not in the sequence yet
@@ -117,9 +118,7 @@ class ModelDrafterSession:
         drafter = self._drafter
         tokens = self._sequence.token_ids + self._last_draft_token
         num_committed = len(tokens) - num_draft_tokens
-        num_tokens = min(
-            predraft_plan.num_tokens, drafter.engine.max_context_length - len(tokens) - 1
-        )
+        num_tokens = min(predraft_plan.num_tokens, self._max_length - len(tokens) - 1)
         num_predrafts = min(predraft_plan.num_predrafts, drafter.num_predrafts)
         if num_predrafts < 1 or num_tokens < 1 or not self._is_readable:
             return
@@ -164,7 +163,7 @@ class ModelDrafterSession:
         self._drop_predrafts()
         contents, self._contents = self._contents, []
         for content in contents:
-            self._drafter.scheduler.release(content.slot)
+            self._drafter.scheduler.release(content.slot, is_copy=content is not self._main)
 
 
 class ModelDrafter(Worker):
@@ -200,6 +199,6 @@ class ModelDrafter(Worker):
         count = bisect_left(self._proposable, vocab_size or math.inf)
         return self.engine.logit_token_ids[:count]
 
-    def open_session(self) -> ModelDrafterSession:
-        """Opens a session. Raises NoFreeSlot."""
-        return ModelDrafterSession(self)
+    def open_session(self, max_length: int = 0) -> ModelDrafterSession:
+        """Opens a session for up to `max_length` tokens; 0: the most. Raises NoFreeSlot."""
+        return ModelDrafterSession(self, self.longest(max_length))

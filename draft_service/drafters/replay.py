@@ -125,8 +125,8 @@ class ReplaySampler(Sampler):
 class ReplaySession(ModelDrafterSession):
     """A session that runs the model, but proposes the script's text."""
 
-    def __init__(self, drafter: ModelDrafter, script: Script) -> None:
-        super().__init__(drafter)
+    def __init__(self, drafter: ModelDrafter, max_length: int, script: Script) -> None:
+        super().__init__(drafter, max_length)
         self._script = script
 
     async def propose(
@@ -169,8 +169,8 @@ class ReplayDrafter(ModelDrafter):
         super().__init__(engine, num_predrafts, step_time=step_time)
         self._path = path
 
-    def open_session(self) -> ReplaySession:
+    def open_session(self, max_length: int = 0) -> ReplaySession:
         """Opens a session. Raises NoFreeSlot, ConfigurationError."""
         is_plain = self.engine.reads_hidden_states is None
         kind = ReplaySession if is_plain else ReplayEagle3Session
-        return kind(self, Script.read(self._path))
+        return kind(self, self.longest(max_length), Script.read(self._path))

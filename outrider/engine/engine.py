@@ -13,7 +13,7 @@ from outrider.engine.activity import PassCounts
 from outrider.engine.attention.forward_pass import Pass
 from outrider.engine.attention.rope import rope_of
 from outrider.engine.cache.kv_cache import SlotCache
-from outrider.engine.cache.memory import check_fits, sessions_that_fit
+from outrider.engine.cache.memory import allocate
 from outrider.engine.chunk import Capture, Chunk, deliver, logit_rows
 from outrider.engine.cpu.calibration import attention_kinds, calibrate
 from outrider.engine.cpu.int8_linear import quantize_linears
@@ -62,6 +62,7 @@ class Engine:
     batch_limits = BatchLimits()
     """How many tokens a pass should have; measured when the model is loaded for a service."""
     threads: AdaptiveThreads | None = None
+    cache: SlotCache
     gives_hidden_states = False
     reads_hidden_states: HiddenStateSpec | None = None
 
@@ -88,7 +89,14 @@ class Engine:
         if self.is_int8:
             quantize_linears(self.network)
             compile_network(self.network)
-        self.cache = self._allocate(options)
+        with torch.inference_mode():
+            self.cache, self.token_limits = allocate(
+                self.cache,
+                options,
+                self.max_context_length,
+                self.device,
+                self.ranks.least if self.ranks else int,
+            )
         self.graphs: StaticPasses | None = None
         self.choices: StaticChoices | None = None
         if options.graphs and self.device.type == "cuda" and not (self.ranks or self.rope.kind):
@@ -121,19 +129,6 @@ class Engine:
 
     def _probing_cache(self) -> SlotCache:
         return SlotCache(1, min(_PROBE_LENGTH, self.max_context_length), self.attention_shapes)
-
-    @torch.inference_mode()
-    def _allocate(self, options: EngineOptions) -> SlotCache:
-        """The cache for serving, with all of its memory taken. Raises ConfigurationError."""
-        per_session = options.slots_per_session
-        session_bytes = per_session * self.cache.slot_bytes(self.max_context_length)
-        num_sessions = options.slots or sessions_that_fit(
-            session_bytes, self.device, options.is_draft
-        )
-        if self.ranks:
-            num_sessions = self.ranks.least(num_sessions)
-        check_fits(num_sessions * session_bytes, self.device)
-        return self.cache.resized(num_sessions * per_session, self.max_context_length)
 
     @torch.inference_mode()
     def forward(self, chunks: Sequence[Chunk]) -> list[Tensor]:

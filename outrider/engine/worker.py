@@ -15,7 +15,12 @@ class Worker:
         self.engine = engine
         self.slots_per_session = slots_per_session
         self.scheduler = Scheduler(
-            engine, engine.cache.num_slots, engine.batch_limits, engine.threads
+            engine,
+            engine.cache.num_slots,
+            engine.batch_limits,
+            engine.threads,
+            engine.token_limits,
+            engine.cache.give_back,
         )
 
     @property
@@ -27,6 +32,10 @@ class Worker:
     def num_free_slots(self) -> int:
         """The number of sessions that can be opened now."""
         return self.scheduler.num_free_slots // self.slots_per_session
+
+    def longest(self, length: int) -> int:
+        """The longest text, in tokens, of a session that says so; 0: it does not say."""
+        return min(length or self.engine.max_context_length, self.engine.max_context_length)
 
     def check(self) -> None:
         """Raises EngineFailed if the engine cannot run passes any more. Call it once a second."""

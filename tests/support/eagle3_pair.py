@@ -14,6 +14,7 @@ import torch
 
 from draft_service.drafters.drafting import NUM_RUNNERS_UP
 from draft_service.drafters.eagle3 import Eagle3Drafter
+from outrider.engine.cache.memory import TokenLimits
 from outrider.engine.chunk import Chunk, Features
 from outrider.engine.eagle3.engine import Eagle3Engine
 from outrider.engine.options import EngineOptions
@@ -86,6 +87,7 @@ def _engine(folder: Path) -> Eagle3Engine:
 def _with_slots(engine: Eagle3Engine, num_slots: int) -> Eagle3Engine:
     other = copy.copy(engine)
     other.cache = engine.cache.resized(num_slots, MAX_CONTEXT_LENGTH)
+    other.token_limits = TokenLimits(num_kept=MAX_CONTEXT_LENGTH // 4)
     other.batch_limits = LIMITS
     return other
 

@@ -7,7 +7,7 @@ never written, or another sequence's; so a wrong slot gives a wrong text.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
@@ -21,6 +21,7 @@ from torch import Tensor
 from draft_service.drafters.model import ModelDrafter
 from draft_service.servicer import DraftServicer
 from outrider.engine.attention.rope import NO_ROPE
+from outrider.engine.cache.memory import TokenLimits
 from outrider.engine.chunk import Chunk
 from outrider.engine.scheduling.batch_limits import BatchLimits
 from outrider.engine.scheduling.scheduler import Scheduler
@@ -101,15 +102,23 @@ class ToyEngine:
     has_draft_vocabulary = False
     is_int8 = False
     batch_limits = LIMITS
+    token_limits = TokenLimits(num_kept=MAX_CONTEXT_LENGTH // 4)
 
     def __init__(self, model: ToyModel, num_slots: int, chooses: bool = False) -> None:
         self.model = model
         self.chooses = chooses
-        self.cache = SimpleNamespace(num_slots=num_slots)
+        self.cache = SimpleNamespace(num_slots=num_slots, give_back=self._give_back)
         # What was read up to each place; None where nothing was ever written.
         self._slots: list[list[int | None]] = [
             [None] * MAX_CONTEXT_LENGTH for _ in range(num_slots)
         ]
+
+    def _give_back(self, slot: int, begin: int) -> Iterator[None]:
+        """In two parts; what was given back must not be read again."""
+        content = self._slots[slot]
+        for place in (begin, (begin + len(content)) // 2):
+            content[place:] = [None] * (len(content) - place)
+            yield
 
     def hidden_row(self, state: int) -> list[float]:
         """What it gives as hidden states: digits that bfloat16 can hold."""
@@ -170,11 +179,9 @@ class ToyEngine:
 class SteppedScheduler(Scheduler):
     """Its passes begin and end when a test says so."""
 
-    def __init__(
-        self, engine: Any, num_slots: int, batch_limits: BatchLimits, threads: None
-    ) -> None:
+    def __init__(self, engine: Any, num_slots: int, *settings: Any) -> None:
         self._chunks: list[Any] = []
-        super().__init__(engine, num_slots, batch_limits, threads)
+        super().__init__(engine, num_slots, *settings)
 
     def _run(self) -> None:
         """Nothing on a thread of its own."""

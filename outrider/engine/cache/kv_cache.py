@@ -4,6 +4,7 @@ The caller keeps track of the length of the sequence in each slot. To roll back 
 continues with a smaller length: entries after it are masked, and overwritten by the next tokens.
 """
 
+import mmap
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -63,6 +64,13 @@ class SlotCache:
         """Bytes per slot of `max_length` tokens, over all layers."""
         return self._shapes.attended_length(max_length) * self.bytes_per_token
 
+    def bytes_of(self, num_tokens: int, num_slots: int, max_length: int) -> int:
+        """The most that these tokens take in slots for `max_length` tokens each."""
+        # Each head's storage may end in the middle of a page.
+        heads = sum(block.shape[0] * block.shape[2] for block in self._blocks)
+        in_pages = num_tokens * self.bytes_per_token + num_slots * heads * mmap.PAGESIZE
+        return min(in_pages, num_slots * self.slot_bytes(max_length))
+
     def resized(self, num_slots: int, max_length: int) -> "SlotCache":
         """An empty cache with the same layers."""
         cache = SlotCache(num_slots, max_length, self._shapes)
@@ -112,6 +120,11 @@ class SlotCache:
         """Sets the tokens [begin, end) of a slot to zero."""
         for block in self._blocks:
             block[:, slot, :, begin:end] = 0
+
+    @property
+    def gives_back(self) -> bool:
+        """Whether `give_back` gives anything back."""
+        return bool(self._pages)
 
     def give_back(self, slot: int, begin: int = 0) -> Iterator[None]:
         """Frees the memory of a slot's tokens from `begin` on, where that is possible.

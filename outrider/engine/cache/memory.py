@@ -1,11 +1,15 @@
 """The memory for the KV cache, and the number of sessions that fit into it."""
 
 import os
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+from outrider.engine.cache.kv_cache import SlotCache
 from outrider.engine.device import is_gpu
+from outrider.engine.options import EngineOptions
 from outrider.errors import ConfigurationError
 
 # Shares of the memory that is free when the model has been loaded. Draft and target may share a
@@ -19,7 +23,65 @@ _SHARE_OF_GPU_FOR_A_DRAFT = 0.2
 _MOST_SESSIONS_ON_CPU = 16
 _MOST_SESSIONS_ON_GPU = 64
 
+# Of the tokens that sessions may hold, the share that is kept for later texts that begin alike; at
+# least those of one text.
+_SHARE_KEPT = 0.125
+
 _CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLimits:
+    """How many tokens slots may hold; None: any number.
+
+    `num_tokens` are those that sessions reserve, and `num_kept` those that are kept for later texts
+    that begin alike, of which there are fewer if sessions need the room.
+    """
+
+    num_tokens: int | None = None
+    num_kept: int | None = None
+
+
+NO_LIMITS = TokenLimits()
+
+
+def allocate(
+    probing: SlotCache,
+    options: EngineOptions,
+    max_length: int,
+    device: torch.device,
+    agree: Callable[[int], int] = int,
+) -> tuple[SlotCache, TokenLimits]:
+    """The cache for serving, and what its slots may hold.
+
+    Args:
+        probing: knows the layers.
+        max_length: of a slot.
+        agree: makes a number of sessions that of all ranks.
+
+    Raises ConfigurationError if there is not enough memory for what sessions may hold.
+    """
+    per_session = options.slots_per_session
+    session_bytes = per_session * probing.slot_bytes(max_length)
+    num_sessions = agree(
+        options.slots or sessions_that_fit(session_bytes, device, options.is_draft)
+    )
+    num_slots, room = num_sessions * per_session, num_sessions * max_length
+    num_tokens = min(options.cached_tokens or room, room)
+    if num_tokens < max_length:
+        raise ConfigurationError(
+            f"--cached-tokens {num_tokens} is less than the longest text, {max_length} tokens"
+        )
+    if num_tokens < room and not probing.gives_back:
+        raise ConfigurationError(
+            f"--cached-tokens: on {device} slots have their memory from the start"
+        )
+    check_fits(probing.bytes_of(per_session * num_tokens, num_slots, max_length), device)
+    cache = probing.resized(num_slots, max_length)
+    if not cache.gives_back:
+        return cache, NO_LIMITS
+    num_kept = max(max_length, int(_SHARE_KEPT * num_tokens))
+    return cache, TokenLimits(per_session * num_tokens, num_kept)
 
 
 def sessions_that_fit(session_bytes: int, device: torch.device, is_draft: bool = False) -> int:
@@ -37,7 +99,7 @@ def check_fits(num_bytes: int, device: torch.device) -> None:
     if num_bytes > free:
         raise ConfigurationError(
             f"the KV cache takes {num_bytes / 1e9:.1f} GB, but {free / 1e9:.1f} GB are free: "
-            "fewer --slots or a shorter --max-context-length"
+            "fewer --slots or --cached-tokens, or a shorter --max-context-length"
         )
 
 

@@ -140,6 +140,16 @@ class Job:
         return self.num_missed >= MAX_MISSED
 
     @property
+    def begins_text(self) -> bool:
+        """Whether its next pass is the first one that reads a text."""
+        return self.prompt_length > 0 and self.num_passes == 0
+
+    @property
+    def has_begun_text(self) -> bool:
+        """Whether its last pass was that one."""
+        return self.prompt_length > 0 and self.num_passes == 1
+
+    @property
     def text_length(self) -> int:
         """The length of the text up to the tokens that it reads, without draft tokens."""
         return self.start + len(self.token_ids)

@@ -6,7 +6,6 @@ long prompt, read in chunks, does not delay steps; background jobs run when ther
 any slot holds a prefix of a prompt, the prefix is copied instead of read.
 """
 
-import asyncio
 import logging
 import threading
 import time
@@ -15,10 +14,13 @@ from concurrent.futures import Future
 
 import torch
 
+from outrider.engine.cache.memory import NO_LIMITS, TokenLimits
 from outrider.engine.chunk import Chunk
+from outrider.engine.scheduling.admission import Admission
 from outrider.engine.scheduling.batch_limits import BatchLimits, Passes
 from outrider.engine.scheduling.job import Job, in_order
 from outrider.engine.scheduling.priority import give_way
+from outrider.engine.scheduling.returns import GiveBack, MemoryReturns
 from outrider.engine.scheduling.slots import Slots
 from outrider.engine.scheduling.supervisor import Supervisor
 from outrider.engine.scheduling.threads import AdaptiveThreads
@@ -34,8 +36,13 @@ _LONGEST_STEP = 16
 _BEFORE_PROMPTS = 5
 
 
-class Scheduler:
-    """Owns the engine's thread and its slots. The counts are for metrics."""
+class Scheduler(Admission):
+    """Owns the engine's thread and its slots. The counts are for metrics.
+
+    Args:
+        limits: how many tokens the slots may hold.
+        give_back: returns the memory of others, as `SlotCache.give_back` does.
+    """
 
     def __init__(
         self,
@@ -43,66 +50,34 @@ class Scheduler:
         num_slots: int,
         batch_limits: BatchLimits = BatchLimits(),  # noqa: B008
         threads: AdaptiveThreads | None = None,
+        limits: TokenLimits = NO_LIMITS,
+        give_back: GiveBack = lambda slot, begin: iter(()),
     ) -> None:
         self.batch_limits = batch_limits
         self.threads = threads or AdaptiveThreads({torch.get_num_threads(): 0.0})
         self.num_reused_tokens = 0  # copied from a slot instead of being read
         self._engine = engine
-        self._slots = Slots(num_slots)
+        super().__init__(Slots(num_slots, limits))
+        self._returns = MemoryReturns(give_back)
         self._supervisor = Supervisor()
         self._begun: set[int] = set()  # slots of texts that a pass has begun to read
         # Sessions that got an answer in the latest pass that gave any, and may soon come back.
         self._answered: set[int] = set()
         self._has_answered = True  # whether a job ended with the latest pass
         self._jobs: list[Job] = []
-        self._changed = threading.Condition()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
-
-    @property
-    def num_free_slots(self) -> int:
-        return self._slots.num_free
-
-    @property
-    def num_waiting(self) -> int:
-        """How many sessions are waiting for a slot."""
-        with self._changed:
-            return self._slots.num_waiting
 
     @property
     def num_jobs(self) -> int:
         """How many jobs are pending or in a pass."""
         return len(self._jobs)
 
-    def acquire(self) -> int:
-        """Takes a slot. Raises NoFreeSlot."""
-        return self.acquire_all(1)[0]
-
-    def acquire_all(self, count: int) -> list[int]:
-        """Takes `count` slots, or none. Raises NoFreeSlot."""
+    def release(self, slot: int, is_copy: bool = False) -> None:
+        """Releases a slot and cancels its pending jobs; see `Slots.release`."""
         with self._changed:
-            return self._slots.take(count)
-
-    def request_slot(self, max_waiting: int) -> Future[int]:
-        """A future slot. Raises NoFreeSlot if `max_waiting` requests are already waiting."""
-        with self._changed:
-            return self._slots.request(max_waiting)
-
-    async def acquire_in_order(self, max_waiting: int) -> int:
-        """Waits for a slot. Raises NoFreeSlot if `max_waiting` requests are already waiting."""
-        future = self.request_slot(max_waiting)
-        try:
-            return await asyncio.wrap_future(future)
-        except asyncio.CancelledError:
-            if not future.cancelled():  # the slot came at the same moment
-                self.release(future.result())
-            raise
-
-    def release(self, slot: int) -> None:
-        """Releases a slot and cancels its pending jobs."""
-        with self._changed:
-            self._cancel_jobs(self._slots.release([slot]))
+            self._cancel_jobs(self._slots.release([slot], is_copy))
 
     def submit(self, job: Job) -> Future[Timings]:
         """Queues a job; its future fails if the pass does. Raises ServiceUnavailable if closed."""
@@ -188,7 +163,7 @@ class Scheduler:
         with self._changed:
             while not self._closed:
                 if not any(map(self._may_run, self._jobs)):
-                    self._changed.wait()
+                    self._rest()
                     continue
                 self._gather()
                 # Jobs may have been dropped while it waited for others.
@@ -196,6 +171,18 @@ class Scheduler:
                     return True
         self._close_with(ServiceUnavailable("the service is shutting down"))
         return False
+
+    def _rest(self) -> None:
+        """Waits for a change; before that gives back memory, without the lock."""
+        self._returns.add(self._slots.surplus())
+        if not self._returns:
+            self._changed.wait()
+            return
+        self._changed.release()
+        try:
+            self._returns.go_on()
+        finally:
+            self._changed.acquire()
 
     def _may_run(self, job: Job) -> bool:
         return job.slot in self._begun or not (self._begun and self.threads.holds_up)
@@ -225,6 +212,7 @@ class Scheduler:
         job gets a chunk even if its logits exceed the budget. Copies between slots are made in
         this order, before anything is written.
         """
+        self._returns.add(self._slots.surplus())  # before any copy is made of it
         packed: list[tuple[Job, Chunk]] = []
         budget = min(self.batch_limits.token_budget, self.batch_limits.widest)
         if len(self._jobs) == 1 and not self._has_answered:
@@ -243,6 +231,7 @@ class Scheduler:
                 self.num_reused_tokens += num_known
             chunk = job.next_chunk(allowed)
             self._slots.overwrite(job.slot, chunk.start, chunk.copy_from)
+            self._slots.note_written(job.slot, chunk.end + job.num_at_once - 1)
             packed.append((job, chunk))
             budget -= len(chunk.token_ids)
             budget_of_late -= len(chunk.token_ids) if job.is_late else 0
@@ -252,6 +241,8 @@ class Scheduler:
 
     def _run_pass(self, jobs: Sequence[Job], chunks: Sequence[Chunk]) -> None:
         began = time.perf_counter_ns()
+        if self._returns:
+            self._returns.finish(None if any(job.begins_text for job in jobs) else chunks)
         num_tokens = sum(len(chunk.token_ids) for chunk in chunks)
         for job in jobs:
             job.begin_pass(began, num_tokens, len(chunks), self.threads.current)
@@ -276,6 +267,8 @@ class Scheduler:
                     self._slots.forget([job.slot])
                 else:
                     self._slots.append(job.slot, job.read)
+                    if job.has_begun_text:
+                        self._slots.trim(job.slot, job.text_length)
             self._jobs = [job for job in self._jobs if not job.done.done()]
             self._has_answered = any(job.done.done() for job, _ in packed)
             # Background jobs are not waited for, so their sessions do not come back after them.

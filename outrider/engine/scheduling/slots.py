@@ -1,7 +1,7 @@
 """The slots of an engine: which are taken, which requests wait, and which tokens each slot holds.
 
-A slot keeps its keys and values after it is released. If the slot of a running or an ended session
-holds a prefix of a prompt, this prefix need not be read again.
+A slot keeps its keys and values after it is released, within a limit. If the slot of a running or
+an ended session holds a prefix of a prompt, this prefix need not be read again.
 """
 
 from collections import deque
@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 
 from outrider.engine.attention.rope import Rope
+from outrider.engine.cache.memory import NO_LIMITS, TokenLimits
 from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.sequence import common_length
 from outrider.errors import NoFreeSlot
@@ -26,13 +27,18 @@ class Slots:
     A slot that is released while a pass uses it becomes free after that pass.
     """
 
-    def __init__(self, num_slots: int) -> None:
+    def __init__(self, num_slots: int, limits: TokenLimits = NO_LIMITS) -> None:
+        self._limits = limits
         # The slot that was released first is taken first, so that contents survive for long.
         self._free = deque(range(num_slots))
         self._released: set[int] = set()
         self._in_pass: set[int] = set()
-        self._waiting: deque[Future[int]] = deque()
+        self._waiting: deque[tuple[Future[int], int]] = deque()
         self._contents: list[list[int]] = [[] for _ in range(num_slots)]
+        self._copies: set[int] = set()  # slots whose content some other slot has, too
+        self._held = [0] * num_slots  # tokens of each slot that take memory
+        self._surplus: dict[int, int] = {}
+        self._reserved: dict[int, int] = {}  # by slot that is taken: tokens it may hold
         self.frequencies = [0] * num_slots
         """`Rope.frequencies` of the text in each slot."""
 
@@ -43,32 +49,71 @@ class Slots:
     @property
     def num_waiting(self) -> int:
         """How many requests are waiting for a slot."""
-        return sum(not future.cancelled() for future in self._waiting)
+        return sum(not future.cancelled() for future, _ in self._waiting)
 
-    def take(self, count: int) -> list[int]:
-        """Takes `count` slots at once, or none. Raises NoFreeSlot."""
-        if len(self._free) < count or self.num_waiting:
-            raise _none_is_free()
-        return [self._free.popleft() for _ in range(count)]
+    @property
+    def num_reserved(self) -> int:
+        """Tokens that sessions may hold, in all of their slots."""
+        return sum(self._reserved.values())
 
-    def request(self, max_waiting: int) -> Future[int]:
-        """A future slot; requests are served in order.
+    @property
+    def num_held(self) -> int:
+        """Tokens that slots hold, those of ended sessions included."""
+        return sum(self._held)
+
+    def take(self, count: int, length: int) -> list[int]:
+        """Takes `count` slots for up to `length` tokens each, or none. Raises NoFreeSlot.
+
+        With length 0 a session reserves nothing.
+        """
+        if self.num_waiting or not self._has_room(count, length):
+            raise self._full()
+        return [self._take(length) for _ in range(count)]
+
+    def request(self, max_waiting: int, length: int) -> Future[int]:
+        """A future slot for up to `length` tokens; requests are served in order.
 
         Cancelling the future gives up the place in the queue. Raises NoFreeSlot if `max_waiting`
         requests are already waiting.
         """
+        self._waiting = deque(each for each in self._waiting if not each[0].cancelled())
+        num_waiting = len(self._waiting)
+        if num_waiting >= max_waiting and (num_waiting or not self._has_room(1, length)):
+            raise self._full()
         future: Future[int] = Future()
-        self._waiting = deque(waiting for waiting in self._waiting if not waiting.cancelled())
-        if not self._free and self.num_waiting >= max_waiting:
-            raise _none_is_free()
-        self._waiting.append(future)
-        self._serve_waiting()
+        self._waiting.append((future, length))
+        self.serve_waiting()
         return future
 
-    def release(self, slots: Iterable[int]) -> set[int]:
-        """Releases slots; returns those that are free immediately."""
+    def serve_waiting(self) -> None:
+        """Gives slots to waiting requests as long as there is room."""
+        while self._waiting:
+            future, length = self._waiting[0]
+            if not future.cancelled() and not self._has_room(1, length):
+                return
+            self._waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                future.set_result(self._take(length))
+
+    def release(self, slots: Sequence[int], is_copy: bool = False) -> set[int]:
+        """Releases slots; returns those that are free immediately.
+
+        Args:
+            is_copy: another slot has the same contents, so these are not kept.
+        """
         self._released.update(slots)
+        if is_copy:
+            self._copies.update(slots)
         return self._free_released()
+
+    def surplus(self) -> dict[int, int]:
+        """Slots whose contents were cut since the last call, and how many tokens they still hold.
+
+        The memory behind these tokens must be given back before the next pass that uses the slot.
+        """
+        self._keep_within_limits()
+        surplus, self._surplus = self._surplus, {}
+        return surplus
 
     def begin_pass(self, slots: Iterable[int]) -> None:
         self._in_pass.update(slots)
@@ -132,9 +177,17 @@ class Slots:
         source, begin = copy_from
         return contents[:begin] + self._contents[source][begin:start]
 
+    def note_written(self, slot: int, end: int) -> None:
+        """Notes that a pass writes up to token `end` of the slot."""
+        self._held[slot] = max(self._held[slot], end)
+
     def append(self, slot: int, token_ids: Sequence[int]) -> None:
         """Notes that a pass has read these tokens into the slot."""
         self._contents[slot].extend(token_ids)
+
+    def trim(self, slot: int, length: int) -> None:
+        """Gives up what an earlier, longer text has left behind one that has `length` tokens."""
+        self._cut(slot, max(length, len(self._contents[slot])))
 
     def forget(self, slots: Iterable[int] | None = None) -> None:
         """Forgets the contents of these slots; None: of all."""
@@ -145,15 +198,47 @@ class Slots:
         ready = self._released - self._in_pass
         self._released -= ready
         self._free.extend(ready)
-        self._serve_waiting()
+        for slot in ready:
+            self._reserved.pop(slot, None)
+            if slot in self._copies:
+                self._cut(slot, 0)
+        self._copies -= ready
+        self.serve_waiting()
         return ready
 
-    def _serve_waiting(self) -> None:
-        while self._waiting and self._free:
-            future = self._waiting.popleft()
-            if future.set_running_or_notify_cancel():
-                future.set_result(self._free.popleft())
+    def _keep_within_limits(self) -> None:
+        """Makes the slots that have been free for the longest time forget what they hold."""
+        if self._limits.num_kept is None:
+            return
+        room = self._limits.num_kept
+        if self._limits.num_tokens is not None:
+            room = min(room, self._limits.num_tokens - self.num_reserved)
+        num_kept = sum(self._held[slot] for slot in self._free)
+        for slot in self._free:
+            if num_kept <= room:
+                return
+            num_kept -= self._held[slot]
+            self._cut(slot, 0)
 
+    def _cut(self, slot: int, length: int) -> None:
+        """Makes a slot hold no more than `length` tokens, where memory follows the tokens."""
+        if self._held[slot] > length and self._limits.num_kept is not None:
+            self._held[slot] = self._surplus[slot] = length
+            del self._contents[slot][length:]
 
-def _none_is_free() -> NoFreeSlot:
-    return NoFreeSlot("all sessions of this service are taken", retry_after=RETRY_SECONDS)
+    def _has_room(self, count: int, length: int) -> bool:
+        most = self._limits.num_tokens
+        return len(self._free) >= count and (
+            most is None or self.num_reserved + count * length <= most
+        )
+
+    def _take(self, length: int) -> int:
+        slot = self._free.popleft()
+        self._reserved[slot] = length
+        if length:
+            self._cut(slot, length)
+        return slot
+
+    def _full(self) -> NoFreeSlot:
+        what = "the tokens" if self._free else "all sessions"
+        return NoFreeSlot(f"{what} of this service are taken", retry_after=RETRY_SECONDS)

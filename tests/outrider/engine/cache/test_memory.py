@@ -72,7 +72,8 @@ def test_what_attention_reads_beyond_the_context_is_counted(
 ) -> None:
     checked: list[int] = []
     monkeypatch.setattr(
-        "outrider.engine.engine.check_fits", lambda num_bytes, device: checked.append(num_bytes)
+        "outrider.engine.cache.memory.check_fits",
+        lambda num_bytes, device: checked.append(num_bytes),
     )
     engine = Engine(
         EngineOptions(
