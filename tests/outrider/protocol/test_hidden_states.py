@@ -4,8 +4,9 @@ from outrider.protocol.messages import ModelInfo, VerifyResult
 
 
 def states(first: int, num_tokens: int, row_bytes: int) -> HiddenStates:
-    rows = [index.to_bytes(4, "little") * (row_bytes // 4) for index in range(first, 9999)]
-    return HiddenStates(first, num_tokens, b"".join(rows[:num_tokens]))
+    indices = range(first, first + num_tokens)
+    rows = [index.to_bytes(4, "little") * (row_bytes // 4) for index in indices]
+    return HiddenStates(first, num_tokens, b"".join(rows))
 
 
 def test_a_part_has_the_rows_of_its_tokens() -> None:
