@@ -15,6 +15,7 @@ import ctypes
 import gc
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from outrider.protocol.channel import CHANNEL_OPTIONS
 from outrider.v1 import generation_pb2 as pb
 from outrider.v1 import generation_pb2_grpc as pb_grpc
 from outrider_bench.output.results_file import write_result
+
+SETTLING_SECONDS = 2.0  # sessions of the draft end after the text
 
 KINDS = ("Pss", "Pss_Anon", "Pss_File")
 
@@ -70,6 +73,7 @@ def pair(args: argparse.Namespace) -> dict[str, Any]:
     with running_system(target, draft, {"port": 0}) as (address, processes):
         idle = of_each(processes)
         most = asyncio.run(watched(address, processes, args.sessions, args.tokens))
+        time.sleep(SETTLING_SECONDS)
         return {"idle": idle, "with sessions": most, "afterwards": of_each(processes)}
 
 

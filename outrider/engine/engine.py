@@ -16,6 +16,7 @@ from outrider.engine.cache.kv_cache import SlotCache
 from outrider.engine.cache.memory import allocate
 from outrider.engine.chunk import Capture, Chunk, deliver, logit_rows
 from outrider.engine.cpu.calibration import attention_kinds, calibrate
+from outrider.engine.cpu.embeddings import halve_embeddings
 from outrider.engine.cpu.int8_linear import quantize_linears
 from outrider.engine.cpu.packed_linear import pack_linears
 from outrider.engine.device import choose_device, choose_dtype, is_gpu
@@ -89,6 +90,8 @@ class Engine:
         if self.is_int8:
             quantize_linears(self.network)
             compile_network(self.network)
+        if self.device.type == "cpu" and self.ranks is None:
+            halve_embeddings(self.network)
         with torch.inference_mode():
             self.cache, self.token_limits = allocate(
                 self.cache,
