@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import termios
+import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -124,6 +126,13 @@ def interrupt(process: subprocess.Popen[Any], terminal: int) -> None:
     process.send_signal(signal.SIGINT)
 
 
+def read_all(terminal: int) -> None:
+    """Reads until the other side is closed."""
+    with suppress(OSError):
+        while os.read(terminal, 65536):
+            pass
+
+
 @pytest.mark.process
 @pytest.mark.parametrize("end", [press_q, interrupt])
 def test_live_until_told_to_end(end: Any, service: tuple[ScriptedService, str]) -> None:
@@ -143,10 +152,14 @@ def test_live_until_told_to_end(end: Any, service: tuple[ScriptedService, str]) 
     shown = b""
     while b"30.0 tokens/s" not in shown:  # the second frame
         shown += os.read(terminal, 65536)
+    # A terminal is read all the time: once it is full, a program that writes to it stops.
+    reading = threading.Thread(target=read_all, args=(terminal,))
+    reading.start()
     end(process, terminal)
     assert process.wait(30) == 0
     assert termios.tcgetattr(side) == before
     os.close(side)
+    reading.join()
     os.close(terminal)
 
 
