@@ -30,12 +30,17 @@ class DraftServicer(ModelServicer[ModelDrafter], draft_pb2_grpc.DraftServiceServ
         requests: AsyncIterator[draft_pb2.ProposeRequest],
         context: Context,
     ) -> None:
-        session = self.available(self.worker).open_session()
+        worker = self.available(self.worker)
+        requests = aiter(requests)
+        request = await anext(requests, None)
+        if request is None:
+            return
+        session = worker.open_session(request.max_length)
         responses = Responses(context)
         params = GREEDY
         vocab_size: int | None = None
         try:
-            async for request in requests:
+            while request is not None:
                 arrived_ns = time.perf_counter_ns()
                 if request.HasField("sampling"):
                     params = sampling_from_wire(request.sampling)
@@ -61,6 +66,7 @@ class DraftServicer(ModelServicer[ModelDrafter], draft_pb2_grpc.DraftServiceServ
                     plan,
                     partial(responses.write_predrafts, arrived_ns),
                 )
+                request = await anext(requests, None)
         finally:
             session.close()
             responses.close()

@@ -73,7 +73,9 @@ class Generation:
             if speculates and pair.draft_outage is not None:
                 self.draft_failure = pair.draft_outage.reason
             left = _seconds_until(deadline)
-            opened = pair.sessions(request.sampling, speculates, left, self.path.timeline)
+            opened = pair.sessions(
+                request.sampling, speculates, left, self.path.timeline, max_length
+            )
             with activity.running(self), opened as sessions:
                 proposer = Proposer(
                     sessions.drafter,

@@ -30,12 +30,16 @@ class TargetServicer(ModelServicer[Verifier], target_pb2_grpc.TargetServiceServi
         requests: AsyncIterator[target_pb2.VerifyRequest],
         context: Context,
     ) -> None:
-        session = await self.available(self.worker).open_session_in_order()
-        params = GREEDY
+        worker = self.available(self.worker)
         requests = aiter(requests)
+        if (first := await anext(requests, None)) is None:
+            return
+        session = await worker.open_session_in_order(first.max_length)
+        params = GREEDY
         run_ahead: asyncio.Task[None] | None = None
         try:
-            while (request := await _next_request(requests, run_ahead)) is not None:
+            while (request := first or await _next_request(requests, run_ahead)) is not None:
+                first = None
                 arrived_ns = time.perf_counter_ns()
                 if run_ahead is not None:
                     session.stop()

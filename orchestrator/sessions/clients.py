@@ -111,6 +111,7 @@ class DraftClient(ModelClient):
         timeout: float | None,
         timeline: Timeline | None,
         window: HiddenStateWindow | None,
+        max_length: int,
     ) -> DraftSession:
         return DraftSession(
             partial(self.stub.Propose, timeout=timeout, metadata=outgoing_metadata()),
@@ -119,6 +120,7 @@ class DraftClient(ModelClient):
             target,
             timeline,
             window,
+            max_length,
         )
 
 
@@ -135,6 +137,7 @@ class TargetClient(ModelClient):
         timeout: float | None,
         timeline: Timeline | None,
         window: HiddenStateWindow | None,
+        max_length: int,
     ) -> TargetSession:
         """A session. Its first request fails with VOCABULARY_MISMATCH if the target now serves
         another vocabulary than `target` says."""
@@ -144,4 +147,5 @@ class TargetClient(ModelClient):
             timeline,
             target.vocabulary_fingerprint,
             window,
+            max_length,
         )

@@ -41,6 +41,7 @@ class DraftSession:
 
     Args:
         window: the target's hidden states, for a feature draft.
+        max_length: of the sequence, which the draft reserves; 0: as many tokens as it can.
     """
 
     def __init__(
@@ -51,15 +52,19 @@ class DraftSession:
         target: ModelInfo,
         timeline: Timeline | None = None,
         window: HiddenStateWindow | None = None,
+        max_length: int = 0,
     ) -> None:
-        self.max_context_length = draft.max_context_length
+        longest = draft.max_context_length
+        self.max_context_length = min(max_length or longest, longest)
         self.num_predrafted_tokens = 0
         self.given_up_for: OutriderError | None = None
         """Why the loop abandoned the draft; None if it did not."""
         self._stream = SessionStream(
             open_call,
             draft_pb2.ProposeRequest(
-                sampling=sampling_to_wire(params), vocab_size=target.vocab_size
+                sampling=sampling_to_wire(params),
+                vocab_size=target.vocab_size,
+                max_length=max_length,
             ),
             _SLOT_WAIT_SECONDS,
             "the draft",

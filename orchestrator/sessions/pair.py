@@ -99,11 +99,16 @@ class Pair:
         speculate: bool,
         timeout: float | None,
         timeline: Timeline | None = None,
+        max_length: int = 0,
     ) -> Iterator[TextSessions]:
-        """Context manager: a session on each service, closed at the end in any case."""
+        """Context manager: a session on each service, closed at the end in any case.
+
+        Args:
+            max_length: of the text, in tokens; the services reserve it. 0: the longest text.
+        """
         link = self.draft_link if speculate else None
         sessions = TextSessions(
-            self._target, self.target_info, self._draft, link, params, timeout, timeline
+            self._target, self.target_info, self._draft, link, params, timeout, timeline, max_length
         )
         try:
             yield sessions

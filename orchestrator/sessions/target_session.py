@@ -40,6 +40,7 @@ class TargetSession:
         vocabulary_fingerprint: of the tokens' vocabulary, which the target checks; empty: it does
             not.
         window: receives the hidden states for a feature draft.
+        max_length: of the sequence, which the target reserves; 0: as many tokens as it can.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class TargetSession:
         timeline: Timeline | None = None,
         vocabulary_fingerprint: str = "",
         window: HiddenStateWindow | None = None,
+        max_length: int = 0,
     ) -> None:
         self.pipelined: PipelinedRequest | None = None
         self._timeline = timeline
@@ -57,6 +59,7 @@ class TargetSession:
             sampling=sampling_to_wire(params),
             vocabulary_fingerprint=vocabulary_fingerprint,
             hidden_states=hidden_state_spec_to_wire(None if window is None else window.spec),
+            max_length=max_length,
         )
         self._stream = SessionStream(open_call, settings, _SLOT_WAIT_SECONDS, "the target")
         self._sync = SequenceSync()

@@ -27,6 +27,7 @@ class TextSessions:
         params: SamplingParams,
         timeout: float | None,
         timeline: Timeline | None,
+        max_length: int = 0,
     ) -> None:
         self.drafter: DraftSession | None = None
         """None if the draft could not be used when the text began."""
@@ -38,10 +39,12 @@ class TextSessions:
         window = None
         if self._reads is not None:
             window = HiddenStateWindow(self._reads.of_target(target_info.num_layers))
-        self.verifier = target.open_session(params, target_info, timeout, timeline, window)
+        self.verifier = target.open_session(
+            params, target_info, timeout, timeline, window, max_length
+        )
         if draft is not None and link is not None and info is not None:
             self._open_drafter: Callable[[ModelInfo], DraftSession] = lambda info: (
-                draft.open_session(params, info, target_info, timeout, timeline, window)
+                draft.open_session(params, info, target_info, timeout, timeline, window, max_length)
             )
             self._open(link, info)
 

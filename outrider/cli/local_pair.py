@@ -18,7 +18,7 @@ _EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
 
 _ENOUGH_CORES = 4
 
-_RUN_SETTINGS = ("device", "dtype", "threads", "slots", "max_context_length")
+_RUN_SETTINGS = ("device", "dtype", "threads", "slots", "max_context_length", "cached_tokens")
 
 
 def hand_on_config_file(context: click.Context) -> None:

@@ -162,7 +162,17 @@ def _model_in_words(model: ModelInfo) -> str:
 
 
 _MODEL_ROWS = (
-    *("model", "dtype", "device", "threads", "context", "vocabulary", "ends at", "slots"),
+    *(
+        "model",
+        "dtype",
+        "device",
+        "threads",
+        "context",
+        "vocabulary",
+        "ends at",
+        "slots",
+        "tokens held",
+    ),
     "bits independent of the pass",
 )
 
@@ -193,6 +203,7 @@ def _model_cells(model: ModelInfo) -> list[str]:
         str(model.vocab_size),
         ", ".join(map(str, model.eos_token_ids)) or "-",
         str(model.num_slots),
+        f"{model.num_cached_tokens} of {model.max_cached_tokens}",
         str(model.batch_invariance or "-"),
     ]
 

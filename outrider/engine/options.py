@@ -8,7 +8,7 @@ class EngineOptions:
     """How to load and run a model. None: the engine chooses.
 
     `slots`: the number of sessions; a draft's session may own several slots of the cache.
-    `cached_tokens`: the most tokens that all sessions together may hold.
+    `cached_tokens`: the most tokens that all slots together may hold.
     `is_draft`: the model is a draft, so a target may be loaded on the same device.
     `tensor_parallel`: the number of processes that share the model as ranks of torchrun.
     `graphs`: on CUDA, replay short passes as CUDA graphs.

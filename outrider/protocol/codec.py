@@ -220,6 +220,8 @@ def model_info_to_wire(info: ModelInfo) -> common_pb2.GetModelInfoResponse:
         num_layers=info.num_layers,
         hidden_size=info.hidden_size,
         gives_hidden_states=info.gives_hidden_states,
+        max_cached_tokens=info.max_cached_tokens,
+        num_cached_tokens=info.num_cached_tokens,
     )
 
 
@@ -251,4 +253,6 @@ def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
         num_layers=message.num_layers,
         hidden_size=message.hidden_size,
         gives_hidden_states=message.gives_hidden_states,
+        max_cached_tokens=message.max_cached_tokens,
+        num_cached_tokens=message.num_cached_tokens,
     )

@@ -218,6 +218,8 @@ class ModelInfo:
     num_layers: int = 0
     hidden_size: int = 0
     gives_hidden_states: bool = False
+    max_cached_tokens: int = 0
+    num_cached_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -148,6 +148,7 @@ def load_served_model(
         hidden_size=engine.hidden_size,
         gives_hidden_states=engine.gives_hidden_states,
         reads_hidden_states=engine.reads_hidden_states,
+        max_cached_tokens=engine.token_limits.num_tokens or engine.cache.num_tokens,
     )
     return engine, ServedModel(info, tuple(chunks(to_bytes(files))))
 

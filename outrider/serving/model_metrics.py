@@ -18,7 +18,9 @@ def model_metrics(worker: Worker | None) -> Iterator[Metric]:
         ("slots_in_use", "Sessions there are.", worker.num_slots - worker.num_free_slots),
         ("waiting_sessions", "Sessions that wait for a slot.", scheduler.num_waiting),
         ("pending_jobs", "Jobs that wait for a forward pass or are in one.", scheduler.num_jobs),
-        ("kv_cache_bytes", "Size of the KV cache.", engine.cache.num_bytes),
+        ("kv_cache_bytes", "Room of the KV cache.", engine.cache.num_bytes),
+        ("cached_tokens", "Tokens that slots hold.", scheduler.num_held_tokens),
+        ("reserved_tokens", "Tokens that sessions may hold.", scheduler.num_reserved_tokens),
         ("threads", "CPU threads of a forward pass.", scheduler.threads.current),
     ):
         yield GaugeMetricFamily(f"outrider_{name}", text, value)

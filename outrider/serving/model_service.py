@@ -61,6 +61,7 @@ class ModelServicer(Generic[W]):
             self.available(self.served).info,
             num_free_slots=worker.num_free_slots,
             num_threads=worker.scheduler.threads.current,
+            num_cached_tokens=worker.scheduler.num_held_tokens,
         )
 
     @staticmethod

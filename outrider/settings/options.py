@@ -189,7 +189,7 @@ trust_option = click.option(
 def run_options(
     prefix: str = "", whose: str = "the model", default: str | None = None
 ) -> Callable[[F], F]:
-    """Adds --device, --dtype, --threads, --slots and --max-context-length, maybe prefixed."""
+    """Adds --device, --dtype, --threads, --slots and what slots hold, maybe prefixed."""
     at_least_one = click.IntRange(min=1)
     return together(
         click.option(
@@ -211,6 +211,12 @@ def run_options(
             f"--{prefix}max-context-length",
             type=at_least_one,
             help=f"Longest sequence of {whose}, in tokens.",
+        ),
+        click.option(
+            f"--{prefix}cached-tokens",
+            type=at_least_one,
+            help=f"Tokens that all slots of {whose} together may hold, on CPUs; without it, as "
+            "many as have room in them.",
         ),
     )
 

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from outrider.v1 import common_pb2 as outrider_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17outrider/v1/draft.proto\x12\x0boutrider.v1\x1a\x18outrider/v1/common.proto\"\xee\x02\n\x0eProposeRequest\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x17\n\x0f\x64raft_token_ids\x18\x03 \x03(\r\x12\x1e\n\x16num_speculative_tokens\x18\x04 \x01(\r\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.outrider.v1.SamplingParams\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x17\n\rnum_predrafts\x18\x07 \x01(\rH\x00\x12\x17\n\rmax_predrafts\x18\x08 \x01(\rH\x00\x12\x17\n\x0fpredraft_length\x18\t \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65ptance_rate\x18\n \x01(\x02\x12\x14\n\x0cstep_span_id\x18\x0b \x01(\x06\x12\x30\n\rhidden_states\x18\x0c \x01(\x0b\x32\x19.outrider.v1.HiddenStatesB\t\n\x07\x66\x61n_out\"z\n\x0fProposeResponse\x12)\n\x08proposal\x18\x01 \x01(\x0b\x32\x15.outrider.v1.ProposalH\x00\x12\x30\n\tpredrafts\x18\x02 \x01(\x0b\x32\x1b.outrider.v1.PredraftUpdateH\x00\x42\n\n\x08response\"\x81\x01\n\x08Proposal\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12\x17\n\x0f\x64raft_token_ids\x18\x02 \x03(\r\x12\x17\n\x0fsequence_length\x18\x03 \x01(\r\x12+\n\x07timings\x18\x04 \x01(\x0b\x32\x1a.outrider.v1.ServerTimings\"f\n\x0ePredraftUpdate\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12(\n\tpredrafts\x18\x02 \x03(\x0b\x32\x15.outrider.v1.Predraft\x12\x12\n\nelapsed_ns\x18\x03 \x01(\x04\"R\n\x08Predraft\x12\x19\n\x11\x61ssumed_token_ids\x18\x01 \x03(\r\x12\x17\n\x0f\x64raft_token_ids\x18\x02 \x03(\r\x12\x12\n\nforward_ns\x18\x03 \x01(\x04\x32\x84\x02\n\x0c\x44raftService\x12H\n\x07Propose\x12\x1b.outrider.v1.ProposeRequest\x1a\x1c.outrider.v1.ProposeResponse(\x01\x30\x01\x12S\n\x0cGetModelInfo\x12 .outrider.v1.GetModelInfoRequest\x1a!.outrider.v1.GetModelInfoResponse\x12U\n\x0cGetTokenizer\x12 .outrider.v1.GetTokenizerRequest\x1a!.outrider.v1.GetTokenizerResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17outrider/v1/draft.proto\x12\x0boutrider.v1\x1a\x18outrider/v1/common.proto\"\x82\x03\n\x0eProposeRequest\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x17\n\x0f\x64raft_token_ids\x18\x03 \x03(\r\x12\x1e\n\x16num_speculative_tokens\x18\x04 \x01(\r\x12-\n\x08sampling\x18\x05 \x01(\x0b\x32\x1b.outrider.v1.SamplingParams\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x17\n\rnum_predrafts\x18\x07 \x01(\rH\x00\x12\x17\n\rmax_predrafts\x18\x08 \x01(\rH\x00\x12\x17\n\x0fpredraft_length\x18\t \x01(\r\x12\x17\n\x0f\x61\x63\x63\x65ptance_rate\x18\n \x01(\x02\x12\x14\n\x0cstep_span_id\x18\x0b \x01(\x06\x12\x30\n\rhidden_states\x18\x0c \x01(\x0b\x32\x19.outrider.v1.HiddenStates\x12\x12\n\nmax_length\x18\r \x01(\rB\t\n\x07\x66\x61n_out\"z\n\x0fProposeResponse\x12)\n\x08proposal\x18\x01 \x01(\x0b\x32\x15.outrider.v1.ProposalH\x00\x12\x30\n\tpredrafts\x18\x02 \x01(\x0b\x32\x1b.outrider.v1.PredraftUpdateH\x00\x42\n\n\x08response\"\x81\x01\n\x08Proposal\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12\x17\n\x0f\x64raft_token_ids\x18\x02 \x03(\r\x12\x17\n\x0fsequence_length\x18\x03 \x01(\r\x12+\n\x07timings\x18\x04 \x01(\x0b\x32\x1a.outrider.v1.ServerTimings\"f\n\x0ePredraftUpdate\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12(\n\tpredrafts\x18\x02 \x03(\x0b\x32\x15.outrider.v1.Predraft\x12\x12\n\nelapsed_ns\x18\x03 \x01(\x04\"R\n\x08Predraft\x12\x19\n\x11\x61ssumed_token_ids\x18\x01 \x03(\r\x12\x17\n\x0f\x64raft_token_ids\x18\x02 \x03(\r\x12\x12\n\nforward_ns\x18\x03 \x01(\x04\x32\x84\x02\n\x0c\x44raftService\x12H\n\x07Propose\x12\x1b.outrider.v1.ProposeRequest\x1a\x1c.outrider.v1.ProposeResponse(\x01\x30\x01\x12S\n\x0cGetModelInfo\x12 .outrider.v1.GetModelInfoRequest\x1a!.outrider.v1.GetModelInfoResponse\x12U\n\x0cGetTokenizer\x12 .outrider.v1.GetTokenizerRequest\x1a!.outrider.v1.GetTokenizerResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,15 +33,15 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrider.v1.draft_pb2', _gl
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PROPOSEREQUEST']._serialized_start=67
-  _globals['_PROPOSEREQUEST']._serialized_end=433
-  _globals['_PROPOSERESPONSE']._serialized_start=435
-  _globals['_PROPOSERESPONSE']._serialized_end=557
-  _globals['_PROPOSAL']._serialized_start=560
-  _globals['_PROPOSAL']._serialized_end=689
-  _globals['_PREDRAFTUPDATE']._serialized_start=691
-  _globals['_PREDRAFTUPDATE']._serialized_end=793
-  _globals['_PREDRAFT']._serialized_start=795
-  _globals['_PREDRAFT']._serialized_end=877
-  _globals['_DRAFTSERVICE']._serialized_start=880
-  _globals['_DRAFTSERVICE']._serialized_end=1140
+  _globals['_PROPOSEREQUEST']._serialized_end=453
+  _globals['_PROPOSERESPONSE']._serialized_start=455
+  _globals['_PROPOSERESPONSE']._serialized_end=577
+  _globals['_PROPOSAL']._serialized_start=580
+  _globals['_PROPOSAL']._serialized_end=709
+  _globals['_PREDRAFTUPDATE']._serialized_start=711
+  _globals['_PREDRAFTUPDATE']._serialized_end=813
+  _globals['_PREDRAFT']._serialized_start=815
+  _globals['_PREDRAFT']._serialized_end=897
+  _globals['_DRAFTSERVICE']._serialized_start=900
+  _globals['_DRAFTSERVICE']._serialized_end=1160
 # @@protoc_insertion_point(module_scope)

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class ProposeRequest(_message.Message):
-    __slots__ = ("context_length", "token_ids", "draft_token_ids", "num_speculative_tokens", "sampling", "vocab_size", "num_predrafts", "max_predrafts", "predraft_length", "acceptance_rate", "step_span_id", "hidden_states")
+    __slots__ = ("context_length", "token_ids", "draft_token_ids", "num_speculative_tokens", "sampling", "vocab_size", "num_predrafts", "max_predrafts", "predraft_length", "acceptance_rate", "step_span_id", "hidden_states", "max_length")
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -21,6 +21,7 @@ class ProposeRequest(_message.Message):
     ACCEPTANCE_RATE_FIELD_NUMBER: _ClassVar[int]
     STEP_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_STATES_FIELD_NUMBER: _ClassVar[int]
+    MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     context_length: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     draft_token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -33,7 +34,8 @@ class ProposeRequest(_message.Message):
     acceptance_rate: float
     step_span_id: int
     hidden_states: _common_pb2.HiddenStates
-    def __init__(self, context_length: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_token_ids: _Optional[_Iterable[int]] = ..., num_speculative_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., vocab_size: _Optional[int] = ..., num_predrafts: _Optional[int] = ..., max_predrafts: _Optional[int] = ..., predraft_length: _Optional[int] = ..., acceptance_rate: _Optional[float] = ..., step_span_id: _Optional[int] = ..., hidden_states: _Optional[_Union[_common_pb2.HiddenStates, _Mapping]] = ...) -> None: ...
+    max_length: int
+    def __init__(self, context_length: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_token_ids: _Optional[_Iterable[int]] = ..., num_speculative_tokens: _Optional[int] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., vocab_size: _Optional[int] = ..., num_predrafts: _Optional[int] = ..., max_predrafts: _Optional[int] = ..., predraft_length: _Optional[int] = ..., acceptance_rate: _Optional[float] = ..., step_span_id: _Optional[int] = ..., hidden_states: _Optional[_Union[_common_pb2.HiddenStates, _Mapping]] = ..., max_length: _Optional[int] = ...) -> None: ...
 
 class ProposeResponse(_message.Message):
     __slots__ = ("proposal", "predrafts")

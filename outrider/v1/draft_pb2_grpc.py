@@ -61,7 +61,7 @@ class DraftServiceServicer:
         by one proposal, in order. Predrafts for the latest request follow its
         proposal until the next request arrives.
 
-        Errors: RESOURCE_EXHAUSTED (no free slot), INVALID_ARGUMENT (token ids out
+        Errors: RESOURCE_EXHAUSTED (no free slot, or no free tokens), INVALID_ARGUMENT (token ids out
         of range, an empty sequence, hidden states that are missing or have another
         size), FAILED_PRECONDITION (context_length exceeds the session's sequence),
         OUT_OF_RANGE (the sequence does not fit into a slot).

@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from outrider.v1 import common_pb2 as outrider_dot_v1_dot_common__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18outrider/v1/target.proto\x12\x0boutrider.v1\x1a\x18outrider/v1/common.proto\"\xa3\x02\n\rVerifyRequest\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x17\n\x0f\x64raft_token_ids\x18\x03 \x03(\r\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.outrider.v1.SamplingParams\x12\x16\n\x0e\x61ssumes_result\x18\x05 \x01(\x08\x12\x1c\n\x14num_run_ahead_tokens\x18\x06 \x01(\r\x12\x1e\n\x16vocabulary_fingerprint\x18\x07 \x01(\t\x12\x14\n\x0cstep_span_id\x18\x08 \x01(\x06\x12\x33\n\rhidden_states\x18\t \x01(\x0b\x32\x1c.outrider.v1.HiddenStateSpec\"\xd9\x01\n\x0eVerifyResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x19.outrider.v1.VerifyResultH\x00\x12.\n\trun_ahead\x18\x02 \x01(\x0b\x32\x19.outrider.v1.VerifyResultH\x00\x12*\n\x05stale\x18\x03 \x01(\x0b\x32\x19.outrider.v1.StaleRequestH\x00\x12\x32\n\rhidden_states\x18\x04 \x01(\x0b\x32\x19.outrider.v1.HiddenStatesH\x00\x42\n\n\x08response\"\x87\x02\n\x0cVerifyResult\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12\x1b\n\x13num_accepted_tokens\x18\x02 \x01(\r\x12\x15\n\rnext_token_id\x18\x03 \x01(\r\x12\x33\n\x0fnext_token_kind\x18\x04 \x01(\x0e\x32\x1a.outrider.v1.NextTokenKind\x12\x17\n\x0fsequence_length\x18\x05 \x01(\r\x12+\n\x07timings\x18\x06 \x01(\x0b\x32\x1a.outrider.v1.ServerTimings\x12\x30\n\rhidden_states\x18\x07 \x01(\x0b\x32\x19.outrider.v1.HiddenStates\"\x0e\n\x0cStaleRequest*j\n\rNextTokenKind\x12\x1f\n\x1bNEXT_TOKEN_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19NEXT_TOKEN_KIND_RECOVERED\x10\x01\x12\x19\n\x15NEXT_TOKEN_KIND_BONUS\x10\x02\x32\x82\x02\n\rTargetService\x12\x45\n\x06Verify\x12\x1a.outrider.v1.VerifyRequest\x1a\x1b.outrider.v1.VerifyResponse(\x01\x30\x01\x12S\n\x0cGetModelInfo\x12 .outrider.v1.GetModelInfoRequest\x1a!.outrider.v1.GetModelInfoResponse\x12U\n\x0cGetTokenizer\x12 .outrider.v1.GetTokenizerRequest\x1a!.outrider.v1.GetTokenizerResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18outrider/v1/target.proto\x12\x0boutrider.v1\x1a\x18outrider/v1/common.proto\"\xb7\x02\n\rVerifyRequest\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12\x11\n\ttoken_ids\x18\x02 \x03(\r\x12\x17\n\x0f\x64raft_token_ids\x18\x03 \x03(\r\x12-\n\x08sampling\x18\x04 \x01(\x0b\x32\x1b.outrider.v1.SamplingParams\x12\x16\n\x0e\x61ssumes_result\x18\x05 \x01(\x08\x12\x1c\n\x14num_run_ahead_tokens\x18\x06 \x01(\r\x12\x1e\n\x16vocabulary_fingerprint\x18\x07 \x01(\t\x12\x14\n\x0cstep_span_id\x18\x08 \x01(\x06\x12\x33\n\rhidden_states\x18\t \x01(\x0b\x32\x1c.outrider.v1.HiddenStateSpec\x12\x12\n\nmax_length\x18\n \x01(\r\"\xd9\x01\n\x0eVerifyResponse\x12+\n\x06result\x18\x01 \x01(\x0b\x32\x19.outrider.v1.VerifyResultH\x00\x12.\n\trun_ahead\x18\x02 \x01(\x0b\x32\x19.outrider.v1.VerifyResultH\x00\x12*\n\x05stale\x18\x03 \x01(\x0b\x32\x19.outrider.v1.StaleRequestH\x00\x12\x32\n\rhidden_states\x18\x04 \x01(\x0b\x32\x19.outrider.v1.HiddenStatesH\x00\x42\n\n\x08response\"\x87\x02\n\x0cVerifyResult\x12\x16\n\x0e\x63ontext_length\x18\x01 \x01(\r\x12\x1b\n\x13num_accepted_tokens\x18\x02 \x01(\r\x12\x15\n\rnext_token_id\x18\x03 \x01(\r\x12\x33\n\x0fnext_token_kind\x18\x04 \x01(\x0e\x32\x1a.outrider.v1.NextTokenKind\x12\x17\n\x0fsequence_length\x18\x05 \x01(\r\x12+\n\x07timings\x18\x06 \x01(\x0b\x32\x1a.outrider.v1.ServerTimings\x12\x30\n\rhidden_states\x18\x07 \x01(\x0b\x32\x19.outrider.v1.HiddenStates\"\x0e\n\x0cStaleRequest*j\n\rNextTokenKind\x12\x1f\n\x1bNEXT_TOKEN_KIND_UNSPECIFIED\x10\x00\x12\x1d\n\x19NEXT_TOKEN_KIND_RECOVERED\x10\x01\x12\x19\n\x15NEXT_TOKEN_KIND_BONUS\x10\x02\x32\x82\x02\n\rTargetService\x12\x45\n\x06Verify\x12\x1a.outrider.v1.VerifyRequest\x1a\x1b.outrider.v1.VerifyResponse(\x01\x30\x01\x12S\n\x0cGetModelInfo\x12 .outrider.v1.GetModelInfoRequest\x1a!.outrider.v1.GetModelInfoResponse\x12U\n\x0cGetTokenizer\x12 .outrider.v1.GetTokenizerRequest\x1a!.outrider.v1.GetTokenizerResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'outrider.v1.target_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_NEXTTOKENKIND']._serialized_start=863
-  _globals['_NEXTTOKENKIND']._serialized_end=969
+  _globals['_NEXTTOKENKIND']._serialized_start=883
+  _globals['_NEXTTOKENKIND']._serialized_end=989
   _globals['_VERIFYREQUEST']._serialized_start=68
-  _globals['_VERIFYREQUEST']._serialized_end=359
-  _globals['_VERIFYRESPONSE']._serialized_start=362
-  _globals['_VERIFYRESPONSE']._serialized_end=579
-  _globals['_VERIFYRESULT']._serialized_start=582
-  _globals['_VERIFYRESULT']._serialized_end=845
-  _globals['_STALEREQUEST']._serialized_start=847
-  _globals['_STALEREQUEST']._serialized_end=861
-  _globals['_TARGETSERVICE']._serialized_start=972
-  _globals['_TARGETSERVICE']._serialized_end=1230
+  _globals['_VERIFYREQUEST']._serialized_end=379
+  _globals['_VERIFYRESPONSE']._serialized_start=382
+  _globals['_VERIFYRESPONSE']._serialized_end=599
+  _globals['_VERIFYRESULT']._serialized_start=602
+  _globals['_VERIFYRESULT']._serialized_end=865
+  _globals['_STALEREQUEST']._serialized_start=867
+  _globals['_STALEREQUEST']._serialized_end=881
+  _globals['_TARGETSERVICE']._serialized_start=992
+  _globals['_TARGETSERVICE']._serialized_end=1250
 # @@protoc_insertion_point(module_scope)

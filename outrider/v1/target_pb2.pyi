@@ -18,7 +18,7 @@ NEXT_TOKEN_KIND_RECOVERED: NextTokenKind
 NEXT_TOKEN_KIND_BONUS: NextTokenKind
 
 class VerifyRequest(_message.Message):
-    __slots__ = ("context_length", "token_ids", "draft_token_ids", "sampling", "assumes_result", "num_run_ahead_tokens", "vocabulary_fingerprint", "step_span_id", "hidden_states")
+    __slots__ = ("context_length", "token_ids", "draft_token_ids", "sampling", "assumes_result", "num_run_ahead_tokens", "vocabulary_fingerprint", "step_span_id", "hidden_states", "max_length")
     CONTEXT_LENGTH_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     DRAFT_TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class VerifyRequest(_message.Message):
     VOCABULARY_FINGERPRINT_FIELD_NUMBER: _ClassVar[int]
     STEP_SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     HIDDEN_STATES_FIELD_NUMBER: _ClassVar[int]
+    MAX_LENGTH_FIELD_NUMBER: _ClassVar[int]
     context_length: int
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     draft_token_ids: _containers.RepeatedScalarFieldContainer[int]
@@ -37,7 +38,8 @@ class VerifyRequest(_message.Message):
     vocabulary_fingerprint: str
     step_span_id: int
     hidden_states: _common_pb2.HiddenStateSpec
-    def __init__(self, context_length: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., assumes_result: _Optional[bool] = ..., num_run_ahead_tokens: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., step_span_id: _Optional[int] = ..., hidden_states: _Optional[_Union[_common_pb2.HiddenStateSpec, _Mapping]] = ...) -> None: ...
+    max_length: int
+    def __init__(self, context_length: _Optional[int] = ..., token_ids: _Optional[_Iterable[int]] = ..., draft_token_ids: _Optional[_Iterable[int]] = ..., sampling: _Optional[_Union[_common_pb2.SamplingParams, _Mapping]] = ..., assumes_result: _Optional[bool] = ..., num_run_ahead_tokens: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., step_span_id: _Optional[int] = ..., hidden_states: _Optional[_Union[_common_pb2.HiddenStateSpec, _Mapping]] = ..., max_length: _Optional[int] = ...) -> None: ...
 
 class VerifyResponse(_message.Message):
     __slots__ = ("result", "run_ahead", "stale", "hidden_states")

@@ -62,7 +62,7 @@ class TargetServiceServicer:
 
         If no slot is free, the session waits for one.
 
-        Errors: RESOURCE_EXHAUSTED (too many sessions wait for a slot),
+        Errors: RESOURCE_EXHAUSTED (too many sessions wait for a slot or for tokens),
         INVALID_ARGUMENT (token ids out of range, an empty sequence, assumes_result
         in the first request or without exactly one token id, hidden states that the
         model does not have), FAILED_PRECONDITION (context_length exceeds the session's

@@ -18,7 +18,7 @@ from orchestrator.policy.draft_policy import Decision, DraftPolicy, StepContext
 from orchestrator.sessions.draft_session import DraftSession
 from orchestrator.sessions.pair import Pair
 from orchestrator.step import DraftState, StepRecord
-from outrider.protocol.messages import GREEDY, ModelInfo, SamplingParams
+from outrider.protocol.messages import GREEDY, SamplingParams
 from tests.support.checked_sessions import CheckedDrafter, CountedTarget
 from tests.support.fake_network import Network, guarded
 from tests.support.feature_draft import FeatureChecks
@@ -150,14 +150,14 @@ class Schedule:
     def open_session(
         self,
         params: SamplingParams,
-        *models: Any,
+        *others: Any,
     ) -> Any:
         """Stands for `DraftClient`, which is told of two models, and for `TargetClient`."""
-        if not isinstance(models[1], ModelInfo):
-            return CountedTarget(lambda: self.network.open("target"), params, window=models[-1])
-        session = DraftSession(
-            lambda: self.network.open("draft"), params, *models[:2], window=models[-1]
-        )
+        *models, _, _, window, max_length = others
+        settings: Any = {"window": window, "max_length": max_length}
+        if len(models) == 1:
+            return CountedTarget(lambda: self.network.open("target"), params, **settings)
+        session = DraftSession(lambda: self.network.open("draft"), params, *models, **settings)
         return CheckedDrafter(session, self.services, params)
 
     async def text(
@@ -171,11 +171,12 @@ class Schedule:
     ) -> list[int]:
         """What the loop commits after `prompt`. Raises OutriderError."""
         text: list[int] = []
-        with self._pair.sessions(params, True, None) as sessions:
+        max_length = len(prompt) + num_tokens
+        with self._pair.sessions(params, True, None, None, max_length) as sessions:
             verifier: Any = sessions.verifier
             reopen = sessions.reopen_drafter
             proposer = Proposer(sessions.drafter, policy, num_predrafts, looks_up, reopen)
-            steps = decode(prompt, len(prompt) + num_tokens, verifier, proposer)
+            steps = decode(prompt, max_length, verifier, proposer)
             async with aclosing(steps):
                 async for step in steps:
                     text.extend(step.token_ids)

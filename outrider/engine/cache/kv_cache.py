@@ -56,6 +56,11 @@ class SlotCache:
         return sum(k.nbytes + v.nbytes for k, v in self._layers.values())
 
     @property
+    def num_tokens(self) -> int:
+        """Tokens that have room in all slots."""
+        return self.num_slots * self.max_length
+
+    @property
     def bytes_per_token(self) -> int:
         """Bytes per token in a slot, over all layers."""
         return self.num_bytes // (self.num_slots * self._stored_length)

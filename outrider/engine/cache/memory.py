@@ -66,22 +66,24 @@ def allocate(
     num_sessions = agree(
         options.slots or sessions_that_fit(session_bytes, device, options.is_draft)
     )
-    num_slots, room = num_sessions * per_session, num_sessions * max_length
+    num_slots = num_sessions * per_session
+    room = num_slots * max_length
     num_tokens = min(options.cached_tokens or room, room)
-    if num_tokens < max_length:
+    if num_tokens < per_session * max_length:
         raise ConfigurationError(
-            f"--cached-tokens {num_tokens} is less than the longest text, {max_length} tokens"
+            f"--cached-tokens {num_tokens} is less than what the longest text takes, "
+            f"{per_session * max_length} tokens"
         )
     if num_tokens < room and not probing.gives_back:
         raise ConfigurationError(
             f"--cached-tokens: on {device} slots have their memory from the start"
         )
-    check_fits(probing.bytes_of(per_session * num_tokens, num_slots, max_length), device)
+    check_fits(probing.bytes_of(num_tokens, num_slots, max_length), device)
     cache = probing.resized(num_slots, max_length)
     if not cache.gives_back:
         return cache, NO_LIMITS
-    num_kept = max(max_length, int(_SHARE_KEPT * num_tokens))
-    return cache, TokenLimits(per_session * num_tokens, num_kept)
+    num_kept = max(max_length, int(_SHARE_KEPT * num_tokens / per_session))
+    return cache, TokenLimits(num_tokens, num_kept)
 
 
 def sessions_that_fit(session_bytes: int, device: torch.device, is_draft: bool = False) -> int:

@@ -62,6 +62,7 @@ def test_defaults(group: click.Group, seen: dict[str, Any]) -> None:
         "threads": None,
         "slots": None,
         "max_context_length": None,
+        "cached_tokens": None,
         "graphs": True,
         "adapt_threads": True,
         "trust_remote_code": False,

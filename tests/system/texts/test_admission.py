@@ -135,3 +135,33 @@ async def test_limits_of_a_request(system: System) -> None:
     # Whoever asks for nothing in particular gets what there is to have.
     whole = await system.generate("hi", ignore_eos=True)
     assert whole.usage.num_output_tokens == 50
+
+
+async def test_short_texts_share_the_memory_of_one_long_one(
+    tiny_models: Callable[..., Path],
+) -> None:
+    """And a text that takes all of it waits for its turn."""
+    short = generation_pb2.GenerateRequest(prompt="the cat", max_new_tokens=20, ignore_eos=True)
+    long = generation_pb2.GenerateRequest(prompt="the cat", max_new_tokens=999, ignore_eos=True)
+    async with running_system(
+        tiny_models("llama"), slots=16, max_context_length=200, cached_tokens=200
+    ) as system:
+        scheduler = system.verifier.scheduler
+        alone = await system.generation.Generate(short)
+        length = alone.usage.num_prompt_tokens + 20
+        reserved = set()
+
+        async def read(request: generation_pb2.GenerateRequest) -> int:
+            num_tokens = 0
+            async for message in system.generation.GenerateStream(request):
+                reserved.add(scheduler.num_reserved_tokens)
+                num_tokens += len(message.pieces)
+            return num_tokens
+
+        requests = [short] * 9 + [long] + [short] * 3
+        counts = await asyncio.gather(*map(read, requests))
+        assert counts == [20] * 9 + [200 - alone.usage.num_prompt_tokens] + [20] * 3
+        assert length < max(reserved - {200}) <= 200
+        info = await system.generation.GetServerInfo(generation_pb2.GetServerInfoRequest())
+        assert info.target.max_cached_tokens == 200
+        assert 0 < info.target.num_cached_tokens <= 200

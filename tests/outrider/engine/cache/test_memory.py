@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 
 from outrider.engine.cache import memory
 from outrider.engine.cache.kv_cache import SlotCache
+from outrider.engine.cache.memory import TokenLimits
 from outrider.engine.chunk import Chunk
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
@@ -121,3 +123,47 @@ def test_a_part_of_a_slot_is_copied_in_all_layers(sizes: list[tuple[int, int]]) 
             assert stored[2, :, 1:4].all()
             assert not stored[2, :, [0, 4]].any()
             assert not stored[0].any()
+
+
+def allocated(options: EngineOptions, max_length: int = 96) -> tuple[SlotCache, TokenLimits]:
+    probing = SlotCache(1, 2)
+    for layer in range(2):
+        probing.storage(layer, torch.zeros(1, 2, 64), torch.zeros(1, 2, 64))
+    return memory.allocate(probing, options, max_length, CPU)
+
+
+def test_an_eighth_of_the_tokens_may_be_kept() -> None:
+    cache, limits = allocated(EngineOptions("", slots=16))
+    assert cache.num_slots == 16
+    assert limits == TokenLimits(16 * 96, 2 * 96)
+    cache, limits = allocated(EngineOptions("", slots=16, slots_per_session=4))
+    assert cache.num_slots == 64
+    assert limits == TokenLimits(64 * 96, 2 * 96)
+    assert allocated(EngineOptions("", slots=1))[1].num_kept == 96
+
+
+def test_tokens_are_limited_and_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[int] = []
+    monkeypatch.setattr(memory, "check_fits", lambda num_bytes, device: checked.append(num_bytes))
+    cache, limits = allocated(EngineOptions("", slots=64, cached_tokens=960))
+    assert limits.num_tokens == 960
+    assert cache.num_tokens == 64 * 96
+    # A part of a page for each slot, layer, head, and for keys and values.
+    assert checked == [960 * cache.bytes_per_token + 64 * 2 * 2 * 2 * mmap.PAGESIZE]
+    assert checked[0] < cache.num_bytes / 2
+
+
+@pytest.mark.parametrize(("per_session", "cached_tokens"), [(1, 95), (4, 383)])
+def test_the_longest_text_must_fit(per_session: int, cached_tokens: int) -> None:
+    options = EngineOptions("", slots=4, slots_per_session=per_session, cached_tokens=cached_tokens)
+    with pytest.raises(ConfigurationError, match=f"{96 * per_session} tokens"):
+        allocated(options)
+
+
+def test_tokens_cannot_be_limited_where_slots_have_their_memory_from_the_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("outrider.engine.cache.kv_cache.IS_SUPPORTED", False)
+    with pytest.raises(ConfigurationError, match="--cached-tokens"):
+        allocated(EngineOptions("", slots=4, cached_tokens=96))
+    assert allocated(EngineOptions("", slots=4))[1] == memory.NO_LIMITS

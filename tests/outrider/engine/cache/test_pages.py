@@ -17,21 +17,29 @@ MEGABYTE = 1 << 20
 ITEMS = MEGABYTE // 4  # of float32 in a megabyte
 
 
-def taken_megabytes() -> float:
-    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("Anonymous:")) / 1024
+def taken_megabytes(tensor: torch.Tensor) -> float:
+    """Memory of the mapping in which the tensor lies."""
+    address, is_here = tensor.data_ptr(), False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        first = line.split()[0]
+        if "-" in first:
+            begin, end = (int(number, 16) for number in first.split("-"))
+            is_here = begin <= address < end
+        elif is_here and first == "Anonymous:":
+            return int(line.split()[1]) / 1024
+    raise AssertionError
 
 
 def test_memory_is_taken_where_it_is_written_until_it_is_given_back() -> None:
-    before = taken_megabytes()
     pages = Pages((64, ITEMS), torch.float32)
+    before = taken_megabytes(pages.tensor)
     assert not pages.tensor.any()  # which reads all of it
-    assert taken_megabytes() < before + 16
+    assert taken_megabytes(pages.tensor) == before
     pages.tensor[:32] = 1
-    assert 16 < taken_megabytes() - before < 48
-    pages.give_back(pages.tensor[:32])
-    assert taken_megabytes() < before + 16
-    assert not pages.tensor.any()
+    assert taken_megabytes(pages.tensor) == before + 32
+    pages.give_back(pages.tensor[:24])
+    assert taken_megabytes(pages.tensor) == before + 8
+    assert not pages.tensor[:24].any()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
