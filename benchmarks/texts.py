@@ -1,7 +1,8 @@
 """Speedups over many prompts, each answered alternately by the target alone and with drafts.
 
     python -m benchmarks.texts [--max-new-tokens 64] [--rounds 3] [--dtype float32]
-        [--target-threads 1] [--draft-threads 1] [--name texts]
+        [--target-threads 1] [--draft-threads 1] [--draft default] [--draft-dtype auto]
+        [--name texts]
 
 For each of the benchmark's prompts, the time per token after the first: of the target alone
 over the pair with its defaults, and over the draft without prompt lookup; medians of the
@@ -35,12 +36,15 @@ def main() -> None:
     parser.add_argument("--target-threads", type=int, default=1)
     parser.add_argument("--draft-threads", type=int, default=1)
     parser.add_argument("--dtype", default="float32", help="of the target")
+    parser.add_argument("--draft", default="default")
+    parser.add_argument("--draft-dtype", default="auto")
     parser.add_argument("--name", default="texts", help="of the result's file")
     args = parser.parse_args()
     prompts = read_prompts(None)
     options = {"port": 0, "slots": 2}
     target = {**options, "threads": args.target_threads, "dtype": args.dtype}
-    draft = {**options, "threads": args.draft_threads, "model": "default"}
+    draft = {**options, "threads": args.draft_threads, "dtype": args.draft_dtype}
+    draft["model"] = args.draft
     with (
         running_system(target, draft, {"port": 0}) as (address, _),
         Client(address) as client,

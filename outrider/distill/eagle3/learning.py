@@ -8,6 +8,7 @@ AdamW, which need some thousand steps fewer together than AdamW alone.
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.progress import Progress
@@ -20,7 +21,7 @@ from transformers import AutoConfig
 from outrider.distill.eagle3.draft import FeatureDraft, layer_config
 from outrider.distill.shared.fake_int8 import fake_int8, remove_fake_int8
 from outrider.distill.shared.material import Batch, Material
-from outrider.distill.shared.settings import RECORD, Recipe
+from outrider.distill.shared.settings import Recipe
 from outrider.distill.shared.stages import Reading
 from outrider.distill.shared.training import Course, History, Schedule, fast_products, train
 from outrider.engine.device import choose_device
@@ -34,6 +35,8 @@ _WRONG_SHARE = 0.15
 # Of AdamW, for the head (which begins as the target's embedding) and for norms.
 _HEAD_RATE = 0.15
 _NORM_RATE = 0.6
+
+_LAYER_IDS = "eagle_aux_hidden_state_layer_ids"
 
 
 class FeatureLearner:
@@ -52,7 +55,7 @@ class FeatureLearner:
         except (OSError, ValueError) as error:
             raise ModelNotFound(f"cannot read what {target} is: {error}") from error
         count = self._config.num_hidden_layers
-        start = _recorded(recipe.start_from) if recipe.start_from else None
+        start = recipe.start_from and _layers_read(recipe.start_from, self._config)
         self.reads = start or recipe.read or default_layers(count)
         """The layers of the target whose hidden states it reads."""
         if max(self.reads) >= count:
@@ -111,20 +114,22 @@ def default_layers(count: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, count // 7), min(count // 2 + 1, count - 1), count - 1}))
 
 
-def _recorded(draft: Path) -> tuple[int, ...]:
+def _layers_read(draft: Path, target: Any) -> tuple[int, ...]:
+    """The layers that a draft of the target with this configuration reads."""
     try:
-        return tuple(json.loads((draft / RECORD).read_text())["hidden_layers"])
+        config = json.loads((draft / "config.json").read_text())
+        layer, layers = config["transformer_layer_config"], config[_LAYER_IDS]
     except (OSError, ValueError, KeyError) as error:
-        raise ConfigurationError(
-            f"{draft} is no feature draft of `outrider distill`: it has no {RECORD} of one"
-        ) from error
+        raise ConfigurationError(f"{draft} is no feature draft, by its config.json") from error
+    if any(layer[name] != getattr(target, name) for name in ("hidden_size", "vocab_size")):
+        raise ConfigurationError(f"{draft} is the draft of another target")
+    return tuple(layers)
 
 
 def _load(draft: FeatureDraft, weights: dict[str, Tensor], name: str) -> None:
     trained = dict(draft.named_parameters())
-    fits = all(name in weights and weights[name].shape == p.shape for name, p in trained.items())
-    if not fits:
-        raise ConfigurationError(f"{name} is the draft of another target")
+    if any(name not in weights or weights[name].shape != p.shape for name, p in trained.items()):
+        raise ConfigurationError(f"{name} has weights of another architecture")
     with torch.no_grad():
         for name, parameter in trained.items():
             parameter.copy_(weights[name])

@@ -19,6 +19,7 @@ from outrider.distill.__main__ import main
 from outrider.distill.shared.settings import RECORD
 from outrider.distill.shared.texts import Texts
 from outrider.errors import ConfigurationError
+from tests.support.models.eagle3 import make_eagle3
 from tests.support.system import running_system
 
 SETTINGS = {
@@ -158,7 +159,8 @@ def feature_flags(target: Path, out: Path, **changes: str) -> list[str]:
     return parts[:at] + parts[at + 2 :]
 
 
-def test_a_feature_draft_learns_and_resumes(
+@pytest.mark.process
+async def test_a_feature_draft_learns_resumes_and_serves(
     tmp_path: Path, questions: Path, tiny_models: Callable[..., Path]
 ) -> None:
     target, whole, resumed = tiny_models("llama"), tmp_path / "whole", tmp_path / "resumed"
@@ -182,10 +184,32 @@ def test_a_feature_draft_learns_and_resumes(
     weights, again = (load_file(out / "model.safetensors") for out in (whole, resumed))
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
+    async with running_system(target, whole, max_context_length=128) as system:
+        alone = await system.generate("the cat", num_speculative_tokens=0, ignore_eos=True)
+        text = await system.generate(
+            "the cat", num_speculative_tokens=3, prompt_lookup=False, ignore_eos=True
+        )
+    assert text.token_ids == alone.token_ids
+    assert text.speculation.num_draft_tokens > 0
+
     further = feature_flags(target, tmp_path / "further", **files, start_from=str(whole))
     assert CliRunner().invoke(main, further).exception is None
     after = json.loads((tmp_path / "further" / RECORD).read_text())
     assert after["losses"][0] < 0.8 * record["losses"][0]
+
+
+def test_a_feature_draft_to_start_from_must_fit(
+    tmp_path: Path, tiny_models: Callable[..., Path]
+) -> None:
+    other = make_eagle3(tmp_path / "other", vocab_size=150)
+    for start, message in (
+        (tiny_models("llama"), "is no feature draft"),
+        (other, "is the draft of another target"),
+    ):
+        parts = feature_flags(tiny_models("llama"), tmp_path / "draft", start_from=str(start))
+        refused = CliRunner().invoke(main, parts).exception
+        assert isinstance(refused, ConfigurationError)
+        assert message in str(refused)
 
 
 def test_settings_of_the_other_kind_are_refused(tmp_path: Path) -> None:

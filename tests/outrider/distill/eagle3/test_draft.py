@@ -12,6 +12,10 @@ from transformers import LlamaConfig
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
 from outrider.distill.eagle3.draft import FeatureDraft, layer_config
+from outrider.engine.chunk import Chunk, Features
+from outrider.engine.eagle3.engine import Eagle3Engine
+from outrider.engine.options import EngineOptions
+from tests.support.models.tiny_tokenizers import make_tokenizer
 
 LENGTH = 12
 NUM_STEPS = 4
@@ -85,6 +89,32 @@ def test_steps_unrolled_in_training_are_those_of_drafting(window: int) -> None:
             for row in range(2):
                 expected = drafted(draft, states[row], token_ids[row], place, step)
                 assert torch.allclose(output[row, place], expected, atol=1e-4), (step, place)
+
+
+@torch.inference_mode()
+def test_a_served_draft_computes_what_was_trained(tmp_path: Path) -> None:
+    draft = small_draft(window=5)
+    draft.save(tmp_path, "some/target")
+    make_tokenizer(tmp_path)
+    options = EngineOptions(
+        str(tmp_path), "cpu", "float32", slots=1, max_context_length=64, batch_invariant=False
+    )
+    engine = Eagle3Engine(options)
+    assert engine.logit_token_ids.tolist() == draft.vocabulary.tolist()
+    states = torch.randn(1, LENGTH, 96)
+    token_ids = torch.randint(40, (1, LENGTH))
+    outputs = draft.unrolled(states, token_ids, NUM_STEPS)
+    first = LENGTH - NUM_STEPS + 1
+    features = Features(states[0, :first], are_own=False)
+    chunk = Chunk(0, 0, token_ids[0, :first].tolist(), 1, features=features)
+    for step in range(NUM_STEPS):
+        [logits] = engine.forward([chunk])
+        place = first - 1 + step
+        expected = draft.logits(outputs[step][0, place])
+        torch.testing.assert_close(logits[0], expected, atol=0.02, rtol=0.01)
+        features = Features(features.outputs[-1], are_own=True)
+        if place + 1 < LENGTH:
+            chunk = Chunk(0, place + 1, [int(token_ids[0, place + 1])], 1, features=features)
 
 
 def test_a_saved_draft_has_what_speculators_expects(tmp_path: Path) -> None:
