@@ -12,6 +12,7 @@ from outrider.engine.attention.forward_pass import (
     ForwardPass,
     attending,
     current_text_lengths,
+    register,
 )
 from outrider.engine.attention.rope import rotate_by_sequence
 from outrider.engine.cpu.fused_llama import FusedLlama
@@ -23,6 +24,7 @@ class TransformersNetwork(nn.Module):
 
     def __init__(self, model: Any) -> None:
         super().__init__()
+        register()
         model.set_attn_implementation(IMPLEMENTATION)
         rotate_by_sequence(model, current_text_lengths)
         # Some look for padding, to warn of it, which waits for the device.

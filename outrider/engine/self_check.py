@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM
 
 from outrider.engine.attention.forward_pass import Pass
 from outrider.engine.attention.rope import rope_of, rope_parameters
@@ -67,6 +66,8 @@ def check_boundaries(
     check_windows(config, windows, max_context_length, name)
     if not _has_boundary(config, max_context_length):
         return
+    from transformers import AutoModelForCausalLM  # takes 90 MB
+
     try:
         small = _scaled_down(config)
         with torch.random.fork_rng(devices=[]), torch.inference_mode():

@@ -272,3 +272,10 @@ def test_rooms_are_small() -> None:
     for room, files in rooms.items():
         sizes[room] = sizes.get(room, 0) + len(files)
     assert not {room: size for room, size in sizes.items() if size > MAX_FILES}
+
+
+@pytest.mark.process
+def test_a_feature_draft_imports_no_models_of_transformers() -> None:
+    """They take more memory than its weights."""
+    [added] = added_modules({"transformers.modeling_utils"}, "draft_service.service")
+    assert not added

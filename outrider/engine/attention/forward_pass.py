@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface
 
 from outrider.engine.attention.chunk_batch import ChunkBatch, Rows, attend_rows, batches_of
 from outrider.engine.attention.query_blocks import QueryBlocks, attend_blocks
@@ -189,4 +188,10 @@ def slot_attention(
     return output.unsqueeze(0).contiguous(), None  # some layers rely on `contiguous`
 
 
-AttentionInterface.register(IMPLEMENTATION, slot_attention)
+def register() -> None:
+    """Registers `slot_attention` with transformers, unless something is registered already."""
+    # transformers' modelling code takes 90 MB, which networks without its modules save.
+    from transformers import AttentionInterface
+
+    if IMPLEMENTATION not in AttentionInterface().valid_keys():
+        AttentionInterface.register(IMPLEMENTATION, slot_attention)

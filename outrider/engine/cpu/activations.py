@@ -11,17 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import silu
-from transformers.activations import ACT2CLS
 
 from outrider.engine.shapes import num_threads
 
 # The least elements that torch gives to a thread, for most functions and for GELU.
 _GRAIN = 32768
 _SMALLEST_GRAIN = 2048
-
-_KINDS: tuple[Any, ...] = tuple(
-    kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()
-)
 
 
 def silu_by_rows(input: Tensor, grain: int = _GRAIN) -> Tensor:
@@ -51,7 +46,13 @@ class OneThread(nn.Module):
 
 def use_one_thread(module: nn.Module) -> None:
     """Makes every activation function within `module` use one thread."""
+    # Imported here, since it takes 90 MB, and drafts of our own layers do not need it.
+    from transformers.activations import ACT2CLS
+
+    kinds: tuple[Any, ...] = tuple(
+        kind[0] if isinstance(kind, tuple) else kind for kind in ACT2CLS.values()
+    )
     for parent in list(module.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, _KINDS) and not isinstance(parent, OneThread):
+            if isinstance(child, kinds) and not isinstance(parent, OneThread):
                 setattr(parent, name, OneThread(child))

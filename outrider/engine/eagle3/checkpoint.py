@@ -15,28 +15,21 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoConfig
-from transformers.models.llama.modeling_llama import (
-    LlamaDecoderLayer,
-    LlamaRMSNorm,
-    LlamaRotaryEmbedding,
-)
-from transformers.models.qwen3.modeling_qwen3 import (
-    Qwen3DecoderLayer,
-    Qwen3RMSNorm,
-    Qwen3RotaryEmbedding,
-)
 
 from outrider.engine.attention.rope import rope_of
+from outrider.engine.eagle3.decoder_layer import (
+    DecoderLayer,
+    Norm,
+    RotaryFrequencies,
+    rotary_frequencies,
+)
 from outrider.engine.loading.model_folder import read_settings, refuse_pickles, told
 from outrider.engine.loading.weights import check_complete, leave_file
 from outrider.errors import ModelNotFound, UnsupportedModel
 
 _DEFAULT_NUM_FEATURES = 3  # layers whose hidden states are read
 
-_FAMILIES: dict[str, tuple[Any, Any, Any]] = {
-    "llama": (LlamaDecoderLayer, LlamaRMSNorm, LlamaRotaryEmbedding),
-    "qwen3": (Qwen3DecoderLayer, Qwen3RMSNorm, Qwen3RotaryEmbedding),
-}
+_FAMILIES = ("llama", "qwen3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,25 +67,19 @@ class Eagle3Model(nn.Module):
     def __init__(self, settings: Eagle3Settings) -> None:
         super().__init__()
         config = settings.layer_config
-        layer_class, norm_class, _ = _FAMILIES[config.model_type]
         size, eps = config.hidden_size, config.rms_norm_eps
         width = settings.num_features * settings.feature_size
         self.settings = settings
         self.embed_tokens = nn.Embedding(config.vocab_size, size)
-        self.input_norm = norm_class(width, eps=eps) if settings.norms_fused else None
+        self.input_norm = Norm(width, eps) if settings.norms_fused else None
         norms = range(settings.num_features if settings.norms_each else 0)
-        self.fc_norm = nn.ModuleList(norm_class(settings.feature_size, eps=eps) for _ in norms)
+        self.fc_norm = nn.ModuleList(Norm(settings.feature_size, eps) for _ in norms)
         self.fc = nn.Linear(width, size, bias=False)
-        self.layers = nn.ModuleList(layer_class(config, i) for i in range(config.num_hidden_layers))
-        first: Any = self.layers[0]
-        first.hidden_norm = norm_class(size, eps=eps)
-        for name in ("q_proj", "k_proj", "v_proj"):
-            narrow = getattr(first.self_attn, name)
-            has_bias = narrow.bias is not None
-            setattr(first.self_attn, name, nn.Linear(2 * size, narrow.out_features, has_bias))
-        self.norm = norm_class(size, eps=eps)
+        numbers = range(config.num_hidden_layers)
+        self.layers = nn.ModuleList(DecoderLayer(config, is_first=i == 0) for i in numbers)
+        self.norm = Norm(size, eps)
         self.lm_head = nn.Linear(size, settings.draft_vocab_size, bias=False)
-        self.rotary: nn.Module
+        self.rotary: RotaryFrequencies
         self.token_ids: Tensor
         """For each row of the head, its token in the target's vocabulary."""
 
@@ -114,7 +101,7 @@ def read_eagle3(
     try:
         with torch.device("meta"):
             model = Eagle3Model(settings)
-        rotary = _FAMILIES[settings.layer_config.model_type][2](settings.layer_config)
+        model.rotary = rotary_frequencies(settings.layer_config)
     except Exception as error:
         raise ModelNotFound(f"cannot read {folder}/config.json: {told(error)}") from error
     token_ids = _token_ids(folder, settings, weights)
@@ -125,7 +112,6 @@ def read_eagle3(
     token_ids, order = token_ids.sort()
     if not torch.equal(order, torch.arange(len(order))):
         model.lm_head.weight = nn.Parameter(model.lm_head.weight[order])
-    model.rotary = rotary  # in float32, whatever the weights are in
     model.register_buffer("token_ids", token_ids, persistent=False)
     return model.eval().requires_grad_(False).to(device)
 

@@ -85,9 +85,8 @@ class Steps(nn.Module):
         norm = RmsNorm(model.layers[0].input_layernorm)
         table = torch.cat([norm(some) for some in model.embed_tokens.weight.split(4096)])
         self.register_buffer("embedded", table)
-        positions = torch.arange(max_length)[None]
-        cos, sin = model.rotary(table[:1], positions)
-        rotation = rotation_of(cos[0], sin[0], self.first.head_dim)
+        cos, sin = (each.to(table) for each in model.rotary.tables(max_length))
+        rotation = rotation_of(cos, sin, self.first.head_dim)
         self.register_buffer("cos", rotation.cos)
         self.register_buffer("sin", rotation.sin)
 

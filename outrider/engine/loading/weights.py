@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from torch import nn
-from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from outrider.engine.loading.model_folder import read_config, told
@@ -42,6 +41,8 @@ def load_model(
         UnsupportedModel: weights are quantised or pickled, the folder has code or is an adapter,
             or the model cannot be split among `ranks`.
     """
+    from transformers import AutoModelForCausalLM  # takes 90 MB
+
     config = read_config(name, trust_remote_code)
     split = ranks.loading(config) if ranks else {}
     load: Callable[..., Any] = AutoModelForCausalLM.from_pretrained
