@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import embedding
 
+from outrider.engine.cpu.packed_linear import ROWS_AT_A_TIME, rounding_of
+
 
 class Float16Embedding(nn.Module):
     """Rows of a weight [num_embeddings, embedding_dim] in float16, as float32."""
@@ -27,4 +29,6 @@ def halve_embeddings(module: nn.Module) -> None:
 
 
 def _is_exact(weight: Tensor) -> bool:
-    return weight.dtype == torch.float32 and torch.equal(weight.half().float(), weight)
+    return weight.dtype == torch.float32 and not any(
+        bool(rounding_of(rows).count_nonzero()) for rows in weight.split(ROWS_AT_A_TIME)
+    )

@@ -82,11 +82,12 @@ class FusedLayer(LlamaWeights):
 
 
 class FusedLlama(LayeredNetwork):
-    """A LlamaForCausalLM."""
+    """A LlamaForCausalLM, whose layers are taken out of the given model."""
 
     def __init__(self, model: Any, max_length: int) -> None:
         base = model.model
-        layers = [FusedLayer(layer) for layer in base.layers]
+        # One after another, so that there are never two copies of all weights.
+        layers = [FusedLayer(base.layers.pop(0)) for _ in range(len(base.layers))]
         super().__init__(model, base.rotary_emb, layers, RmsNorm(base.norm), max_length)
         num_heads, num_kv_heads, _ = layers[0].num_each
         self.num_groups = num_heads // num_kv_heads

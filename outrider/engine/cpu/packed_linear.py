@@ -23,6 +23,9 @@ from outrider.engine.shapes import RowSizes
 # The builds of torch that carry FBGEMM, all of them for x86.
 FBGEMM_ENGINES = ("x86", "fbgemm", "onednn")
 
+# Rows of a weight that are compared with float16 at a time: vocabularies have many.
+ROWS_AT_A_TIME = 4096
+
 # The number of rows for which the layout is chosen; others work, too.
 _TYPICAL_ROWS = 8
 
@@ -148,10 +151,17 @@ def fits_float16(weight: Tensor) -> bool:
     True of weights published in float16; also of weights in bfloat16, if those that float16 rounds
     are small compared with the largest weight of their row.
     """
-    rounding = (weight.half().to(weight.dtype) - weight).abs().amax(dim=1)
     # The rounding error of a sum of that many products, each of which is rounded.
     of_sums = torch.finfo(torch.float32).eps * weight.shape[1] ** 0.5
-    return bool((rounding <= of_sums * weight.abs().amax(dim=1)).all())
+    return all(
+        bool((rounding_of(rows).amax(dim=1) <= of_sums * rows.abs().amax(dim=1)).all())
+        for rows in weight.split(ROWS_AT_A_TIME)
+    )
+
+
+def rounding_of(weight: Tensor) -> Tensor:
+    """By how much float16 changes each number."""
+    return (weight.half().to(weight.dtype) - weight).abs_()
 
 
 def _packed(weight: Tensor, bias: Tensor | None) -> RowLinear:

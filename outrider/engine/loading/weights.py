@@ -15,6 +15,7 @@ from outrider.engine.loading.model_folder import read_config, told
 from outrider.engine.tensor_parallel import Ranks
 from outrider.errors import ModelNotFound, UnsupportedModel
 
+_KINDS = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
 _EIGHT_BITS = ("I8", "U8", "F8_E4M3", "F8_E5M2")
 _NUM_NAMED = 3  # at most so many keys of a kind in an error
 # Masks and angles that old checkpoints store and models compute.
@@ -62,8 +63,8 @@ def load_model(
         # For broken files transformers raises almost any exception.
         raise ModelNotFound(f"cannot load the model {name!r}: {told(error)}") from error
     check_complete(name, loaded)
-    _refuse_integers(name)
-    if ranks is None:
+    kinds = _stored_kinds(name)
+    if ranks is None and (not kinds or _KINDS.get(dtype) in kinds):  # others were converted
         leave_file(model)
     return model.eval().requires_grad_(False).to(device)
 
@@ -105,8 +106,12 @@ def check_complete(name: str, loaded: dict[str, Collection[Any]]) -> None:
         )
 
 
-def _refuse_integers(name: str) -> None:
-    """Refuses weights in 8 bits, which are quantised even if config.json does not say so."""
+def _stored_kinds(name: str) -> set[str]:
+    """The types of a folder's weights, as safetensors names them.
+
+    Refuses weights in 8 bits, which are quantised even if config.json does not say so.
+    """
+    kinds: set[str] = set()
     for path in sorted(Path(name).glob("model*.safetensors")):
         with safe_open(path, framework="pt") as file:
             for key in file.keys():  # noqa: SIM118
@@ -115,6 +120,8 @@ def _refuse_integers(name: str) -> None:
                     raise UnsupportedModel(
                         f"{name} is quantised ({key} is {kind}), which is not served"
                     )
+                kinds.add(kind)
+    return kinds
 
 
 def _some(keys: Collection[str]) -> str:
