@@ -1,6 +1,6 @@
 """The memory of the three services as `outrider up` starts them: idle, and with sessions.
 
-    python -m benchmarks.memory [--sessions 16] [--tokens 2000]
+    python -m benchmarks.memory [--slots 16] [--cached-tokens N] [--sessions 16] [--tokens 2000]
 
 Proportional set sizes (PSS: pages that processes share are divided among them), from
 `/proc/PID/smaps_rollup`, of the default pair: after the start, with so many sessions that hold so
@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--sessions", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=2000, help="of each session")
     parser.add_argument("--slots", type=int, help="of both services; default: theirs")
+    parser.add_argument("--cached-tokens", type=int, help="as for both services")
     parser.add_argument("--name", default="memory", help="of the result's file")
     parser.add_argument("--stages-of", help=argparse.SUPPRESS)  # in a process of its own
     args = parser.parse_args()
@@ -67,8 +68,9 @@ def pss_mb(pid: int | str) -> dict[str, int]:
 
 def pair(args: argparse.Namespace) -> dict[str, Any]:
     """Of each service and in all: idle, at the most while sessions run, and afterwards."""
-    target: dict[str, Any] = {"threads": None, "slots": args.slots, "port": 0}
-    draft: dict[str, Any] = {"threads": None, "slots": args.slots, "port": 0}
+    limits = {"slots": args.slots, "cached_tokens": args.cached_tokens}
+    target: dict[str, Any] = {"threads": None, "port": 0, **limits}
+    draft: dict[str, Any] = {"threads": None, "port": 0, **limits}
     share_cores(target, draft)
     with running_system(target, draft, {"port": 0}) as (address, processes):
         idle = of_each(processes)
