@@ -74,13 +74,15 @@ def allocate(
             f"--cached-tokens {num_tokens} is less than what the longest text takes, "
             f"{per_session * max_length} tokens"
         )
-    if num_tokens < room and not probing.gives_back:
+    # Other ranks follow the passes of the first one only.
+    gives_back = probing.gives_back and options.tensor_parallel == 1
+    if num_tokens < room and not gives_back:
         raise ConfigurationError(
-            f"--cached-tokens: on {device} slots have their memory from the start"
+            f"--cached-tokens: on {device}, or in ranks, slots keep their memory"
         )
     check_fits(probing.bytes_of(num_tokens, num_slots, max_length), device)
     cache = probing.resized(num_slots, max_length)
-    if not cache.gives_back:
+    if not gives_back:
         return cache, NO_LIMITS
     num_kept = max(max_length, int(_SHARE_KEPT * num_tokens / per_session))
     return cache, TokenLimits(num_tokens, num_kept)

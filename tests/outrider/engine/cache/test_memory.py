@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import mmap
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,13 @@ def test_the_longest_text_must_fit(per_session: int, cached_tokens: int) -> None
     options = EngineOptions("", slots=4, slots_per_session=per_session, cached_tokens=cached_tokens)
     with pytest.raises(ConfigurationError, match=f"{96 * per_session} tokens"):
         allocated(options)
+
+
+def test_ranks_keep_the_memory_of_their_slots() -> None:
+    ranks = EngineOptions("", slots=4, tensor_parallel=2)
+    assert allocated(ranks)[1] == memory.NO_LIMITS
+    with pytest.raises(ConfigurationError, match="--cached-tokens"):
+        allocated(dataclasses.replace(ranks, cached_tokens=96))
 
 
 def test_tokens_cannot_be_limited_where_slots_have_their_memory_from_the_start(
