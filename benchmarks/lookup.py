@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from orchestrator.decoding.lookup import SHORTEST_MATCH
 from orchestrator.policy.config import MAX_DRAFT_LENGTH
 from outrider.embedded import EMBEDDED_DRAFT, resolve_model
-from outrider.engine.chunk import Chunk
+from outrider.engine.chunk import Capture, Chunk, Features
+from outrider.engine.eagle3.engine import Eagle3Engine
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
 from outrider.models.tokenizer_files import load_tokenizer
@@ -42,7 +43,7 @@ def main() -> None:
     prompts = read_prompts(None)
     model = resolve_model("default")
     target = Engine(EngineOptions(model, dtype="float32", slots=1))
-    draft = Engine(EngineOptions(resolve_model(EMBEDDED_DRAFT), slots=1))
+    draft = Eagle3Engine(EngineOptions(resolve_model(EMBEDDED_DRAFT), slots=1))
     tokenizer = load_tokenizer(model)
     counts: dict[tuple[int, bool], Count] = {}
     for prompt in prompts:
@@ -51,7 +52,7 @@ def main() -> None:
             messages, add_generation_prompt=True, return_dict=False
         )
         text = answer(target, tokens, args.max_new_tokens)
-        count(counts, text, len(tokens), first_choices(draft, text, len(tokens)))
+        count(counts, text, len(tokens), first_choices(draft, target, text, len(tokens)))
     figures = [
         {
             "match": length,
@@ -79,10 +80,20 @@ def answer(engine: Engine, prompt: Sequence[int], num_tokens: int) -> list[int]:
     return text
 
 
-def first_choices(engine: Engine, text: Sequence[int], start: int) -> list[int]:
+def first_choices(
+    draft: Eagle3Engine, target: Engine, text: Sequence[int], start: int
+) -> list[int]:
     """The draft's, for each token of the text from `start` on."""
-    [logits] = engine.forward([Chunk(0, 0, text[:-1], len(text) - start)])
-    return engine.logit_token_ids[logits.argmax(-1)].tolist()
+    spec = draft.reads_hidden_states
+    assert spec is not None
+    capture = Capture(spec.layers)
+    target.forward([Chunk(0, 0, text[:-2], capture=capture)])
+    assert capture.rows is not None
+    features = Features(capture.rows, are_own=False)
+    # It reads each token with the hidden states of the one before.
+    chunk = Chunk(0, 0, text[1:-1], len(text) - start, features=features)
+    [logits] = draft.forward([chunk])
+    return draft.logit_token_ids[logits.argmax(-1)].tolist()
 
 
 def count(

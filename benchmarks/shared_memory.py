@@ -18,6 +18,7 @@ from multiprocessing.synchronize import Event
 from benchmarks.support.timing import timed_ms
 from outrider.embedded import EMBEDDED_DRAFT, resolve_model
 from outrider.engine.chunk import Chunk
+from outrider.engine.eagle3.engine import Eagle3Engine
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
 from outrider_bench.harness.hosts import available_cores
@@ -64,7 +65,8 @@ def draft(core: int, num_predrafts: int, is_ready: Event, drafting: Event) -> No
 def engine_on(core: int, model: str, dtype: str, num_slots: int) -> Engine:
     """An engine with one thread on this core, whose slots have read some tokens."""
     os.sched_setaffinity(0, {core})
-    engine = Engine(EngineOptions(resolve_model(model), dtype=dtype, threads=1, slots=num_slots))
+    options = EngineOptions(resolve_model(model), dtype=dtype, threads=1, slots=num_slots)
+    engine = Eagle3Engine(options) if model == EMBEDDED_DRAFT else Engine(options)
     for slot in range(num_slots):
         engine.forward([Chunk(slot, 0, range(10, 10 + CONTEXT), 1)])
     return engine

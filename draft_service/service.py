@@ -75,7 +75,7 @@ def load_drafter(
 
 
 def _embedded(options: EngineOptions) -> EngineOptions:
-    """Options of the embedded draft: on a CPU int8 by default, for which it was trained."""
+    """Options of the embedded draft: on a CPU int8 by default, in which it is accepted as often."""
     dtype = options.dtype
     if dtype == "auto" and choose_device(options.device).type == "cpu" and fbgemm_is_available():
         dtype = "int8"

@@ -1,7 +1,7 @@
 """The baseline of transformers: `generate`, alone and assisted by the draft, in a worker.
 
 transformers cannot run a draft in int8 or with a part of the vocabulary, so it gets the
-draft's weights in the target's precision.
+draft's weights in the target's precision. It cannot run feature drafts at all.
 """
 
 import time
@@ -19,13 +19,15 @@ from outrider_bench.runs import Run, Task
 _loaded: dict[str, Any] = {}
 
 
-def load(target: str, draft: str, device: str, dtype: str, threads: int) -> None:
-    """Loads target, tokenizer and draft from their folders; called once in the worker."""
+def load(target: str, draft: str | None, device: str, dtype: str, threads: int) -> None:
+    """Loads target, tokenizer and draft, if any, from their folders; called once in the worker."""
     torch.set_num_threads(threads)
     disable_progress_bar()
     set_verbosity_error()
     where = choose_device(device)
     for role, folder in (("target", target), ("draft", draft)):
+        if folder is None:
+            continue
         model = AutoModelForCausalLM.from_pretrained(folder, dtype=choose_dtype(dtype, where))
         _loaded[role] = model.eval().to(where)
     _loaded["tokenizer"] = load_tokenizer(target)

@@ -61,9 +61,6 @@ def modes(stand: Stand, plan: Plan) -> dict[str, Any]:
             clients = stand.orchestrators(stack, dict.fromkeys(PREDRAFTS, legs))
             ways: dict[str, Way] = {
                 TRANSFORMERS: partial(stand.transformers.run, plain_transformers.generate),
-                ASSISTED: lambda task: stand.transformers.run(
-                    plain_transformers.generate_assisted, task, plan.k
-                ),
                 TARGET_ONLY: stand.target_only,
                 NO_DRAFT_TOKENS: stand.over_grpc(clients[SEQUENTIAL], 0),
                 PROMPT_LOOKUP: stand.over_grpc(stand.alone, plan.k, prompt_lookup=True),
@@ -75,9 +72,13 @@ def modes(stand: Stand, plan: Plan) -> dict[str, Any]:
                 name: stand.over_grpc(client, plan.k, PREDRAFTS[name], plan.looks_up)
                 for name, client in clients.items()
             }
+            if stand.assistant is not None:
+                ways[ASSISTED] = lambda task: stand.transformers.run(
+                    plain_transformers.generate_assisted, task, plan.k
+                )
             result = figures(interleave(ways, tasks, stand.progress))
         if temperature:  # transformers draws other random numbers
-            for name in (TRANSFORMERS, ASSISTED):
+            for name in {TRANSFORMERS, ASSISTED} & result.keys():
                 result[name]["num_different"] = None
         found[f"temperature {temperature:g}"] = result
     return found

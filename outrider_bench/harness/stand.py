@@ -11,6 +11,7 @@ from draft_service.drafters.replay import REPLAY, Script
 from outrider.cli.processes import ServiceProcess, to_arguments
 from outrider.client.client import Client
 from outrider.embedded import EMBEDDED_DRAFT, resolve_model
+from outrider.engine.loading.model_folder import is_eagle3
 from outrider.engine.options import EngineOptions
 from outrider.errors import OutriderError
 from outrider_bench.baselines import one_process, plain_transformers
@@ -107,15 +108,21 @@ class Stand:
         self.info = self.alone.info()
 
     @cached_property
+    def assistant(self) -> str | None:
+        """The draft's folder; None if transformers cannot run it, since it reads hidden states."""
+        draft = self.models.draft
+        folder = resolve_model(EMBEDDED_DRAFT if draft == "default" else draft)
+        return None if is_eagle3(folder) else folder
+
+    @cached_property
     def transformers(self) -> Worker:
         """A process with `plain_transformers`, started when it is first needed."""
         models = self.models
-        is_embedded = models.draft == "default"
         return self.begin_worker(
             "transformers",
             plain_transformers.load,
             resolve_model(models.target),
-            resolve_model(EMBEDDED_DRAFT if is_embedded else models.draft),
+            self.assistant,
             models.device,
             self.info.target.dtype,
             models.threads,
