@@ -2,8 +2,6 @@
 
 import sys
 
-import torch
-
 from outrider.engine.engine import Engine
 from outrider.engine.scheduling.job import Job
 from outrider.errors import InvalidRequest
@@ -32,7 +30,5 @@ def states_read(job: Job, end: int, window: int) -> HiddenStates | None:
         return None
     begin, rows = taken
     rows = rows[: end - begin][-window:]
-    data = rows.to(torch.bfloat16).contiguous().view(torch.int16).cpu().numpy()
-    if sys.byteorder == "big":
-        data = data.byteswap()
-    return HiddenStates(end - len(rows), len(rows), data.tobytes())
+    little_endian = rows.byteswap() if sys.byteorder == "big" else rows
+    return HiddenStates(end - len(rows), len(rows), little_endian.tobytes())

@@ -4,7 +4,9 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from outrider.engine.chunk import Capture, Chunk
@@ -70,7 +72,9 @@ class Job:
         self.num_passes = 0
         self.read: list[int] = []  # tokens that the last pass read into the slot
         self.num_missed = 0  # passes since the last one with a chunk of it
-        self._captured: list[tuple[int, Tensor]] = []  # by chunk: its start, and its rows
+        self._captured: list[
+            tuple[int, NDArray[np.int16]]
+        ] = []  # by chunk: its start, and its rows
         self.done: Future[Timings] = Future()
         self._submitted_ns = time.perf_counter_ns()
         self._queue_ns = self._forward_ns = self._sample_ns = 0
@@ -217,18 +221,19 @@ class Job:
         if not self.token_ids:
             self.done.set_result(self.timings)
 
-    def take_hidden_states(self) -> tuple[int, Tensor] | None:
+    def take_hidden_states(self) -> tuple[int, NDArray[np.int16]] | None:
         """The hidden states of the tokens read since the last call; None if there are none.
 
         Returns the index in the sequence of the first of these tokens, and the rows
-        [num_tokens, num_layers * hidden_size], including those of rejected draft tokens. May be
-        called by `advance` or after it.
+        [num_tokens, num_layers * hidden_size], including those of rejected draft tokens, as the
+        bits of bfloat16. May be called by `advance` or after it, on any thread: nothing is computed
+        here by torch, which would keep workers for that thread (see `in_own_thread`).
         """
         if not self._captured:
             return None
         starts, rows = zip(*self._captured, strict=True)
         self._captured = []
-        return starts[0], torch.cat(rows)
+        return starts[0], np.concatenate(rows)
 
     def _note_captured(self, chunk: Chunk) -> None:
         if chunk.capture is None or chunk.capture.rows is None:
@@ -236,7 +241,8 @@ class Job:
         rows, chunk.capture.rows = chunk.capture.rows, None
         if self._captured and chunk.start != self._captured[-1][0] + len(self._captured[-1][1]):
             self._captured = []  # it reads again from another index on
-        self._captured.append((chunk.start, rows))
+        bits = rows.bfloat16().view(torch.int16).cpu().numpy()
+        self._captured.append((chunk.start, bits))
         first = 0 if chunk.capture.window is None else chunk.end - chunk.capture.window
         while len(self._captured) > 1 and self._captured[1][0] <= first:
             del self._captured[0]

@@ -141,7 +141,8 @@ class Capturing(Steps):
     def advance(self, logits: torch.Tensor) -> list[int]:
         taken = self.take_hidden_states()
         assert taken is not None
-        first, rows = taken
+        first, bits = taken
+        rows = torch.from_numpy(bits).view(torch.bfloat16)
         assert rows.shape[1] == 2
         self.taken: list[list[int]] = [*getattr(self, "taken", []), [first, *rows[:, 0].tolist()]]
         assert self.take_hidden_states() is None
