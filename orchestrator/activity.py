@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.reporting.speculation import Speculation
 from outrider.observability.distribution import Distribution, powers_of_two
+from outrider.protocol.stages import Stage
 
 if TYPE_CHECKING:
     from orchestrator.generation import Generation
@@ -73,7 +74,7 @@ class Activity:
             self._end(generation)
 
     def _end(self, generation: "Generation") -> None:
-        generation.path.spend("orchestrator")  # the path ends here
+        generation.path.spend(Stage.ORCHESTRATOR)  # the path ends here
         self.num_ended += 1
         self._ended.add(generation)
         for stage, duration_ns in generation.path.stages.items():

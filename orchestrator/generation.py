@@ -23,6 +23,7 @@ from orchestrator.text.text_stream import TextStream
 from orchestrator.text.tokenizer import Tokenizer
 from outrider.errors import ContextTooLong, InvalidRequest
 from outrider.protocol.messages import ModelInfo, TextPiece
+from outrider.protocol.stages import Stage
 
 # From so many characters on, tokenising takes long enough to hold up other requests.
 _LONG_TEXT = 8192
@@ -67,7 +68,7 @@ class Generation:
         text_stream = TextStream(pair.tokenizer, request.stop_strings, prompt)
         eos = frozenset() if request.ignore_eos else frozenset(target.eos_token_ids)
         async with admission.slot(work, _seconds_until(deadline)) as slot:
-            self.path.spend("queue")
+            self.path.spend(Stage.QUEUE)
             policy = self._policy(pair)
             speculates = request.num_speculative_tokens != 0
             if speculates and pair.draft_outage is not None:
@@ -94,7 +95,7 @@ class Generation:
                             if is_last:
                                 pieces[-1] = self._finish(pieces[-1], text_stream)
                             self.path.is_stepping = not is_last
-                            self.path.spend("detokenize")
+                            self.path.spend(Stage.DETOKENIZE)
                             self.path.committed(len(self.token_ids))
                             slot.advance(self.num_committed_tokens, step.seconds)
                             yield pieces
@@ -132,7 +133,7 @@ class Generation:
             raise InvalidRequest("the prompt has no tokens")
         _check_fits(len(prompt), target)
         self.num_prompt_tokens = len(prompt)
-        self.path.spend("tokenize")
+        self.path.spend(Stage.TOKENIZE)
         return prompt
 
     def _commit(

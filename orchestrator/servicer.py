@@ -34,6 +34,7 @@ from outrider.errors import (
 )
 from outrider.protocol.codec import model_info_to_wire
 from outrider.protocol.messages import TextPiece
+from outrider.protocol.stages import Stage
 from outrider.v1 import generation_pb2, generation_pb2_grpc
 
 if TYPE_CHECKING:
@@ -108,7 +109,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
             async for pieces in steps:
                 wire_pieces = map(piece_to_wire, pieces)
                 await context.write(generation_pb2.GenerateStreamResponse(pieces=wire_pieces))
-                generation.path.spend("deliver")
+                generation.path.spend(Stage.DELIVER)
         result = result_to_wire(generation)
         await context.write(generation_pb2.GenerateStreamResponse(result=result))
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from outrider.protocol.messages import Timings
+from outrider.protocol.stages import Stage
 
 
 class DraftState(Enum):
@@ -68,11 +69,11 @@ NO_DRAFT = DraftTokens()
 class Wait:
     """An interval in which the loop only waited for a service.
 
-    `timings`, which the service reports for the awaited message, split the wait into network,
-    queue and computation. Without them the whole wait is attributed to `stage`.
+    `stage` is the service's work. `timings`, which the service reports for the awaited message,
+    separate it from queue and network. Without them the whole wait is attributed to `stage`.
     """
 
-    stage: str
+    stage: Stage
     began_ns: int
     ended_ns: int
     timings: Timings | None = None

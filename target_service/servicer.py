@@ -34,13 +34,15 @@ class TargetServicer(ModelServicer[Verifier], target_pb2_grpc.TargetServiceServi
         requests = aiter(requests)
         if (first := await anext(requests, None)) is None:
             return
+        arrived_ns = time.perf_counter_ns()
         session = await worker.open_session_in_order(first.max_length)
         params = GREEDY
         run_ahead: asyncio.Task[None] | None = None
         try:
             while (request := first or await _next_request(requests, run_ahead)) is not None:
+                if first is None:
+                    arrived_ns = time.perf_counter_ns()
                 first = None
-                arrived_ns = time.perf_counter_ns()
                 if run_ahead is not None:
                     session.stop()
                     await asyncio.shield(run_ahead)

@@ -36,8 +36,10 @@ def finished(step: Mapping[str, float]) -> dict[str, float]:
     stages = {name: ms for name, ms in step.items() if " " not in name}
     models = 0.0
     for service in ("draft", "verify"):
-        if (wait := stages.pop(service, None)) is None:  # predrafted
+        own = [name for name in stages if name.startswith(f"{service}_")]
+        if not own:  # predrafted
             continue
+        wait = sum(stages.pop(name) for name in own)
         parts = {name: step.get(f"{service} {name}", 0.0) for name in ("total", "queue", "pass")}
         models += parts["pass"]
         stages[f"{service} stream"] = wait - parts["total"]

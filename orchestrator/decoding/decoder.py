@@ -16,6 +16,7 @@ from orchestrator.decoding.proposer import Proposer
 from orchestrator.step import DraftTokens, StepRecord, Wait
 from outrider.observability import telemetry
 from outrider.protocol.messages import VerifyResult
+from outrider.protocol.stages import Stage
 
 
 async def decode(
@@ -98,8 +99,9 @@ def _record(
 ) -> StepRecord:
     """The record of a step that began at `began_ns`, and its verification at `verify_ns`."""
     ended_ns = time.perf_counter_ns()
-    stage, timings = ("prefill_target", None) if is_prefill else ("verify", result.timings)
-    verify, waits = Wait(stage, verify_ns, ended_ns, timings), proposer.waits
+    stage = Stage.PREFILL_TARGET if is_prefill else Stage.VERIFY_COMPUTE
+    verify, waits = Wait(stage, verify_ns, ended_ns, result.timings), proposer.waits
+    on_draft = [wait for wait in waits if wait.stage is Stage.DRAFT_COMPUTE]
     return StepRecord(
         token_ids=(*draft.token_ids[: result.num_accepted_tokens], result.next_token_id),
         num_draft_tokens=len(draft.token_ids),
@@ -113,8 +115,8 @@ def _record(
         is_run_ahead=result.is_run_ahead,
         match_length=draft.match_length,
         is_confirmed=draft.is_confirmed,
-        draft_ns=sum(wait.ns for wait in waits if wait.stage == "draft"),
-        cache_wait_ns=sum(wait.ns for wait in waits if wait.stage == "draft_compute"),
+        draft_ns=sum(wait.ns for wait in on_draft if wait.timings is not None),
+        cache_wait_ns=sum(wait.ns for wait in on_draft if wait.timings is None),
         verify_ns=verify.ns,
         server_ns=result.timings.total_ns,
         batch_tokens=result.timings.batch_tokens,

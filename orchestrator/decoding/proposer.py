@@ -21,7 +21,8 @@ from orchestrator.decoding.interfaces import (
 from orchestrator.decoding.lookup import look_up
 from orchestrator.policy.draft_policy import Decision, DraftPolicy, StepContext
 from orchestrator.step import NO_DRAFT, DraftSource, DraftState, DraftTokens, StepRecord, Wait
-from outrider.protocol.messages import Predraft
+from outrider.protocol.messages import Predraft, Timings
+from outrider.protocol.stages import Stage
 
 # Bounds the work that is wasted if the text ends during run-ahead.
 MAX_RUN_AHEAD_TOKENS = 32
@@ -75,7 +76,7 @@ class Proposer:
         else:
             found = await self._propose(tokens, room, decision) if room else NO_DRAFT
             found = dataclasses.replace(found, replaces_stale=pipelined is not None)
-        prefill_wait_ns = sum(wait.ns for wait in self.waits if wait.stage == "prefill_draft")
+        prefill_wait_ns = sum(wait.ns for wait in self.waits if wait.stage is Stage.PREFILL_DRAFT)
         self.hidden_prefill_ns = max(0, draft.prefill_ns - prefill_wait_ns)
         draft.prefill_ns = 0
         return found, self._lookahead(tokens, found, room, decision)
@@ -93,7 +94,7 @@ class Proposer:
         if draft.state is DraftState.PREFILLING and not draft.is_late and decision.miss_length:
             began_ns = time.perf_counter_ns()
             await draft.finish_prefill()
-            self._waited("prefill_draft", began_ns)
+            self._waited(Stage.PREFILL_DRAFT, began_ns)
         room = min(room, draft.room(tokens))
         if room == 0 or not draft.is_working:
             return NO_DRAFT
@@ -108,7 +109,7 @@ class Proposer:
         if cached is None and draft.drafter.is_under_way(tokens):
             began_ns = time.perf_counter_ns()
             cached = await draft.wait_for_cached(tokens, decision.cache_wait_ns)
-            waited_ns = self._waited("draft_compute", began_ns).ns
+            waited_ns = self._waited(Stage.DRAFT_COMPUTE, began_ns).ns
         if cached is not None:
             token_ids = cached.draft_token_ids[: min(room, decision.predraft_length)]
             await draft.follow(tokens, token_ids, decision, is_hit=True)
@@ -122,9 +123,9 @@ class Proposer:
         began_ns = time.perf_counter_ns()
         proposal = await draft.propose(tokens, num_tokens, decision)
         if proposal is None:
-            self._waited("draft_network", began_ns)
+            self._waited(Stage.DRAFT_NETWORK, began_ns)
             return NO_DRAFT
-        self.waits.append(Wait("draft", began_ns, time.perf_counter_ns(), proposal.timings))
+        self._waited(Stage.DRAFT_COMPUTE, began_ns, proposal.timings)
         if not proposal.draft_token_ids:
             return NO_DRAFT  # the draft was waited for, and has nothing to propose
         return dataclasses.replace(
@@ -138,8 +139,8 @@ class Proposer:
             return NO_DRAFT
         return look_up(tokens, room, decision, () if cached is None else cached.draft_token_ids)
 
-    def _waited(self, stage: str, began_ns: int) -> Wait:
-        self.waits.append(Wait(stage, began_ns, time.perf_counter_ns()))
+    def _waited(self, stage: Stage, began_ns: int, timings: Timings | None = None) -> Wait:
+        self.waits.append(Wait(stage, began_ns, time.perf_counter_ns(), timings))
         return self.waits[-1]
 
     def _lookahead(

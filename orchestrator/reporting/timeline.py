@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from orchestrator.step import StepRecord
 from outrider.protocol.messages import Interval, Predraft, Timings
-
-ORCHESTRATOR, NETWORK, DRAFT, TARGET = "orchestrator", "network", "draft", "target"
+from outrider.protocol.stages import Track
 
 # About a megabyte on the wire, which takes four.
 MAX_INTERVALS = 20_000
@@ -51,11 +50,11 @@ class Timeline:
 
     def stage(self, name: str, begin_ns: int, end_ns: int) -> None:
         """Adds a stage of the critical path."""
-        self._add(ORCHESTRATOR, "critical path", name, begin_ns, end_ns)
+        self._add(Track.ORCHESTRATOR, "critical path", name, begin_ns, end_ns)
 
     def hidden(self, name: str, begin_ns: int, end_ns: int) -> None:
         """Adds work on the text that was done while the next step was running."""
-        self._add(ORCHESTRATOR, "text", name, begin_ns, end_ns)
+        self._add(Track.ORCHESTRATOR, "text", name, begin_ns, end_ns)
 
     def step(self, step: StepRecord) -> None:
         """Adds a step, which began where the previous one ended."""
@@ -64,7 +63,7 @@ class Timeline:
         if num_draft:
             name = f"{num_accepted} of {num_draft} accepted, {step.source.value}"
         counts = {"draft_tokens": num_draft, "accepted_tokens": num_accepted}
-        self._add(ORCHESTRATOR, "steps", name, self._step_began_ns, step.ended_ns, counts)
+        self._add(Track.ORCHESTRATOR, "steps", name, self._step_began_ns, step.ended_ns, counts)
         self._step_began_ns = step.ended_ns
 
     def opened(self, service: str) -> None:
@@ -95,7 +94,7 @@ class Timeline:
         begin_ns = sent.at_ns + (now_ns - sent.at_ns - total_ns) // 2
         begin_ns = min(max(begin_ns, self._done_ns[service]), now_ns - total_ns)
         end_ns = self._done_ns[service] = begin_ns + total_ns
-        self._add(NETWORK, f"to the {service}", sent.name, sent.at_ns, begin_ns)
+        self._add(Track.NETWORK, f"to the {service}", sent.name, sent.at_ns, begin_ns)
         counts = {
             "new_tokens": sent.num_tokens,
             "draft_tokens": len(draft_token_ids),
@@ -103,8 +102,8 @@ class Timeline:
         }
         self._add(service, "session", sent.name, begin_ns, end_ns, counts)
         self._split(service, timings, begin_ns, end_ns)
-        self._add(NETWORK, f"from the {service}", sent.name, end_ns, now_ns)
-        if service == DRAFT:
+        self._add(Track.NETWORK, f"from the {service}", sent.name, end_ns, now_ns)
+        if service == Track.DRAFT:
             self._draft_began_ns = begin_ns
             self._predrafts = {}
 
@@ -137,7 +136,7 @@ class Timeline:
                 "assumed_tokens": len(one.assumed_token_ids),
                 "predrafted_tokens": len(one.draft_token_ids),
             }
-            self._add(DRAFT, lane.lane, "predraft", end_ns - duration_ns, end_ns, counts)
+            self._add(Track.DRAFT, lane.lane, "predraft", end_ns - duration_ns, end_ns, counts)
 
     def _add(
         self,

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from orchestrator.reporting.timeline import DRAFT, Timeline
+from orchestrator.reporting.timeline import Timeline
 from orchestrator.sessions.hidden_state_window import HiddenStateWindow
 from orchestrator.sessions.sequence_sync import SequenceSync
 from orchestrator.sessions.stream import SessionStream
@@ -27,6 +27,7 @@ from outrider.protocol.messages import (
     Proposal,
     SamplingParams,
 )
+from outrider.protocol.stages import Track
 from outrider.v1 import draft_pb2
 
 # How long to retry while all slots are taken; the loop can continue without the draft.
@@ -82,7 +83,7 @@ class DraftSession:
         self._waiting: deque[asyncio.Future[Any] | None] = deque()
         self._timeline = timeline
         if timeline is not None:
-            timeline.opened(DRAFT)
+            timeline.opened(Track.DRAFT)
         self._window = window
         self._num_states = 0  # tokens whose hidden states the draft has been sent
 
@@ -244,12 +245,12 @@ class DraftSession:
 
     def _note_sent(self, name: str, request: draft_pb2.ProposeRequest) -> None:
         if self._timeline is not None:
-            self._timeline.sent(DRAFT, name, request.token_ids)
+            self._timeline.sent(Track.DRAFT, name, request.token_ids)
 
     def _answered(self, message: draft_pb2.Proposal) -> Proposal:
         proposal = proposal_from_wire(message)
         if self._timeline is not None:
-            self._timeline.answered(DRAFT, proposal.timings, proposal.draft_token_ids)
+            self._timeline.answered(Track.DRAFT, proposal.timings, proposal.draft_token_ids)
         return proposal
 
     def _add(self, grown: list[Predraft]) -> None:

@@ -13,7 +13,7 @@ from orchestrator.decoding.interfaces import (
     Pipelining,
     RunningAhead,
 )
-from orchestrator.reporting.timeline import TARGET, Timeline
+from orchestrator.reporting.timeline import Timeline
 from orchestrator.sessions.hidden_state_window import HiddenStateWindow
 from orchestrator.sessions.sequence_sync import SequenceSync
 from orchestrator.sessions.stream import SessionStream
@@ -26,6 +26,7 @@ from outrider.protocol.codec import (
 )
 from outrider.protocol.hidden_states import HiddenStates
 from outrider.protocol.messages import SamplingParams, Timings, VerifyResult
+from outrider.protocol.stages import Track
 from outrider.v1 import target_pb2
 
 # How long to retry while all slots are taken: one that was given back is free after the forward
@@ -94,7 +95,7 @@ class TargetSession:
             self._num_run_ahead = 0 if is_sent else num_run_ahead
         if self._timeline is not None:
             counts = {"accepted_tokens": result.num_accepted_tokens}
-            self._timeline.answered(TARGET, result.timings, draft_token_ids, counts)
+            self._timeline.answered(Track.TARGET, result.timings, draft_token_ids, counts)
         self._sync.hold(tokens, draft_token_ids, result.sequence_length)
         return result
 
@@ -147,14 +148,14 @@ class TargetSession:
 
     def _note_sent(self, name: str, token_ids: Sequence[int]) -> None:
         if self._timeline is not None:
-            self._timeline.sent(TARGET, name, token_ids)
+            self._timeline.sent(Track.TARGET, name, token_ids)
 
     async def _next_result(self, after_stale: bool) -> VerifyResult:
         """The next result; first consumes the answer to a stale request."""
         if after_stale:
             _check((await self._next_answer()).HasField("stale"))
             if self._timeline is not None:
-                self._timeline.answered(TARGET, Timings(), ())
+                self._timeline.answered(Track.TARGET, Timings(), ())
         return self._result_in(await self._next_answer())
 
     async def _next_answer(self) -> Any:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from typing import Any, TextIO
 
 from outrider.protocol.messages import Interval
+from outrider.protocol.stages import Track
 
 # From top to bottom.
-_TRACKS = ("orchestrator", "network", "draft", "target")
+_TRACKS = (Track.ORCHESTRATOR, Track.NETWORK, Track.DRAFT, Track.TARGET)
 
 
 def write_trace(file: TextIO, intervals: Sequence[Interval]) -> None:

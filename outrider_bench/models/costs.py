@@ -5,11 +5,19 @@ from dataclasses import dataclass
 from statistics import fmean, linear_regression
 from typing import Any
 
+from outrider.protocol.stages import Stage
 from outrider_bench.models.figures import stage_ms
 from outrider_bench.models.loop_model import Times
 
 # Stages that come once for each text, before or after its steps.
-_BEFORE = ("tokenize", "queue", "prefill_target", "prefill_draft", "deliver")
+_BEFORE = (
+    Stage.TOKENIZE,
+    Stage.QUEUE,
+    Stage.PREFILL_TARGET,
+    Stage.PREFILL_NETWORK,
+    Stage.PREFILL_DRAFT,
+    Stage.DELIVER,
+)
 
 
 @dataclass(frozen=True)
@@ -33,12 +41,12 @@ class StepCost:
         num_steps = counts["num_steps"]
         num_plain = num_tokens - num_prompts - num_steps - counts["num_accepted_tokens"]
         per_step = num_tokens / num_steps
-        verify_ms = per_step * stage_ms(found, "verify_compute") - target_ms * num_plain / num_steps
-        draft_ms = per_step * stage_ms(found, "draft_compute")
-        network_ms = per_step * stage_ms(found, "draft_network", "draft_queue")
+        plain_ms = target_ms * num_plain / num_steps
+        verify_ms = per_step * stage_ms(found, Stage.VERIFY_COMPUTE) - plain_ms
+        draft_ms = per_step * stage_ms(found, Stage.DRAFT_COMPUTE)
+        network_ms = per_step * stage_ms(found, Stage.DRAFT_NETWORK, Stage.DRAFT_QUEUE)
         k = counts["num_draft_tokens"] / num_steps
         loop_ms = decode_ms_per_token(found) * (num_tokens - num_prompts) / num_steps
-        plain_ms = target_ms * num_plain / num_steps
         other_ms = loop_ms - draft_ms - verify_ms - network_ms - plain_ms
         return cls(k, draft_ms, verify_ms, network_ms, other_ms)
 

@@ -38,7 +38,7 @@ async def test_what_is_predrafted_is_taken_at_once_and_followed() -> None:
         assert draft[: step.num_accepted_tokens] == step.token_ids[:-1]
         committed += step.token_ids
     assert sum(step.hidden_draft_ns for step in steps) == 7 * len(drafter.followed)
-    assert stages(steps) == {"prefill_target", "prefill_draft", "verify"}
+    assert stages(steps) == {"prefill_target", "prefill_draft", "verify_compute"}
 
 
 async def test_with_an_empty_cache_the_draft_is_asked() -> None:
@@ -100,7 +100,7 @@ async def test_what_repeats_needs_no_draft() -> None:
     # A match of n tokens gives n, as far as the text goes.
     assert [step.num_accepted_tokens for step in looked_up][:3] == [2, 5, 7]
     assert len(steps) - len(looked_up) == 9  # the first round, and its first two tokens again
-    assert stages(steps) == {"prefill_target", "verify"}
+    assert stages(steps) == {"prefill_target", "verify_compute"}
 
 
 async def test_the_draft_predrafts_behind_what_was_looked_up() -> None:

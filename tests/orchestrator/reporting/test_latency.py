@@ -8,6 +8,7 @@ from orchestrator.reporting import latency
 from orchestrator.reporting.latency import CriticalPath
 from orchestrator.step import StepRecord, Wait
 from outrider.protocol.messages import Timings
+from outrider.protocol.stages import Stage
 
 
 @pytest.fixture
@@ -24,11 +25,11 @@ def step(*waits: Wait, ended_ns: int) -> StepRecord:
 @pytest.mark.usefixtures("clock")
 def test_every_interval_is_booked_once() -> None:
     path = CriticalPath()
-    path.spend("tokenize")
+    path.spend(Stage.TOKENIZE)
     timings = Timings(queue_ns=10, forward_ns=40, sample_ns=5, total_ns=70)
-    waits = Wait("draft_compute", 110, 130), Wait("verify", 140, 240, timings)
+    waits = Wait(Stage.DRAFT_COMPUTE, 110, 130), Wait(Stage.VERIFY_COMPUTE, 140, 240, timings)
     path.book(step(*waits, ended_ns=350))
-    path.spend("detokenize")  # the clock's next look was before
+    path.spend(Stage.DETOKENIZE)  # the clock's next look was before
     assert path.stages == {
         "tokenize": 100,
         "orchestrator": 10 + 10 + 110,
@@ -44,8 +45,8 @@ def test_every_interval_is_booked_once() -> None:
 @pytest.mark.usefixtures("clock")
 def test_a_server_that_claims_more_than_was_waited_gets_what_was_waited() -> None:
     path = CriticalPath()
-    first = Wait("draft", 0, 100, Timings(queue_ns=500, total_ns=900))
-    second = Wait("draft", 100, 200, Timings(queue_ns=20, total_ns=900))
+    first = Wait(Stage.DRAFT_COMPUTE, 0, 100, Timings(queue_ns=500, total_ns=900))
+    second = Wait(Stage.DRAFT_COMPUTE, 100, 200, Timings(queue_ns=20, total_ns=900))
     path.book(step(first, second, ended_ns=200))
     draft = {key: ns for key, ns in path.stages.items() if key.startswith("draft")}
     assert draft == {"draft_queue": 120, "draft_compute": 80, "draft_network": 0}
@@ -57,7 +58,7 @@ def test_a_server_that_claims_more_than_was_waited_gets_what_was_waited() -> Non
 def test_no_stage_is_negative_where_a_queue_began_before_the_answer_before() -> None:
     path = CriticalPath()
     timings = Timings(queue_ns=60, forward_ns=30, total_ns=5)
-    path.book(step(Wait("verify", 0, 100, timings), ended_ns=100))
+    path.book(step(Wait(Stage.VERIFY_COMPUTE, 0, 100, timings), ended_ns=100))
     assert path.stages["verify_queue"] == 5
     assert path.stages["verify_compute"] == 0
     assert path.stages["verify_network"] == 95
@@ -77,8 +78,8 @@ def test_work_on_the_text_is_hidden_behind_the_next_step() -> None:
     path = CriticalPath()
     path.is_stepping = True
     path.book(step(ended_ns=50))  # at 100
-    path.spend("detokenize")
-    path.spend("deliver")
+    path.spend(Stage.DETOKENIZE)
+    path.spend(Stage.DELIVER)
     path.book(step(ended_ns=1000))
     assert path.hidden == {"detokenize": 100, "deliver": 100}
     assert path.stages == {"orchestrator": 1000}
@@ -89,10 +90,10 @@ def test_what_a_slow_client_takes_longer_than_the_next_step_is_on_the_path() -> 
     path = CriticalPath()
     path.is_stepping = True
     path.book(step(ended_ns=50))  # at 100
-    path.spend("deliver")
+    path.spend(Stage.DELIVER)
     path.book(step(ended_ns=170))
     path.is_stepping = False
-    path.spend("detokenize")  # at 400
+    path.spend(Stage.DETOKENIZE)  # at 400
     assert path.hidden == {"deliver": 70}
     assert path.stages == {"orchestrator": 170, "deliver": 30, "detokenize": 200}
     assert sum(path.stages.values()) == path.wall_ns

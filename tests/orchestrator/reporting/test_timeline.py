@@ -7,6 +7,7 @@ from orchestrator.reporting.latency import CriticalPath
 from orchestrator.reporting.timeline import MAX_INTERVALS, Timeline
 from orchestrator.step import DraftSource, StepRecord, Wait
 from outrider.protocol.messages import Interval, Predraft, Timings
+from outrider.protocol.stages import Stage
 
 
 class Clock:
@@ -94,13 +95,15 @@ def test_the_critical_path_and_the_steps(clock: Clock) -> None:
     times = Timeline()
     path = CriticalPath(times)
     clock.now_ns += 7
-    path.spend("tokenize")
-    verify = Wait("verify", 1007, 1027, Timings(total_ns=5))
+    path.spend(Stage.TOKENIZE)
+    verify = Wait(Stage.VERIFY_COMPUTE, 1007, 1027, Timings(total_ns=5))
     path.book(StepRecord((1, 2, 3), 3, 2, DraftSource.CACHED, waits=(verify,), ended_ns=1027))
     path.book(StepRecord((4,), ended_ns=1027))  # nothing happened meanwhile: nothing to draw
     assert of_lane(times, "orchestrator", "critical path") == [
         ("tokenize", 0, 7),
-        ("verify", 7, 27),
+        ("verify_network", 7, 14),
+        ("verify_compute", 14, 19),
+        ("verify_network", 19, 27),
     ]
     assert of_lane(times, "orchestrator", "steps") == [("2 of 3 accepted, predrafted", 0, 27)]
 

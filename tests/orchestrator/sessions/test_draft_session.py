@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc.aio import Metadata
 
-from orchestrator.reporting.timeline import DRAFT, NETWORK, Timeline
+from orchestrator.reporting.timeline import Timeline
 from orchestrator.sessions.draft_session import DraftSession
 from orchestrator.sessions.hidden_state_window import HiddenStateWindow
 from outrider.errors import OutriderError, ServiceUnavailable
@@ -18,6 +18,7 @@ from outrider.protocol import hidden_states
 from outrider.protocol.codec import predraft_plan_from_wire
 from outrider.protocol.hidden_states import HiddenStates, HiddenStateSpec
 from outrider.protocol.messages import GREEDY, ModelInfo, PredraftPlan
+from outrider.protocol.stages import Track
 from outrider.v1 import draft_pb2
 
 PREDRAFT_PLAN = PredraftPlan(num_predrafts=2, num_tokens=3, is_limit=True, acceptance_rate=0.5)
@@ -164,7 +165,7 @@ async def test_a_prompts_hidden_states_come_with_its_tokens(
     monkeypatch.setattr(hidden_states, "MAX_BYTES", 8)
     window = HiddenStateWindow(HiddenStateSpec((0, 1), hidden_size=1, window=5))
     timeline = Timeline()
-    timeline.sent(DRAFT, "of a session that was lost", [])
+    timeline.sent(Track.DRAFT, "of a session that was lost", [])
     session = DraftSession(lambda: call, GREEDY, MODEL, MODEL, timeline, window)
     prompt = [10, 11, 12, 13, 14, 15, 16]
     await session.until_readable(prompt[:1])
@@ -185,7 +186,7 @@ async def test_a_prompts_hidden_states_come_with_its_tokens(
     assert (last.context_length, last.token_ids) == (5, prompt[5:])
     assert last.hidden_states.data == bytes(range(16, 24))
     assert last.num_speculative_tokens == 3
-    names = {interval.name for interval in timeline.intervals if interval.track == NETWORK}
+    names = {interval.name for interval in timeline.intervals if interval.track == Track.NETWORK}
     assert names == {"read", "propose"}
 
 
