@@ -34,7 +34,7 @@ from outrider.cli.processes import running_system
 from outrider.errors import install_hint
 from outrider_bench import RESULTS
 from outrider_bench.harness.prompts import read_prompts
-from outrider_bench.output.plots import import_pyplot
+from outrider_bench.output.plots import write_plots
 from outrider_bench.output.results_file import write_result
 
 SCRIPT = Path(__file__).parent.parent / "deploy" / "k6" / "generate.js"
@@ -79,10 +79,10 @@ def main() -> None:
             rows += [run_ghz(address, loop, args) for loop in loops]
     show(rows)
     result = write_result(args.name, vars(args), figures=rows)
-    plot = draw(rows, RESULTS / f"{args.name}_users.svg")
+    plots = write_plots(result)
     page = RESULTS / f"{args.name}.html"
     write_page([result], page)
-    print(f"wrote {result}, {plot} and {page}")
+    print("wrote", *(result, *plots, page), sep="\n")
     if any(row["errors"] for row in rows):
         sys.exit("error: some requests failed")
 
@@ -210,45 +210,6 @@ def show(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         table.add_row(*("-" if row[key] is None else str(row[key]) for key in COLUMNS))
     Console(width=110).print(table)
-
-
-def draw(rows: list[dict[str, Any]], path: Path) -> Path:
-    """Throughput and latencies over the load: closed loops, and open ones. Returns `path`."""
-    pyplot = import_pyplot()
-    figure, (throughput, latency, open_loops) = pyplot.subplots(
-        1, 3, figsize=(13, 4), layout="constrained"
-    )
-    for client in ("k6", "ghz"):
-        closed = [row for row in rows if row["client"] == client and "users" in row]
-        _plot(throughput, closed, "users", {"tokens_per_second": client})
-        names = {"wall_p50_ms": "p50", "wall_p95_ms": "p95", "wall_p99_ms": "p99"}
-        _plot(latency, closed, "users", {key: f"{client} {name}" for key, name in names.items()})
-        if client == "k6":
-            _plot(latency, closed, "users", {"ttft_p50_ms": "TTFT", "tpot_p50_ms": "TPOT"})
-    throughput.set(title="closed loops: throughput", ylabel="tokens/s", ylim=(0, None))
-    latency.set(title="closed loops: latency", ylabel="ms", yscale="log")
-    opened = [row for row in rows if "rate" in row]
-    _plot(open_loops, opened, "rate", {"wall_p50_ms": "p50", "wall_p99_ms": "p99"})
-    open_loops.set(title="open loops, by ghz: latency", ylabel="ms", yscale="log")
-    for axes in (throughput, latency):
-        axes.set(xlabel="virtual users")
-    open_loops.set(xlabel="calls a second")
-    figure.savefig(path, metadata={"Date": None})
-    return path
-
-
-def _plot(axes: Any, rows: list[dict[str, Any]], load: str, lines: dict[str, str]) -> None:
-    """A line for each of these figures, over the load; nothing without rows."""
-    if not rows:
-        return
-    loads = [row[load] for row in rows]
-    for key, label in lines.items():
-        values = [float("nan") if row[key] is None else row[key] for row in rows]
-        axes.plot(loads, values, marker="o", label=label)
-    axes.set(xscale="log", xticks=loads, xticklabels=loads)
-    axes.minorticks_off()
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize="small")
 
 
 if __name__ == "__main__":

@@ -36,6 +36,8 @@ _WIDTH = 140  # of tables that go into a file
               help="A part of the run; repeatable.")  # fmt: skip
 @click.option("--quick", is_flag=True, help="Few prompts and few points.")
 @click.option("--plots/--no-plots", default=True, help="Draw the curves (needs matplotlib).")
+@click.option("--redraw", is_flag=True,
+              help="Draw all results in the folder again, without measuring.")  # fmt: skip
 @click.option("--output", type=click.Path(file_okay=False, path_type=Path), default=RESULTS,
               show_default=True, help="Folder for results.")  # fmt: skip
 @click.option("--name", default="bench", show_default=True, help="Of the result's files.")
@@ -49,6 +51,7 @@ def main(
     only: Sequence[str],
     quick: bool,
     plots: bool,
+    redraw: bool,
     output: Path,
     name: str,
     **models: Any,
@@ -67,12 +70,18 @@ def main(
     from outrider_bench.harness.measuring import measure, plan_of
     from outrider_bench.harness.prompts import read_prompts
     from outrider_bench.harness.stand import Models
-    from outrider_bench.output.plots import import_pyplot, write_plots
+    from outrider_bench.output.plots import write_plots
     from outrider_bench.output.results_file import write_result
+    from outrider_bench.output.style import check_matplotlib
     from outrider_bench.output.tables import tables
 
-    if plots:
-        import_pyplot()  # an error now rather than after the measurements
+    if plots or redraw:
+        check_matplotlib()  # an error now rather than after the measurements
+    if redraw:
+        for path in sorted(output.glob("*.json")):
+            for drawn in write_plots(path):
+                click.echo(f"wrote {drawn}")
+        return
     lines = read_prompts(prompts)
     plan = dataclasses.replace(
         plan_of(lines, num_prompts, curve_prompts, max_new_tokens, quick),
@@ -86,10 +95,10 @@ def main(
         console.print(table, "")
     settings = document.pop("settings")
     result = write_result(name, settings, output, **document)
-    drawn = write_plots(document, output, name) if plots else []
+    drawings = write_plots(result) if plots else []
     page = output / f"{name}.html"
     write_page([result], page)
-    for path in (result, *drawn, page):
+    for path in (result, *drawings, page):
         console.print(f"wrote {path}")
 
 

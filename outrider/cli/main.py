@@ -17,6 +17,7 @@ from outrider import __version__
 from outrider.cli import report
 from outrider.cli.html_report import report as make_report
 from outrider.cli.local_pair import check_not_given, hand_on_config_file, local_pair, pair_options
+from outrider.cli.pages.request import record
 from outrider.cli.perfetto import write_trace
 from outrider.cli.processes import SAFELY
 from outrider.cli.top import top
@@ -132,7 +133,7 @@ def up(
 @click.option(
     "--compare", is_flag=True, help="Then again, by the target alone and with drafts, in turn."
 )
-@click.option("--json", is_flag=True, help="Print one JSON object.")
+@click.option("--json", is_flag=True, help="Print one JSON object, for `outrider report`, too.")
 @click.option("--trace", type=click.File("w", lazy=False, atomic=True),
               help="A file for ui.perfetto.dev: what worked when.")  # fmt: skip
 @pair_options
@@ -161,8 +162,9 @@ def generate(
         if not raw and client.info().has_chat_template:
             prompt = [{"role": "user", "content": text}]
         if json:
-            generation = client.generate(prompt, **parameters)
-            click.echo(dumps(generation.to_dict()))
+            stream = client.stream(prompt, **(parameters | {"trace": True}))
+            click.echo(dumps(record(text, stream)))
+            generation = stream.result
         else:
             console = report.terminal()
             generation = _show(console, client, prompt, parameters)

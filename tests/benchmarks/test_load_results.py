@@ -11,8 +11,9 @@ import pytest
 from benchmarks.ghz_figures import answered_per_second
 from benchmarks.ghz_figures import row_of as row_of_file
 from benchmarks.ghz_files import closed_loop, open_loop
-from benchmarks.load import COLUMNS, draw, row_of, row_of_report, show
+from benchmarks.load import COLUMNS, row_of, row_of_report, show
 from benchmarks.support.ghz import Call, Report, percentile, read_report
+from outrider_bench.output.plots import write_plots
 
 
 def summary(**changes: Any) -> dict[str, Any]:
@@ -116,4 +117,7 @@ def test_it_is_drawn_for_the_page(has_ghz: bool, tmp_path: Path) -> None:
         report = read_report(json.dumps(REPORT))
         rows += [row_of_report(closed_loop(users), report, 32) for users in (1, 4, 16)]
         rows += [row_of_report(open_loop(rate), report, 16) for rate in (1, 2)]
-    assert "virtual users" in draw(rows, tmp_path / "load_users.svg").read_text()
+    (tmp_path / "load.json").write_text(json.dumps({"figures": rows}))
+    [plot] = write_plots(tmp_path / "load.json")
+    assert plot.name == "load_users.svg"
+    assert "virtual users" in plot.read_text()

@@ -49,8 +49,13 @@ def as_a_process(
 
 def test_json_prints_one_object_and_nothing_else(service: ScriptedService) -> None:
     result = outrider("generate", "--json", "hi")
-    assert json.loads(result.stdout)["token_ids"] == list(response().token_ids)
     assert result.stdout.count("\n") == 1
+    document = json.loads(result.stdout)
+    assert document["token_ids"] == list(response().token_ids)
+    assert document["prompt"] == "hi"
+    pieces = [(piece["text"], piece["source"]) for piece in document["pieces"]]
+    assert pieces == [("Hello", "draft"), (" you", "target")]
+    assert [interval["name"] for interval in document["trace"]] == ["verify"]
 
 
 def test_an_error_in_the_middle_of_a_text_has_a_line_for_itself(service: ScriptedService) -> None:

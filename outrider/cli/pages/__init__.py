@@ -1,0 +1,1 @@
+"""HTML pages of results: what each kind of file shows."""

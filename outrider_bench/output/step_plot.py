@@ -1,0 +1,83 @@
+"""One step of a recorded answer as a timeline, sequential and pipelined."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from outrider.protocol.stages import Stage, Track
+from outrider_bench.harness.sections import PIPELINED, SEQUENTIAL
+from outrider_bench.output import style
+from outrider_bench.output.style import card
+
+# From top to bottom, as a message travels; what the draft does ahead has a lane of its own.
+_AHEAD = "draft, ahead"
+_LANES = (Track.ORCHESTRATOR, Track.NETWORK, Track.DRAFT, _AHEAD, Track.TARGET)
+
+_TITLES = {
+    SEQUENTIAL: "sequential: the target waits for the draft",
+    PIPELINED: "pipelined: the draft works ahead while the target verifies",
+}
+_OURS = {str(stage) for stage in Stage if stage.track is Track.ORCHESTRATOR}
+
+Interval = Mapping[str, Any]
+
+
+def draw_step(path: Path, requests: Mapping[str, Mapping[str, Any]]) -> None:
+    """Draws a step of each recorded request, one below the other on the same scale."""
+    steps = {mode: typical_step(request["trace"]) for mode, request in requests.items()}
+    longest_ms = max(step["duration_ns"] for step in steps.values()) / 1e6
+    title = "What happens in one step?"
+    subtitle = "recorded steps of median length; where it is pale, a message waits for a pass"
+    panels = {"nrows": len(requests), "sharex": True}
+    with card(path, title, subtitle, 1 + 2.1 * len(requests), **panels) as (_, all_axes):
+        for axes, (mode, step) in zip(all_axes, steps.items(), strict=True):
+            _draw(axes, step, requests[mode]["trace"], longest_ms)
+            axes.set_title(f"{_TITLES[mode]} ({step['name']})")
+        axes.set(xlim=(0, 1.01 * longest_ms), xlabel="milliseconds")
+
+
+def typical_step(trace: Sequence[Interval]) -> Interval:
+    """The one of median length of those that had most draft tokens, and some accepted."""
+    steps = [one for one in trace if one["lane"] == "steps"]
+    speculative = [step for step in steps if step["counts"]["accepted_tokens"]] or steps
+    most = max(step["counts"]["draft_tokens"] for step in speculative)
+    alike = [step for step in speculative if step["counts"]["draft_tokens"] == most]
+    return sorted(alike, key=lambda step: step["duration_ns"])[(len(alike) - 1) // 2]
+
+
+def _draw(axes: Any, step: Interval, trace: Sequence[Interval], longest_ms: float) -> None:
+    begin_ns, end_ns = step["begin_ns"], step["begin_ns"] + step["duration_ns"]
+    drawn = set()
+    for one in trace:
+        first_ns = max(one["begin_ns"], begin_ns)
+        last_ns = min(one["begin_ns"] + one["duration_ns"], end_ns)
+        lane = _lane(one)
+        if lane is None or last_ns <= first_ns or (lane, first_ns) in drawn:
+            continue  # a pass that several predrafts share is one
+        drawn.add((lane, first_ns))
+        track, ms = Track(one["track"]), (last_ns - first_ns) / 1e6
+        bar = axes.barh(
+            _LANES.index(lane),
+            ms,
+            0.7,
+            (first_ns - begin_ns) / 1e6,
+            color=style.TRACKS[track],
+            alpha=0.3 if one["name"] == "queue" else 1,
+        )
+        if one["name"] in ("forward", "predraft") and ms > 0.08 * longest_ms:
+            ink = "white" if track is Track.TARGET else style.INK
+            axes.bar_label(bar, [f"{ms:.1f} ms"], label_type="center", color=ink)
+    axes.set_yticks(range(len(_LANES)), _LANES)
+    axes.set_ylim(-0.5, len(_LANES) - 0.5)
+    axes.axvline((end_ns - begin_ns) / 1e6, color=style.MUTED, linewidth=1.2)
+    style.bars_only(axes)
+
+
+def _lane(one: Interval) -> str | None:
+    """Where an interval is drawn: not at all if its parts are, or if the loop only waits in it."""
+    track, name = one["track"], one["name"]
+    if track == Track.ORCHESTRATOR:
+        return track if name in _OURS else None
+    if track == Track.NETWORK or name in ("queue", "forward", "sample"):
+        return str(track)
+    return _AHEAD if name == "predraft" else None
