@@ -3,7 +3,7 @@
 # make test-fast          tests without processes, Triton's interpreter and real weights
 # make bench              measures the pair beside its baselines (ten minutes)
 # make load               puts load on the pair, by k6 and ghz: a table and a drawing
-# make proto              generates outrider/v1 from protos/
+# make proto              generates outrider/v1 and docs/api.md from protos/
 # make clean              removes what these made, the environment included
 #
 # Everything runs in .venv, which the first of them makes. PYTHON=python3.13 picks
@@ -67,7 +67,8 @@ lint: $(INSTALLED)
 proto: $(INSTALLED)
 	@$(BIN)/python -m grpc_tools.protoc -I protos --python_out=. --grpc_python_out=. --pyi_out=. \
 		protos/outrider/v1/*.proto
-	@echo 'Generated outrider/v1'
+	@$(BIN)/python protos/reference.py > docs/api.md
+	@echo 'Generated outrider/v1 and docs/api.md'
 
 bench: $(INSTALLED)
 	@$(BIN)/outrider bench

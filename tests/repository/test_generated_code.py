@@ -1,7 +1,8 @@
-"""The committed stubs are what `protos/` says."""
+"""The committed stubs and the API reference are what `protos/` says."""
 
 from __future__ import annotations
 
+import runpy
 from importlib.resources import files
 from pathlib import Path
 
@@ -27,3 +28,13 @@ def test_stubs_are_up_to_date(generated: dict[str, str]) -> None:
     committed = {path.name: path.read_text() for path in (ROOT / PACKAGE).glob("*_pb2*.py*")}
     stale = {name for name in generated | committed if generated.get(name) != committed.get(name)}
     assert not stale, "run `make proto`, and remove stubs without a .proto file"
+
+
+def test_api_reference_is_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
+    runpy.run_path(str(ROOT / "protos/reference.py"), run_name="__main__")
+    is_same = capsys.readouterr().out == (ROOT / "docs/api.md").read_text()
+    assert is_same, "run `make proto`"
+
+
+def test_every_field_has_a_comment() -> None:
+    assert "|  |" not in (ROOT / "docs/api.md").read_text()
