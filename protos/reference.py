@@ -43,6 +43,11 @@ def type_of(field: FieldDescriptorProto, message: DescriptorProto) -> str:
     return prefix + (link(field.type_name) or plain)
 
 
+def one_line(comment: str) -> str:
+    """For a cell of a table. A comment with a list, whose items are indented, keeps its lines."""
+    return ("<br>" if "\n   " in comment else " ").join(map(str.strip, comment.splitlines()))
+
+
 def page() -> Iterator[str]:
     """Its paragraphs. The numbers are those of fields of a FileDescriptorProto and its parts."""
     yield INTRODUCTION
@@ -51,8 +56,7 @@ def page() -> Iterator[str]:
             tuple(place.path): re.sub(r"([*<|])", r"\\\1", place.leading_comments.strip())
             for place in file.source_code_info.location
         }
-        broken = {path: re.sub(r"\n {3}", "<br>", comment) for path, comment in said.items()}
-        line = {path: " ".join(comment.split()) for path, comment in broken.items()}
+        line = {path: one_line(comment) for path, comment in said.items()}
         yield f"## {Path(file.name).name}\n\n{line[12,]}"
         for i, service in enumerate(file.service):
             yield f"### {service.name}"
