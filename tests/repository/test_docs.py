@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from outrider import errors
+
 ROOT = Path(__file__).parents[2]
 DOCS = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
@@ -71,3 +73,40 @@ def test_decisions_have_their_parts(path: Path) -> None:
     for part in ("Context", "Decision", "Cost"):
         assert f"\n**{part}.** " in text
     assert f"({path.name})" in (path.parent / "README.md").read_text()
+
+
+def rows_of(page: str) -> list[list[str]]:
+    """The cells of all tables of a page."""
+    lines = re.findall(r"^\| (.*) \|$", (ROOT / page).read_text(), re.MULTILINE)
+    return [line.split(" | ") for line in lines]
+
+
+def test_troubleshooting_lists_the_reasons_of_errors() -> None:
+    listed = {
+        (reason, code)
+        for reasons, codes, *_ in rows_of("docs/troubleshooting.md")
+        if re.fullmatch(r"[A-Z_, ]+", codes)
+        for reason in re.findall(r"`([A-Z_]+)`", reasons)
+        for code in codes.split(", ")
+        if reason == code or "," not in codes
+    }
+    kinds = {(kind.reason, kind.code.name) for kind in errors.kinds_of(errors.OutriderError)}
+    # Of services that do not start, and of what an orchestrator asks for.
+    elsewhere = {"CONFIGURATION", "MODEL_NOT_FOUND", "UNSUPPORTED_MODEL", "CONTEXT_MISMATCH"}
+    assert listed == {(reason, code) for reason, code in kinds if reason not in elsewhere}
+
+
+def test_troubleshooting_quotes_what_is_said() -> None:
+    texts = [
+        path.read_text() for path in [*SOURCES, ROOT / "Makefile"] if "tests" not in path.parts
+    ]
+    said = re.sub(r'"\s+f?"|\{[^}\n]*\}', "", "\n".join(texts))
+    quoted = [
+        part.strip(" .")
+        for seen, *_ in rows_of("docs/troubleshooting.md")
+        for quote in re.findall(r"`([^`]* [^`]*)`", seen)
+        if not quote.startswith("outrider ")
+        for part in re.split(r"\.\.\.|\(|\)", quote)
+    ]
+    assert len(quoted) > 20
+    assert not [part for part in quoted if part not in said]
