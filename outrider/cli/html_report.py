@@ -1,14 +1,15 @@
-"""Results of benchmarks as one self-contained HTML page: `outrider report`.
+"""Results and answers as one self-contained HTML page: `outrider report`.
 
-A result is a JSON object with "benchmark", "date", "versions", "hardware", "settings" and
-figures under any other names, which become tables: a benchmark may change what it measures
-without a change here.
+A result is a JSON object with "benchmark", "date", "versions", "hardware", "settings" and figures
+under any other names. Those of `outrider bench` answer questions (`pages/bench.py`); what any other
+holds becomes tables, so that a benchmark may change what it measures without a change here. An
+answer is what `outrider generate --json` prints (`pages/request.py`).
 """
 
 import base64
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -18,37 +19,29 @@ import click
 import jinja2
 
 from outrider import __version__
+from outrider.cli.pages.bench import questions
+from outrider.cli.pages.request import answer
+from outrider.cli.pages.section import Section
+from outrider.cli.pages.tables import Table, tables
 from outrider.errors import ConfigurationError
 
-_CIRCUMSTANCES = ("date", "versions", "hardware", "settings")
+_CIRCUMSTANCES = ("benchmark", "date", "command", "versions", "hardware", "settings")
 
 
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """A cell of a table; `share` is the length of its bar, from 0 to 1, or None without one."""
-
-    text: str
-    is_number: bool = False
-    share: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """A title, the columns' headings (none for a list of names and values), and rows."""
-
-    title: str
-    headings: list[str]
-    rows: list[list[Cell]]
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Result:
-    """The part of the page for one file. `plots` are data URLs."""
+    """What one file says.
+
+    `where` is the machine and the day, and `plots` are data URLs of drawings that belong to no
+    section, by name.
+    """
 
     name: str
-    circumstances: Table
-    tables: list[Table]
-    plots: list[str]
+    sections: list[Section]
+    where: str = ""
+    plots: dict[str, str] = field(default_factory=dict)
+    tables: list[Table] = field(default_factory=list)
+    circumstances: list[Table] = field(default_factory=list)
 
 
 @click.command("report")
@@ -61,7 +54,8 @@ class Result:
     help="The page.",
 )
 def report(results: tuple[Path, ...], output: Path) -> None:
-    """Make one HTML page of benchmark RESULTS (JSON files, and plots beside them)."""
+    """Make one HTML page of RESULTS: files of benchmarks, with the drawings beside them, or what
+    `outrider generate --json` printed."""
     write_page(results, output)
     click.echo(f"wrote {output}")
 
@@ -84,138 +78,77 @@ def read_result(path: Path) -> Result:
     """Raises ConfigurationError."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-        plots = [_data_url(plot) for plot in _plots_of(path)]
+        plots = _plots_of(path)
     except (OSError, ValueError) as error:
         raise ConfigurationError(f"cannot read {path}: {error}") from error
-    if not isinstance(document, dict) or "benchmark" not in document:
-        raise ConfigurationError(f"{path} is no result of a benchmark")
-    known = {name: document[name] for name in _CIRCUMSTANCES if name in document}
-    figures = {k: v for k, v in document.items() if k not in _CIRCUMSTANCES and k != "benchmark"}
+    if not isinstance(document, dict) or not document.keys() & {"benchmark", "pieces"}:
+        raise ConfigurationError(
+            f"{path} is neither the result of a benchmark nor of `outrider generate --json`"
+        )
+    try:
+        return _result(path.stem, document, plots)
+    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        raise ConfigurationError(f"{path} lacks figures, or has others: {error!r}") from error
+
+
+def _result(stem: str, document: dict[str, Any], plots: dict[str, str]) -> Result:
+    if "pieces" in document:
+        return Result(stem, answer(document))
+    sections = _sections(document)
+    for section in sections:
+        section.plots = [plots.pop(name) for name in section.plots if name in plots]
+    figures = {} if sections else {k: v for k, v in document.items() if k not in _CIRCUMSTANCES}
+    machine = ", ".join(str(value) for value in document.get("hardware", {}).values() if value)
     return Result(
-        str(document["benchmark"]),
-        _pairs("circumstances", known),
-        [table for name, value in figures.items() for table in tables(_words(name), value)],
+        stem,
+        sections,
+        " · ".join(filter(None, (machine, document.get("date", "")[:10]))),
         plots,
+        [table for name, value in figures.items() for table in tables(name, value)],
+        _circumstances(document, machine),
     )
 
 
-def tables(title: str, value: Any) -> Iterator[Table]:
-    """Tables of any JSON value; nested values follow those that contain them."""
-    if isinstance(value, Mapping):
-        yield from _tables_of_mapping(title, value)
-    elif isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value):
-        yield _records(title, value)
-    elif value not in ([], {}, None):
-        yield Table(title, [], [[_cell(value)]])
+def _sections(document: Mapping[str, Any]) -> list[Section]:
+    if "sections" in document:
+        return questions(document)
+    sections = []
+    for name, request in document.get("requests", {}).items():
+        for section in answer(request):
+            section.title = f"{section.title} ({name})"
+            section.findings = [f"{name}: {finding}" for finding in section.findings]
+            sections.append(section)
+    return sections
 
 
-def _tables_of_mapping(title: str, value: Mapping[str, Any]) -> Iterator[Table]:
-    if _are_records(value.values()):
-        # A row for each; nested parts become another table of the same rows.
-        plain = {name: _plain_part(record) for name, record in value.items()}
-        yield _records(title, [{"": name, **record} for name, record in plain.items()])
-        deeper = dict.fromkeys(
-            field for name, record in value.items() for field in record if field not in plain[name]
-        )
-        for field in deeper:
-            parts = {name: record[field] for name, record in value.items() if field in record}
-            yield from tables(f"{title}: {_words(field)}", parts)
-        return
-    plain = _plain_part(value)
-    if plain:
-        yield _pairs(title, plain)
-    for name, one in value.items():
-        if name not in plain:
-            yield from tables(f"{title}: {_words(name)}", one)
-
-
-def _are_records(values: Collection[Any]) -> bool:
-    """Whether several mappings share a field that fits a cell."""
-    if len(values) < 2 or not all(isinstance(value, Mapping) for value in values):
-        return False
-    return bool(set.intersection(*(set(_plain_part(value)) for value in values)))
-
-
-def _plain_part(value: Mapping[str, Any]) -> dict[str, Any]:
-    """The values that fit a cell: neither mappings nor lists of lists or mappings."""
-    return {
-        name: one
-        for name, one in value.items()
-        if not isinstance(one, Mapping)
-        and not (isinstance(one, list) and any(isinstance(each, list | Mapping) for each in one))
+def _circumstances(document: Mapping[str, Any], machine: str) -> list[Table]:
+    """What everybody wants to know, and all settings."""
+    versions = document.get("versions", {})
+    facts = {
+        "machine": machine,
+        "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
+        "date": document.get("date"),
+        "command": document.get("command"),
     }
+    told = {name: value for name, value in facts.items() if value}
+    return [*tables("run", told), *tables("settings", document.get("settings"))]
 
 
-def _pairs(title: str, values: Mapping[str, Any]) -> Table:
-    """A row for each value, with bars if all are measurements; whole numbers are counts."""
-    flat = _flat(values)
-    are_measured = len(flat) > 1 and all(isinstance(v, float) and v >= 0 for v in flat.values())
-    longest = max(flat.values()) if are_measured else 0.0
-    rows = [
-        [Cell(_words(name)), _cell(value, value / longest if longest else None)]
-        for name, value in flat.items()
-    ]
-    return Table(title, [], rows)
-
-
-def _records(title: str, records: Sequence[Mapping[str, Any]]) -> Table:
-    """A row for each record, a column for each field of any of them."""
-    flat = [_flat(record) for record in records]
-    columns = list(dict.fromkeys(name for record in flat for name in record))
-    rows = [[_cell(record.get(name)) for name in columns] for record in flat]
-    return Table(title, [_words(name) for name in columns], rows)
-
-
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Flattens mappings in mappings: {"a": {"b": 1}} becomes {"a b": 1}."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= {f"{name} {deeper}": one for deeper, one in _flat(value).items()}
-        else:
-            flat[name] = value
-    return flat
-
-
-def _cell(value: Any, share: float | None = None) -> Cell:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return Cell(_number(value), True, share)
-    if value is None:
-        return Cell("")
-    if isinstance(value, list):
-        return Cell(", ".join(_cell(one).text for one in value))
-    return Cell(json.dumps(value) if isinstance(value, Mapping) else str(value))
-
-
-def _number(value: float) -> str:
-    """A number with four figures at most, since measurements are not more precise."""
-    if isinstance(value, int) or abs(value) >= 1000:
-        return f"{value:.0f}"
-    return f"{value:.4g}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")
-
-
-def _plots_of(path: Path) -> list[Path]:
-    """The plots of a result: `loop_x_y.svg` is of `loop.json`, unless there is a `loop_x.json`."""
+def _plots_of(path: Path) -> dict[str, str]:
+    """The drawings of a result: `loop_x_y.svg` is of `loop.json`, unless there is `loop_x.json`."""
     stems = [other.stem for other in path.parent.glob("*.json")]
-    return [
-        plot
-        for plot in sorted(path.parent.glob("*.svg"))
-        if path.stem
-        == max((s for s in stems if plot.stem.startswith(f"{s}_")), key=len, default="")
-    ]
-
-
-def _data_url(plot: Path) -> str:
-    return "data:image/svg+xml;base64," + base64.b64encode(plot.read_bytes()).decode()
+    plots = {}
+    for plot in sorted(path.parent.glob("*.svg")):
+        of = max((stem for stem in stems if plot.stem.startswith(f"{stem}_")), key=len, default="")
+        if of == path.stem:
+            encoded = base64.b64encode(plot.read_bytes()).decode()
+            plots[plot.stem.removeprefix(f"{of}_")] = f"data:image/svg+xml;base64,{encoded}"
+    return plots
 
 
 @cache
 def _template() -> jinja2.Template:
-    source = (files("outrider.cli") / "html_report.html").read_text(encoding="utf-8")
+    source = (files("outrider.cli.pages") / "page.html").read_text(encoding="utf-8")
     return jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         source
     )

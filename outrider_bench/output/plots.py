@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from outrider.cli.pages.bench import SYSTEMS, WAYS
 from outrider.cli.pages.shares import by_track
 from outrider_bench.harness import sections as names
 from outrider_bench.harness.capacity import ALONE, ONE_HOST, TWO_HOSTS
@@ -15,21 +16,11 @@ from outrider_bench.output.load_plot import draw_load
 from outrider_bench.output.step_plot import draw_step
 from outrider_bench.output.style import card, legend_below, mark_one, steps_of_two
 
-WAYS = {
-    names.TRANSFORMERS: "transformers, generate",
-    names.ASSISTED: "transformers, assisted generation",
-    TARGET_ONLY: "target alone",
-    names.NO_DRAFT_TOKENS: "pair, no draft tokens (k = 0)",
-    names.PROMPT_LOOKUP: "prompt lookup, no draft",
-    names.ONE_PROCESS: "pair in one process",
-    SEQUENTIAL: "pair, sequential",
-    PIPELINED: "pair, pipelined",
-}
 _MODES = ((SEQUENTIAL, style.BLUE, "o--"), (PIPELINED, style.VERMILION, "s-"))
 _SYSTEMS = {
-    ALONE: ("target alone", style.BLUE, "o-"),
-    ONE_HOST: ("pair, draft on the target's core", style.ORANGE, "^:"),
-    TWO_HOSTS: ("pair, draft on another core", style.VERMILION, "s--"),
+    ALONE: (style.BLUE, "o-"),
+    ONE_HOST: (style.ORANGE, "^:"),
+    TWO_HOSTS: (style.VERMILION, "s--"),
 }
 _SPEEDUP = "speed (target alone = 1)"
 
@@ -179,9 +170,11 @@ def _acceptance(path: Path, found: Mapping[str, Any]) -> None:
 def _capacity(path: Path, found: Mapping[str, Mapping[str, float]]) -> None:
     subtitle = "tokens a second of all sessions together, at temperature 1"
     with card(path, "How many sessions at a time?", subtitle, 3.6) as (figure, [axes]):
-        for system, (label, colour, line) in _SYSTEMS.items():
+        for system, (colour, line) in _SYSTEMS.items():
             counts = [int(count) for count in found[system]]
-            axes.plot(counts, list(found[system].values()), line, color=colour, label=label)
+            axes.plot(
+                counts, list(found[system].values()), line, color=colour, label=SYSTEMS[system]
+            )
         steps_of_two(axes, counts)
         axes.set_ylim(bottom=0)
         axes.set(xlabel="concurrent sessions", ylabel="tokens a second")

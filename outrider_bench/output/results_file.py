@@ -3,7 +3,9 @@
 import json
 import platform
 import re
+import shlex
 import subprocess
+import sys
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +29,7 @@ def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **
     document = {
         "benchmark": name,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": _command(),
         "versions": {
             "outrider": __version__,
             "commit": _commit(),
@@ -51,6 +54,15 @@ def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **
     except OSError as error:
         raise ConfigurationError(f"cannot write the result: {error}") from error
     return path
+
+
+def _command() -> str:
+    """As it can be repeated: of a module, without the place of its file."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    name = (
+        f"python -m {module.name.removesuffix('.__main__')}" if module else Path(sys.argv[0]).name
+    )
+    return shlex.join([*name.split(), *sys.argv[1:]])
 
 
 def _instructions() -> str:

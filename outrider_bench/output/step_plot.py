@@ -4,21 +4,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from outrider.protocol.stages import Stage, Track
+from outrider.cli.pages.request import LANES, lane_of
+from outrider.protocol.stages import Track
 from outrider_bench.harness.sections import PIPELINED, SEQUENTIAL
 from outrider_bench.output import style
 from outrider_bench.output.style import card
-
-# From top to bottom, as a message travels; what the draft does ahead has a lane of its own.
-_AHEAD = "draft, ahead"
-_LANES = (Track.ORCHESTRATOR, Track.NETWORK, Track.DRAFT, _AHEAD, Track.TARGET)
 
 _TITLES = {
     SEQUENTIAL: "sequential: the target waits for the draft",
     PIPELINED: "pipelined: the draft works ahead while the target verifies",
 }
-_OURS = {str(stage) for stage in Stage if stage.track is Track.ORCHESTRATOR}
-
 Interval = Mapping[str, Any]
 
 
@@ -51,13 +46,13 @@ def _draw(axes: Any, step: Interval, trace: Sequence[Interval], longest_ms: floa
     for one in trace:
         first_ns = max(one["begin_ns"], begin_ns)
         last_ns = min(one["begin_ns"] + one["duration_ns"], end_ns)
-        lane = _lane(one)
+        lane = lane_of(one)
         if lane is None or last_ns <= first_ns or (lane, first_ns) in drawn:
             continue  # a pass that several predrafts share is one
         drawn.add((lane, first_ns))
         track, ms = Track(one["track"]), (last_ns - first_ns) / 1e6
         bar = axes.barh(
-            _LANES.index(lane),
+            LANES.index(lane),
             ms,
             0.7,
             (first_ns - begin_ns) / 1e6,
@@ -67,17 +62,7 @@ def _draw(axes: Any, step: Interval, trace: Sequence[Interval], longest_ms: floa
         if one["name"] in ("forward", "predraft") and ms > 0.08 * longest_ms:
             ink = "white" if track is Track.TARGET else style.INK
             axes.bar_label(bar, [f"{ms:.1f} ms"], label_type="center", color=ink)
-    axes.set_yticks(range(len(_LANES)), _LANES)
-    axes.set_ylim(-0.5, len(_LANES) - 0.5)
+    axes.set_yticks(range(len(LANES)), LANES)
+    axes.set_ylim(-0.5, len(LANES) - 0.5)
     axes.axvline((end_ns - begin_ns) / 1e6, color=style.MUTED, linewidth=1.2)
     style.bars_only(axes)
-
-
-def _lane(one: Interval) -> str | None:
-    """Where an interval is drawn: not at all if its parts are, or if the loop only waits in it."""
-    track, name = one["track"], one["name"]
-    if track == Track.ORCHESTRATOR:
-        return track if name in _OURS else None
-    if track == Track.NETWORK or name in ("queue", "forward", "sample"):
-        return str(track)
-    return _AHEAD if name == "predraft" else None

@@ -198,4 +198,4 @@ def test_processes_of_a_run_work_together(
     assert (tmp_path / "out/bench_lengths.svg").exists()
     page = (tmp_path / "out/bench.html").read_text()
     assert "data:image/svg+xml" in page
-    assert "sections: lengths: sequential" in page
+    assert "is fastest" in page
