@@ -1,7 +1,7 @@
 # make run PROMPT="..."   the target alone and with its draft, side by side
 # make test               lint, then all tests, the fast ones first
 # make test-fast          tests without processes, Triton's interpreter and real weights
-# make bench              measures the pair beside its baselines (ten minutes)
+# make bench              measures the pair beside its baselines (a quarter of an hour)
 # make load               puts load on the pair, by k6 and ghz: a table and a drawing
 # make proto              generates outrider/v1 and docs/api.md from protos/
 # make clean              removes what these made, the environment included

@@ -5,6 +5,7 @@ import click
 from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_PREDRAFTS
 from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
+    DRAFT_DTYPES,
     FiniteRange,
     ServerOptions,
     model_options,
@@ -15,7 +16,7 @@ from outrider.settings.options import (
 
 @click.command("draft")
 @server_options(DEFAULT_DRAFT_PORT)
-@model_options
+@model_options(DRAFT_DTYPES)
 @click.option(
     "--num-predrafts",
     type=click.IntRange(min=0),

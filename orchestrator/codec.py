@@ -63,16 +63,13 @@ def _plain(value: Any) -> Any:
 
 
 def piece_to_wire(piece: TextPiece) -> generation_pb2.TextPiece:
-    source = (
-        generation_pb2.TOKEN_SOURCE_DRAFT
-        if piece.source == "draft"
-        else generation_pb2.TOKEN_SOURCE_TARGET
+    return generation_pb2.TextPiece(
+        text=piece.text, token_id=piece.token_id, source=f"TOKEN_SOURCE_{piece.source.upper()}"
     )
-    return generation_pb2.TextPiece(text=piece.text, token_id=piece.token_id, source=source)
 
 
 def result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
-    path = generation.path
+    path, estimates = generation.path, generation.estimates
     intervals = [] if path.timeline is None else path.timeline.intervals
     return generation_pb2.GenerateResponse(
         text=generation.text,
@@ -94,6 +91,7 @@ def result_to_wire(generation: Generation) -> generation_pb2.GenerateResponse:
         trace=[generation_pb2.TraceInterval(**dataclasses.asdict(one)) for one in intervals],
         draft_failure=generation.draft_failure,
         num_target_threads=generation.num_target_threads,
+        estimates=None if estimates is None else dataclasses.asdict(estimates),
     )
 
 

@@ -18,11 +18,11 @@ from orchestrator.reporting.latency import CriticalPath
 from orchestrator.reporting.speculation import Speculation
 from orchestrator.request import Request
 from orchestrator.sessions.pair import Pair
-from orchestrator.step import StepRecord
+from orchestrator.step import DraftSource, StepRecord
 from orchestrator.text.text_stream import TextStream
 from orchestrator.text.tokenizer import Tokenizer
 from outrider.errors import ContextTooLong, InvalidRequest
-from outrider.protocol.messages import ModelInfo, TextPiece
+from outrider.protocol.messages import ModelInfo, PolicyEstimates, TextPiece
 from outrider.protocol.stages import Stage
 
 # From so many characters on, tokenising takes long enough to hold up other requests.
@@ -46,6 +46,8 @@ class Generation:
     """CPU threads of the target's last forward pass; 0: unknown."""
     draft_failure: str = ""
     """Why all or part of the text was generated without the draft; empty if it did not fail."""
+    estimates: PolicyEstimates | None = None
+    """The draft policy's at the end; None if it has decided nothing."""
 
     async def run(
         self,
@@ -101,6 +103,8 @@ class Generation:
                             yield pieces
                             if is_last:
                                 break
+                    if sessions.drafter is not None:
+                        self.estimates = policy.estimates()
                 finally:
                     if (failure := sessions.draft_failure) is not None:
                         self.draft_failure = failure.message
@@ -143,13 +147,13 @@ class Generation:
         self.path.book(step)
         self.speculation.count(step)
         self.num_target_threads = step.num_target_threads
-        pieces = []
+        pieces, origin = [], "lookup" if step.source is DraftSource.LOOKUP else "draft"
         for index, token_id in enumerate(step.token_ids):
             self.token_ids.append(token_id)
             self.num_committed_tokens += 1
             text = "" if token_id in eos else text_stream.push(token_id)
             self.text += text
-            source = "draft" if index < step.num_accepted_tokens else "target"
+            source = origin if index < step.num_accepted_tokens else "target"
             pieces.append(TextPiece(text, token_id, source))
             if token_id in eos or text_stream.stopped is not None:
                 self.stopped = True

@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from outrider.settings.options import DTYPES, THREADS, run_command
+from outrider.settings.options import DRAFT_DTYPES, DTYPES, THREADS, run_command
 from outrider_bench import RESULTS, SECTION_NAMES
 
 _WIDTH = 140  # of tables that go into a file
@@ -20,7 +20,9 @@ _WIDTH = 140  # of tables that go into a file
 @click.option("--draft", help="Draft model.  [default: the embedded pair's]")
 @click.option("--device", default="auto", show_default=True, help="Device of both models.")
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto", help="Of the target.")
-@click.option("--draft-dtype", type=click.Choice(DTYPES), default="auto", help="Of the draft.")
+@click.option(
+    "--draft-dtype", type=click.Choice(DRAFT_DTYPES), default="auto", help="Of the draft."
+)
 @click.option("--threads", type=THREADS, default=1, show_default=True,
               help="Of each model, and cores of each simulated host.")  # fmt: skip
 @click.option("--prompts", type=click.Path(exists=True, dir_okay=False, path_type=Path),

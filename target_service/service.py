@@ -7,7 +7,6 @@ from typing import Any
 from outrider.embedded import resolve_model
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
-from outrider.errors import ConfigurationError
 from outrider.serving.loading import in_own_thread, load_served_model
 from outrider.serving.server import run, serve
 from outrider.settings.options import ServerOptions
@@ -23,8 +22,6 @@ def run_target(server: ServerOptions, settings: dict[str, Any]) -> None:
         settings: fields of EngineOptions.
     """
     options = EngineOptions(**settings)
-    if options.dtype == "int8":
-        raise ConfigurationError("a model in int8 can only be a draft")
     if options.tensor_parallel > 1 and os.environ.get("RANK", "0") != "0":
         return follow(options)
     servicer = TargetServicer()

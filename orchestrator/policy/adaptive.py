@@ -3,6 +3,7 @@
 from orchestrator.policy.cost_model import READING, Acceptance, PairState, Plan, best_length
 from orchestrator.policy.draft_policy import Decision, StepContext
 from orchestrator.step import DraftState, StepRecord
+from outrider.protocol.messages import PolicyEstimates
 
 _NO_DRAFT = Plan(0.0, 0, 0)
 
@@ -79,6 +80,11 @@ class AdaptivePolicy:
         self._choose(hysteresis=1.0 if drafted else self._config.hysteresis)
         if self._drafts != drafted:
             self._probe_steps = 0
+
+    def estimates(self) -> PolicyEstimates | None:
+        if self._plan.goodput == 0.0:
+            return None
+        return self._pair.estimates(self._acceptance.rate, self._predrafts)
 
     def _is_probe_due(self) -> bool:
         pair, config, num_steps = self._pair, self._config, self._pair.steps_since_probe

@@ -1,11 +1,13 @@
 """The time and the tokens of steps, with and without a draft, as all texts of a pair observe."""
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from operator import mul
 
 from orchestrator.policy.config import MAX_DRAFT_LENGTH, PolicyConfig
 from orchestrator.step import DraftSource, DraftState, StepRecord
+from outrider.protocol.messages import PolicyEstimates
 
 READING = (DraftState.PREFILLING, DraftState.CATCHING_UP)
 
@@ -203,6 +205,21 @@ class PairState:
             tokens += (1 - self._miss_rate) * (expected_tokens(rate, hit_length) - tokens)
             ns += (1 - self._miss_rate) * (hit_ns - ns)
         return Plan(tokens / max(1.0, ns), predraft_length, miss_length)
+
+    def estimates(self, rate: float, predrafts: bool) -> PolicyEstimates:
+        """What it knows of the draft at an acceptance rate. See `plan`."""
+        goodput = self.idle_goodput
+        wanted = self.config.hysteresis * goodput
+        percent = bisect_left(
+            range(101), wanted, key=lambda rate: self.plan(rate / 100, goodput, predrafts).goodput
+        )
+        return PolicyEstimates(
+            acceptance_rate=rate,
+            sufficient_acceptance_rate=percent / 100,
+            target_step_ns=round(1 / goodput),
+            slowdown_ns=round(self._pass.costs[2]),
+            draft_token_ns=round(self.draft_ns(1)),
+        )
 
 
 def best_length(rate: float, price: float) -> int:

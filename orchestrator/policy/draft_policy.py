@@ -5,6 +5,7 @@ from typing import Protocol
 
 from orchestrator.policy.cost_model import PairState
 from orchestrator.step import DraftState, StepRecord
+from outrider.protocol.messages import PolicyEstimates
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +66,10 @@ class DraftPolicy(Protocol):
         """Learns from a step. Called at the end of every step."""
         ...
 
+    def estimates(self) -> PolicyEstimates | None:
+        """Why the draft works, or is idle; None if the policy does not decide that."""
+        ...
+
 
 @dataclass(frozen=True)
 class FixedLength:
@@ -94,3 +99,6 @@ class FixedLength:
 
     def observe(self, step: StepRecord) -> None:
         self.pair.observe(step, self.length)
+
+    def estimates(self) -> None:
+        return None

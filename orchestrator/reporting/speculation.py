@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from orchestrator.step import DraftSource, StepRecord
+from orchestrator.step import DraftSource, DraftState, StepRecord
 from outrider.protocol.messages import SpeculationStats
 
 
@@ -19,6 +19,9 @@ class Speculation(SpeculationStats):
         self.num_stale_steps += step.replaces_stale
         self.num_cache_misses += step.is_cache_miss
         self.num_predrafted_tokens = max(self.num_predrafted_tokens, step.num_predrafted_tokens)
+        if not step.is_prefill:
+            self.num_idle_steps += step.draft_state is DraftState.IDLE
+            self.num_active_steps += step.draft_state is DraftState.ACTIVE
         if step.num_draft_tokens == 0:
             return
         self.num_steps += 1

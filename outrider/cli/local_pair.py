@@ -11,7 +11,7 @@ from rich.console import Console
 
 from outrider.cli.processes import ServiceProcess, running_system
 from outrider.cores import available_cores
-from outrider.settings.options import run_options, together, trust_option
+from outrider.settings.options import DRAFT_DTYPES, run_options, together, trust_option
 from outrider.settings.sources import CONFIG_FILE
 
 _EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
@@ -35,7 +35,7 @@ pair_options = together(
     ),
     run_options(whose="both models"),
     run_options("target-", "the target"),
-    run_options("draft-", "the draft"),
+    run_options("draft-", "the draft", dtypes=DRAFT_DTYPES),
     trust_option,
 )
 """--target and --draft, and the options of how to run each of them or both."""
@@ -58,7 +58,7 @@ def local_pair(
         share_cores(target, draft)
     orchestrator_port, draft_port, target_port = ports
     with (
-        _progress("starting the services") as (show, stop),
+        progress("starting the services") as (show, stop),
         running_system(
             {**target, "port": target_port},
             {**draft, "port": draft_port} if has_draft else None,
@@ -72,7 +72,7 @@ def local_pair(
 
 
 @contextmanager
-def _progress(begin: str) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+def progress(begin: str) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
     """Functions that show progress, and that end it: a line of standard error that changes.
 
     Without a terminal each step is a new line.

@@ -5,33 +5,27 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from json import dumps
-from typing import Any, TextIO
+from typing import Any
 
 import click
-from rich.console import Console, RenderableType
 
 from outrider import __version__
 from outrider.cli import report
+from outrider.cli.generate import generate
 from outrider.cli.html_report import report as make_report
-from outrider.cli.local_pair import check_not_given, hand_on_config_file, local_pair, pair_options
-from outrider.cli.pages.request import record
-from outrider.cli.perfetto import write_trace
-from outrider.cli.processes import SAFELY
+from outrider.cli.local_pair import hand_on_config_file, local_pair, pair_options
+from outrider.cli.processes import SAFELY, ServiceProcess
+from outrider.cli.server_report import in_words, server_table
 from outrider.cli.top import top
 from outrider.client.client import Client
-from outrider.client.request import Prompt
-from outrider.client.results import Generation
-from outrider.errors import InvalidRequest, OutriderError
-from outrider.protocol.address import check_address, dialable, host_without_brackets
+from outrider.protocol.address import check_address, check_free, dialable, host_without_brackets
 from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
     PORT,
-    WHOLE_TEXT,
     checked,
     drain_option,
     run_group,
@@ -93,160 +87,31 @@ def up(
     chosen = [number for number in ports if number]  # 0 is any free port
     if len(set(chosen)) < len(chosen):
         raise click.UsageError("--port, --draft-port and --target-port must differ")
+    for number in chosen:  # which would be noticed after the models have been loaded
+        check_free(host if number == port else "127.0.0.1", number)
     try:
         with local_pair(settings, ports, host, drain_seconds) as (address, processes):
             click.echo(f"ready {address}")
             with Client(dialable(address)) as client:
-                click.echo(report.in_words(client.info()))
+                click.echo(in_words(client.info()))
             click.echo(f'next: outrider generate --address {dialable(address)} "What is a heron?"')
-            while all(process.poll() is None for process in processes):
+            while True:
+                for process in [each for each in processes if each.poll() is not None]:
+                    _note_end(process)
+                    processes.remove(process)
                 time.sleep(0.2)
-            raise next(p for p in processes if p.poll() is not None).failure()
     except KeyboardInterrupt:
         click.echo("stopped", err=True)
 
 
-@cli.command()
-@click.argument("text")
-@click.option("--address", callback=checked(check_address),
-              help="An orchestrator. Without it, three processes for this call.")  # fmt: skip
-@click.option("--max-new-tokens", type=click.IntRange(min=1), help="[default: 64]")
-@click.option("--temperature", type=float, default=0.0, help="0 is greedy.")
-@click.option("--top-k", type=click.IntRange(min=0), default=0)
-@click.option("--top-p", type=float)
-@click.option("--min-p", type=float, default=0.0)
-@click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1))
-@click.option(
-    "--stop-strings",
-    type=WHOLE_TEXT,
-    multiple=True,
-    help="A string that ends the text; repeatable.",
-)
-@click.option("--num-speculative-tokens", type=click.IntRange(min=0), help="Fixed draft length.")
-@click.option("--num-predrafts", type=click.IntRange(min=0),
-              help="Outcomes to predraft for; 0: sequential.")  # fmt: skip
-@click.option("--prompt-lookup/--no-prompt-lookup", default=None,
-              help="Drafts from the text itself; on unless their number is fixed.")  # fmt: skip
-@click.option("--no-speculation", is_flag=True, help="The target alone.")
-@click.option("--ignore-eos", is_flag=True, help="Go on after an end of text.")
-@click.option("--raw", is_flag=True, help="Continue the text instead of answering it.")
-@click.option(
-    "--compare", is_flag=True, help="Then again, by the target alone and with drafts, in turn."
-)
-@click.option("--json", is_flag=True, help="Print one JSON object, for `outrider report`, too.")
-@click.option("--trace", type=click.File("w", lazy=False, atomic=True),
-              help="A file for ui.perfetto.dev: what worked when.")  # fmt: skip
-@pair_options
-def generate(
-    text: str,
-    address: str | None,
-    raw: bool,
-    compare: bool,
-    json: bool,
-    trace: TextIO | None,
-    no_speculation: bool,
-    **settings: Any,
-) -> None:
-    """Answer TEXT ("-" reads it from standard input) and show where the time went."""
-    if compare and json:
-        raise click.UsageError("--compare and --json exclude each other")
-    parameters = {name: settings.pop(name) for name in _REQUEST_PARAMETERS}
-    parameters["trace"] = trace is not None
-    if no_speculation:
-        parameters["num_speculative_tokens"] = 0
-    text = sys.stdin.read() if text == "-" else text
-    if not text.strip():
-        raise InvalidRequest("there is no text to answer")
-    with _address(address, settings) as where, Client(where) as client:
-        prompt: Prompt = text
-        if not raw and client.info().has_chat_template:
-            prompt = [{"role": "user", "content": text}]
-        if json:
-            stream = client.stream(prompt, **(parameters | {"trace": True}))
-            click.echo(dumps(record(text, stream)))
-            generation = stream.result
-        else:
-            console = report.terminal()
-            generation = _show(console, client, prompt, parameters)
-        if trace is not None:
-            write_trace(trace, generation.trace)
-        if compare:
-            parameters |= {"seed": generation.seed, "trace": False}
-            console.print()
-            console.print(_comparison(client, prompt, parameters))
-
-
-# What is compared, and how often, since texts are short and machines busy.
-_WAYS: tuple[dict[str, Any], ...] = ({"num_speculative_tokens": 0}, {})
-_NUM_COMPARED = 3
-
-_REQUEST_PARAMETERS = (
-    "max_new_tokens",
-    "temperature",
-    "top_k",
-    "top_p",
-    "min_p",
-    "seed",
-    "stop_strings",
-    "num_speculative_tokens",
-    "ignore_eos",
-    "num_predrafts",
-    "prompt_lookup",
-)
-
-
-@contextmanager
-def _address(address: str | None, settings: dict[str, Any]) -> Iterator[str]:
-    if address is not None:
-        check_not_given(settings, beside="--address")
-        yield address
-        return
-    # One request at a time, and a second slot, since a slot is free only after its last pass.
-    settings["slots"] = settings["slots"] or 2
-    with local_pair(settings, (0, 0, 0)) as (where, _):
-        yield where
-
-
-def _streamed(client: Client, prompt: Prompt, parameters: dict[str, Any]) -> Generation:
-    """Reads the stream as `_show` does, which takes longer than `Client.generate`."""
-    stream = client.stream(prompt, **parameters)
-    for _ in stream:
-        pass
-    return stream.result
-
-
-def _comparison(client: Client, prompt: Prompt, parameters: dict[str, Any]) -> RenderableType:
-    """Generates the text several times more, alternately by the target alone and with drafts.
-
-    The first text, which was shown, does not count: a new service is slower.
-    """
-    pairs = [
-        [_streamed(client, prompt, parameters | changes) for changes in _WAYS]
-        for _ in range(_NUM_COMPARED)
-    ]
-    alone, speculative = zip(*pairs, strict=True)
-    return report.comparison(speculative, alone)
-
-
-def _show(
-    console: Console, client: Client, prompt: Prompt, parameters: dict[str, Any]
-) -> Generation:
-    """Streams the text to the terminal, then the report."""
-    if console.color_system is not None and not console.no_color:
-        console.print(report.legend())
-    stream = client.stream(prompt, **parameters)
-    has_begun = False
-    try:
-        for piece in stream:
-            report.show(piece, console)
-            has_begun = True
-    except OutriderError:
-        if has_begun:  # what went wrong gets a line for itself
-            console.print()
-        raise
-    console.print("\n")
-    console.print(report.report(stream.result))
-    return stream.result
+def _note_end(process: ServiceProcess) -> None:
+    """Says why a service ended; SystemExit unless the others can go on, as without the draft."""
+    reason = process.failure().message
+    if process.name == "draft_service":
+        click.echo(f"going on with the target alone: {reason}", err=True)
+    else:
+        click.echo(f"error: {reason}", err=True)
+        raise SystemExit(1)
 
 
 @cli.command()
@@ -265,8 +130,9 @@ def info(address: str, json: bool) -> None:
     if json:
         click.echo(dumps(dataclasses.asdict(answer)))
     else:
-        report.terminal().print(report.server_table(answer))
+        report.terminal().print(server_table(answer))
 
 
+cli.add_command(generate)
 cli.add_command(top)
 cli.add_command(make_report)

@@ -1,26 +1,46 @@
-"""Reports in the terminal: tokens by their source, and where the time went."""
+"""Reports about texts in the terminal: whose tokens they are, and where the time went.
+
+They fit into 80 columns. `docs/latency.md` explains the stages.
+"""
 
 import statistics
-from collections.abc import Iterable, Sequence
-from datetime import datetime
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.console import Console, Group, RenderableType
-from rich.markup import escape
 from rich.table import Column, Table
 from rich.text import Text
 
-from outrider.client.results import Generation, ServerInfo
-from outrider.protocol.messages import ModelInfo, Outage, SpeculationStats, TextPiece
+from outrider.cli.pages.shares import by_track
+from outrider.client.results import Generation
+from outrider.protocol.messages import SpeculationStats, TextPiece
+from outrider.protocol.stages import Stage, Track
 
-STYLES = {"draft": "green", "target": "bright_white bold"}
+# By the source of a token. The target's own have the terminal's own colour.
+STYLES = {"draft": "green", "lookup": "magenta", "target": ""}
 
-_BAR_WIDTH = 30
+_NAME_WIDTH = 16
+_BAR_WIDTH = 12
+
+_STAGES = {stage.value: stage for stage in Stage}
+_SMALLEST_SHARE = 0.0005  # shown as 0.1 %
+
+_ENDS = {
+    "stop": "the text ended",
+    "length": "max_new_tokens reached",
+    "context_limit": "the context is full",
+}
+
+Row = tuple[str, str, float, str]
 
 
 def legend() -> Text:
     """One line that explains the colours."""
     return Text.assemble(
-        ("accepted draft tokens", STYLES["draft"]), " · ", ("the target's own", STYLES["target"])
+        ("the draft's accepted tokens", STYLES["draft"]),
+        " · ",
+        ("those of prompt lookup", STYLES["lookup"]),
+        " · ",
+        ("the target's own", STYLES["target"]),
     )
 
 
@@ -34,93 +54,144 @@ def show(piece: TextPiece, console: Console) -> None:
 
 
 def report(generation: Generation) -> RenderableType:
-    """The latency report: stages on the critical path, what was hidden, and the counts."""
+    """Where the time went, the speed, and whose tokens they are."""
     latency, failure = generation.latency, generation.draft_failure.removeprefix("the draft: ")
     tables = {"critical path": latency.critical_path, "hidden behind it": latency.hidden}
     return Group(
-        *(stages_table(title, each, latency.wall_ns) for title, each in tables.items() if each),
-        Text(_speeds(generation)),
-        Text(_speculation(generation)),
+        tracks_table(latency.critical_path, latency.hidden, latency.wall_ns),
+        *(
+            Group(Text(), stages_table(title, stages, latency.wall_ns))
+            for title, stages in tables.items()
+            if stages
+        ),
+        Text(),
+        Text(_speed(generation)),
+        *_speculation(generation),
         *([Text(f"without the draft: {failure}", "yellow")] if failure else []),
     )
 
 
-def stages_table(title: str, stages: dict[str, int], wall_ns: int) -> Table:
-    """Stages by their time, each with its share of `wall_ns`."""
+def tracks_table(
+    critical_path: Mapping[str, int], hidden: Mapping[str, int], wall_ns: int
+) -> RenderableType:
+    """The time on draft, target, network and orchestrator: on the critical path, and hidden."""
+    on_path, behind = by_track(critical_path), by_track(hidden)
+    rows = [
+        (track, on_path[track], f"{_ms(behind[track])} hidden" if behind[track] else "")
+        for track in Track
+    ]
+    return share_table("where time went", "ms", _time_rows(rows, wall_ns), "cyan")
+
+
+def stages_table(title: str, stages: Mapping[str, int], wall_ns: int) -> RenderableType:
+    """Stages by their time, with shares of `wall_ns`; without those that would be 0.0 %."""
     by_time = sorted(stages.items(), key=lambda item: -item[1])
-    rows = [(stage, f"{ns / 1e6:.1f}", ns / wall_ns if wall_ns else 0.0) for stage, ns in by_time]
-    return share_table(title, "ms", rows, "cyan")
+    rows = [
+        (key, ns, _STAGES[key].meaning if key in _STAGES else "")
+        for key, ns in by_time
+        if ns >= _SMALLEST_SHARE * wall_ns
+    ]
+    return share_table(title, "ms", _time_rows(rows, wall_ns), "cyan")
 
 
-def share_table(
-    title: str, amount: str, rows: Iterable[tuple[str, str, float]], style: str
-) -> Table:
-    """Names, amounts and shares, each with its bar."""
+def _time_rows(rows: Iterable[tuple[str, float, str]], wall_ns: int) -> list[Row]:
+    return [
+        (name, f"{ns / 1e6:.1f}", ns / wall_ns if wall_ns else 0.0, note) for name, ns, note in rows
+    ]
+
+
+def share_table(title: str, amount: str, rows: Iterable[Row], style: str) -> Table:
+    """Names, amounts and shares, each with its bar and a note."""
     headings = (
-        Column(title, min_width=18),
-        Column(amount, justify="right", min_width=9),
+        Column(title, min_width=_NAME_WIDTH),
+        Column(amount, justify="right", min_width=8),
         Column("share", justify="right"),
+        Column("", min_width=_BAR_WIDTH),
+        Column("", style="dim"),
     )
-    table = Table(*headings, "", box=None, pad_edge=False, header_style="dim")
-    for name, text, share in rows:
-        table.add_row(name, text, f"{share:.1%}", Text(bar(share), style))
+    table = Table(*headings, box=None, pad_edge=False, header_style="dim")
+    for name, text, share, note in rows:
+        table.add_row(name, text, f"{share:.1%}", Text(bar(share, _BAR_WIDTH), style), note)
     return table
 
 
-def bar(share: float, width: int = _BAR_WIDTH) -> str:
+def bar(share: float, width: int) -> str:
     """A bar of eighths of a character, `width` characters for a share of 1."""
     eighths = round(min(max(share, 0.0), 1.0) * width * 8)
     return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
 
 
-def _speeds(generation: Generation) -> str:
+def _speed(generation: Generation) -> str:
     latency, usage = generation.latency, generation.usage
-    speed = f", {1e9 / latency.tpot_ns:.1f} tokens/s" if latency.tpot_ns else ""
-    return (
-        f"{usage.num_prompt_tokens} prompt + {usage.num_output_tokens} new tokens in "
-        f"{latency.wall_ns / 1e9:.2f} s · first token {latency.ttft_ns / 1e6:.0f} ms · "
-        f"{latency.tpot_ns / 1e6:.1f} ms a token{speed} · {generation.finish_reason}"
-    )
-
-
-def _speculation(generation: Generation) -> str:
-    counts = generation.speculation
-    if counts.num_steps == 0:
-        return "no speculation: the target alone"
+    end = _ENDS.get(generation.finish_reason, generation.finish_reason)
     text = (
-        f"{counts.num_accepted_tokens} of {counts.num_draft_tokens} draft tokens accepted "
-        f"({counts.draft_acceptance_rate:.1%}) in {counts.num_steps} steps · "
-        f"{counts.mean_acceptance_length:.2f} tokens a step · "
-        f"accepted 0, 1, 2, ...: {counts.acceptance_histogram}"
+        f"{usage.num_prompt_tokens} prompt + {usage.num_output_tokens} new tokens "
+        f"in {latency.wall_ns / 1e9:.2f} s ({end})\n"
+        f"first token after {latency.ttft_ns / 1e6:.0f} ms"
     )
-    if counts.num_lookup_steps:
-        text += (
-            f"\n{counts.num_lookup_steps} steps looked their draft up in the text "
-            f"({counts.num_lookup_accepted_tokens} of {counts.num_lookup_draft_tokens} "
-            "tokens accepted)"
-        )
-    if counts.num_predrafted_tokens:
-        text += f"\n{_cache_hits(counts)}"
-    if counts.num_pipelined_steps or counts.num_stale_steps:
-        text += (
-            f"\n{counts.num_pipelined_steps} verifications were pipelined · "
-            f"{counts.num_stale_steps} others were stale"
-        )
+    if latency.tpot_ns:
+        text += f", then {_ms(latency.tpot_ns)} a token, {1e9 / latency.tpot_ns:.1f} tokens/s"
     return text
 
 
-def _cache_hits(counts: SpeculationStats) -> str:
+def _speculation(generation: Generation) -> list[RenderableType]:
+    """Whose the tokens are, and how the steps with draft tokens went."""
+    counts = generation.speculation
+    if counts.num_steps == 0:
+        return [Text("no draft tokens: the target alone")]
+    histogram = list(counts.acceptance_histogram)
+    while histogram and histogram[-1] == 0:
+        histogram.pop()
+    lines = [
+        f"with draft tokens: {_counted(counts.num_steps, 'step')}, "
+        f"{counts.mean_acceptance_length:.2f} tokens a step",
+        f"steps that accepted 0, 1, 2, ...: {' '.join(map(str, histogram))}",
+    ]
+    if counts.num_predrafted_tokens:
+        lines.append(_predrafts(counts))
+    if counts.num_pipelined_steps or counts.num_stale_steps:
+        lines.append(
+            f"verifications sent before the previous result: {counts.num_pipelined_steps} "
+            f"in time, {counts.num_stale_steps} stale"
+        )
+    return [Text(), _sources_table(generation), Text("\n".join(lines))]
+
+
+def _sources_table(generation: Generation) -> Table:
+    """The text's tokens by their source, and how many were drafted for them."""
+    counts = generation.speculation
+    num_looked_up = counts.num_lookup_accepted_tokens
+    rows = (
+        ("draft", counts.num_accepted_tokens - num_looked_up,
+         counts.num_draft_tokens - counts.num_lookup_draft_tokens),
+        ("lookup", num_looked_up, counts.num_lookup_draft_tokens),
+    )  # fmt: skip
+    headings = (Column(heading, justify="right") for heading in ("accepted", "drafted", "rate"))
+    table = Table(
+        Column("tokens of", min_width=_NAME_WIDTH),
+        *headings,
+        box=None,
+        pad_edge=False,
+        header_style="dim",
+    )
+    for source, num_accepted, num_drafted in rows:
+        if num_drafted:
+            name = Text("prompt lookup" if source == "lookup" else source, STYLES[source])
+            rate = f"{num_accepted / num_drafted:.1%}"
+            table.add_row(name, str(num_accepted), str(num_drafted), rate)
+    num_own = generation.usage.num_output_tokens - counts.num_accepted_tokens
+    table.add_row("target", str(max(0, num_own)), "", "")
+    return table
+
+
+def _predrafts(counts: SpeculationStats) -> str:
     """How often draft tokens were predrafted, and how many of these were accepted."""
-    num_hits, on_hits = counts.num_cache_hits, counts.num_cache_hit_accepted_tokens
-    num_misses = counts.num_cache_misses
-    on_misses = counts.num_accepted_tokens - counts.num_lookup_accepted_tokens - on_hits
-    parts = [f"{num_hits} of {num_hits + num_misses} steps were cache hits"]
-    if num_hits:
-        parts.append(f"{1 + on_hits / num_hits:.2f} tokens a step")
-    if num_misses:
-        parts.append(f"{1 + on_misses / num_misses:.2f} on the others")
-    parts.append(f"of {counts.num_predrafted_tokens} tokens predrafted, {on_hits} were accepted")
-    return " · ".join(parts)
+    num_steps = counts.num_cache_hits + counts.num_cache_misses
+    return (
+        f"predrafted tokens: {counts.num_predrafted_tokens}, of which "
+        f"{counts.num_cache_hit_accepted_tokens} accepted; cache hits: "
+        f"{counts.num_cache_hits} of {_counted(num_steps, 'step')}"
+    )
 
 
 def comparison(speculative: Sequence[Generation], alone: Sequence[Generation]) -> RenderableType:
@@ -129,14 +200,14 @@ def comparison(speculative: Sequence[Generation], alone: Sequence[Generation]) -
     Times to the first token are not comparable: the second text finds its prompt read.
     """
     headings = (Column(heading, justify="right") for heading in ("ms a token", "tokens/s"))
-    table = Table("", *headings, box=None, pad_edge=False, header_style="dim")
-    for name, generations in (("target alone", alone), ("with draft", speculative)):
+    name = Column("compared", min_width=_NAME_WIDTH)
+    table = Table(name, *headings, box=None, pad_edge=False, header_style="dim")
+    for way, generations in (("target alone", alone), ("with draft", speculative)):
         tpot_ns = _median_tpot_ns(generations)
-        speed = f"{1e9 / tpot_ns:.1f}" if tpot_ns else ""
-        table.add_row(name, f"{tpot_ns / 1e6:.1f}", speed)
+        table.add_row(way, f"{tpot_ns / 1e6:.1f}", f"{1e9 / tpot_ns:.1f}" if tpot_ns else "")
     texts = {tuple(generation.token_ids) for generation in (*speculative, *alone)}
-    result = "the same tokens" if len(texts) == 1 else "DIFFERENT tokens"
-    told = f"speedup {speedup(speculative, alone):.2f}x, {result}"
+    is_same = "yes" if len(texts) == 1 else "NO"
+    told = f"speedup {speedup(speculative, alone):.2f}x · same text: {is_same}"
     return Group(table, Text(f"{told} · medians of {len(alone)} texts each, in turn"))
 
 
@@ -150,62 +221,12 @@ def _median_tpot_ns(generations: Sequence[Generation]) -> float:
     return statistics.median(generation.latency.tpot_ns for generation in generations)
 
 
-def in_words(info: ServerInfo) -> str:
-    """A line for each model: its name, precision and device."""
-    draft = "none" if info.draft is None else _model_in_words(info.draft)
-    return f"target: {_model_in_words(info.target)}\ndraft: {draft}"
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
-def _model_in_words(model: ModelInfo) -> str:
-    threads = f"{model.num_threads} thread{'s' if model.num_threads > 1 else ''}"
-    return f"{model.model_id} {model.dtype} ({threads if model.num_threads else model.device})"
-
-
-_MODEL_ROWS = (
-    *(
-        "model",
-        "dtype",
-        "device",
-        "threads",
-        "context",
-        "vocabulary",
-        "ends at",
-        "slots",
-        "tokens held",
-    ),
-    "bits independent of the pass",
-)
-
-
-def server_table(info: ServerInfo) -> RenderableType:
-    """The models that an orchestrator serves, and what it cannot use."""
-    models = {"target": info.target} | ({"draft": info.draft} if info.draft else {})
-    table = Table("", *models, box=None, pad_edge=False, header_style="dim", title_justify="left")
-    table.title = f"Outrider {info.version}"
-    for name, *cells in zip(_MODEL_ROWS, *map(_model_cells, models.values()), strict=True):
-        table.add_row(name, *cells)
-    return Group(table, *([outage(info.draft_outage)] if info.draft_outage else []))
-
-
-def outage(draft: Outage) -> Text:
-    since = datetime.fromtimestamp(draft.since_ms / 1e3).astimezone()
-    words = f"no draft since {since:%Y-%m-%d %H:%M:%S %Z}: {draft.reason} (at {draft.address})"
-    return Text(words, "yellow")
-
-
-def _model_cells(model: ModelInfo) -> list[str]:
-    return [
-        escape(model.model_id),
-        model.dtype,
-        model.device,
-        str(model.num_threads or "-"),
-        str(model.max_context_length),
-        str(model.vocab_size),
-        ", ".join(map(str, model.eos_token_ids)) or "-",
-        str(model.num_slots),
-        f"{model.num_cached_tokens} of {model.max_cached_tokens}",
-        str(model.batch_invariance or "-"),
-    ]
+def _ms(ns: float) -> str:
+    return f"{ns / 1e6:.1f} ms"
 
 
 def terminal() -> Console:

@@ -13,7 +13,8 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from outrider.cli.report import outage, share_table, stages_table, terminal
+from outrider.cli.report import share_table, stages_table, terminal, tracks_table
+from outrider.cli.server_report import outage
 from outrider.client.client import Client
 from outrider.client.results import ServerActivity, ServerInfo
 from outrider.errors import OutriderError
@@ -165,7 +166,7 @@ def _acceptance(then: ServerActivity, now: ServerActivity) -> RenderableType:
     looked_up = (now.num_lookup_steps - then.num_lookup_steps) / num_steps
     when = "" if recent else " (since the start)"
     counts = zip(drafted, accepted, strict=True)
-    rows = [(str(i), str(all_), taken / all_) for i, (all_, taken) in enumerate(counts) if all_]
+    rows = [(str(i), str(all_), taken / all_, "") for i, (all_, taken) in enumerate(counts) if all_]
     table = share_table(f"accepted at position{when}", "drafted", rows, "green")
     summary = (
         f"{sum(accepted) / sum(drafted):.1%} of draft tokens accepted · "
@@ -180,9 +181,16 @@ def _difference(now: Sequence[int], then: Sequence[int]) -> list[int]:
 
 
 def _time(then: ServerActivity, now: ServerActivity) -> RenderableType:
-    """The time of all requests by stage; since the start, if nothing ran meanwhile."""
-    stages = _spent(then.critical_path, now.critical_path) or _spent({}, now.critical_path)
-    return stages_table("critical path", stages, sum(stages.values()))
+    """The time of all requests; since the start, if nothing ran meanwhile."""
+    stages = _spent(then.critical_path, now.critical_path)
+    if not stages:
+        stages, then = now.critical_path, ServerActivity()
+    total_ns = sum(stages.values())
+    return Group(
+        tracks_table(stages, _spent(then.hidden, now.hidden), total_ns),
+        Text(),
+        stages_table("critical path", stages, total_ns),
+    )
 
 
 def _spent(then: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:

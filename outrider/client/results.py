@@ -5,7 +5,14 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
 from outrider.protocol.codec import model_info_from_wire
-from outrider.protocol.messages import Interval, ModelInfo, Outage, SpeculationStats, TextPiece
+from outrider.protocol.messages import (
+    Interval,
+    ModelInfo,
+    Outage,
+    PolicyEstimates,
+    SpeculationStats,
+    TextPiece,
+)
 from outrider.v1 import generation_pb2
 
 T = TypeVar("T")
@@ -49,6 +56,8 @@ class Generation:
     """CPU threads of the target's last forward pass; 0: unknown."""
     draft_failure: str = ""
     """Why all or part of the text was generated without the draft; empty if it did not fail."""
+    estimates: PolicyEstimates | None = None
+    """The draft policy's; None if it decided nothing: a fixed draft length, or no draft."""
 
     def to_dict(self) -> dict[str, Any]:
         """Nested dictionaries, as printed by `outrider generate --json`; without the trace."""
@@ -114,6 +123,9 @@ def generation_from_wire(message: generation_pb2.GenerateResponse) -> Generation
         trace=[_of(Interval, one, counts=dict(one.counts)) for one in message.trace],
         num_target_threads=message.num_target_threads,
         draft_failure=message.draft_failure,
+        estimates=(
+            _of(PolicyEstimates, message.estimates) if message.HasField("estimates") else None
+        ),
     )
 
 

@@ -77,11 +77,13 @@ class RequestIds(Around):
 
         def tell(code: grpc.StatusCode) -> None:
             seconds = time.perf_counter() - began
+            # A session lasts until its client closes it.
+            is_closed = method.kind == "bidi_stream" and code is grpc.StatusCode.CANCELLED
             log.log(
                 logging.DEBUG if method.is_quiet else logging.INFO,
                 "%s %s in %.3f s",
                 method.name,
-                code.name,
+                "closed by its client" if is_closed else code.name,
                 seconds,
                 extra={
                     "method": method.name,

@@ -6,6 +6,7 @@ of seven digits as another port.
 
 import ipaddress
 import re
+import socket
 
 from outrider.errors import ConfigurationError
 
@@ -90,3 +91,14 @@ def dialable(address: str) -> str:
     host, _, port = address.rpartition(":")
     local = {"0.0.0.0": "127.0.0.1", "[::]": "[::1]"}
     return f"{local.get(host, host)}:{port}"
+
+
+def check_free(host: str, port: int) -> None:
+    """Raises ConfigurationError if this machine cannot listen there; the message says why."""
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        socket.create_server((host, port), family=family).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]  # what Python adds
+        address = join_host_port(host, port)
+        raise ConfigurationError(f"cannot listen on {address}: {reason}") from error

@@ -127,6 +127,8 @@ class SpeculationStats:
     num_pipelined_steps: int = 0
     num_stale_steps: int = 0
     num_cache_misses: int = 0
+    num_idle_steps: int = 0
+    num_active_steps: int = 0
 
     def add(self, other: Self) -> None:
         """Adds another's counts to these."""
@@ -148,8 +150,22 @@ class SpeculationStats:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyEstimates:
+    """What the draft policy estimated; see PolicyEstimates in the protocol."""
+
+    acceptance_rate: float = 0.0
+    sufficient_acceptance_rate: float = 0.0
+    target_step_ns: int = 0
+    slowdown_ns: int = 0
+    draft_token_ns: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class TextPiece:
-    """A token and the text that it completed. `source` is "draft" (accepted) or "target"."""
+    """A token and the text that it completed.
+
+    `source` is "draft" or "lookup", whose tokens the target accepted, or "target".
+    """
 
     text: str
     token_id: int

@@ -5,7 +5,6 @@ import ctypes
 import gc
 import logging
 import os
-import socket
 import sys
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import suppress
@@ -20,7 +19,7 @@ from outrider.errors import ConfigurationError, EngineFailed
 from outrider.exits import exit_at_once, exit_with_parent
 from outrider.observability import logs, telemetry
 from outrider.observability.logs import RequestIds
-from outrider.protocol.address import join_host_port
+from outrider.protocol.address import check_free, join_host_port
 from outrider.protocol.channel import MAX_MESSAGE_BYTES
 from outrider.serving.calls import IdleTimeouts, RunningCalls
 from outrider.serving.error_interceptors import ErrorInterceptor, OtherServices
@@ -169,19 +168,8 @@ def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
     try:
         return server.add_insecure_port(address)
     except RuntimeError as error:
-        raise ConfigurationError(
-            f"cannot listen on {address}: {_bind_reason(host, port)}"
-        ) from error
-
-
-def _bind_reason(host: str, port: int) -> str:
-    """Why gRPC could not bind, which it does not say, by trying again without it."""
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.create_server((host, port), family=family):
-            return "unknown reason"
-    except OSError as error:
-        return (error.strerror or str(error)).partition(" (while")[0]  # what Python adds
+        check_free(host, port)  # says the reason, which gRPC does not
+        raise ConfigurationError(f"cannot listen on {address}") from error
 
 
 def run(main: Coroutine[Any, Any, None], options: ServerOptions, name: str) -> None:

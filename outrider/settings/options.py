@@ -87,7 +87,8 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 # the time. gRPC looks at this when it is imported.
 GRPC_EXPERIMENTS = "-event_engine_client,-event_engine_listener"
 
-DTYPES = ("auto", "float32", "bfloat16", "float16", "int8")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+DRAFT_DTYPES = (*DTYPES, "int8")
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -187,7 +188,10 @@ trust_option = click.option(
 
 
 def run_options(
-    prefix: str = "", whose: str = "the model", default: str | None = None
+    prefix: str = "",
+    whose: str = "the model",
+    default: str | None = None,
+    dtypes: Sequence[str] = DTYPES,
 ) -> Callable[[F], F]:
     """Adds --device, --dtype, --threads, --slots and what slots hold, maybe prefixed."""
     at_least_one = click.IntRange(min=1)
@@ -197,7 +201,7 @@ def run_options(
         ),
         click.option(
             f"--{prefix}dtype",
-            type=click.Choice(DTYPES),
+            type=click.Choice(dtypes),
             default=default,
             help=f"Precision of {whose}; auto takes what the hardware is fast in.",
         ),
@@ -221,30 +225,31 @@ def run_options(
     )
 
 
-model_options = together(
-    click.option(
-        "--model",
-        default="default",
-        show_default=True,
-        callback=checked(_check_named),
-        help="Hugging Face id, local folder or GGUF file; 'default' is the embedded pair.",
-    ),
-    run_options(default="auto"),
-    click.option(
-        "--graphs/--no-graphs",
-        default=True,
-        show_default=True,
-        help="On CUDA, whether short passes are replayed as graphs, which choose tokens, too.",
-    ),
-    click.option(
-        "--adapt-threads/--no-adapt-threads",
-        default=True,
-        show_default=True,
-        help="Whether fewer CPU threads compute while other programs need the cores.",
-    ),
-    trust_option,
-)
-"""--model, and the options of how to run it."""
+def model_options(dtypes: Sequence[str]) -> Callable[[F], F]:
+    """Adds --model, and the options of how to run it."""
+    return together(
+        click.option(
+            "--model",
+            default="default",
+            show_default=True,
+            callback=checked(_check_named),
+            help="Hugging Face id, local folder or GGUF file; 'default' is the embedded pair.",
+        ),
+        run_options(default="auto", dtypes=dtypes),
+        click.option(
+            "--graphs/--no-graphs",
+            default=True,
+            show_default=True,
+            help="On CUDA, whether short passes are replayed as graphs, which choose tokens, too.",
+        ),
+        click.option(
+            "--adapt-threads/--no-adapt-threads",
+            default=True,
+            show_default=True,
+            help="Whether fewer CPU threads compute while other programs need the cores.",
+        ),
+        trust_option,
+    )
 
 
 def settings_group(**attributes: Any) -> click.Group:

@@ -21,6 +21,7 @@ class TokenSource(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
     TOKEN_SOURCE_UNSPECIFIED: _ClassVar[TokenSource]
     TOKEN_SOURCE_DRAFT: _ClassVar[TokenSource]
     TOKEN_SOURCE_TARGET: _ClassVar[TokenSource]
+    TOKEN_SOURCE_LOOKUP: _ClassVar[TokenSource]
 FINISH_REASON_UNSPECIFIED: FinishReason
 FINISH_REASON_STOP: FinishReason
 FINISH_REASON_LENGTH: FinishReason
@@ -28,6 +29,7 @@ FINISH_REASON_CONTEXT_LIMIT: FinishReason
 TOKEN_SOURCE_UNSPECIFIED: TokenSource
 TOKEN_SOURCE_DRAFT: TokenSource
 TOKEN_SOURCE_TARGET: TokenSource
+TOKEN_SOURCE_LOOKUP: TokenSource
 
 class ChatMessage(_message.Message):
     __slots__ = ("role", "content")
@@ -82,7 +84,7 @@ class Usage(_message.Message):
     def __init__(self, num_prompt_tokens: _Optional[int] = ..., num_output_tokens: _Optional[int] = ...) -> None: ...
 
 class SpeculationStats(_message.Message):
-    __slots__ = ("num_steps", "num_draft_tokens", "num_accepted_tokens", "draft_acceptance_rate", "mean_acceptance_length", "acceptance_histogram", "num_cache_hits", "num_cache_hit_accepted_tokens", "num_predrafted_tokens", "num_lookup_steps", "num_lookup_draft_tokens", "num_lookup_accepted_tokens", "num_pipelined_steps", "num_stale_steps", "num_cache_misses")
+    __slots__ = ("num_steps", "num_draft_tokens", "num_accepted_tokens", "draft_acceptance_rate", "mean_acceptance_length", "acceptance_histogram", "num_cache_hits", "num_cache_hit_accepted_tokens", "num_predrafted_tokens", "num_lookup_steps", "num_lookup_draft_tokens", "num_lookup_accepted_tokens", "num_pipelined_steps", "num_stale_steps", "num_cache_misses", "num_idle_steps", "num_active_steps")
     NUM_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_DRAFT_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_ACCEPTED_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -98,6 +100,8 @@ class SpeculationStats(_message.Message):
     NUM_PIPELINED_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_STALE_STEPS_FIELD_NUMBER: _ClassVar[int]
     NUM_CACHE_MISSES_FIELD_NUMBER: _ClassVar[int]
+    NUM_IDLE_STEPS_FIELD_NUMBER: _ClassVar[int]
+    NUM_ACTIVE_STEPS_FIELD_NUMBER: _ClassVar[int]
     num_steps: int
     num_draft_tokens: int
     num_accepted_tokens: int
@@ -113,7 +117,23 @@ class SpeculationStats(_message.Message):
     num_pipelined_steps: int
     num_stale_steps: int
     num_cache_misses: int
-    def __init__(self, num_steps: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., draft_acceptance_rate: _Optional[float] = ..., mean_acceptance_length: _Optional[float] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., num_cache_hits: _Optional[int] = ..., num_cache_hit_accepted_tokens: _Optional[int] = ..., num_predrafted_tokens: _Optional[int] = ..., num_lookup_steps: _Optional[int] = ..., num_lookup_draft_tokens: _Optional[int] = ..., num_lookup_accepted_tokens: _Optional[int] = ..., num_pipelined_steps: _Optional[int] = ..., num_stale_steps: _Optional[int] = ..., num_cache_misses: _Optional[int] = ...) -> None: ...
+    num_idle_steps: int
+    num_active_steps: int
+    def __init__(self, num_steps: _Optional[int] = ..., num_draft_tokens: _Optional[int] = ..., num_accepted_tokens: _Optional[int] = ..., draft_acceptance_rate: _Optional[float] = ..., mean_acceptance_length: _Optional[float] = ..., acceptance_histogram: _Optional[_Iterable[int]] = ..., num_cache_hits: _Optional[int] = ..., num_cache_hit_accepted_tokens: _Optional[int] = ..., num_predrafted_tokens: _Optional[int] = ..., num_lookup_steps: _Optional[int] = ..., num_lookup_draft_tokens: _Optional[int] = ..., num_lookup_accepted_tokens: _Optional[int] = ..., num_pipelined_steps: _Optional[int] = ..., num_stale_steps: _Optional[int] = ..., num_cache_misses: _Optional[int] = ..., num_idle_steps: _Optional[int] = ..., num_active_steps: _Optional[int] = ...) -> None: ...
+
+class PolicyEstimates(_message.Message):
+    __slots__ = ("acceptance_rate", "sufficient_acceptance_rate", "target_step_ns", "slowdown_ns", "draft_token_ns")
+    ACCEPTANCE_RATE_FIELD_NUMBER: _ClassVar[int]
+    SUFFICIENT_ACCEPTANCE_RATE_FIELD_NUMBER: _ClassVar[int]
+    TARGET_STEP_NS_FIELD_NUMBER: _ClassVar[int]
+    SLOWDOWN_NS_FIELD_NUMBER: _ClassVar[int]
+    DRAFT_TOKEN_NS_FIELD_NUMBER: _ClassVar[int]
+    acceptance_rate: float
+    sufficient_acceptance_rate: float
+    target_step_ns: int
+    slowdown_ns: int
+    draft_token_ns: int
+    def __init__(self, acceptance_rate: _Optional[float] = ..., sufficient_acceptance_rate: _Optional[float] = ..., target_step_ns: _Optional[int] = ..., slowdown_ns: _Optional[int] = ..., draft_token_ns: _Optional[int] = ...) -> None: ...
 
 class StageDuration(_message.Message):
     __slots__ = ("stage", "duration_ns")
@@ -138,7 +158,7 @@ class LatencyReport(_message.Message):
     def __init__(self, wall_ns: _Optional[int] = ..., ttft_ns: _Optional[int] = ..., tpot_ns: _Optional[int] = ..., critical_path: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ..., hidden: _Optional[_Iterable[_Union[StageDuration, _Mapping]]] = ...) -> None: ...
 
 class GenerateResponse(_message.Message):
-    __slots__ = ("text", "token_ids", "finish_reason", "seed", "usage", "speculation", "latency", "trace", "draft_failure", "num_target_threads")
+    __slots__ = ("text", "token_ids", "finish_reason", "seed", "usage", "speculation", "latency", "trace", "draft_failure", "num_target_threads", "estimates")
     TEXT_FIELD_NUMBER: _ClassVar[int]
     TOKEN_IDS_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
@@ -149,6 +169,7 @@ class GenerateResponse(_message.Message):
     TRACE_FIELD_NUMBER: _ClassVar[int]
     DRAFT_FAILURE_FIELD_NUMBER: _ClassVar[int]
     NUM_TARGET_THREADS_FIELD_NUMBER: _ClassVar[int]
+    ESTIMATES_FIELD_NUMBER: _ClassVar[int]
     text: str
     token_ids: _containers.RepeatedScalarFieldContainer[int]
     finish_reason: FinishReason
@@ -159,7 +180,8 @@ class GenerateResponse(_message.Message):
     trace: _containers.RepeatedCompositeFieldContainer[TraceInterval]
     draft_failure: str
     num_target_threads: int
-    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., seed: _Optional[int] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., latency: _Optional[_Union[LatencyReport, _Mapping]] = ..., trace: _Optional[_Iterable[_Union[TraceInterval, _Mapping]]] = ..., draft_failure: _Optional[str] = ..., num_target_threads: _Optional[int] = ...) -> None: ...
+    estimates: PolicyEstimates
+    def __init__(self, text: _Optional[str] = ..., token_ids: _Optional[_Iterable[int]] = ..., finish_reason: _Optional[_Union[FinishReason, str]] = ..., seed: _Optional[int] = ..., usage: _Optional[_Union[Usage, _Mapping]] = ..., speculation: _Optional[_Union[SpeculationStats, _Mapping]] = ..., latency: _Optional[_Union[LatencyReport, _Mapping]] = ..., trace: _Optional[_Iterable[_Union[TraceInterval, _Mapping]]] = ..., draft_failure: _Optional[str] = ..., num_target_threads: _Optional[int] = ..., estimates: _Optional[_Union[PolicyEstimates, _Mapping]] = ...) -> None: ...
 
 class TraceInterval(_message.Message):
     __slots__ = ("track", "lane", "name", "begin_ns", "duration_ns", "counts")

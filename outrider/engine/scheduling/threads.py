@@ -174,7 +174,7 @@ class AdaptiveThreads:
             return False
         is_less = self._wanted < self.current
         reason = "other programs need the cores" if is_less else "the cores are free again"
-        log.warning("%d threads instead of %d: %s", self._wanted, self.current, reason)
+        log.warning("CPU threads: %d instead of %d: %s", self._wanted, self.current, reason)
         if not is_less:
             self._raised_at = self._clock()
         self.current = self._wanted

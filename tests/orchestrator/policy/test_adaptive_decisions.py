@@ -91,6 +91,21 @@ def test_a_new_text_starts_from_what_others_have_shown() -> None:
     assert not any(start.keeps_up for start in starts)
 
 
+@pytest.mark.parametrize("acceptance", [0.1, 0.9])
+def test_estimates_tell_from_which_acceptance_rate_on_the_draft_works(acceptance: float) -> None:
+    state = PairState(token_ns=4.0 * MS)
+    policy = drafting(state, acceptance, 300, token_ms=4)
+    estimates = policy.estimates()
+    assert estimates is not None
+    assert estimates.acceptance_rate == pytest.approx(acceptance, abs=0.15)
+    assert 0.15 < estimates.sufficient_acceptance_rate < 0.8
+    works = estimates.acceptance_rate > estimates.sufficient_acceptance_rate
+    # Other decisions are probes.
+    assert works == (statistics.mean(policy.decide(ACTIVE).drafts for _ in range(9)) > 0.5)
+    assert estimates.target_step_ns == pytest.approx(40 * MS, rel=0.1)
+    assert AdaptivePolicy(PairState()).estimates() is None
+
+
 def test_what_is_worth_no_wait_is_not_waited_for_on_a_miss() -> None:
     def miss_length(draft_ms: float) -> int:
         policy = AdaptivePolicy(PairState(token_ns=1.0 * MS))

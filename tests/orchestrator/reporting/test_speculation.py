@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from orchestrator.reporting.speculation import Speculation
-from orchestrator.step import DraftSource, StepRecord
+from orchestrator.step import DraftSource, DraftState, StepRecord
 
 
 def test_steps_are_counted_by_what_became_of_their_draft_tokens() -> None:
@@ -12,6 +12,10 @@ def test_steps_are_counted_by_what_became_of_their_draft_tokens() -> None:
         StepRecord((1, 2, 3), 2, 2, DraftSource.DRAFTED, is_cache_miss=True),
         StepRecord((1,), 2, 0, DraftSource.LOOKUP, replaces_stale=True),
         StepRecord((1,), is_cache_miss=True, num_predrafted_tokens=11),
+        StepRecord((1,), draft_state=DraftState.IDLE),
+        StepRecord((1,), draft_state=DraftState.IDLE, is_prefill=True),
+        StepRecord((1,), draft_state=DraftState.PREFILLING),
+        *2 * [StepRecord((1,), draft_state=DraftState.ACTIVE)],
     ):
         counts.count(step)
     assert counts == Speculation(
@@ -28,6 +32,8 @@ def test_steps_are_counted_by_what_became_of_their_draft_tokens() -> None:
         num_pipelined_steps=1,
         num_stale_steps=1,
         num_cache_misses=2,
+        num_idle_steps=1,
+        num_active_steps=2,
     )
     assert [counts.drafted_at(i) for i in range(3)] == [3, 3, 1]
     assert [counts.accepted_at(i) for i in range(3)] == [2, 1, 0]

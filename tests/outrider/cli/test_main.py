@@ -121,7 +121,7 @@ def test_compare_repeats_the_request_without_draft_and_with_the_same_seed(
     assert [r.HasField("num_speculative_tokens") for r in compared] == [True, False] * 3
     assert {(r.seed, r.num_speculative_tokens) for r in compared} == {(response().seed, 0)}
     assert {r.temperature for r in service.requests} == {1.0}
-    assert "speedup 1.00x, the same tokens" in result.stdout
+    assert "speedup 1.00x · same text: yes" in result.stdout
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"], ["--compare"]])

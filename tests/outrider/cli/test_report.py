@@ -7,8 +7,9 @@ import pytest
 from rich.console import Console, RenderableType
 
 from outrider.cli import report
-from outrider.client.results import Generation, Latency, ServerInfo, Usage
-from outrider.protocol.messages import ModelInfo, SpeculationStats, TextPiece
+from outrider.client.results import Generation, Latency, Usage
+from outrider.protocol.messages import SpeculationStats, TextPiece
+from outrider.protocol.stages import Stage
 
 ALONE = Generation(
     text="ab",
@@ -17,7 +18,7 @@ ALONE = Generation(
     seed=0,
     usage=Usage(3, 2),
     speculation=SpeculationStats(0, 0, 0, []),
-    latency=Latency(4_000_000, 1_000_000, 3_000_000, {"verify": 4_000_000}, {}),
+    latency=Latency(4_000_000, 1_000_000, 3_000_000, {"verify_compute": 4_000_000}, {}),
 )
 SPECULATIVE = dataclasses.replace(
     ALONE,
@@ -26,7 +27,7 @@ SPECULATIVE = dataclasses.replace(
         4_000_000,
         1_000_000,
         1_500_000,
-        {"draft": 1_000_000, "verify": 3_000_000},
+        {"draft_compute": 1_000_000, "verify_compute": 3_000_000},
         {"detokenize": 500_000},
     ),
 )
@@ -49,8 +50,9 @@ def test_what_is_piped_is_the_text_itself() -> None:
 def test_a_terminal_sees_whose_a_piece_is() -> None:
     output = io.StringIO()
     console = Console(file=output, force_terminal=True, color_system="standard")
-    report.show(TextPiece("a", 1, "draft"), console)
-    assert output.getvalue() == "\x1b[32ma\x1b[0m"
+    for source in ("draft", "lookup", "target"):
+        report.show(TextPiece("a", 1, source), console)
+    assert output.getvalue() == "\x1b[32ma\x1b[0m\x1b[35ma\x1b[0ma"
 
 
 @pytest.mark.parametrize(
@@ -61,17 +63,67 @@ def test_bars_have_eighths(share: float, expected: str) -> None:
     assert report.bar(share, width=4) == expected
 
 
-def test_stages_have_durations_and_shares() -> None:
-    lines = [line.split() for line in shown(report.report(SPECULATIVE)).splitlines()]
-    assert ["verify", "3.0", "75.0%"] in [line[:3] for line in lines]
-    assert ["draft", "1.0", "25.0%"] in [line[:3] for line in lines]
-    assert ["detokenize", "0.5", "12.5%"] in [line[:3] for line in lines]
+def lines(renderable: RenderableType) -> list[list[str]]:
+    return [line.split() for line in shown(renderable).splitlines()]
 
 
-def test_speculation_is_told_in_counts() -> None:
-    text = shown(report.report(SPECULATIVE))
-    assert "3 of 4 draft tokens accepted (75.0%) in 2 steps · 2.50 tokens a step" in text
-    assert "1.5 ms a token, 666.7 tokens/s" in text
+def test_stages_have_durations_shares_and_meanings() -> None:
+    latency = dataclasses.replace(
+        SPECULATIVE.latency, critical_path={"verify_compute": 3_000_000, "queue": 1, "new": 500_000}
+    )
+    found = lines(report.report(dataclasses.replace(SPECULATIVE, latency=latency)))
+    assert ["verify_compute", "3.0", "75.0%"] in [line[:3] for line in found]
+    assert ["detokenize", "0.5", "12.5%"] in [line[:3] for line in found]
+    assert ["new", "0.5", "12.5%"] in [line[:3] for line in found]  # of a newer orchestrator
+    assert Stage.VERIFY_COMPUTE.meaning in shown(report.report(SPECULATIVE))
+    assert "queue" not in {line[0] for line in found if line}  # 0.0 %
+
+
+def test_time_is_summed_by_where_it_passed() -> None:
+    path = {"verify_compute": 2_000_000, "verify_queue": 500_000, "verify_network": 1_000_000}
+    hidden = {"draft_compute": 2_000_000, "prefill_draft": 1_000_000}
+    found = lines(report.tracks_table({**path, "tokenize": 500_000}, hidden, 4_000_000))
+    assert [line[:3] for line in found[1:]] == [
+        ["draft", "0.0", "0.0%"],
+        ["target", "2.5", "62.5%"],
+        ["network", "1.0", "25.0%"],
+        ["orchestrator", "0.5", "12.5%"],
+    ]
+    assert found[1][-3:] == ["3.0", "ms", "hidden"]
+
+
+def test_a_report_fits_into_80_columns() -> None:
+    stages = {stage.value: 10**9 for stage in Stage} | {"verify_queue": 10**11}
+    latency = Latency(10**11, 10**11, 10**11, stages, stages)
+    counts = SpeculationStats(99, 1000, 400, [9] * 17, num_predrafted_tokens=9999)
+    generation = dataclasses.replace(SPECULATIVE, latency=latency, speculation=counts)
+    output = io.StringIO()
+    console = Console(file=output, width=80, color_system=None, soft_wrap=True)
+    console.print(report.report(generation))
+    console.print(report.comparison([generation], [generation]))
+    console.print(report.legend())
+    assert max(map(len, output.getvalue().splitlines())) <= 80
+
+
+def test_tokens_are_told_by_their_source() -> None:
+    counts = SpeculationStats(
+        num_steps=3,
+        num_draft_tokens=8,
+        num_accepted_tokens=5,
+        acceptance_histogram=[1, 0, 1, 1, 0],
+        num_lookup_steps=1,
+        num_lookup_draft_tokens=4,
+        num_lookup_accepted_tokens=3,
+    )
+    usage = Usage(3, 11)
+    found = lines(report.report(dataclasses.replace(SPECULATIVE, usage=usage, speculation=counts)))
+    assert ["draft", "2", "4", "50.0%"] in found
+    assert ["prompt", "lookup", "3", "4", "75.0%"] in found
+    assert ["target", "6"] in found
+    text = shown(report.report(dataclasses.replace(SPECULATIVE, speculation=counts)))
+    assert "with draft tokens: 3 steps, 2.67 tokens a step" in text
+    assert "steps that accepted 0, 1, 2, ...: 1 0 1 1\n" in text
+    assert "then 1.5 ms a token, 666.7 tokens/s" in text
     assert "predrafted" not in text
 
 
@@ -84,20 +136,19 @@ def test_what_was_predrafted_is_told() -> None:
         num_predrafted_tokens=9,
     )
     text = shown(report.report(dataclasses.replace(SPECULATIVE, speculation=counts)))
-    expected = "1 of 2 steps were cache hits · 3.00 tokens a step · 2.00 on the others"
-    assert f"{expected} · of 9 tokens predrafted, 2 were accepted" in text
+    assert "predrafted tokens: 9, of which 2 accepted; cache hits: 1 of 2 steps" in text
 
 
-def test_pipelined_verifications_are_told() -> None:
+def test_verifications_that_were_sent_early_are_told() -> None:
     counts = dataclasses.replace(SPECULATIVE.speculation, num_pipelined_steps=4, num_stale_steps=2)
-    told = "4 verifications were pipelined · 2 others were stale"
+    told = "verifications sent before the previous result: 4 in time, 2 stale"
     assert told in shown(report.report(dataclasses.replace(SPECULATIVE, speculation=counts)))
-    assert "pipelined" not in shown(report.report(SPECULATIVE))
+    assert "stale" not in shown(report.report(SPECULATIVE))
 
 
 def test_the_target_alone_has_no_ratios() -> None:
     text = shown(report.report(ALONE))
-    assert "no speculation" in text
+    assert "the target alone" in text
     assert "hidden" not in text
 
 
@@ -110,7 +161,7 @@ def test_a_single_token_has_no_speed() -> None:
 
 def test_speedup_is_target_only_time_over_speculative_time() -> None:
     told = shown(report.comparison([SPECULATIVE], [ALONE]))
-    assert "speedup 2.00x, the same tokens · medians of 1 texts each" in told
+    assert "speedup 2.00x · same text: yes · medians of 1 texts each" in told
 
 
 def test_one_slow_text_of_several_is_no_speedup() -> None:
@@ -121,14 +172,4 @@ def test_one_slow_text_of_several_is_no_speedup() -> None:
 
 def test_different_tokens_are_called_so() -> None:
     other = dataclasses.replace(ALONE, token_ids=[1, 3])
-    assert "DIFFERENT tokens" in shown(report.comparison([SPECULATIVE] * 2, [ALONE, other]))
-
-
-def test_models_in_words() -> None:
-    def told(draft: ModelInfo | None) -> list[str]:
-        target = ModelInfo("big", 8, 9, dtype="bfloat16", device="cuda:0")
-        return report.in_words(ServerInfo("9", target, draft, 4, True)).splitlines()
-
-    draft = ModelInfo("small", 8, 9, dtype="int8", device="cpu", num_threads=2)
-    assert told(draft) == ["target: big bfloat16 (cuda:0)", "draft: small int8 (2 threads)"]
-    assert told(None)[1] == "draft: none"
+    assert "same text: NO" in shown(report.comparison([SPECULATIVE] * 2, [ALONE, other]))

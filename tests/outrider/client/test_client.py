@@ -65,6 +65,8 @@ def test_a_generation_as_a_dictionary(client: Client) -> None:
             "num_pipelined_steps": 0,
             "num_stale_steps": 0,
             "num_cache_misses": 0,
+            "num_idle_steps": 0,
+            "num_active_steps": 0,
         },
         "latency": {
             "wall_ns": 100,
@@ -75,6 +77,7 @@ def test_a_generation_as_a_dictionary(client: Client) -> None:
         },
         "num_target_threads": 0,
         "draft_failure": "",
+        "estimates": None,
     }
     assert list(document["latency"]["critical_path"]) == ["verify", "draft"]
 

@@ -9,6 +9,7 @@ import pytest
 
 from outrider.cli.main import cli
 from outrider.settings.options import (
+    DRAFT_DTYPES,
     WHOLE_TEXT,
     FiniteRange,
     ServerOptions,
@@ -39,7 +40,7 @@ def group(seen: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
     @group.command("draft")
     @server_options(50052)
-    @model_options
+    @model_options(DRAFT_DTYPES)
     def draft(server: ServerOptions, **settings: Any) -> None:
         seen.update(settings, server=server)
 

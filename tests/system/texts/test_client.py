@@ -100,7 +100,7 @@ async def outrider(system: System, *arguments: str) -> Result:
 async def test_generate_prints_text_and_report(system: System) -> None:
     result = await outrider(system, "generate", TEXT, "--max-new-tokens", "9", "--compare")
     assert result.exit_code == 0, result.output
-    for part in ("critical path", "verify_compute", "new tokens", "the same tokens", "speedup"):
+    for part in ("critical path", "verify_compute", "new tokens", "same text: yes", "speedup"):
         assert part in result.output
     assert "\x1b[" not in result.output  # no colours without a terminal
 
@@ -110,6 +110,7 @@ async def test_generate_json_is_one_object_with_these_keys(system: System) -> No
     result = await outrider(system, "generate", TEXT, *flags)
     document = json.loads(result.stdout)
     assert list(document) == [
+        "prompt",
         "text",
         "token_ids",
         "finish_reason",
@@ -119,6 +120,9 @@ async def test_generate_json_is_one_object_with_these_keys(system: System) -> No
         "latency",
         "num_target_threads",
         "draft_failure",
+        "estimates",
+        "pieces",
+        "trace",
     ]
     assert document["finish_reason"] == "length"
     assert document["usage"]["num_output_tokens"] == len(document["token_ids"]) == 9
@@ -133,6 +137,8 @@ async def test_generate_json_is_one_object_with_these_keys(system: System) -> No
         "num_pipelined_steps",
         "num_stale_steps",
         "num_cache_misses",
+        "num_idle_steps",
+        "num_active_steps",
         "num_draft_tokens",
         "num_accepted_tokens",
         "draft_acceptance_rate",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import threading
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -93,8 +94,10 @@ async def test_the_stream_carries_the_same_text_piece_by_piece(system: System) -
     assert [piece.token_id for piece in pieces] == list(result.token_ids)
     assert result.text == (await system.generation.Generate(request)).text
     assert all(not message.HasField("result") for message in messages[:-1])
-    sources = {piece.source for piece in pieces}
-    assert sources == {generation_pb2.TOKEN_SOURCE_DRAFT, generation_pb2.TOKEN_SOURCE_TARGET}
+    sources = Counter(piece.source for piece in pieces)
+    counts, target = result.speculation, sources.pop(generation_pb2.TOKEN_SOURCE_TARGET)
+    assert sources[generation_pb2.TOKEN_SOURCE_LOOKUP] == counts.num_lookup_accepted_tokens
+    assert sources.total() == counts.num_accepted_tokens == len(pieces) - target
 
 
 @pytest.mark.parametrize("k", [0, 4])

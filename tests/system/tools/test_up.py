@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -40,7 +41,7 @@ def children(pid: int) -> list[int]:
 def up(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A running `outrider up` and its public address."""
     command = [*OUTRIDER, "up", *PORTS, *arguments]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
         kind, _, address = process.stdout.readline().partition(" ")
@@ -84,17 +85,25 @@ def test_up_serves_and_ends_all_three(tiny_models: Callable[..., Path]) -> None:
         assert not any(Path(f"/proc/{pid}").exists() for pid in services)
 
 
-def test_up_ends_when_a_service_dies(tiny_models: Callable[..., Path]) -> None:
-    with up("--target", str(tiny_models("gpt2"))) as (process, _):
-        services = children(process.pid)
-        target = next(
-            pid
-            for pid in services
-            if b"target_service" in Path(f"/proc/{pid}/cmdline").read_bytes()
-        )
-        os.kill(target, signal.SIGKILL)
+def test_up_goes_on_without_the_draft_and_ends_without_the_target(
+    tiny_models: Callable[..., Path],
+) -> None:
+    target, draft = str(tiny_models("gpt2")), str(tiny_models("gpt2", seed=3))
+    with up("--target", target, "--draft", draft) as (process, address), Client(address) as client:
+        assert process.stderr is not None
+        pids = {
+            name[1]: pid
+            for pid in children(process.pid)
+            if (name := re.search(r"(\w+)_service", Path(f"/proc/{pid}/cmdline").read_text()))
+        }
+        os.kill(pids["draft"], signal.SIGKILL)
+        told = next(line for line in process.stderr if not line.startswith(("loading", "starting")))
+        assert told == "going on with the target alone: draft_service was killed by SIGKILL\n"
+        assert client.generate("the cat", max_new_tokens=5, ignore_eos=True).token_ids
+        os.kill(pids["target"], signal.SIGKILL)
+        assert process.stderr.readline() == "error: target_service was killed by SIGKILL\n"
         assert process.wait(30) == 1
-        assert not any(Path(f"/proc/{pid}").exists() for pid in services)
+        assert not any(Path(f"/proc/{pid}").exists() for pid in pids.values())
 
 
 def test_up_without_a_draft_ends_by_an_interrupt(tiny_models: Callable[..., Path]) -> None:
@@ -128,6 +137,15 @@ def test_a_busy_port_is_named() -> None:
     assert finished.returncode == 1
     assert f"error: cannot listen on 127.0.0.1:{port}: Address already in use" in finished.stderr
     assert "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize("flag", ["--port", "--draft-port", "--target-port"])
+def test_up_notices_a_busy_port_before_it_loads_models(flag: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as busy:
+        port = str(busy.getsockname()[1])
+        finished = run("up", *PORTS, flag, port)
+    assert finished.returncode == 1
+    assert finished.stderr == f"error: cannot listen on 127.0.0.1:{port}: Address already in use\n"
 
 
 def test_service_commands_show_their_own_help() -> None:
