@@ -45,7 +45,9 @@ NOT_RUN = {
 }
 """Commands that tests do not run as they are shown, by how they begin, and why."""
 
-_PROGRAMS = "outrider python pip make docker torchrun ghz go k6 ssh buf head tail pre-commit pytest"
+_PROGRAMS = (
+    "outrider python pip make docker torchrun grpcurl ghz go ssh buf head tail pre-commit pytest"
+)
 _COMMAND = rf"(?:\w+=\S+ )*(?:\.venv/bin/)?(?:{_PROGRAMS.replace(' ', '|')}) "
 _LINE = re.compile(rf"^ {{4,}}({_COMMAND}.*(?:(?<=\\)\n.*)*)$", re.MULTILINE)
 _SPAN = re.compile(rf"`(make [^`]+|{_COMMAND}[^\s`]+\s[^`]+)`")
