@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("outrider", "outrider_bench", "draft_service", "target_service", "orchestrator")
 DATA = {
     "outrider/py.typed",
-    "outrider/cli/html_report.html",
+    "outrider/cli/pages/page.html",
     "outrider/embedded/README.md",
     "outrider/embedded/draft.safetensors",
     "outrider_bench/prompts.txt",

@@ -7,6 +7,7 @@ not run are listed in tests/support/doc_commands.py.
 from __future__ import annotations
 
 import glob
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from outrider.protocol.address import dialable
+from tests.outrider.cli.pages.test_request import REQUEST
 from tests.support.doc_commands import ROOT, RUN, Command, shown_programs
 
 pytestmark = pytest.mark.process
@@ -44,8 +46,9 @@ def environment(tiny_models: Callable[..., Path]) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def folder(environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """With the names that the docs use for the reader's own models, and what a checkout has."""
+    """With the names that the docs use for the reader's own files, and what a checkout has."""
     made = tmp_path_factory.mktemp("docs")
+    (made / "answer.json").write_text(json.dumps(REQUEST))
     for name in ("benchmarks", "deploy", "protos"):
         (made / name).symlink_to(ROOT / name)
     for name, role in {"ID_OR_FOLDER": "TARGET", "my-draft": "DRAFT", "FOLDER": "DRAFT"}.items():
