@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from outrider.cli.pages.section import Section
-from outrider.cli.pages.shares import by_track
+from outrider.cli.pages.shares import by_track, percent
 from outrider.cli.pages.tables import Table, table, tables
 from outrider.protocol.stages import Stage, Track
 
@@ -93,7 +93,7 @@ def _where_time_goes(modes: Figures, _: Figures) -> Section:
     if PIPELINED in tracks:
         whole = sum(tracks[PIPELINED].values())
         parts = [
-            f"{_percent(ms / whole)} in the {track}" for track, ms in _by_size(tracks[PIPELINED])
+            f"{percent(ms / whole)} in the {track}" for track, ms in _by_size(tracks[PIPELINED])
         ]
         section.findings = [
             f"Of the {whole:.1f} ms that a token takes on the pipelined pair's critical path, "
@@ -257,10 +257,6 @@ def _sampling(temperature: str) -> str:
 
 def _times(ratio: float, what: str = "as fast") -> str:
     return f"{ratio:.2f} times {what}"
-
-
-def _percent(share: float) -> str:
-    return f"{share:.0%}".replace("%", " %")
 
 
 def _by_size(found: Mapping[Track, float]) -> list[tuple[Track, float]]:

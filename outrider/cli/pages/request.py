@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from outrider.cli.pages.section import Section
-from outrider.cli.pages.shares import by_track
+from outrider.cli.pages.shares import by_track, percent
 from outrider.cli.pages.tables import table
 from outrider.client.stream import GenerationStream
 from outrider.protocol.stages import Stage, Track
@@ -80,13 +80,13 @@ def _shares(request: Mapping[str, Any]) -> Section:
     path, wall_ns = latency["critical_path"], latency["wall_ns"]
     tracks = sorted(by_track(path).items(), key=lambda item: -item[1])
     shares = {str(track): time / wall_ns for track, time in tracks}
-    told = ", ".join(f"{track} {share:.1%}" for track, share in shares.items())
+    told = ", ".join(f"{track} {percent(share, 1)}" for track, share in shares.items())
     tables = [
         table(
             title,
             ["stage", "what happens", "ms", "share"],
             (
-                (stage, _MEANINGS.get(stage, ""), f"{ns / 1e6:.1f}", f"{ns / wall_ns:.1%}")
+                (stage, _MEANINGS.get(stage, ""), f"{ns / 1e6:.1f}", percent(ns / wall_ns, 1))
                 for stage, ns in sorted(found.items(), key=lambda item: -item[1])
             ),
         )

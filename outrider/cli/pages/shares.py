@@ -1,4 +1,4 @@
-"""Stages of a latency report, summed by track."""
+"""Stages of a latency report, summed by track, and shares in words."""
 
 from collections.abc import Mapping
 
@@ -13,3 +13,7 @@ def by_track(stages: Mapping[str, float]) -> dict[Track, float]:
     for stage, time in stages.items():
         sums[_TRACKS.get(stage, Track.ORCHESTRATOR)] += time
     return sums
+
+
+def percent(share: float, digits: int = 0) -> str:
+    return f"{100 * share:.{digits}f} %"

@@ -102,13 +102,13 @@ def test_several_results_each_have_a_heading_and_others_are_folded(tmp_path: Pat
 
 def test_an_answer_shows_which_tokens_were_accepted(tmp_path: Path) -> None:
     text, page = page_of(tmp_path, REQUEST)
-    assert page.marked == [" bird", "marked", "underlined"]
+    assert page.marked == [" bird", ".", "the draft's", "those of prompt lookup"]
     assert "What is a &lt;heron&gt;?" in text
     assert '<i class="target"></i>target 75.0 %' in text
     assert text.count("<rect") == 5
     kept = {"benchmark": "x", "requests": {"sequential": REQUEST, "pipelined": REQUEST}}
     text, page = page_of(tmp_path, kept)
-    assert page.marked == [" bird", "marked", "underlined"] * 2
+    assert page.marked == [" bird", ".", "the draft's", "those of prompt lookup"] * 2
     assert "pipelined: 1 of 4 draft tokens were accepted" in text
 
 

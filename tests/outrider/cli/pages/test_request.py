@@ -31,7 +31,8 @@ REQUEST = {
         "hidden": {"detokenize": 1_000_000},
     },
     "draft_failure": "",
-    "pieces": [{"text": "A", "source": "target"}, {"text": " bird", "source": "draft"}],
+    "pieces": [{"text": "A", "source": "target"}, {"text": " bird", "source": "draft"},
+               {"text": ".", "source": "lookup"}],
     "trace": [
         interval("orchestrator", "steps", "target alone", 0, 60, draft_tokens=0, accepted_tokens=0),
         interval("orchestrator", "steps", "1 of 4 accepted", 60, 40, draft_tokens=4,
@@ -60,9 +61,9 @@ def test_an_answer_has_its_text_its_shares_and_its_steps() -> None:
         "1 of 4 draft tokens were accepted, so that 3 tokens took 2 passes of the target.",
     ]
     assert shares.shares == {"target": 0.75, "network": 0.15, "draft": 0.1, "orchestrator": 0.0}
-    assert "target 75.0%, network 15.0%" in shares.findings[0]
+    assert "target 75.0 %, network 15.0 %" in shares.findings[0]
     first = [cell.text for cell in shares.tables[0].rows[0]]
-    assert first == ["prefill_target", "target reads the prompt", "60.0", "60.0%"]
+    assert first == ["prefill_target", "target reads the prompt", "60.0", "60.0 %"]
     assert len(steps.details[0].rows) == 2
 
 
