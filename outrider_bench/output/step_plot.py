@@ -32,11 +32,15 @@ def draw_step(path: Path, requests: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def typical_step(trace: Sequence[Interval]) -> Interval:
-    """The one of median length of those that had most draft tokens, and some accepted."""
+    """The one of median length of those that had most draft tokens, and some accepted.
+
+    If anything was predrafted, of steps with predrafts.
+    """
     steps = [one for one in trace if one["lane"] == "steps"]
     speculative = [step for step in steps if step["counts"]["accepted_tokens"]] or steps
-    most = max(step["counts"]["draft_tokens"] for step in speculative)
-    alike = [step for step in speculative if step["counts"]["draft_tokens"] == most]
+    hits = [step for step in speculative if step["name"].endswith("predrafted")] or speculative
+    most = max(step["counts"]["draft_tokens"] for step in hits)
+    alike = [step for step in hits if step["counts"]["draft_tokens"] == most]
     return sorted(alike, key=lambda step: step["duration_ns"])[(len(alike) - 1) // 2]
 
 

@@ -61,14 +61,17 @@ def test_a_legend_lies_on_nothing(tmp_path: Path) -> None:
     assert not any(axes.get_tightbbox().overlaps(legend.get_window_extent()) for axes in panels)
 
 
-def step(accepted: int, draft: int, ms: int) -> dict[str, Any]:
+def step(accepted: int, draft: int, ms: int, name: str = "drafted") -> dict[str, Any]:
     counts = {"accepted_tokens": accepted, "draft_tokens": draft}
-    return {"lane": "steps", "counts": counts, "begin_ns": 0, "duration_ns": ms * 1_000_000}
+    times = {"begin_ns": 0, "duration_ns": ms * 1_000_000}
+    return {"lane": "steps", "name": name, "counts": counts, **times}
 
 
 def test_the_step_that_is_drawn_is_of_median_length_among_its_like() -> None:
     steps = [step(0, 4, 1), step(1, 4, 60), step(2, 4, 50), step(1, 4, 90), step(1, 2, 55)]
     assert typical_step([{"lane": "session"}, *steps]) is steps[1]
+    hit = step(1, 2, 70, "1 of 2 accepted, predrafted")
+    assert typical_step([*steps, hit]) is hit
     assert typical_step([step(0, 0, 7)])["duration_ns"] == 7_000_000
 
 
