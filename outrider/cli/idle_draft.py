@@ -21,7 +21,7 @@ def why_idle(generations: Sequence[Generation]) -> str:
         return ""
     return (
         f"The draft was idle in {num_idle} of {num_idle + num_active} steps, since the target "
-        f"alone was faster: {_costs(estimates)}. {_change(estimates)}"
+        f"was faster without it: {_costs(estimates)}. {_change(estimates)}"
     )
 
 

@@ -202,7 +202,7 @@ def comparison(speculative: Sequence[Generation], alone: Sequence[Generation]) -
     headings = (Column(heading, justify="right") for heading in ("ms a token", "tokens/s"))
     name = Column("compared", min_width=_NAME_WIDTH)
     table = Table(name, *headings, box=None, pad_edge=False, header_style="dim")
-    for way, generations in (("target alone", alone), ("with draft", speculative)):
+    for way, generations in (("target alone", alone), ("speculative", speculative)):
         tpot_ns = _median_tpot_ns(generations)
         table.add_row(way, f"{tpot_ns / 1e6:.1f}", f"{1e9 / tpot_ns:.1f}" if tpot_ns else "")
     texts = {tuple(generation.token_ids) for generation in (*speculative, *alone)}
