@@ -19,7 +19,7 @@ from outrider_bench.output.style import card, legend_below, mark_one, steps_of_t
 _MODES = ((SEQUENTIAL, style.BLUE, "o--"), (PIPELINED, style.VERMILION, "s-"))
 _SYSTEMS = {
     ALONE: (style.BLUE, "o-"),
-    ONE_HOST: (style.ORANGE, "^:"),
+    ONE_HOST: (style.PURPLE, "^:"),
     TWO_HOSTS: (style.VERMILION, "s--"),
 }
 _SPEEDUP = "speed (target alone = 1)"
@@ -58,7 +58,7 @@ def _modes(path: Path, modes: Mapping[str, Any]) -> None:
         [axes],
     ):
         height = 0.8 / len(modes)
-        colours = (style.BLUE, style.SKY, style.GREY)
+        colours = (style.BLUE, style.SKY, style.DARK)
         for number, (temperature, found) in enumerate(modes.items()):
             places = [row + (number - (len(modes) - 1) / 2) * height for row in range(len(ways))]
             speedups = [found[name]["speedup"] for name in ways]

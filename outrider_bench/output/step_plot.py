@@ -46,6 +46,8 @@ def typical_step(trace: Sequence[Interval]) -> Interval:
 
 def _draw(axes: Any, step: Interval, trace: Sequence[Interval], longest_ms: float) -> None:
     begin_ns, end_ns = step["begin_ns"], step["begin_ns"] + step["duration_ns"]
+    work_ms = dict.fromkeys(LANES, 0.0)
+    ends_ms = dict.fromkeys(LANES, 0.0)
     drawn = set()
     for one in trace:
         first_ns = max(one["begin_ns"], begin_ns)
@@ -54,18 +56,23 @@ def _draw(axes: Any, step: Interval, trace: Sequence[Interval], longest_ms: floa
         if lane is None or last_ns <= first_ns or (lane, first_ns) in drawn:
             continue  # a pass that several predrafts share is one
         drawn.add((lane, first_ns))
-        track, ms = Track(one["track"]), (last_ns - first_ns) / 1e6
-        bar = axes.barh(
-            LANES.index(lane),
-            ms,
-            0.7,
-            (first_ns - begin_ns) / 1e6,
-            color=style.TRACKS[track],
-            alpha=0.3 if one["name"] == "queue" else 1,
-        )
-        if one["name"] in ("forward", "predraft") and ms > 0.08 * longest_ms:
-            ink = "white" if track is Track.TARGET else style.INK
-            axes.bar_label(bar, [f"{ms:.1f} ms"], label_type="center", color=ink)
+        ms, place = (last_ns - first_ns) / 1e6, LANES.index(lane)
+        colour, alpha = style.TRACKS[Track(one["track"])], 0.3 if one["name"] == "queue" else 1
+        axes.barh(place, ms, 0.7, (first_ns - begin_ns) / 1e6, color=colour, alpha=alpha)
+        ends_ms[lane] = max(ends_ms[lane], (last_ns - begin_ns) / 1e6)
+        if one["name"] in ("forward", "predraft"):
+            work_ms[lane] += ms
+    for place, lane in enumerate(LANES):
+        if work_ms[lane]:
+            is_inside = ends_ms[lane] > 0.8 * longest_ms
+            axes.text(
+                ends_ms[lane] + (-0.01 if is_inside else 0.01) * longest_ms,
+                place,
+                f"{work_ms[lane]:.1f} ms",
+                va="center",
+                ha="right" if is_inside else "left",
+                color="white" if is_inside else style.INK,
+            )
     axes.set_yticks(range(len(LANES)), LANES)
     axes.set_ylim(-0.5, len(LANES) - 0.5)
     axes.axvline((end_ns - begin_ns) / 1e6, color=style.MUTED, linewidth=1.2)

@@ -2,8 +2,8 @@
 
 A card has its own background, since GitHub and PyPI show the same file on white and on black: ink
 that both could take would have too little contrast on either. Colours are those of Okabe and Ito,
-which colour-blind readers tell apart, and lines differ by their markers, too. Texts stay texts, so
-that they can be searched and read aloud.
+for colour-blind readers, and lines differ by their markers, too. Texts stay texts, so that they can
+be searched and read aloud.
 """
 
 from collections.abc import Iterator, Sequence
@@ -14,16 +14,16 @@ from typing import Any
 from outrider.errors import ConfigurationError, install_hint
 from outrider.protocol.stages import Track
 
-BLUE, ORANGE, GREEN, VERMILION = "#0072b2", "#e69f00", "#009e73", "#d55e00"
-SKY, PURPLE, GREY = "#56b4e9", "#cc79a7", "#9a9a9a"
+BLUE, ORANGE, VERMILION = "#0072b2", "#e69f00", "#d55e00"
+SKY, PURPLE, DARK = "#56b4e9", "#cc79a7", "#444444"
 
 INK, MUTED = "#1f2328", "#59636e"
 
 TRACKS = {
     Track.TARGET: BLUE,
     Track.DRAFT: ORANGE,
-    Track.NETWORK: PURPLE,
-    Track.ORCHESTRATOR: GREEN,
+    Track.NETWORK: SKY,
+    Track.ORCHESTRATOR: DARK,
 }
 
 _GRID, _BORDER = "#d8dee4", "#d0d7de"
