@@ -16,7 +16,7 @@ from outrider import Client
 from outrider.errors import OutriderError, QueueFull, StatusCode
 from tests.support.scripted_service import ScriptedService, serving
 
-CONFIGURATION = Path(__file__).parents[3] / "deploy/nginx.conf"
+CONFIGURATION = Path(__file__).parents[2] / "deploy/nginx.conf"
 TOKEN = {"authorization": "Bearer CHANGE-ME"}
 
 pytestmark = [
