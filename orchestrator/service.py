@@ -24,7 +24,7 @@ def run_orchestrator(
     servicer = GenerationServicer(max_queued, max_new_tokens, max_queue_seconds)
 
     async def load() -> None:
-        print("loading pair", flush=True)
+        print("loading orchestrator: tokenizer", flush=True)
         servicer.serve_pair(await Pair.connect(target, draft))
 
     register = add_GenerationServiceServicer_to_server

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from outrider.client.results import Generation
 from outrider.protocol.messages import PolicyEstimates
 
-# Shares of a step of the target alone that are worth mentioning.
+# The share of a step of the target alone from which a slowdown is worth mentioning.
 _NOTICEABLE = 0.02
 
 
@@ -27,7 +27,7 @@ def why_idle(generations: Sequence[Generation]) -> str:
 
 def _costs(estimates: PolicyEstimates) -> str:
     costs = f"a step of the target takes {_ms(estimates.target_step_ns)}"
-    if estimates.slowdown_ns > _NOTICEABLE * estimates.target_step_ns:
+    if _slows(estimates):
         costs += f" ({_ms(estimates.slowdown_ns)} more while the draft works)"
     if estimates.draft_token_ns:
         costs += f", a draft token {_ms(estimates.draft_token_ns)}"
@@ -36,12 +36,18 @@ def _costs(estimates: PolicyEstimates) -> str:
 
 def _change(estimates: PolicyEstimates) -> str:
     wanted = estimates.sufficient_acceptance_rate
-    faster = "a faster draft, or one with cores of its own"
+    faster = "a faster draft"
+    if _slows(estimates):  # they compete for cores
+        faster += " or one with cores of its own"
     if wanted > 1:
-        return f"At these times no acceptance rate would be enough. It would work with {faster}."
+        return f"At these times no acceptance rate would make it pay; {faster} might."
     if wanted > estimates.acceptance_rate:
-        return f"It would work if about {wanted:.0%} were accepted, or fewer with {faster}."
-    return "By now it would work."
+        return f"It would pay if about {wanted:.0%} were accepted, or fewer with {faster}."
+    return "By now it would pay."
+
+
+def _slows(estimates: PolicyEstimates) -> bool:
+    return estimates.slowdown_ns > _NOTICEABLE * estimates.target_step_ns
 
 
 def _ms(ns: int) -> str:

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from outrider import __version__
-from outrider.embedded import resolve_model
+from outrider.embedded import EMBEDDED_TARGET, resolve_model
 from outrider.engine.activity import PassCounts
 from outrider.engine.chunk import Chunk
 from outrider.engine.cpu.pass_comparison import compare_passes
@@ -87,7 +87,7 @@ def load_served_model(
 
     Raises the exceptions of `Engine`, and UnsupportedModel if there is no fast tokenizer.
     """
-    name = options.model
+    name = EMBEDDED_TARGET if options.model == "default" else options.model
     began = time.perf_counter()
     path = resolve_model(name, progress, options.trust_remote_code)
     read_settings(path)  # first of all, whether it is a model's folder

@@ -43,6 +43,18 @@ def test_every_interval_is_booked_once() -> None:
 
 
 @pytest.mark.usefixtures("clock")
+def test_the_prefill_s_queue_is_part_of_reading_and_its_network_is_not() -> None:
+    path = CriticalPath()
+    path.book(
+        step(Wait(Stage.PREFILL_TARGET, 0, 100, Timings(queue_ns=9, total_ns=80)), ended_ns=100)
+    )
+    path.book(step(Wait(Stage.PREFILL_DRAFT, 100, 130), ended_ns=130))
+    assert path.stages["prefill_target"] == 80
+    assert path.stages["prefill_network"] == 20
+    assert path.stages["prefill_draft"] == 30
+
+
+@pytest.mark.usefixtures("clock")
 def test_a_server_that_claims_more_than_was_waited_gets_what_was_waited() -> None:
     path = CriticalPath()
     first = Wait(Stage.DRAFT_COMPUTE, 0, 100, Timings(queue_ns=500, total_ns=900))

@@ -20,14 +20,14 @@ def test_it_says_why_the_draft_was_idle_and_what_would_change_that() -> None:
     assert why_idle([IDLE, IDLE]) == (
         "The draft was idle in 18 of 20 steps, since the target was faster without it: a step of "
         "the target takes 16.0 ms (2.0 ms more while the draft works), a draft token 4.0 ms, and "
-        "about 38% of draft tokens are accepted. It would work if about 60% were accepted, or "
-        "fewer with a faster draft, or one with cores of its own."
+        "about 38% of draft tokens are accepted. It would pay if about 60% were accepted, or fewer "
+        "with a faster draft or one with cores of its own."
     )
 
 
 @pytest.mark.parametrize(
     ("sufficient", "expected"),
-    [(1.01, "no acceptance rate would be enough"), (0.3, "By now it would work.")],
+    [(1.01, "no acceptance rate would make it pay"), (0.3, "By now it would pay.")],
 )
 def test_a_sufficient_rate_may_be_out_of_reach_or_reached(sufficient: float, expected: str) -> None:
     estimates = dataclasses.replace(ESTIMATES, sufficient_acceptance_rate=sufficient)
@@ -38,6 +38,7 @@ def test_what_is_unknown_or_does_not_matter_is_not_told() -> None:
     estimates = dataclasses.replace(ESTIMATES, slowdown_ns=1, draft_token_ns=0)
     text = why_idle([dataclasses.replace(IDLE, estimates=estimates)])
     assert "takes 16.0 ms, and about" in text
+    assert text.endswith("or fewer with a faster draft.")
 
 
 def test_nothing_is_said_of_a_draft_that_works_or_of_none() -> None:
