@@ -1,9 +1,9 @@
 """Results and answers as one self-contained HTML page: `outrider report`.
 
 A result is a JSON object with "benchmark", "date", "versions", "hardware", "settings" and figures
-under any other names. Those of `outrider bench` answer questions (`pages/bench.py`); what any other
-holds becomes tables, so that a benchmark may change what it measures without a change here. An
-answer is what `outrider generate --json` prints (`pages/request.py`).
+under any other names. Those of `outrider bench` answer questions (`pages/bench.py`). What most
+others hold becomes tables, so that a benchmark may change what it measures without a change here.
+An answer is what `outrider generate --json` prints (`pages/request.py`).
 """
 
 import base64
@@ -23,6 +23,7 @@ from outrider.cli.pages.bench import questions
 from outrider.cli.pages.request import answer
 from outrider.cli.pages.section import Section
 from outrider.cli.pages.tables import Table, tables
+from outrider.cli.pages.texts import text_by_text
 from outrider.errors import ConfigurationError
 
 _CIRCUMSTANCES = ("benchmark", "date", "command", "versions", "hardware", "settings")
@@ -112,6 +113,8 @@ def _result(stem: str, document: dict[str, Any], plots: dict[str, str]) -> Resul
 def _sections(document: Mapping[str, Any]) -> list[Section]:
     if "sections" in document:
         return questions(document)
+    if document.keys() >= {"summary", "texts"}:
+        return [text_by_text(document)]
     sections = []
     for name, request in document.get("requests", {}).items():
         for section in answer(request):

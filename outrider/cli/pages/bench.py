@@ -32,6 +32,15 @@ SYSTEMS = {
     "two hosts": "pair, draft on another core",
 }
 _LEGS = {"draft": "the draft", "target": "the target", "both": "draft and target"}
+_WHAT_IF = {
+    "what_if": "speed by the loop model, with other times",
+    "on_own_hosts": "the same on hosts that share nothing",
+}
+_LOOP_MODEL = {
+    "costs": "costs of a sequential step, by k",
+    "predicted": "the loop model beside what was measured",
+    "table": "share of cache hits by the loop model, by k",
+}
 _MODES = (SEQUENTIAL, PIPELINED)
 
 Figures = Mapping[str, Any]
@@ -176,15 +185,7 @@ def _better_draft(found: Figures, conclusions: Figures) -> Section:
         f"A draft that costs what this one costs makes the pipelined pair {_listed(parts)}."
     ]
     section.tables = [_curve("speed by the probability that a draft token is right", found)]
-    section.details = [
-        _all_ways(found),
-        *(
-            each
-            for name in ("what_if", "on_own_hosts")
-            if name in conclusions
-            for each in tables(f"by the loop model, {name.replace('_', ' ')}", conclusions[name])
-        ),
-    ]
+    section.details = [_all_ways(found), *_modelled(conclusions, _WHAT_IF)]
     return section
 
 
@@ -196,16 +197,14 @@ def _lengths(found: Figures, conclusions: Figures) -> Section:
         f"{_times(way['speedup'])}, pipelined."
     ]
     section.tables = [_curve("speed by draft length, target alone = 1", found)]
-    section.details = [
-        _all_ways(found),
-        *(
-            each
-            for name in ("costs", "predicted", "table")
-            if name in conclusions
-            for each in tables(name, conclusions[name])
-        ),
-    ]
+    section.details = [_all_ways(found), *_modelled(conclusions, _LOOP_MODEL)]
     return section
+
+
+def _modelled(conclusions: Figures, titles: Mapping[str, str]) -> Iterator[Table]:
+    for name, title in titles.items():
+        if name in conclusions:
+            yield from tables(title, conclusions[name])
 
 
 def _curve(title: str, found: Figures) -> Table:

@@ -112,7 +112,7 @@ def test_figures_stand_in_tables_and_details() -> None:
         "5.00",
     ]
     better = of("What would a better draft give?")
-    assert "by the loop model, what if" in [table.title for table in better.details]
+    assert "speed by the loop model, with other times" in [table.title for table in better.details]
 
 
 def test_of_a_part_of_a_run_there_are_its_questions() -> None:
