@@ -3,4 +3,4 @@
 DEFAULT_NUM_PREDRAFTS = 4
 
 # A proposal ends where the chance that all of it is accepted is less.
-DEFAULT_MIN_CONFIDENCE = 0.4
+DEFAULT_MIN_CONFIDENCE = 0.3

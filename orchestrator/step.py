@@ -102,6 +102,8 @@ class StepRecord(DraftOrigin):
     """Whether it is the first step, in which the target reads the prompt."""
     is_run_ahead: bool = False
     """The target decoded the token without a request."""
+    is_predrafting: bool = False
+    """The draft predrafted during the verification."""
     draft_ns: int = 0
     """Time spent waiting for a proposal, the draft's prefill excluded."""
     cache_wait_ns: int = 0

@@ -150,10 +150,7 @@ class Draft:
             else:
                 self.prefill(tokens, decision, is_late=True)
         elif self.is_working and not decision.drafts:
-            if self._predrafts:  # they may compete with the target for cores, so end them
-                await self.follow(tokens, (), decision)
-            else:
-                self.state = DraftState.IDLE
+            await self.follow(tokens, (), decision)
 
     async def wait_for_cached(self, tokens: Sequence[int], wait_ns: float) -> Predraft | None:
         """The predraft for the case that `tokens` are committed; None if there is none in time.
@@ -172,6 +169,9 @@ class Draft:
     ) -> None:
         """Tells the draft that `draft` is being verified after `tokens`.
 
+        Does so only if it predrafts, or did so, which may delay the target where both share cores;
+        or if it is catching up. Otherwise it reads these tokens with the next proposal.
+
         Args:
             is_hit: `draft` is a predraft, so the draft has caught up.
         """
@@ -182,18 +182,22 @@ class Draft:
             self.state = DraftState.IDLE
         elif is_hit:
             self.state = DraftState.ACTIVE
-        if not fits:
+        is_told = self._predrafts or self._will_predraft(decision)
+        if not fits or not (is_told or self.state is DraftState.CATCHING_UP):
             return
         try:
             await self.drafter.follow(tokens, draft, self._plan(decision))
         except OutriderError as error:
             self._lose(error)
 
+    def _will_predraft(self, decision: Decision) -> bool:
+        return decision.drafts and decision.predrafts and self._num_predrafts != 0
+
     def _plan(self, decision: Decision) -> PredraftPlan:
         """What to predraft from now on; nothing if no draft tokens are wanted."""
-        self._predrafts = decision.drafts and self._num_predrafts != 0
-        if not decision.drafts:
-            return PredraftPlan()
+        self._predrafts = self._will_predraft(decision)
+        if not self._predrafts:
+            return PredraftPlan(acceptance_rate=decision.acceptance_rate)
         is_limit = self._num_predrafts is None
         num_predrafts = self._num_predrafts
         if num_predrafts is None:

@@ -1,7 +1,8 @@
 """The adaptive policy: it drafts where that raises goodput."""
 
-from orchestrator.policy.cost_model import READING, Acceptance, PairState, Plan, best_length
+from orchestrator.policy.cost_model import READING, PairState, Plan
 from orchestrator.policy.draft_policy import Decision, StepContext
+from orchestrator.policy.estimates import Acceptance, best_length
 from orchestrator.step import DraftState, StepRecord
 from outrider.protocol.messages import PolicyEstimates
 
@@ -18,7 +19,7 @@ class AdaptivePolicy:
 
     Args:
         pair: what all texts of the pair have learned, shared with their policies.
-        predrafts: whether the draft works while the target verifies.
+        predrafts: whether the draft may work while the target verifies.
     """
 
     def __init__(self, pair: PairState, predrafts: bool = True) -> None:
@@ -36,7 +37,9 @@ class AdaptivePolicy:
     def _choose(self, hysteresis: float) -> None:
         idle_goodput = self._pair.idle_goodput
         goodput = max(idle_goodput, self._plan.goodput)  # tokens that a nanosecond is worth
-        self._plan = self._pair.plan(self._acceptance.rate, goodput, self._predrafts)
+        # A draft that may be good is worth a few steps more: a text may suit it better than others.
+        rate = self._acceptance.bound(self._config.optimism)
+        self._plan = self._pair.plan(rate, goodput, self._predrafts)
         is_unknown = self._plan.goodput == 0.0
         self._drafts = is_unknown or self._plan.goodput >= hysteresis * idle_goodput
         self._goodput = max(idle_goodput, self._plan.goodput)
@@ -55,6 +58,7 @@ class AdaptivePolicy:
         lookups = [best_length(lookup.rate, lookup_price) for lookup in self._lookups]
         return Decision(
             drafts=drafts,
+            predrafts=plan.predrafts,
             predraft_length=plan.predraft_length,
             miss_length=plan.miss_length,
             cache_wait_ns=max(0.0, rate - price) / self._goodput,
@@ -69,7 +73,7 @@ class AdaptivePolicy:
         )
 
     def observe(self, step: StepRecord) -> None:
-        self._pair.observe(step, self._plan.predraft_length)
+        self._pair.observe(step, self._plan)
         if step.num_draft_tokens:
             of_text = self._lookups[step.is_confirmed]
             (of_text if step.match_length else self._acceptance).observe(step)

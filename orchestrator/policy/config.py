@@ -17,6 +17,8 @@ class PolicyConfig:
     """Weight of the prior acceptance rate, in draft tokens."""
     lookup_acceptance: float = 0.6
     """Acceptance rate that is assumed of prompt lookup at the beginning of each text."""
+    optimism: float = 0.5
+    """How many standard deviations above its estimate the acceptance rate is assumed to be."""
     hysteresis: float = 1.03
     """Goodput with the draft, relative to the target alone, from which an idle draft is used."""
     exploration_share: float = 0.01

@@ -1,80 +1,16 @@
 """The time and the tokens of steps, with and without a draft, as all texts of a pair observe."""
 
 from bisect import bisect_left
-from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import mul
 
 from orchestrator.policy.config import MAX_DRAFT_LENGTH, PolicyConfig
+from orchestrator.policy.estimates import Acceptance, CostFilter, best_length, expected_tokens
 from orchestrator.step import DraftSource, DraftState, StepRecord
 from outrider.protocol.messages import PolicyEstimates
 
+_PRIOR_MISS_RATE = 0.4
+
 READING = (DraftState.PREFILLING, DraftState.CATCHING_UP)
-
-
-class CostFilter:
-    """Estimates costs from observations of their sums.
-
-    A Kalman filter (1960): the error of a predicted sum is distributed over the costs, most of it
-    to the least certain ones. So the first difference between steps with and without the draft is
-    attributed to the draft, and later changes among steps of one kind to the machine.
-
-    Args:
-        errors: initial standard deviation of each cost, as a share of the first observation.
-        drifts: standard deviation of its change between two observations, as a share of the sum.
-        slope: initial value of the second cost; None: the whole first observation is its.
-    """
-
-    def __init__(
-        self, errors: Sequence[float], drifts: Sequence[float], slope: float | None
-    ) -> None:
-        self.costs = [0.0] * len(errors)
-        self._errors, self._drifts, self._slope = errors, drifts, slope
-        self._covariance: list[list[float]] = []
-
-    def observe(self, counts: Sequence[float], took_ns: float, share: float = 1.0) -> None:
-        """Learns from something that took `took_ns` and incurred cost i `counts[i]` times.
-
-        `share` is the weight of the observation, below 1 if others report the same event.
-        """
-        if not self._covariance:
-            slope = took_ns / counts[1] if self._slope is None else self._slope
-            self.costs[:2] = max(0.0, took_ns - slope * counts[1]), slope
-            self._covariance = [[0.0] * len(counts) for _ in counts]
-            for i, error in enumerate(self._errors):
-                self._covariance[i][i] = (error * took_ns / max(1.0, counts[i])) ** 2
-        covariance, expected_ns = self._covariance, max(1.0, sum(map(mul, self.costs, counts)))
-        for i, drift in enumerate(self._drifts):
-            covariance[i][i] += share * (drift * expected_ns / max(1.0, counts[i])) ** 2
-        spread = [sum(map(mul, row, counts)) for row in covariance]
-        variance = sum(map(mul, spread, counts)) + (0.1 * expected_ns) ** 2 / share
-        surprise_ns = took_ns - expected_ns
-        # Beyond three standard deviations it counts less (P. J. Huber, 1964).
-        variance *= max(1.0, abs(surprise_ns) / (3.0 * variance**0.5))
-        for i, each in enumerate(spread):
-            gain = each / variance
-            self.costs[i] = max(0.0, self.costs[i] + gain * surprise_ns)
-            covariance[i] = [a - gain * b for a, b in zip(covariance[i], spread, strict=True)]
-
-    def doubt(self, ns: float) -> None:
-        """Makes it uncertain by `ns` how the sum of the first and third cost is divided."""
-        for i, j, sign in ((0, 0, 1), (2, 2, 1), (0, 2, -1), (2, 0, -1)):
-            self._covariance[i][j] += sign * ns**2
-
-
-@dataclass
-class Acceptance:
-    """An estimated acceptance rate, and the number of tokens, `weight`, that it is based on."""
-
-    rate: float
-    weight: float
-    decay: float
-
-    def observe(self, step: StepRecord) -> None:
-        was_rejected = step.num_accepted_tokens < step.num_draft_tokens
-        accepted = self.decay * self.weight * self.rate + step.num_accepted_tokens
-        self.weight = self.decay * self.weight + step.num_accepted_tokens + was_rejected
-        self.rate = accepted / self.weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +20,8 @@ class Plan:
     goodput: float = 0.0
     predraft_length: int = 1
     miss_length: int = 1
+    predrafts: bool = False
+    """Whether the draft predrafts; otherwise the loop waits for it in each step."""
 
 
 class PairState:
@@ -95,19 +33,26 @@ class PairState:
 
     def __init__(self, token_ns: float = 0.0, config: PolicyConfig | None = None) -> None:
         self.config = config = config or PolicyConfig()
-        # Costs of a pass, of a token in it, of a concurrently active draft, and of a cache hit.
-        errors = (1.0, 0.05 if token_ns else 0.2, 1.0, 1.0)
-        self._pass = CostFilter(errors, (0.03, 0.003, 0.003, 0.003), token_ns)
-        self._draft = CostFilter((0.5, 0.5), (0.03, 0.03), None)  # a draft; each of its tokens
+        # Costs of a pass, of a token in it, of a predrafting draft, of a cache hit, and of draft
+        # tokens at all: the first one may lengthen a pass more than further ones.
+        errors = (1.0, 0.05 if token_ns else 0.2, 1.0, 1.0, 0.1)
+        self._pass = CostFilter(errors, (0.03, 0.003, 0.003, 0.003, 0.003), token_ns)
+        self.meet_draft()
         # The most recent texts predict the next one best.
-        self.acceptance = Acceptance(config.prior_acceptance, config.prior_tokens, config.decay**2)
+        self.acceptance = Acceptance(config.prior_acceptance, config.prior_tokens, config.decay)
         self._num_sessions = 1.0  # that share a pass
-        self._miss_rate = 0.4
-        self._num_ready = 1.0  # tokens that are predrafted in time
+        self._miss_rate = _PRIOR_MISS_RATE
+        self._num_ready = 0.0  # tokens that are predrafted in time; 0: unknown
+        self._drafted_share = 1.0  # of the wanted length: a draft ends a proposal when it is unsure
         self.network_ns = self._server_ns = 0.0
         self.idle_ns = 0.0  # time of a step of the target alone, when last observed
         self.num_idle_steps, self.steps_since_probe = 0, 0.0
         self.probe_debt = 0.0  # tokens that probes have cost beyond their budget
+
+    def meet_draft(self, token_ns: float = 0.0) -> None:
+        """Forgets how long drafting took; `token_ns` is a draft token's time, 0: unknown."""
+        # Costs of a proposal, and of each of its tokens.
+        self._draft = CostFilter((0.5, 0.5), (0.03, 0.03), token_ns or None)
 
     @property
     def shares_passes(self) -> bool:
@@ -127,7 +72,7 @@ class PairState:
         """Cost of one more draft token in each session that shares the forward pass."""
         return self._pass.costs[1] * self._num_sessions
 
-    def draft_ns(self, length: int) -> float:
+    def draft_ns(self, length: float) -> float:
         return self._draft.costs[0] + self._draft.costs[1] * length if length else 0.0
 
     def pipeline_wait_ns(self, is_pipelined: bool) -> float:
@@ -138,8 +83,8 @@ class PairState:
         """
         return self._server_ns - (self.network_ns if is_pipelined else 0.0)
 
-    def observe(self, step: StepRecord, predraft_length: int) -> None:
-        """Learns from a step of any text, unless it is of a rare kind."""
+    def observe(self, step: StepRecord, plan: Plan) -> None:
+        """Learns from a step of any text, decided by `plan`, unless it is of a rare kind."""
         if step.is_prefill:
             return
         if step.server_ns and not step.is_run_ahead:
@@ -148,7 +93,7 @@ class PairState:
                 # A busy machine delays some results; the fastest one is close to the network.
                 network_ns = max(1.0, step.verify_ns - step.server_ns)
                 self.network_ns = min(network_ns, 1.2 * self.network_ns or network_ns)
-        is_active, is_hit = step.draft_state is DraftState.ACTIVE, step.source is DraftSource.CACHED
+        is_active, is_hit = step.is_predrafting, step.source is DraftSource.CACHED
         is_idle = not is_active and not step.num_draft_tokens
         if step.draft_state in READING or (
             is_idle and self.has_high_latency and not step.is_run_ahead
@@ -156,11 +101,14 @@ class PairState:
             return  # with run-ahead, only a few steps wait for the network
         self.num_idle_steps += is_idle
         batch_tokens = step.batch_tokens or 1 + step.num_draft_tokens
-        counts = (1.0, batch_tokens, is_active, is_active * is_hit)
         num_sessions, share = max(1, step.batch_sessions), 1 - self.config.decay
+        speculates = batch_tokens > num_sessions
+        counts = (1.0, batch_tokens, is_active, is_active * is_hit, speculates)
         if is_idle and self.idle_ns:  # what seems to have changed since may be the draft's cost
             self._pass.doubt(1 / self.idle_goodput - self.idle_ns)
         self._pass.observe(counts, step.verify_ns + step.cache_wait_ns, 1 / num_sessions)
+        if step.draft_state is DraftState.ACTIVE and not is_active:
+            self._forget_predrafting(self.config.exploration_share)
         self._num_sessions += share * (num_sessions - self._num_sessions)
         self.idle_ns = self.idle_ns if is_active else 1 / self.idle_goodput
         if step.is_cache_miss or is_hit:
@@ -168,43 +116,82 @@ class PairState:
         if step.num_draft_tokens and not step.match_length:
             self.acceptance.observe(step)
         if is_hit:  # if all that was wanted is there, there might be more
-            num_ready = step.num_draft_tokens + (step.num_draft_tokens >= predraft_length)
-            self._num_ready += share * (num_ready - self._num_ready)
+            num_ready = step.num_draft_tokens + (step.num_draft_tokens >= plan.predraft_length)
+            before = self._num_ready or num_ready
+            self._num_ready = before + share * (num_ready - before)
         elif step.source is DraftSource.DRAFTED and step.num_draft_tokens:
             self._draft.observe((1.0, step.num_draft_tokens), step.draft_ns)
+            drafted_share = min(1.0, step.num_draft_tokens / max(1, plan.miss_length))
+            self._drafted_share += share * (drafted_share - self._drafted_share)
         elif step.is_cache_miss:  # what waiting would take may have changed
             self._draft.costs = [self.config.decay**2 * cost for cost in self._draft.costs]
 
     def plan(self, rate: float, goodput: float, predrafts: bool) -> Plan:
-        """The best draft lengths at an acceptance rate.
+        """The best way to draft at an acceptance rate.
 
-        They maximise tokens - `goodput` * time. If `goodput` is what these lengths achieve, no
+        It maximises tokens - `goodput` * time. If `goodput` is what these lengths achieve, no
         other lengths achieve more (W. Dinkelbach, 1967), so it is found by iterating.
 
         Args:
             rate: the acceptance rate.
             goodput: the previous estimate, in tokens per nanosecond.
-            predrafts: whether the draft predrafts.
+            predrafts: whether the draft may predraft.
         """
         if not any(self._pass.costs):
             return Plan()
-        token_ns, draft_token_ns = self.token_ns, self._draft.costs[1]
-        work_ns = 1 / self.idle_goodput + self._pass.costs[2]
-        shortest = 0 if predrafts and draft_token_ns else 1
-        longest = best_length(rate, goodput * (token_ns + draft_token_ns)) if draft_token_ns else 1
-        miss_length = max(
-            (shortest, max(shortest, longest)),
-            key=lambda k: expected_tokens(rate, k) - goodput * (token_ns * k + self.draft_ns(k)),
-        )
-        tokens = expected_tokens(rate, miss_length)
-        ns = work_ns + token_ns * miss_length + self.draft_ns(miss_length)
-        predraft_length = max(1, best_length(rate, goodput * token_ns))
-        if predrafts:
-            hit_length = min(predraft_length, self._num_ready)
-            hit_ns = work_ns + self._pass.costs[3] + token_ns * hit_length
-            tokens += (1 - self._miss_rate) * (expected_tokens(rate, hit_length) - tokens)
-            ns += (1 - self._miss_rate) * (hit_ns - ns)
-        return Plan(tokens / max(1.0, ns), predraft_length, miss_length)
+        if not predrafts:
+            return self._sequential(rate, goodput, 1)
+        plan = self._predrafting(rate, goodput)
+        if self.has_high_latency or self.shares_passes:
+            return plan
+        return max(self._sequential(rate, goodput, 1), plan, key=lambda each: each.goodput)
+
+    def _sequential(self, rate: float, goodput: float, shortest: int) -> Plan:
+        """The best plan without predrafts, for proposals of at least `shortest` tokens."""
+        drafted_share, draft_token_ns = self._drafted_share, self._draft.costs[1]
+        price = goodput * drafted_share * (self.token_ns + draft_token_ns)
+        longest = best_length(rate, price) if draft_token_ns else 1
+        options = []
+        for k in {shortest, max(shortest, longest)}:
+            length = max(min(k, 1), drafted_share * k)
+            options.append(
+                (expected_tokens(rate, k), self._step_ns(length) + self.draft_ns(length), k)
+            )
+        tokens, ns, length = max(options, key=lambda each: each[0] - goodput * each[1])
+        return Plan(tokens / ns, max(1, length), length)
+
+    def _predrafting(self, rate: float, goodput: float) -> Plan:
+        """The best plan with predrafts. On a miss, the loop may wait for a proposal."""
+        miss = self._sequential(rate, goodput, 0 if self._draft.costs[1] else 1)
+        predraft_length = max(1, best_length(rate, goodput * self.token_ns))
+        hit_length = min(predraft_length, self._num_ready or self._most_ready)
+        hit_ns = self._step_ns(hit_length) + self._pass.costs[3]
+        miss_tokens = expected_tokens(rate, miss.miss_length)
+        miss_ns = miss_tokens / miss.goodput
+        hits = 1 - self._miss_rate
+        tokens = miss_tokens + hits * (expected_tokens(rate, hit_length) - miss_tokens)
+        ns = self._pass.costs[2] + miss_ns + hits * (hit_ns - miss_ns)
+        return Plan(tokens / ns, predraft_length, miss.miss_length, predrafts=True)
+
+    def _forget_predrafting(self, share: float) -> None:
+        """Makes what is known of predrafting more favourable, until it seems worth a try."""
+        self._pass.forget(2, share)
+        self._pass.forget(3, share)
+        self._miss_rate += share * (_PRIOR_MISS_RATE - self._miss_rate)
+        if self._num_ready:
+            self._num_ready += share * (self._most_ready - self._num_ready)
+
+    @property
+    def _most_ready(self) -> float:
+        """How many tokens are predrafted in time if target and draft do not delay each other."""
+        first_ns, token_ns = self._draft.costs
+        ready = (1 / self.idle_goodput - first_ns) / token_ns if token_ns else 1.0
+        return max(1.0, min(float(MAX_DRAFT_LENGTH), ready))
+
+    def _step_ns(self, num_draft_tokens: float) -> float:
+        """A verification of so many draft tokens, without a concurrent draft."""
+        first_ns = self._pass.costs[4] if num_draft_tokens else 0.0
+        return max(1.0, 1 / self.idle_goodput + first_ns + self.token_ns * num_draft_tokens)
 
     def estimates(self, rate: float, predrafts: bool) -> PolicyEstimates:
         """What it knows of the draft at an acceptance rate. See `plan`."""
@@ -213,24 +200,11 @@ class PairState:
         percent = bisect_left(
             range(101), wanted, key=lambda rate: self.plan(rate / 100, goodput, predrafts).goodput
         )
+        delays = self.plan(rate, goodput, predrafts).predrafts
         return PolicyEstimates(
             acceptance_rate=rate,
             sufficient_acceptance_rate=percent / 100,
             target_step_ns=round(1 / goodput),
-            slowdown_ns=round(self._pass.costs[2]),
+            slowdown_ns=round(self._pass.costs[2]) if delays else 0,
             draft_token_ns=round(self.draft_ns(1)),
         )
-
-
-def best_length(rate: float, price: float) -> int:
-    """The length of the longest draft whose last token is accepted with probability > `price`."""
-    length, gain = 0, rate
-    while length < MAX_DRAFT_LENGTH and gain > price:
-        length, gain = length + 1, gain * rate
-    return length
-
-
-def expected_tokens(rate: float, length: float) -> float:
-    """The expected number of committed tokens of a step (arXiv 2211.17192)."""
-    rate = min(rate, 0.999)
-    return float((1 - rate ** (length + 1)) / (1 - rate))

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Protocol
 
-from orchestrator.policy.cost_model import PairState
+from orchestrator.policy.cost_model import PairState, Plan
 from orchestrator.step import DraftState, StepRecord
 from outrider.protocol.messages import PolicyEstimates
 
@@ -30,6 +30,8 @@ class Decision:
 
     drafts: bool = False
     """Whether the draft works in this step; otherwise it is idle."""
+    predrafts: bool = True
+    """Whether the draft, if it works, predrafts while the target verifies."""
     predraft_length: int = 0
     """How many tokens to predraft for each outcome, and the most to take from a predraft."""
     miss_length: int = 0
@@ -98,7 +100,7 @@ class FixedLength:
         )
 
     def observe(self, step: StepRecord) -> None:
-        self.pair.observe(step, self.length)
+        self.pair.observe(step, Plan(0.0, self.length, self.length))
 
     def estimates(self) -> None:
         return None

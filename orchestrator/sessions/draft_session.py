@@ -113,9 +113,6 @@ class DraftSession:
         """
         request = self._request(tokens, plan, await self._lacking_states(tokens))
         request.draft_token_ids.extend(map(self._representable, draft))
-        if plan.num_tokens and not plan.num_predrafts:
-            # Without predrafts the draft would not read these tokens yet; asked for one, it does.
-            request.num_speculative_tokens = 1
         self._waiting.append(None)
         self._note_sent("follow", request)
         await self._send(request)

@@ -222,6 +222,7 @@ def model_info_to_wire(info: ModelInfo) -> common_pb2.GetModelInfoResponse:
         gives_hidden_states=info.gives_hidden_states,
         max_cached_tokens=info.max_cached_tokens,
         num_cached_tokens=info.num_cached_tokens,
+        step_ns=info.step_ns,
     )
 
 
@@ -255,4 +256,5 @@ def model_info_from_wire(message: common_pb2.GetModelInfoResponse) -> ModelInfo:
         gives_hidden_states=message.gives_hidden_states,
         max_cached_tokens=message.max_cached_tokens,
         num_cached_tokens=message.num_cached_tokens,
+        step_ns=message.step_ns,
     )

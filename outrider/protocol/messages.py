@@ -236,6 +236,7 @@ class ModelInfo:
     gives_hidden_states: bool = False
     max_cached_tokens: int = 0
     num_cached_tokens: int = 0
+    step_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,6 +142,7 @@ def load_served_model(
         num_free_slots=engine.cache.num_slots,
         version=__version__,
         token_ns=round(1e9 * engine.batch_limits.token_seconds),
+        step_ns=round(1e9 * engine.batch_limits.step_seconds),
         batch_invariance=engine.batch_invariance,
         num_threads=engine.threads.current,
         num_layers=engine.num_layers,

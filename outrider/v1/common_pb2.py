@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18outrider/v1/common.proto\x12\x0boutrider.v1\"o\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x42\x08\n\x06_top_p\"\x9d\x01\n\rServerTimings\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x12\n\nforward_ns\x18\x02 \x01(\x04\x12\x11\n\tsample_ns\x18\x03 \x01(\x04\x12\x10\n\x08total_ns\x18\x04 \x01(\x04\x12\x14\n\x0c\x62\x61tch_tokens\x18\x05 \x01(\r\x12\x16\n\x0e\x62\x61tch_sessions\x18\x06 \x01(\r\x12\x13\n\x0bnum_threads\x18\x07 \x01(\r\"\x15\n\x13GetModelInfoRequest\"\xa8\x04\n\x14GetModelInfoResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x1a\n\x12max_context_length\x18\x05 \x01(\r\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x1e\n\x16vocabulary_fingerprint\x18\x07 \x01(\t\x12\x15\n\reos_token_ids\x18\x08 \x03(\r\x12\x11\n\tnum_slots\x18\t \x01(\r\x12\x16\n\x0enum_free_slots\x18\n \x01(\r\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x10\n\x08token_ns\x18\x0c \x01(\x04\x12\x14\n\x0cwire_version\x18\r \x01(\r\x12\x13\n\x0bnum_threads\x18\x0e \x01(\r\x12\x36\n\x10\x62\x61tch_invariance\x18\x0f \x01(\x0b\x32\x1c.outrider.v1.BatchInvariance\x12\x39\n\x13reads_hidden_states\x18\x10 \x01(\x0b\x32\x1c.outrider.v1.HiddenStateSpec\x12\x12\n\nnum_layers\x18\x11 \x01(\r\x12\x13\n\x0bhidden_size\x18\x12 \x01(\r\x12\x1b\n\x13gives_hidden_states\x18\x13 \x01(\x08\x12\x19\n\x11max_cached_tokens\x18\x14 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x15 \x01(\x04\"F\n\x0fHiddenStateSpec\x12\x0e\n\x06layers\x18\x01 \x03(\r\x12\x13\n\x0bhidden_size\x18\x02 \x01(\r\x12\x0e\n\x06window\x18\x03 \x01(\r\"E\n\x0cHiddenStates\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"L\n\x0f\x42\x61tchInvariance\x12\r\n\x05holds\x18\x01 \x01(\x08\x12\x12\n\nmax_tokens\x18\x02 \x01(\r\x12\x16\n\x0e\x61\x63ross_threads\x18\x03 \x01(\x08\"\x15\n\x13GetTokenizerRequest\"%\n\x14GetTokenizerResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18outrider/v1/common.proto\x12\x0boutrider.v1\"o\n\x0eSamplingParams\x12\x13\n\x0btemperature\x18\x01 \x01(\x02\x12\r\n\x05top_k\x18\x02 \x01(\r\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x00\x88\x01\x01\x12\r\n\x05min_p\x18\x04 \x01(\x02\x12\x0c\n\x04seed\x18\x05 \x01(\x04\x42\x08\n\x06_top_p\"\x9d\x01\n\rServerTimings\x12\x10\n\x08queue_ns\x18\x01 \x01(\x04\x12\x12\n\nforward_ns\x18\x02 \x01(\x04\x12\x11\n\tsample_ns\x18\x03 \x01(\x04\x12\x10\n\x08total_ns\x18\x04 \x01(\x04\x12\x14\n\x0c\x62\x61tch_tokens\x18\x05 \x01(\r\x12\x16\n\x0e\x62\x61tch_sessions\x18\x06 \x01(\r\x12\x13\n\x0bnum_threads\x18\x07 \x01(\r\"\x15\n\x13GetModelInfoRequest\"\xb9\x04\n\x14GetModelInfoResponse\x12\x10\n\x08model_id\x18\x01 \x01(\t\x12\x10\n\x08revision\x18\x02 \x01(\t\x12\r\n\x05\x64type\x18\x03 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\x04 \x01(\t\x12\x1a\n\x12max_context_length\x18\x05 \x01(\r\x12\x12\n\nvocab_size\x18\x06 \x01(\r\x12\x1e\n\x16vocabulary_fingerprint\x18\x07 \x01(\t\x12\x15\n\reos_token_ids\x18\x08 \x03(\r\x12\x11\n\tnum_slots\x18\t \x01(\r\x12\x16\n\x0enum_free_slots\x18\n \x01(\r\x12\x0f\n\x07version\x18\x0b \x01(\t\x12\x10\n\x08token_ns\x18\x0c \x01(\x04\x12\x14\n\x0cwire_version\x18\r \x01(\r\x12\x13\n\x0bnum_threads\x18\x0e \x01(\r\x12\x36\n\x10\x62\x61tch_invariance\x18\x0f \x01(\x0b\x32\x1c.outrider.v1.BatchInvariance\x12\x39\n\x13reads_hidden_states\x18\x10 \x01(\x0b\x32\x1c.outrider.v1.HiddenStateSpec\x12\x12\n\nnum_layers\x18\x11 \x01(\r\x12\x13\n\x0bhidden_size\x18\x12 \x01(\r\x12\x1b\n\x13gives_hidden_states\x18\x13 \x01(\x08\x12\x19\n\x11max_cached_tokens\x18\x14 \x01(\x04\x12\x19\n\x11num_cached_tokens\x18\x15 \x01(\x04\x12\x0f\n\x07step_ns\x18\x16 \x01(\x04\"F\n\x0fHiddenStateSpec\x12\x0e\n\x06layers\x18\x01 \x03(\r\x12\x13\n\x0bhidden_size\x18\x02 \x01(\r\x12\x0e\n\x06window\x18\x03 \x01(\r\"E\n\x0cHiddenStates\x12\x13\n\x0b\x66irst_index\x18\x01 \x01(\r\x12\x12\n\nnum_tokens\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\"L\n\x0f\x42\x61tchInvariance\x12\r\n\x05holds\x18\x01 \x01(\x08\x12\x12\n\nmax_tokens\x18\x02 \x01(\r\x12\x16\n\x0e\x61\x63ross_threads\x18\x03 \x01(\x08\"\x15\n\x13GetTokenizerRequest\"%\n\x14GetTokenizerResponse\x12\r\n\x05\x63hunk\x18\x01 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,15 +38,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETMODELINFOREQUEST']._serialized_start=314
   _globals['_GETMODELINFOREQUEST']._serialized_end=335
   _globals['_GETMODELINFORESPONSE']._serialized_start=338
-  _globals['_GETMODELINFORESPONSE']._serialized_end=890
-  _globals['_HIDDENSTATESPEC']._serialized_start=892
-  _globals['_HIDDENSTATESPEC']._serialized_end=962
-  _globals['_HIDDENSTATES']._serialized_start=964
-  _globals['_HIDDENSTATES']._serialized_end=1033
-  _globals['_BATCHINVARIANCE']._serialized_start=1035
-  _globals['_BATCHINVARIANCE']._serialized_end=1111
-  _globals['_GETTOKENIZERREQUEST']._serialized_start=1113
-  _globals['_GETTOKENIZERREQUEST']._serialized_end=1134
-  _globals['_GETTOKENIZERRESPONSE']._serialized_start=1136
-  _globals['_GETTOKENIZERRESPONSE']._serialized_end=1173
+  _globals['_GETMODELINFORESPONSE']._serialized_end=907
+  _globals['_HIDDENSTATESPEC']._serialized_start=909
+  _globals['_HIDDENSTATESPEC']._serialized_end=979
+  _globals['_HIDDENSTATES']._serialized_start=981
+  _globals['_HIDDENSTATES']._serialized_end=1050
+  _globals['_BATCHINVARIANCE']._serialized_start=1052
+  _globals['_BATCHINVARIANCE']._serialized_end=1128
+  _globals['_GETTOKENIZERREQUEST']._serialized_start=1130
+  _globals['_GETTOKENIZERREQUEST']._serialized_end=1151
+  _globals['_GETTOKENIZERRESPONSE']._serialized_start=1153
+  _globals['_GETTOKENIZERRESPONSE']._serialized_end=1190
 # @@protoc_insertion_point(module_scope)

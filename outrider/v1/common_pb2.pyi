@@ -43,7 +43,7 @@ class GetModelInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetModelInfoResponse(_message.Message):
-    __slots__ = ("model_id", "revision", "dtype", "device", "max_context_length", "vocab_size", "vocabulary_fingerprint", "eos_token_ids", "num_slots", "num_free_slots", "version", "token_ns", "wire_version", "num_threads", "batch_invariance", "reads_hidden_states", "num_layers", "hidden_size", "gives_hidden_states", "max_cached_tokens", "num_cached_tokens")
+    __slots__ = ("model_id", "revision", "dtype", "device", "max_context_length", "vocab_size", "vocabulary_fingerprint", "eos_token_ids", "num_slots", "num_free_slots", "version", "token_ns", "wire_version", "num_threads", "batch_invariance", "reads_hidden_states", "num_layers", "hidden_size", "gives_hidden_states", "max_cached_tokens", "num_cached_tokens", "step_ns")
     MODEL_ID_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     DTYPE_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class GetModelInfoResponse(_message.Message):
     GIVES_HIDDEN_STATES_FIELD_NUMBER: _ClassVar[int]
     MAX_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
     NUM_CACHED_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    STEP_NS_FIELD_NUMBER: _ClassVar[int]
     model_id: str
     revision: str
     dtype: str
@@ -86,7 +87,8 @@ class GetModelInfoResponse(_message.Message):
     gives_hidden_states: bool
     max_cached_tokens: int
     num_cached_tokens: int
-    def __init__(self, model_id: _Optional[str] = ..., revision: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., max_context_length: _Optional[int] = ..., vocab_size: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., num_slots: _Optional[int] = ..., num_free_slots: _Optional[int] = ..., version: _Optional[str] = ..., token_ns: _Optional[int] = ..., wire_version: _Optional[int] = ..., num_threads: _Optional[int] = ..., batch_invariance: _Optional[_Union[BatchInvariance, _Mapping]] = ..., reads_hidden_states: _Optional[_Union[HiddenStateSpec, _Mapping]] = ..., num_layers: _Optional[int] = ..., hidden_size: _Optional[int] = ..., gives_hidden_states: _Optional[bool] = ..., max_cached_tokens: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ...) -> None: ...
+    step_ns: int
+    def __init__(self, model_id: _Optional[str] = ..., revision: _Optional[str] = ..., dtype: _Optional[str] = ..., device: _Optional[str] = ..., max_context_length: _Optional[int] = ..., vocab_size: _Optional[int] = ..., vocabulary_fingerprint: _Optional[str] = ..., eos_token_ids: _Optional[_Iterable[int]] = ..., num_slots: _Optional[int] = ..., num_free_slots: _Optional[int] = ..., version: _Optional[str] = ..., token_ns: _Optional[int] = ..., wire_version: _Optional[int] = ..., num_threads: _Optional[int] = ..., batch_invariance: _Optional[_Union[BatchInvariance, _Mapping]] = ..., reads_hidden_states: _Optional[_Union[HiddenStateSpec, _Mapping]] = ..., num_layers: _Optional[int] = ..., hidden_size: _Optional[int] = ..., gives_hidden_states: _Optional[bool] = ..., max_cached_tokens: _Optional[int] = ..., num_cached_tokens: _Optional[int] = ..., step_ns: _Optional[int] = ...) -> None: ...
 
 class HiddenStateSpec(_message.Message):
     __slots__ = ("layers", "hidden_size", "window")

@@ -57,6 +57,8 @@ MACHINES = (
     Machine("a faster CPU", 15, 2.5, 6, 5, beside=1, reading=1),
     # Two threads of each on the same two cores.
     Machine("the same cores", 28, 5, 20, 20, beside=1, reading=50, after_hit=3.5, noise=0.12),
+    # Two threads of the target on two cores, and a feature draft, which predrafts on one of them.
+    Machine("shared with a feature draft", 16, 1.4, 2.7, 0.9, beside=12, reading=3),
     # A verification takes no longer for a few tokens more.
     Machine("GPUs", 10, 0.05, 2, 1.5, beside=0.1, reading=0.2),
 )
@@ -75,9 +77,10 @@ class SimulatedPair:
     ) -> None:
         self.acceptance = acceptance
         self.state = PairState(token_ns=machine.token * 1e6)
+        self.state.meet_draft(machine.next_draft * 1e6)
         self.ms = 0.0
         self.ms_alone = 0.0
-        self._machine = machine
+        self.machine = machine
         self._chance = chance
         self._predrafts = predrafts
         self._slowness = 1.0
@@ -97,30 +100,34 @@ class SimulatedPair:
         policy.decide(StepContext(DraftState.IDLE))
         policy.observe(StepRecord((0,), is_prefill=True))
         draft, to_read, reading = DraftState.IDLE, _STEPS_TO_READ, DraftState.PREFILLING
+        is_predrafting = False
         run_ahead = 0  # tokens that are under way without a request
         while num_tokens > 0:
             self._drift()
             decision = policy.decide(StepContext(draft, is_running_ahead=run_ahead > 0))
-            way_ms = self._machine.round_trip
+            way_ms = self.machine.round_trip
             if run_ahead and decision.drafts:  # the pass under way is in vain
-                way_ms += self._chance.random() * self._machine.alone
+                way_ms += self._chance.random() * self.machine.alone
                 run_ahead = 0
             if not decision.drafts:
                 draft, to_read = DraftState.IDLE, max(to_read, _STEPS_TO_CATCH_UP)
-                step = self._record(1, 0, draft, self._machine.alone, 0.0 if run_ahead else way_ms)
+                is_predrafting = False
+                step = self._record(1, 0, draft, self.machine.alone, 0.0 if run_ahead else way_ms)
                 step = dataclasses.replace(step, is_run_ahead=run_ahead > 0)
                 run_ahead = run_ahead - 1 if run_ahead else 32 * decision.runs_ahead
             elif to_read > 0:
-                is_cache_miss = draft is not DraftState.IDLE
+                is_cache_miss = is_predrafting
+                is_predrafting = self._predrafts and decision.predrafts
                 draft = reading
                 to_read -= 1
-                ms = self._machine.alone + self._machine.reading
+                ms = self.machine.alone + self.machine.reading
                 step = self._record(1, 0, draft, ms, way_ms)
                 step = dataclasses.replace(step, is_cache_miss=is_cache_miss)
             else:
-                is_predrafting = self._predrafts and draft is not DraftState.IDLE
+                had_predrafts = is_predrafting
+                is_predrafting = self._predrafts and decision.predrafts
                 draft, reading = DraftState.ACTIVE, DraftState.CATCHING_UP
-                step = self._step(decision, is_predrafting, num_tokens, way_ms)
+                step = self._step(decision, had_predrafts, is_predrafting, num_tokens, way_ms)
             policy.observe(step)
             num_tokens -= len(step.token_ids)
             self.ms += step.ns / 1e6
@@ -128,12 +135,17 @@ class SimulatedPair:
             yield step
 
     def _step(
-        self, decision: Decision, is_predrafting: bool, num_tokens: int, way_ms: float
+        self,
+        decision: Decision,
+        had_predrafts: bool,
+        is_predrafting: bool,
+        num_tokens: int,
+        way_ms: float,
     ) -> StepRecord:
         """A step of a draft that has read the text."""
-        machine, draft_ns = self._machine, 0
+        machine, draft_ns = self.machine, 0
         hits = min(_MOST_HITS, _LEAST_HITS + _MORE_HITS * self.acceptance)
-        if is_hit := is_predrafting and self._chance.random() < hits:
+        if is_hit := had_predrafts and self._chance.random() < hits:
             ready = 1 + max(0, int((machine.alone - machine.draft) / machine.next_draft))
             length = min(ready, decision.predraft_length, num_tokens - 1)
             ms = (machine.alone + machine.token * length) * machine.after_hit
@@ -145,12 +157,14 @@ class SimulatedPair:
         accepted = 0
         while accepted < length and self._chance.random() < self.acceptance:
             accepted += 1
-        step = self._record(1 + accepted, length, DraftState.ACTIVE, ms + machine.beside, way_ms)
+        ms += machine.beside * is_predrafting
+        step = self._record(1 + accepted, length, DraftState.ACTIVE, ms, way_ms)
         source = DraftSource.DRAFTED if length else DraftSource.NONE
         return dataclasses.replace(
             step,
             source=DraftSource.CACHED if is_hit else source,
-            is_cache_miss=is_predrafting and not is_hit,
+            is_predrafting=is_predrafting,
+            is_cache_miss=had_predrafts and not is_hit,
             draft_ns=draft_ns,
         )
 
@@ -174,11 +188,11 @@ class SimulatedPair:
 
     @property
     def _alone_ms(self) -> float:
-        return self._machine.alone * self._slowness * (1 + _DISTURBED / 2)
+        return self.machine.alone * self._slowness * (1 + _DISTURBED / 2)
 
     def _ns(self, ms: float) -> int:
         """What takes so long on average, this time."""
-        ms *= self._slowness * max(0.8, self._chance.gauss(1, self._machine.noise))
+        ms *= self._slowness * max(0.8, self._chance.gauss(1, self.machine.noise))
         if self._chance.random() < _DISTURBED:
             ms *= self._chance.uniform(1, 2)
         return int(ms * 1e6)

@@ -70,6 +70,8 @@ class BatchLimits:
     """How long a pass waits for each further session."""
     token_seconds: float = 0.0
     """The marginal cost of a token in a short pass; 0: unknown."""
+    step_seconds: float = 0.0
+    """The time of a pass of one token; 0: unknown."""
     max_tokens: int = 0
     """The most tokens in a pass for which logits are batch-invariant; 0: no limit."""
 
@@ -96,7 +98,8 @@ def measure_batch_limits(engine: Passes, replays_steps: bool = False) -> BatchLi
     fast = takewhile(lambda budget: _seconds(engine, budget) <= limit, budgets)
     widest = max(fast, default=_BUDGETS[0])
     token_seconds = max(0.0, step - shortest) / (num_tokens - 1)
-    return BatchLimits(widest, max(_SHORTEST_GATHERING, shortest / _GATHERINGS), token_seconds)
+    gather_seconds = max(_SHORTEST_GATHERING, shortest / _GATHERINGS)
+    return BatchLimits(widest, gather_seconds, token_seconds, step_seconds=shortest)
 
 
 def _seconds(engine: Passes, num_tokens: int) -> float:

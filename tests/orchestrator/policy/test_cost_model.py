@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from orchestrator.policy.cost_model import CostFilter, PairState, best_length, expected_tokens
+from orchestrator.policy.cost_model import PairState, Plan
+from orchestrator.policy.estimates import Acceptance, CostFilter, best_length, expected_tokens
 from orchestrator.step import DraftSource, DraftState, StepRecord
 
 MS = 1_000_000
@@ -14,7 +15,7 @@ Kind = tuple[int, int]
 
 def seen(*passes: tuple[int, Kind, float], token_ms: float = 0.0) -> CostFilter:
     """After passes of so many tokens, with a draft that works meanwhile or not, of so many ms."""
-    errors = (1.0, 0.05 if token_ms else 0.2, 1.0, 1.0)
+    errors = (1.0, 0.05 if token_ms else 0.2, 1.0, 1.0)  # as those of `PairState`
     costs = CostFilter(errors, (0.03, 0.003, 0.003, 0.003), token_ms * MS)
     chance = random.Random(0)
     for num_tokens, kind, ms in passes:
@@ -82,7 +83,7 @@ def test_drafting_is_thought_of_as_proportional_until_another_length_is_seen() -
     def draft(length: int, draft_ms: float) -> None:
         state.observe(
             StepRecord((0,), length, 0, DraftSource.DRAFTED, DraftState.ACTIVE,
-                       draft_ns=int(draft_ms * MS), verify_ns=40 * MS), 1
+                       draft_ns=int(draft_ms * MS), verify_ns=40 * MS), Plan(miss_length=length)
         )  # fmt: skip
 
     draft(3, 30)
@@ -103,27 +104,27 @@ def verified(verify_ms: float, server_ms: float, is_pipelined: bool = False) -> 
 def test_results_that_are_late_now_and_then_do_not_make_a_target_distant() -> None:
     state = PairState()
     for number in range(100):
-        state.observe(verified(90 if number % 5 == 4 else 31, 30), 1)
+        state.observe(verified(90 if number % 5 == 4 else 31, 30), Plan())
         assert not state.has_high_latency
     for _ in range(20):
-        state.observe(verified(80, 30), 1)
+        state.observe(verified(80, 30), Plan())
     assert state.has_high_latency
-    state.observe(verified(31, 30), 1)
+    state.observe(verified(31, 30), Plan())
     assert not state.has_high_latency
 
 
 def test_a_pipelined_verification_says_nothing_of_the_network() -> None:
     state = PairState()
     for _ in range(20):
-        state.observe(verified(80, 30), 1)
+        state.observe(verified(80, 30), Plan())
     before = state.network_ns
-    state.observe(verified(5, 30, is_pipelined=True), 1)
+    state.observe(verified(5, 30, is_pipelined=True), Plan())
     assert state.network_ns == before
 
 
 def test_the_prefill_says_nothing_of_costs() -> None:
     state = PairState()
-    state.observe(StepRecord((0,), is_prefill=True, verify_ns=10**9, server_ns=1), 1)
+    state.observe(StepRecord((0,), is_prefill=True, verify_ns=10**9, server_ns=1), Plan())
     assert state.num_idle_steps == 0
     assert not state.has_high_latency
 
@@ -134,3 +135,28 @@ def test_lengths_and_tokens() -> None:
     assert best_length(0.1, 0.2) == 0
     assert expected_tokens(0.5, 2) == pytest.approx(1.75)
     assert expected_tokens(1.0, 3) == pytest.approx(4, rel=0.01)
+
+
+def test_what_the_draft_says_of_its_tokens_counts_until_lengths_differ() -> None:
+    state = PairState()
+    state.meet_draft(token_ns=1.0 * MS)
+    state.observe(
+        StepRecord((0,), 1, 0, DraftSource.DRAFTED, DraftState.ACTIVE,
+                   draft_ns=5 * MS, verify_ns=40 * MS), Plan()
+    )  # fmt: skip
+    assert state.draft_ns(4) == pytest.approx(8 * MS)
+
+
+def test_a_cost_that_is_forgotten_is_soon_learned_again() -> None:
+    costs = seen(*[(1, IDLE, 30.0), (2, WORK, 45.0)] * 20, token_ms=2)
+    for _ in range(100):
+        costs.forget(2, 0.02)
+    assert ms(costs, 2, WORK) < 36
+    costs.observe((1, 2, 1, 0), 45 * MS)
+    assert ms(costs, 2, WORK) > 42
+    assert ms(costs, 1, IDLE) == pytest.approx(30, rel=0.1)
+
+
+def test_the_rate_may_be_higher_as_long_as_little_is_known() -> None:
+    assert Acceptance(0.5, 25.0, 0.98).bound(1.0) == pytest.approx(0.6)
+    assert Acceptance(0.0, 8.0, 0.98).bound(1.0) == 0.0

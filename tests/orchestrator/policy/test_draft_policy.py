@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.policy.cost_model import PairState
+from orchestrator.policy.cost_model import PairState, Plan
 from orchestrator.policy.draft_policy import FixedLength, StepContext
 from orchestrator.step import DraftSource, DraftState, StepRecord
 
@@ -37,7 +37,7 @@ def test_other_texts_learn_from_it() -> None:
 def test_a_distant_target_runs_ahead_or_gets_verifications_early() -> None:
     state = PairState()
     distant = StepRecord((0,), draft_state=DraftState.IDLE, verify_ns=10**8, server_ns=10**7)
-    state.observe(distant, 0)
+    state.observe(distant, Plan())
     alone, drafting = (FixedLength(state, length).decide(CONTEXT) for length in (0, 3))
     assert (alone.runs_ahead, alone.pipelines) == (True, False)
     assert (drafting.runs_ahead, drafting.pipelines) == (False, True)

@@ -127,22 +127,14 @@ async def test_following_is_one_message_that_nobody_waits_for(
     assert (call.requests[-1].context_length, list(call.requests[-1].token_ids)) == (5, [9])
 
 
-@pytest.mark.parametrize(
-    ("predraft_plan", "num_asked"),
-    [
-        (PredraftPlan(num_predrafts=0, num_tokens=2), 1),  # in turn
-        (PredraftPlan(num_predrafts=2, num_tokens=2), 0),  # what is predrafted reads them, too
-        (PredraftPlan(), 0),  # at rest
-    ],
-)
-async def test_a_draft_that_predrafts_nothing_reads_while_the_target_works(
-    session: DraftSession, call: ScriptedCall, predraft_plan: PredraftPlan, num_asked: int
+@pytest.mark.parametrize("predraft_plan", [PREDRAFT_PLAN, PredraftPlan()])
+async def test_what_is_verified_is_sent_once(
+    session: DraftSession, call: ScriptedCall, predraft_plan: PredraftPlan
 ) -> None:
-    """Else the next proposal would read it all, and seem slow. It reads to propose only."""
     await session.follow([1, 2, 3, 4], (5,), predraft_plan)
-    assert call.requests[-1].num_speculative_tokens == num_asked
+    assert call.requests[-1].num_speculative_tokens == 0
     asking = asyncio.create_task(session.propose([1, 2, 3, 4, 5, 9], 1, predraft_plan))
-    await call.respond(context_length=4, draft_token_ids=[8] * num_asked, sequence_length=5)
+    await call.respond(context_length=4, sequence_length=5)
     await call.respond(context_length=6, draft_token_ids=[10], sequence_length=6)
     assert (await asking).draft_token_ids == (10,)
     assert (call.requests[-1].context_length, list(call.requests[-1].token_ids)) == (5, [9])
