@@ -80,9 +80,11 @@ def main(
     if plots or redraw:
         check_matplotlib()  # an error now rather than after the measurements
     if redraw:
-        for path in sorted(output.glob("*.json")):
-            for drawn in write_plots(path):
-                click.echo(f"wrote {drawn}")
+        drawn = [plot for path in sorted(output.glob("*.json")) for plot in write_plots(path)]
+        if not drawn:
+            raise click.UsageError(f"{output} has no results to draw")
+        for path in drawn:
+            click.echo(f"wrote {path}")
         return
     lines = read_prompts(prompts)
     plan = dataclasses.replace(

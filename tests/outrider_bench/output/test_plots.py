@@ -75,6 +75,12 @@ def test_the_step_that_is_drawn_is_of_median_length_among_its_like() -> None:
     assert typical_step([step(0, 0, 7)])["duration_ns"] == 7_000_000
 
 
+def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
+    finished = CliRunner().invoke(main, ["--redraw", "--output", str(tmp_path)])
+    assert finished.exit_code == 2
+    assert "no results to draw" in finished.stderr
+
+
 @pytest.mark.slow
 def test_all_drawings_that_are_kept_can_be_made_again(tmp_path: Path) -> None:
     for path in RESULTS.glob("*.json"):

@@ -192,7 +192,7 @@ def test_processes_of_a_run_work_together(
     )
     assert finished.exit_code == 0, finished.stderr
     document = json.loads((tmp_path / "out/bench.json").read_text())
-    assert {"versions", "hardware", "settings"} <= set(document)
+    assert {"command", "versions", "hardware", "settings"} <= set(document)
     assert set(document["sections"]) == {"lengths"}
     assert "fixed draft length" in finished.stdout
     assert (tmp_path / "out/bench_lengths.svg").exists()
