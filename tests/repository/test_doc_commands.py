@@ -145,6 +145,16 @@ def test_what_is_not_run_is_parsed(
     parsers.get(program, lambda arguments: None)(arguments)
 
 
+def test_named_flags_exist() -> None:
+    commands = [cli, *cli.commands.values(), *(import_module(name).main for name in MAINS.values())]
+    parameters = [parameter for command in commands for parameter in command.params]
+    flags = {flag for each in parameters for flag in (*each.opts, *each.secondary_opts)}
+    spans = [span for page in PAGES for span in re.findall(r"`(--[^`]*)`", page.read_text())]
+    named = {flag for span in spans for flag in re.findall(r"(?<!\S)--[\w-]+", span)}
+    of_others = {"--no-deps", "--extra-index-url", "--format", "--parts"}  # pip, ghz, benchmarks
+    assert named - of_others <= flags | {"--help"}
+
+
 def test_named_subcommands_exist() -> None:
     text = "\n".join(page.read_text() for page in PAGES)
     assert set(re.findall(r"`outrider (\w+)`", text)) <= cli.commands.keys()
