@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from outrider.errors import HiddenStateMismatch
 from outrider.protocol import hidden_states
@@ -130,3 +131,32 @@ async def test_a_pair_that_does_not_fit_is_refused_when_it_connects(
     with pytest.raises(HiddenStateMismatch, match=words):
         async with running_system(tiny_models("llama"), draft):
             pass
+
+
+VIEWS = {f"aten.{name}" for name in ("slice.Tensor", "view.default", "lift_fresh.default")}
+
+
+class Operations(TorchDispatchMode):
+    """Notes torch's operations in the thread that enters it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+async def test_no_service_computes_on_the_thread_of_its_loop(
+    dtype: str, tmp_path: Path, tiny_models: Callable[..., Path]
+) -> None:
+    """A second thread that computes gets OpenMP threads of its own, which slow the engine's."""
+    target, draft = tiny_models("llama"), make_eagle3(tmp_path)
+    async with running_system(target, draft, dtype, dtype=dtype) as system:
+        await text(system, 3)
+        with Operations() as operations:
+            await text(system, 3, num_predrafts=2)
+            await text(system, 3, num_predrafts=0, **SAMPLED)
+    assert operations.names <= VIEWS
