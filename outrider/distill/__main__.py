@@ -96,7 +96,8 @@ def _recipe(settings: dict[str, Any]) -> Recipe:
 @click.option("--checkpoint-every", type=AT_LEAST_ONE, default=50, show_default=True)
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
-@click.option("--dtype", type=click.Choice(DTYPES), default="auto", help="Of the target.")
+@click.option("--dtype", type=click.Choice(DTYPES), default="auto",
+              help="Of the target.  [default: bfloat16 where that is fast]")  # fmt: skip
 @click.option("--threads", type=AT_LEAST_ONE)
 def main(**settings: Any) -> None:
     """Make a draft for a target. Goes on where it was interrupted."""

@@ -16,7 +16,9 @@ from torch import Tensor
 from outrider.distill.shared.settings import Recipe
 from outrider.distill.shared.teaching import Lesson, teach
 from outrider.distill.shared.texts import Array, Texts
+from outrider.distill.shared.training import training_dtype
 from outrider.distill.shared.writing import SHARD_SIZE, Writer, texts_of_file
+from outrider.engine.device import choose_device
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
 from outrider.engine.scheduling.scheduler import Scheduler
@@ -54,10 +56,13 @@ def write_and_read(recipe: Recipe, folder: str, work: Path, progress: Progress) 
     Raises:
         ConfigurationError: there are no texts.
     """
+    dtype = recipe.dtype
+    if dtype == "auto":  # passes are as long as in training: 64 texts at once, or all of a text
+        dtype = str(training_dtype(choose_device(recipe.device))).removeprefix("torch.")
     options = EngineOptions(
         folder,
         recipe.device,
-        recipe.dtype,
+        dtype,
         recipe.threads,
         SHARD_SIZE,
         recipe.max_length,
