@@ -1,17 +1,13 @@
 """The same loop with draft and target inside one process, sequentially and without gRPC."""
 
 import asyncio
-import dataclasses
 import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor
-
 from draft_service.drafters.model import ModelDrafterSession
-from draft_service.drafters.target_states import TargetStates
 from draft_service.service import load_drafter
 from orchestrator.decoding.decoder import decode
 from orchestrator.decoding.interfaces import Drafter, Lookahead
@@ -33,7 +29,7 @@ from outrider.protocol.messages import (
 )
 from outrider.serving.loading import load_served_model, wait_for_own_thread
 from outrider_bench.models.loop_model import Place
-from outrider_bench.models.trace import Rejection, places, read, rejection
+from outrider_bench.models.trace import Rejection, places, read, read_hidden_states, rejection
 from outrider_bench.runs import Run, Task
 from target_service.verifier import Verifier, VerifierSession
 
@@ -169,26 +165,15 @@ def trace(text: list[int], num_output_tokens: int, params: SamplingParams) -> Tr
     first token of a draft; behind it is right less often.
     """
     drafter = _loaded["drafter"]
-    ids, rows = drafter.engine.logit_token_ids, asyncio.run(_hidden_rows(text[:-1]))
+    ids, rows = drafter.engine.logit_token_ids, None
+    if (spec := _hidden_states()) is not None:
+        rows = read_hidden_states(_loaded["verifier"].scheduler, text, spec.layers)
     draft_logits = read(drafter.scheduler, text, num_output_tokens, rows)
     shared = places(draft_logits, ids, text, params)
     if params.greedy:
         return Traced(shared, None)
     target_logits = read(_loaded["verifier"].scheduler, text, num_output_tokens)
     return Traced(shared, rejection(target_logits, draft_logits, ids, params))
-
-
-async def _hidden_rows(tokens: list[int]) -> Tensor | None:
-    """What a feature draft reads of these tokens, [num_tokens, width]."""
-    if (spec := _hidden_states()) is None:
-        return None
-    session = _loaded["verifier"].open_session()
-    session.give_hidden_states(dataclasses.replace(spec, window=len(tokens)))
-    result = await session.verify(0, tokens, [], GREEDY)
-    session.close()
-    states = TargetStates(spec.row_bytes // 2)
-    states.take(0, result.hidden_states)
-    return states.rows(0, len(tokens))
 
 
 def draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> float:

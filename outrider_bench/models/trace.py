@@ -5,13 +5,14 @@ compared with rejection sampling: the same texts, models and cache, another rule
 """
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from outrider.engine.chunk import Chunk, Features
+from outrider.engine.chunk import Capture, Chunk, Features
 from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.scheduler import Scheduler
 from outrider.protocol.messages import SamplingParams
@@ -34,6 +35,12 @@ class Reading(Job):
         return []
 
 
+    def num_skippable(self, num_known: int) -> int:
+        """None: what is copied from another slot has no hidden states, and for a feature draft may
+        have come with others."""
+        return 0
+
+
 class FeatureReading(Reading):
     """The same by a feature draft, which reads `rows` beside the tokens behind the first."""
 
@@ -42,10 +49,6 @@ class FeatureReading(Reading):
     ) -> None:
         super().__init__(slot, text[1:], num_output_tokens)
         self._rows = rows
-
-    def num_skippable(self, num_known: int) -> int:
-        """None, since the same tokens may have come with other rows."""
-        return 0
 
     def next_chunk(self, budget: int) -> Chunk:
         chunk = super().next_chunk(budget)
@@ -61,14 +64,31 @@ def read(
     Args:
         rows: hidden states of the target for a feature draft, [len(text) - 1, width].
     """
-    slot = scheduler.acquire()
-    try:
+    with _slot(scheduler) as slot:
         if rows is None:
             job = Reading(slot, text, num_output_tokens)
         else:
             job = FeatureReading(slot, text, num_output_tokens, rows)
         scheduler.submit(job).result()
         return job.logits
+
+
+def read_hidden_states(scheduler: Scheduler, text: Sequence[int], layers: Sequence[int]) -> Tensor:
+    """What a feature draft reads of all tokens but the last, [len(text) - 1, width]."""
+    with _slot(scheduler) as slot:
+        job = Reading(slot, text, 1)
+        job.capture = Capture(tuple(layers))
+        scheduler.submit(job).result()
+        taken = job.take_hidden_states()
+        assert taken is not None
+        return torch.from_numpy(taken[1]).view(torch.bfloat16).float()
+
+
+@contextmanager
+def _slot(scheduler: Scheduler) -> Iterator[int]:
+    slot = scheduler.acquire()
+    try:
+        yield slot
     finally:
         scheduler.release(slot)
 

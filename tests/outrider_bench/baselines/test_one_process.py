@@ -55,5 +55,16 @@ def test_a_trace_has_what_the_draft_would_propose(loaded: dict[str, Any]) -> Non
     assert traced.rejection is not None
 
 
+def test_a_trace_reads_texts_anew_whatever_the_slots_hold(loaded: dict[str, Any]) -> None:
+    """Tokens that are copied from another slot would have no hidden states."""
+    prompt = [5 + i * i % 200 for i in range(120)]
+    params = SamplingParams(HOT)
+    texts = [[*prompt, *one_process.generate(prompt, Task("", 16, HOT), 0, False).token_ids]]
+    texts.append([*texts[0][:-1], 7])
+    first, other, again = (one_process.trace(texts[i], 16, params) for i in (0, 1, 0))
+    assert again == first
+    assert other.places[:-1] == first.places[:-1]
+
+
 def test_passes_of_the_draft_can_be_timed(loaded: dict[str, Any]) -> None:
     assert one_process.draft_pass_ms(PROMPT, num_rows=2, num_passes=3) > 0
