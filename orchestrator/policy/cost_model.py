@@ -38,7 +38,6 @@ class PairState:
         errors = (1.0, 0.05 if token_ns else 0.2, 1.0, 1.0, 0.1)
         self._pass = CostFilter(errors, (0.03, 0.003, 0.003, 0.003, 0.003), token_ns)
         self.meet_draft()
-        # The most recent texts predict the next one best.
         self.acceptance = Acceptance(config.prior_acceptance, config.prior_tokens, config.decay)
         self._num_sessions = 1.0  # that share a pass
         self._miss_rate = _PRIOR_MISS_RATE
