@@ -34,7 +34,6 @@ class Reading(Job):
         self.logits = logits
         return []
 
-
     def num_skippable(self, num_known: int) -> int:
         """None: what is copied from another slot has no hidden states, and for a feature draft may
         have come with others."""
