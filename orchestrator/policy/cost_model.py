@@ -10,6 +10,10 @@ from outrider.protocol.messages import PolicyEstimates
 
 _PRIOR_MISS_RATE = 0.4
 
+# Costs of a pass, of a token in it, of a predrafting draft, of a cache hit, and of draft tokens at
+# all: the first one may lengthen a pass more than further ones.
+_PASS, _TOKEN, _PREDRAFTING, _HIT, _FIRST_DRAFT_TOKEN = range(5)
+
 READING = (DraftState.PREFILLING, DraftState.CATCHING_UP)
 
 
@@ -33,11 +37,9 @@ class PairState:
 
     def __init__(self, token_ns: float = 0.0, config: PolicyConfig | None = None) -> None:
         self.config = config = config or PolicyConfig()
-        # Costs of a pass, of a token in it, of a predrafting draft, of a cache hit, and of draft
-        # tokens at all: the first one may lengthen a pass more than further ones.
         errors = (1.0, 0.05 if token_ns else 0.2, 1.0, 1.0, 0.1)
         self._pass = CostFilter(errors, (0.03, 0.003, 0.003, 0.003, 0.003), token_ns)
-        self.meet_draft()
+        self.reset_draft()
         self.acceptance = Acceptance(config.prior_acceptance, config.prior_tokens, config.decay)
         self._num_sessions = 1.0  # that share a pass
         self._miss_rate = _PRIOR_MISS_RATE
@@ -48,7 +50,7 @@ class PairState:
         self.num_idle_steps, self.steps_since_probe = 0, 0.0
         self.probe_debt = 0.0  # tokens that probes have cost beyond their budget
 
-    def meet_draft(self, token_ns: float = 0.0) -> None:
+    def reset_draft(self, token_ns: float = 0.0) -> None:
         """Forgets how long drafting took; `token_ns` is a draft token's time, 0: unknown."""
         # Costs of a proposal, and of each of its tokens.
         self._draft = CostFilter((0.5, 0.5), (0.03, 0.03), token_ns or None)
@@ -64,12 +66,12 @@ class PairState:
     @property
     def idle_goodput(self) -> float:
         """Tokens per nanosecond of the target alone."""
-        return 1 / max(1.0, self._pass.costs[0] + self.token_ns)
+        return 1 / max(1.0, self._pass.costs[_PASS] + self.token_ns)
 
     @property
     def token_ns(self) -> float:
         """Cost of one more draft token in each session that shares the forward pass."""
-        return self._pass.costs[1] * self._num_sessions
+        return self._pass.costs[_TOKEN] * self._num_sessions
 
     def draft_ns(self, length: float) -> float:
         return self._draft.costs[0] + self._draft.costs[1] * length if length else 0.0
@@ -164,18 +166,18 @@ class PairState:
         miss = self._sequential(rate, goodput, 0 if self._draft.costs[1] else 1)
         predraft_length = max(1, best_length(rate, goodput * self.token_ns))
         hit_length = min(predraft_length, self._num_ready or self._most_ready)
-        hit_ns = self._step_ns(hit_length) + self._pass.costs[3]
+        hit_ns = self._step_ns(hit_length) + self._pass.costs[_HIT]
         miss_tokens = expected_tokens(rate, miss.miss_length)
         miss_ns = miss_tokens / miss.goodput
         hits = 1 - self._miss_rate
         tokens = miss_tokens + hits * (expected_tokens(rate, hit_length) - miss_tokens)
-        ns = self._pass.costs[2] + miss_ns + hits * (hit_ns - miss_ns)
+        ns = self._pass.costs[_PREDRAFTING] + miss_ns + hits * (hit_ns - miss_ns)
         return Plan(tokens / ns, predraft_length, miss.miss_length, predrafts=True)
 
     def _forget_predrafting(self, share: float) -> None:
         """Makes what is known of predrafting more favourable, until it seems worth a try."""
-        self._pass.forget(2, share)
-        self._pass.forget(3, share)
+        self._pass.forget(_PREDRAFTING, share)
+        self._pass.forget(_HIT, share)
         self._miss_rate += share * (_PRIOR_MISS_RATE - self._miss_rate)
         if self._num_ready:
             self._num_ready += share * (self._most_ready - self._num_ready)
@@ -189,7 +191,7 @@ class PairState:
 
     def _step_ns(self, num_draft_tokens: float) -> float:
         """A verification of so many draft tokens, without a concurrent draft."""
-        first_ns = self._pass.costs[4] if num_draft_tokens else 0.0
+        first_ns = self._pass.costs[_FIRST_DRAFT_TOKEN] if num_draft_tokens else 0.0
         return max(1.0, 1 / self.idle_goodput + first_ns + self.token_ns * num_draft_tokens)
 
     def estimates(self, rate: float, predrafts: bool) -> PolicyEstimates:
@@ -204,6 +206,6 @@ class PairState:
             acceptance_rate=rate,
             sufficient_acceptance_rate=percent / 100,
             target_step_ns=round(1 / goodput),
-            slowdown_ns=round(self._pass.costs[2]) if delays else 0,
+            slowdown_ns=round(self._pass.costs[_PREDRAFTING]) if delays else 0,
             draft_token_ns=round(self.draft_ns(1)),
         )

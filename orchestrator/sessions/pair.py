@@ -155,7 +155,7 @@ class Pair:
                 files = await self._draft.tokenizer_files()
                 self._mismatch = await asyncio.to_thread(self._find_mismatch, info, files)
             self._compared = fingerprint
-            self.policy_state.meet_draft(info.step_ns)
+            self.policy_state.reset_draft(info.step_ns)
         if self._mismatch:
             raise VocabularyMismatch(self._mismatch)
         check_gives(self.target_info, info)

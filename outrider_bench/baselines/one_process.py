@@ -51,7 +51,7 @@ def load(target: EngineOptions, draft: EngineOptions) -> None:
     _loaded["verifier"] = Verifier(engine)
     _loaded["drafter"] = wait_for_own_thread(lambda: load_drafter(draft, 0))[1]
     _loaded["pair"] = PairState(token_ns=1e9 * engine.batch_limits.token_seconds)
-    _loaded["pair"].meet_draft(1e9 * _loaded["drafter"].engine.batch_limits.step_seconds)
+    _loaded["pair"].reset_draft(1e9 * _loaded["drafter"].engine.batch_limits.step_seconds)
 
 
 def generate(prompt: list[int], task: Task, k: int | None, looks_up: bool) -> Run:

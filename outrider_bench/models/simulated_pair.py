@@ -77,7 +77,7 @@ class SimulatedPair:
     ) -> None:
         self.acceptance = acceptance
         self.state = PairState(token_ns=machine.token * 1e6)
-        self.state.meet_draft(machine.next_draft * 1e6)
+        self.state.reset_draft(machine.next_draft * 1e6)
         self.ms = 0.0
         self.ms_alone = 0.0
         self.machine = machine

@@ -139,7 +139,7 @@ def test_lengths_and_tokens() -> None:
 
 def test_what_the_draft_says_of_its_tokens_counts_until_lengths_differ() -> None:
     state = PairState()
-    state.meet_draft(token_ns=1.0 * MS)
+    state.reset_draft(token_ns=1.0 * MS)
     state.observe(
         StepRecord((0,), 1, 0, DraftSource.DRAFTED, DraftState.ACTIVE,
                    draft_ns=5 * MS, verify_ns=40 * MS), Plan()
