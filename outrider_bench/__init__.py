@@ -5,4 +5,4 @@ from pathlib import Path
 RESULTS = Path("benchmarks/results")
 
 # What `outrider bench` measures, in this order; see `outrider_bench.harness.sections`.
-SECTION_NAMES = ("modes", "rtt", "lengths", "trace", "acceptance", "capacity")
+SECTION_NAMES = ("modes", "rtt", "lengths", "acceptance", "capacity")

@@ -1,10 +1,8 @@
 """The same loop with draft and target inside one process, sequentially and without gRPC."""
 
 import asyncio
-import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from draft_service.drafters.model import ModelDrafterSession
@@ -19,29 +17,13 @@ from orchestrator.sessions.hidden_state_window import HiddenStateWindow
 from orchestrator.sessions.sequence_sync import SequenceSync
 from outrider.engine.options import EngineOptions
 from outrider.errors import OutriderError
-from outrider.protocol.hidden_states import HiddenStates, HiddenStateSpec
-from outrider.protocol.messages import (
-    GREEDY,
-    PredraftPlan,
-    Proposal,
-    SamplingParams,
-    VerifyResult,
-)
+from outrider.protocol.hidden_states import HiddenStateSpec
+from outrider.protocol.messages import PredraftPlan, Proposal, SamplingParams, VerifyResult
 from outrider.serving.loading import load_served_model, wait_for_own_thread
-from outrider_bench.models.loop_model import Place
-from outrider_bench.models.trace import Rejection, places, read, read_hidden_states, rejection
 from outrider_bench.runs import Run, Task
 from target_service.verifier import Verifier, VerifierSession
 
 _loaded: dict[str, Any] = {}
-
-
-@dataclass(frozen=True)
-class Traced:
-    """A text as the draft sees it; `rejection` for sampled texts only."""
-
-    places: list[Place]
-    rejection: Rejection | None
 
 
 def load(target: EngineOptions, draft: EngineOptions) -> None:
@@ -157,62 +139,3 @@ class LocalVerifier:
         if self._window is not None and result.hidden_states is not None:
             self._window.add(result.hidden_states)
         return result
-
-
-def trace(text: list[int], num_output_tokens: int, params: SamplingParams) -> Traced:
-    """The choices of draft and target at each output token of a target's text.
-
-    A feature draft knows the target's hidden states of all tokens before it, as it does of the
-    first token of a draft; behind it is right less often.
-    """
-    drafter = _loaded["drafter"]
-    ids, rows = drafter.engine.logit_token_ids, None
-    if (spec := _hidden_states()) is not None:
-        rows = read_hidden_states(_loaded["verifier"].scheduler, text, spec.layers)
-    draft_logits = read(drafter.scheduler, text, num_output_tokens, rows)
-    shared = places(draft_logits, ids, text, params)
-    if params.greedy:
-        return Traced(shared, None)
-    target_logits = read(_loaded["verifier"].scheduler, text, num_output_tokens)
-    return Traced(shared, rejection(target_logits, draft_logits, ids, params))
-
-
-def draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> float:
-    """The time of a pass of the draft that gives `num_rows` sequences a token each."""
-    return asyncio.run(_draft_pass_ms(prompt, num_rows, num_passes))
-
-
-async def _draft_pass_ms(prompt: list[int], num_rows: int, num_passes: int) -> float:
-    sessions = [_loaded["drafter"].open_session() for _ in range(num_rows)]
-    states = None
-    if (spec := _hidden_states()) is not None:
-        num_states = len(prompt) - 1
-        states = HiddenStates(0, num_states, bytes(num_states * spec.row_bytes))
-    for session in sessions:
-        await session.propose(0, prompt, 0, GREEDY, None, states)
-    began = time.perf_counter()
-    proposals = await asyncio.gather(
-        *(s.propose(len(prompt), [], num_passes, GREEDY, None) for s in sessions)
-    )
-    ended = time.perf_counter()
-    for session in sessions:
-        session.close()
-    longest = max(len(proposal.draft_token_ids) for proposal in proposals)
-    return (ended - began) * 1e3 / longest
-
-
-def target_pass_ms(prompt: list[int], num_tokens: int, num_passes: int) -> float:
-    """The time of a pass of the target over `num_tokens` behind the prompt."""
-    return asyncio.run(_target_pass_ms(prompt, num_tokens, num_passes))
-
-
-async def _target_pass_ms(prompt: list[int], num_tokens: int, num_passes: int) -> float:
-    session = _loaded["verifier"].open_session()
-    await session.verify(0, prompt, [], GREEDY)
-    draft = [0] * (num_tokens - 1)
-    times_ns: list[int] = []
-    for _ in range(num_passes):  # each rolls the one before back
-        result = await session.verify(len(prompt), [0], draft, GREEDY)
-        times_ns.append(result.timings.forward_ns)
-    session.close()
-    return statistics.median(times_ns) / 1e6

@@ -1,4 +1,4 @@
-"""A whole run: the plan, the measurement, and the conclusions."""
+"""A whole run: the plan, the measurement, and the costs of draft lengths."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -7,10 +7,11 @@ from typing import Any
 from rich.console import Console
 
 from outrider_bench.harness import sections
-from outrider_bench.harness.conclusions import conclude
 from outrider_bench.harness.hosts import Hosts, available_cores
 from outrider_bench.harness.prompts import spread
 from outrider_bench.harness.stand import Models, Stand
+from outrider_bench.models.costs import cost_table
+from outrider_bench.models.figures import TARGET_ONLY
 from outrider_bench.runs import Task
 
 _SEED = 1
@@ -44,25 +45,23 @@ def plan_of(
 def measure(
     models: Models, plan: sections.Plan, names: Sequence[str], console: Console
 ) -> dict[str, Any]:
-    """Runs the sections and draws the conclusions. Raises OutriderError."""
+    """Runs the sections. Raises OutriderError."""
     hosts = Hosts.of(models.threads, available_cores())
     with console.status("starting") as status, Stand(models, hosts, status.update) as stand:
         found, seconds = sections.run(stand, plan, names)
-        num_predrafts = stand.info.default_num_predrafts
         served = {"target": asdict(stand.info.target), "draft": stand.draft_info()}
     settings = {
         "models": asdict(models),
         "served": served,
         "hosts": str(hosts),
-        "num_predrafts": num_predrafts,
+        "num_predrafts": stand.info.default_num_predrafts,
         "plan": asdict(plan)
         | {part: [t.prompt for t in getattr(plan, part)] for part in ("tasks", "curve_tasks")},
         "max_new_tokens": plan.tasks[0].max_new_tokens,
         "seconds": seconds,
         "assisted": "transformers has the draft's weights in the target's precision",
     }
-    return {
-        "settings": settings,
-        "sections": found,
-        "conclusions": conclude(found, num_predrafts),
-    }
+    document: dict[str, Any] = {"settings": settings, "sections": found}
+    if lengths := found.get("lengths"):
+        document["costs"] = cost_table(lengths[sections.SEQUENTIAL], lengths[TARGET_ONLY])
+    return document

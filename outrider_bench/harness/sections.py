@@ -1,40 +1,28 @@
 """The sections of a run: each starts what it needs, measures ways side by side, gives figures."""
 
 import dataclasses
-import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from outrider.protocol.messages import SamplingParams
 from outrider_bench import SECTION_NAMES
 from outrider_bench.baselines import one_process, plain_transformers
 from outrider_bench.harness import capacity
 from outrider_bench.harness.stand import Legs, Stand
 from outrider_bench.models.figures import TARGET_ONLY, figures
-from outrider_bench.models.loop_model import Place
-from outrider_bench.models.trace import runner_up_coverage
 from outrider_bench.runs import Run, Task, Way, interleave
 
 SEQUENTIAL, PIPELINED = "sequential", "pipelined"
 ONE_PROCESS, TRANSFORMERS, ASSISTED = "one process", "transformers", "transformers assisted"
 NO_DRAFT_TOKENS, PROMPT_LOOKUP = "k = 0", "prompt lookup, no draft"
-GREEDY, SHARED_NOISE, REJECTION = "greedy", "shared noise", "rejection sampling"
-CURVE_TEXTS = "greedy, texts of the curves"
 
 # Whether the round trips to draft and target are longer.
 LEGS = {"draft": (1, 0), "target": (0, 1), "both": (1, 1)}
 LEG_NAMES = {"draft": "the draft", "target": "the target", "both": "draft and target"}
 
 PREDRAFTS: dict[str, int | None] = {SEQUENTIAL: 0, PIPELINED: None}  # None: the default
-
-# Passes of the draft that are timed by how many sequences they serve, and of the target by
-# how many tokens they have.
-_NUM_ROWS = (1, 2, 4, 8)
-_NUM_TOKENS = (1, 2, 3, 5)
-_NUM_PASSES = 6
 
 
 @dataclass(frozen=True)
@@ -122,50 +110,6 @@ def draft_lengths(stand: Stand, plan: Plan) -> dict[str, Any]:
     return {TARGET_ONLY: found[TARGET_ONLY], **by_mode}
 
 
-def trace(stand: Stand, plan: Plan) -> dict[str, Any]:
-    """The draft's choices along the texts, by sampling rule, and the times of passes."""
-    sampled = [dataclasses.replace(task, temperature=1.0) for task in plan.tasks]
-    traced = _traced(stand, sampled)
-    source = random.Random(1)
-    drawn = [text.rejection.places(source) for text in traced if text.rejection is not None]
-    found: dict[str, Any] = {
-        GREEDY: _trace_figures([text.places for text in _traced(stand, plan.tasks)]),
-        CURVE_TEXTS: _trace_figures([text.places for text in _traced(stand, plan.curve_tasks)]),
-        SHARED_NOISE: _trace_figures([text.places for text in traced]),
-        REJECTION: _trace_figures(drawn),
-    }
-    prompt = stand.num_prompt_tokens(plan.tasks[0])
-    found["draft_pass_ms"] = {
-        rows: round(stand.one_process.run(one_process.draft_pass_ms, prompt, rows, _NUM_PASSES), 2)
-        for rows in _NUM_ROWS
-    }
-    found["target_pass_ms"] = {
-        n: round(stand.one_process.run(one_process.target_pass_ms, prompt, n, _NUM_PASSES), 2)
-        for n in _NUM_TOKENS
-    }
-    return found
-
-
-def _traced(stand: Stand, tasks: Sequence[Task]) -> list[one_process.Traced]:
-    found = []
-    for number, task in enumerate(tasks):
-        stand.progress(f"text {number + 1} of {len(tasks)} · temperature {task.temperature:g}")
-        params = SamplingParams(temperature=task.temperature, seed=task.seed)
-        arguments = (stand.text(task), task.max_new_tokens, params)
-        found.append(stand.one_process.run(one_process.trace, *arguments))
-    return found
-
-
-def _trace_figures(texts: list[list[Place]]) -> dict[str, Any]:
-    all_places = [place for text in texts for place in text]
-    return {
-        "acceptance_rate": round(sum(p.rank == 0 for p in all_places) / len(all_places), 3),
-        "bonus_guess_rate": round(sum(p.guesses_bonus for p in all_places) / len(all_places), 3),
-        "runner_up_coverage": runner_up_coverage(texts),
-        "texts": [[place.stored() for place in text] for text in texts],
-    }
-
-
 def chosen_acceptance(stand: Stand, plan: Plan) -> dict[str, Any]:
     """The draft at its cost, right as often as chosen; by mode and acceptance."""
     with stand.section() as stack:
@@ -196,7 +140,7 @@ def sessions(stand: Stand, plan: Plan) -> dict[str, Any]:
     return capacity.measure(stand, plan.tasks, plan.sessions, plan.looks_up)
 
 
-_IN_ORDER = (modes, round_trips, draft_lengths, trace, chosen_acceptance, sessions)
+_IN_ORDER = (modes, round_trips, draft_lengths, chosen_acceptance, sessions)
 SECTIONS = dict(zip(SECTION_NAMES, _IN_ORDER, strict=True))
 
 

@@ -1,1 +1,1 @@
-"""Models of the loop, which replay or simulate it with other times."""
+"""What is made of runs: counts, ratios and costs; and a simulated pair."""

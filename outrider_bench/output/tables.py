@@ -11,8 +11,8 @@ from outrider_bench.models.figures import TARGET_ONLY
 
 
 def tables(document: Mapping[str, Any]) -> Iterator[Table]:
-    """A table for each section and conclusion of a result."""
-    sections, conclusions = document["sections"], document["conclusions"]
+    """A table for each section of a result, and of costs."""
+    sections = document["sections"]
     for temperature, ways in sections.get("modes", {}).items():
         yield _ways(f"side by side, {temperature}", ways)
     for leg, by_rtt in sections.get("rtt", {}).items():
@@ -25,17 +25,8 @@ def tables(document: Mapping[str, Any]) -> Iterator[Table]:
             yield _curve(title, column, found)
     if found := sections.get("capacity"):
         yield _capacity(found)
-    if found := conclusions.get("costs"):
+    if found := document.get("costs"):
         yield _costs(found)
-    if found := conclusions.get("predicted"):
-        yield _predicted(found)
-    if found := conclusions.get("what_if"):
-        yield _speedups("speedup by the loop model, k at its best", found)
-    if found := conclusions.get("on_own_hosts"):
-        rows = {f"{draft}, {name}": row for draft, by in found.items() for name, row in by.items()}
-        yield _speedups("the same on hosts that share nothing", rows)
-    if found := conclusions.get("table"):
-        yield _hits(found, sections["trace"])
 
 
 def _table(title: str, headings: Iterable[str], rows: Iterable[Iterable[Any]]) -> Table:
@@ -142,50 +133,3 @@ def _costs(found: Mapping[int, Mapping[str, Any]]) -> Table:
     headings = ("k", *(name.replace("_", " ") for name in names))
     rows = ((k, *(_cell(costs[name]) for name in names)) for k, costs in found.items())
     return _table("costs, sequential", headings, rows)
-
-
-def _predicted(found: list[dict[str, Any]]) -> Table:
-    rows = (
-        (
-            point["mode"],
-            point["k"],
-            _cell(point["measured_ms_per_token"], 1),
-            _cell(point["predicted_ms_per_token"], 1),
-            _cell(point["measured_hit_rate"]),
-            _cell(point["predicted_hit_rate"]),
-        )
-        for point in found
-    )
-    headings = ("", "k", "ms a token", "model", "hits", "model")
-    return _table("the loop model beside what was measured", headings, rows)
-
-
-def _speedups(title: str, found: Mapping[str, Mapping[str, float]]) -> Table:
-    rows = (
-        (
-            name,
-            f"{row[SEQUENTIAL]:.2f}x",
-            row[f"k {SEQUENTIAL}"],
-            f"{row[PIPELINED]:.2f}x",
-            row[f"k {PIPELINED}"],
-        )
-        for name, row in found.items()
-    )
-    return _table(title, ("", SEQUENTIAL, "k", PIPELINED, "k"), rows)
-
-
-def _hits(found: Mapping[str, Mapping[int, float]], trace: Mapping[str, Any]) -> Table:
-    lengths = list(next(iter(found.values())))
-    hits = (f"hits, k = {k}" for k in lengths)
-    rows = (
-        (
-            rule,
-            _cell(trace[rule]["acceptance_rate"]),
-            _cell(trace[rule]["bonus_guess_rate"]),
-            *(_cell(rates[k]) for k in lengths),
-            *(_cell(trace[rule]["runner_up_coverage"][r]) for r in (1, 2, 4, 8)),
-        )
-        for rule, rates in found.items()
-    )
-    title = "table hits by the loop model, and how often a correction is among the runners-up"
-    return _table(title, ("", "accepted", "bonus guessed", *hits, "first 1", "2", "4", "8"), rows)

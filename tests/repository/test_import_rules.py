@@ -56,7 +56,7 @@ LAYERS = {
         "service",
         "__main__",
     ],
-    "outrider_bench": ["runs", "models", "baselines", "harness", "output what_if", "__main__"],
+    "outrider_bench": ["runs", "models", "baselines", "harness", "output", "__main__"],
 }
 
 # The edge: where protobuf messages become dataclasses, and where servers are put together.

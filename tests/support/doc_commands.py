@@ -36,7 +36,6 @@ NOT_RUN = {
     r"ssh": "needs another host",
     r"OTEL_": "needs a collector; tests/system/tools/test_telemetry.py has one",
     r"python -m benchmarks": "takes minutes",
-    r"python -m outrider_bench": "is named without its file; tests/outrider_bench runs it",
     r"python -c": "makes the shipped draft; tests/outrider/embedded has its parts",
     r"outrider bench": "takes minutes; tests/system/tools/test_bench.py runs a short one",
     r"outrider distill": "takes hours; tests/system/tools/test_distill.py makes a tiny draft",

@@ -32,15 +32,6 @@ SYSTEMS = {
     "two hosts": "pair, draft on another core",
 }
 _LEGS = {"draft": "the draft", "target": "the target", "both": "draft and target"}
-_WHAT_IF = {
-    "what_if": "speed by the loop model, with other times",
-    "on_own_hosts": "the same on hosts that share nothing",
-}
-_LOOP_MODEL = {
-    "costs": "costs of a sequential step, by k",
-    "predicted": "the loop model beside what was measured",
-    "table": "share of cache hits by the loop model, by k",
-}
 _MODES = (SEQUENTIAL, PIPELINED)
 
 Figures = Mapping[str, Any]
@@ -48,11 +39,14 @@ Figures = Mapping[str, Any]
 
 def questions(document: Figures) -> list[Section]:
     """A section for each question to which there are figures, in the order of interest."""
-    sections, conclusions = document["sections"], document.get("conclusions", {})
-    return [make(sections[name], conclusions) for name, make in _QUESTIONS if sections.get(name)]
+    sections = document["sections"]
+    made = [make(sections[name]) for name, make in _QUESTIONS if sections.get(name)]
+    if costs := document.get("costs"):  # of draft lengths, which come last
+        made[-1].details += tables("costs of a sequential step, by k", costs)
+    return made
 
 
-def _how_fast(modes: Figures, _: Figures) -> Section:
+def _how_fast(modes: Figures) -> Section:
     section = Section("How fast?", plots=["modes"])
     ways = next(iter(modes.values()))
     if {ALONE, PIPELINED} <= ways.keys():
@@ -90,7 +84,7 @@ def _same_texts(found: Figures) -> str:
     return "Every text of ours is the target's own, token by token."
 
 
-def _where_time_goes(modes: Figures, _: Figures) -> Section:
+def _where_time_goes(modes: Figures) -> Section:
     ways = next(iter(modes.values()))
     paths = {
         name: ways[name]["critical_path_ms_per_token"]
@@ -127,7 +121,7 @@ def _where_time_goes(modes: Figures, _: Figures) -> Section:
     return section
 
 
-def _distance(found: Figures, _: Figures) -> Section:
+def _distance(found: Figures) -> Section:
     section = Section("What does distance cost?", plots=["rtt"])
     near = found["draft"]["0"]
     points = list(found["draft"])
@@ -155,7 +149,7 @@ def _distance(found: Figures, _: Figures) -> Section:
     return section
 
 
-def _sessions(found: Figures, _: Figures) -> Section:
+def _sessions(found: Figures) -> Section:
     section = Section("How many sessions?", plots=["capacity"])
     alone, pair = found[ALONE], found["two hosts"]
     levels = list(alone)
@@ -174,7 +168,7 @@ def _sessions(found: Figures, _: Figures) -> Section:
     return section
 
 
-def _better_draft(found: Figures, conclusions: Figures) -> Section:
+def _better_draft(found: Figures) -> Section:
     section = Section("What would a better draft give?", plots=["acceptance"])
     rates = list(found[PIPELINED])
     parts = [
@@ -185,11 +179,11 @@ def _better_draft(found: Figures, conclusions: Figures) -> Section:
         f"A draft that costs what this one costs makes the pipelined pair {_listed(parts)}."
     ]
     section.tables = [_curve("speed by the probability that a draft token is right", found)]
-    section.details = [_all_ways(found), *_modelled(conclusions, _WHAT_IF)]
+    section.details = [_all_ways(found)]
     return section
 
 
-def _lengths(found: Figures, conclusions: Figures) -> Section:
+def _lengths(found: Figures) -> Section:
     section = Section("How many draft tokens a step?", plots=["lengths"])
     best, way = max(found[PIPELINED].items(), key=lambda item: item[1]["speedup"])
     section.findings = [
@@ -197,14 +191,8 @@ def _lengths(found: Figures, conclusions: Figures) -> Section:
         f"{_times(way['speedup'])}, pipelined."
     ]
     section.tables = [_curve("speed by draft length, target alone = 1", found)]
-    section.details = [_all_ways(found), *_modelled(conclusions, _LOOP_MODEL)]
+    section.details = [_all_ways(found)]
     return section
-
-
-def _modelled(conclusions: Figures, titles: Mapping[str, str]) -> Iterator[Table]:
-    for name, title in titles.items():
-        if name in conclusions:
-            yield from tables(title, conclusions[name])
 
 
 def _curve(title: str, found: Figures) -> Table:
@@ -267,7 +255,7 @@ def _listed(parts: list[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
-_QUESTIONS: tuple[tuple[str, Callable[[Figures, Figures], Section]], ...] = (
+_QUESTIONS: tuple[tuple[str, Callable[[Figures], Section]], ...] = (
     ("modes", _how_fast),
     ("modes", _where_time_goes),
     ("rtt", _distance),

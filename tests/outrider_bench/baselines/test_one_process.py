@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from outrider.engine.options import EngineOptions
-from outrider.protocol.messages import SamplingParams
 from outrider_bench.baselines import one_process
 from outrider_bench.runs import Run, Task
 from tests.support.claims import needs_invariant
@@ -43,28 +42,3 @@ def test_the_text_is_the_targets_own(temperature: float, loaded: dict[str, Any])
 
     alone = text(0)
     assert [text(k).token_ids for k in (3, None)] == [alone.token_ids] * 2
-
-
-def test_a_trace_has_what_the_draft_would_propose(loaded: dict[str, Any]) -> None:
-    """Its first tokens; most are right."""
-    task = Task("", max_new_tokens=24, temperature=HOT)
-    tokens = one_process.generate(PROMPT, task, 0, looks_up=False).token_ids
-    params = SamplingParams(HOT, seed=task.seed)
-    traced = one_process.trace([*PROMPT, *tokens], len(tokens), params)
-    assert sum(place.rank == 0 for place in traced.places) > 12
-    assert traced.rejection is not None
-
-
-def test_a_trace_reads_texts_anew_whatever_the_slots_hold(loaded: dict[str, Any]) -> None:
-    """Tokens that are copied from another slot would have no hidden states."""
-    prompt = [5 + i * i % 200 for i in range(120)]
-    params = SamplingParams(HOT)
-    texts = [[*prompt, *one_process.generate(prompt, Task("", 16, HOT), 0, False).token_ids]]
-    texts.append([*texts[0][:-1], 7])
-    first, other, again = (one_process.trace(texts[i], 16, params) for i in (0, 1, 0))
-    assert again == first
-    assert other.places[:-1] == first.places[:-1]
-
-
-def test_passes_of_the_draft_can_be_timed(loaded: dict[str, Any]) -> None:
-    assert one_process.draft_pass_ms(PROMPT, num_rows=2, num_passes=3) > 0

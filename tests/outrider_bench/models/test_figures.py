@@ -15,8 +15,6 @@ from outrider_bench.models.costs import (
     break_even_acceptance,
     cost_table,
     decode_ms_per_token,
-    fit_times,
-    line,
     tokens_per_step,
 )
 from outrider_bench.models.figures import figures, ratios, summed
@@ -101,39 +99,26 @@ def test_a_step_costs_what_is_left_when_plain_steps_and_the_prompt_are_taken_off
     found = figures([row])["way"]
     cost = StepCost.of(found, target_ms=10.0)
     assert (cost.k, cost.draft_ms, cost.verify_ms) == pytest.approx((2, 8, 12), rel=1e-3)
-    assert (cost.draft_network_ms, cost.other_ms) == pytest.approx((2, 1), abs=0.02)
+    assert cost.other_ms == pytest.approx(3, abs=0.02)
     assert decode_ms_per_token(found) == pytest.approx(89 / 11, rel=1e-3)
-    row_of_table = cost_table({2: found}, 10.0)[2]
+    alone = {
+        "num_tokens": 11,
+        "num_prompts": 1,
+        "critical_path_ms_per_token": {"verify_compute": 10 * 10 / 11},
+    }
+    row_of_table = cost_table({1: {}, 2: found}, alone)[2]
     assert row_of_table["cost_coefficient"] == pytest.approx(0.4)
     # 23 ms a step are 2.3 tokens' worth: 1 + a + a^2 = 2.3.
     assert row_of_table["break_even_acceptance"] == pytest.approx(0.745, abs=0.002)
 
 
 def test_break_even_is_where_a_step_gives_its_cost() -> None:
-    cost = StepCost(k=1, draft_ms=4, verify_ms=11, draft_network_ms=0, other_ms=0)
+    cost = StepCost(k=1, draft_ms=4, verify_ms=11, other_ms=0)
     assert break_even_acceptance(cost, 10.0) == pytest.approx(0.5, abs=1e-3)
     assert break_even_acceptance(cost, 7.0) is None
     assert break_even_acceptance(cost, 100.0) == pytest.approx(0.0, abs=1e-3)
     assert tokens_per_step(1.0, 4) == 5
     assert tokens_per_step(0.5, 2) == pytest.approx(1.75)
-
-
-def test_times_are_lines_through_the_costs() -> None:
-    assert line([(1, 3), (2, 5), (3, 7)]) == pytest.approx((1, 2))
-    assert line([(2, 4), (2, 6)]) == (5, 0)
-
-    def at(k: int) -> dict[str, Any]:
-        path = {"draft_compute": 3 * k, "verify_compute": 20 + 2 * k, "verify_network": 1}
-        one = report(path, num_steps=1, num_draft_tokens=k, num_accepted_tokens=k)
-        row = {"way": Run([0] * (k + 2), 0, 1.0, one)}
-        return dict(figures([row], "way")["way"])
-
-    sequential = {k: at(k) for k in (1, 2, 4)}
-    times = fit_times(sequential, sequential, 20.0, {1: 10.0, 3: 14.0}, {1: 18.0, 2: 20.0, 5: 26.0})
-    assert (times.verify, times.verify_per_token) == pytest.approx((20, 2), rel=1e-2)
-    assert times.draft_step == pytest.approx(3, rel=1e-2)
-    assert times.draft_per_predraft == pytest.approx(0.6, rel=1e-2)
-    assert times.overhead == pytest.approx(1, rel=2e-2)
 
 
 def test_no_two_sessions_ask_what_the_target_has_read_already() -> None:

@@ -36,7 +36,6 @@ SECTIONS: dict[str, Any] = {
     "modes": {"temperature 0": MODES, "temperature 1": MODES},
     "rtt": {"draft": {"0": MODES, "20": MODES}, "target": {"20": MODES}, "both": {"20": MODES}},
     "lengths": {"target only": MODES["target only"], **POINTS},
-    "trace": {"greedy": {}},
     "acceptance": {"target only": MODES["target only"], **POINTS},
     "capacity": {
         "target only": {"1": 20.0, "8": 80.0},
@@ -44,11 +43,11 @@ SECTIONS: dict[str, Any] = {
         "two hosts": {"1": 30.0, "8": 60.0},
     },
 }
-CONCLUSIONS = {"what_if": {"as measured": {"k": 3}, "no overhead": {"k": 4}}, "times": {"x": 1.0}}
+COSTS = {"1": {"verify_ms": 40.0}, "4": {"verify_ms": 43.0}}
 
 
 def of(title: str, sections: dict[str, Any] = SECTIONS) -> Section:
-    made = questions({"sections": sections, "conclusions": CONCLUSIONS})
+    made = questions({"sections": sections, "costs": COSTS})
     return next(section for section in made if section.title == title)
 
 
@@ -111,8 +110,8 @@ def test_figures_stand_in_tables_and_details() -> None:
         "0.00",
         "5.00",
     ]
-    better = of("What would a better draft give?")
-    assert "speed by the loop model, with other times" in [table.title for table in better.details]
+    details = of("How many draft tokens a step?").details
+    assert "costs of a sequential step, by k" in [table.title for table in details]
 
 
 def test_of_a_part_of_a_run_there_are_its_questions() -> None:
