@@ -40,7 +40,7 @@ def attend_blocks(
     """Stores keys and values, and computes attention: [num_tokens, num_heads, head_dim].
 
     The query heads that share a key-value head become rows of one call, which avoids copies of
-    keys and values (`benchmarks/attention.py`). Works in TorchScript, too.
+    keys and values. Works in TorchScript, too.
     """
     num_heads, head_dim = query.shape[1], query.shape[2]
     outputs: list[Tensor] = []
