@@ -1,16 +1,13 @@
-"""The time of a token beside another program that computes on every core, and within a CPU quota.
+"""The time of a token beside another program that computes on every core.
 
-    python -m benchmarks.busy [--max-new-tokens 48] [--fixed-texts 1] [--rounds 4] [--no-quota]
+    python -m benchmarks.busy [--max-new-tokens 48] [--fixed-texts 1]
 
-First the target alone on a quiet machine, with threads that adapt, and two more with fixed
-threads, alternately, for `--rounds` of six prompts. Then the pair as `outrider up` starts it, with
-either kind of threads: on the quiet machine, and beside a program that multiplies matrices with a
-thread on each core, at niceness 0, 5 and 10. Medians of five texts after the first. Fixed threads
-are slow there: they get `--fixed-texts` texts after the first, of 8 tokens. Meanwhile each service
-is asked for its health, twenty times a second, and so is a server that does nothing else (`bare`),
-which shows how long the machine keeps any process waiting. Then the pair in a control group with
-the quota of one core, with the default number of threads, and with `--threads 1` (needs permission
-to make control groups).
+The pair as `outrider up` starts it, with threads that adapt and with fixed ones: on the quiet
+machine, and beside a program that multiplies matrices with a thread on each core, at niceness 0, 5
+and 10. Medians of five texts after the first. Fixed threads are slow there: they get
+`--fixed-texts` texts after the first, of 8 tokens. Meanwhile each service is asked for its health,
+twenty times a second, and so is a server that does nothing else (`bare`), which shows how long the
+machine keeps any process waiting.
 """
 
 import argparse
@@ -23,7 +20,6 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -32,8 +28,6 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from outrider.cli.local_pair import share_cores
 from outrider.cli.processes import running_system
 from outrider.client.client import Client
-from outrider.cores import available_cores
-from outrider.engine.scheduling.threads import AdaptiveThreads
 from outrider_bench.harness.prompts import read_prompts
 from outrider_bench.output.results_file import write_result
 
@@ -60,29 +54,28 @@ async def main():
 
 asyncio.run(main())
 """
-CGROUP = Path("/sys/fs/cgroup")
 
 
 class System:
-    """The pair and its orchestrator, as `up` starts them, or the target without a draft."""
+    """The pair and its orchestrator, as `up` starts them."""
 
-    def __init__(self, stack: ExitStack, has_draft: bool = True, **settings: Any) -> None:
+    def __init__(self, stack: ExitStack, **settings: Any) -> None:
         models: list[dict[str, Any]] = [{"threads": None}, {"threads": None}]
         share_cores(*models)
         common = {"port": 0, "slots": 2}
         address, self.processes = stack.enter_context(
             running_system(
                 {**models[0], **common, **settings},
-                {**models[1], **common, "model": "default", **settings} if has_draft else None,
+                {**models[1], **common, **settings},
                 {"port": 0},
             )
         )
         self.client = stack.enter_context(Client(address))
 
-    def text(self, prompt: str, num_tokens: int, **fields: Any) -> tuple[float, int]:
+    def text(self, prompt: str, num_tokens: int) -> tuple[float, int]:
         """Milliseconds of a token after the first, and the target's threads."""
         message = [{"role": "user", "content": prompt}]
-        answer = self.client.generate(message, max_new_tokens=num_tokens, ignore_eos=True, **fields)
+        answer = self.client.generate(message, max_new_tokens=num_tokens, ignore_eos=True)
         return answer.latency.tpot_ns / 1e6, answer.num_target_threads
 
 
@@ -90,26 +83,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--max-new-tokens", type=int, default=48)
     parser.add_argument("--fixed-texts", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--no-quota", action="store_true")
     args = parser.parse_args()
     prompts = read_prompts(None)[: NUM_TEXTS + 1]
-    figures = busy_machine(prompts, args)
-    if not args.no_quota:
-        figures["quota_of_one_core"] = quota(prompts, args.max_new_tokens)
-    print(write_result("busy", vars(args), **figures))
+    print(write_result("busy", vars(args), **busy_machine(prompts, args)))
 
 
 def busy_machine(prompts: list[str], args: argparse.Namespace) -> dict[str, Any]:
     num_tokens = args.max_new_tokens
-    cost = cost_of_adapting(args.rounds * prompts, num_tokens)
     with ExitStack() as stack:
         adaptive = System(stack)
         fixed = System(stack, no_adapt_threads=True)
         quiet = sequential([adaptive, fixed], prompts, num_tokens)
         figures: dict[str, Any] = {
             "quiet": {"adaptive_ms": quiet[0], "fixed_ms": quiet[1]},
-            "cost_of_adapting": cost,
             "beside": {},
         }
         print(figures)
@@ -136,43 +122,13 @@ def busy_machine(prompts: list[str], args: argparse.Namespace) -> dict[str, Any]
     return figures
 
 
-def cost_of_adapting(prompts: list[str], num_tokens: int) -> dict[str, float]:
-    """The cost on a quiet machine, of targets without drafts, since policies would differ.
-
-    Two with fixed threads show how much targets that are alike differ.
-    """
-    with ExitStack() as stack:
-        ways = [{}, {"no_adapt_threads": True}, {"no_adapt_threads": True}]
-        targets = [System(stack, has_draft=False, **way) for way in ways]
-        adaptive, fixed, again = sequential(targets, prompts, num_tokens)
-    return {
-        "adaptive_ms": adaptive,
-        "fixed_ms": fixed,
-        "fixed_again_ms": again,
-        "measured": round(2 * adaptive / (fixed + again) - 1, 4),
-        "computed": round(2e3 * seconds_of_adapting() / (fixed + again), 6),
-    }
-
-
-def seconds_of_adapting(num_passes: int = 10_000) -> float:
-    """The time to note a pass, and to see whether a change is due."""
-    chosen = AdaptiveThreads({2: 0.02, 1: 0.03}, current=2)
-    began = time.perf_counter()
-    for _ in range(num_passes):
-        chosen.change(between_texts=False)
-        chosen.observe(5, 0.02)
-    return (time.perf_counter() - began) / num_passes
-
-
-def sequential(
-    systems: list[System], prompts: list[str], num_tokens: int, **fields: Any
-) -> list[float]:
+def sequential(systems: list[System], prompts: list[str], num_tokens: int) -> list[float]:
     """Medians of milliseconds a token, prompt by prompt; the systems take turns in being first."""
     times: list[list[float]] = [[] for _ in systems]
     for number, prompt in enumerate(prompts):
         for place in range(len(systems)):
             at = (number + place) % len(systems)
-            times[at].append(systems[at].text(prompt, num_tokens, **fields)[0])
+            times[at].append(systems[at].text(prompt, num_tokens)[0])
     return [round(statistics.median(took[1:]), 2) for took in times]
 
 
@@ -233,40 +189,6 @@ def asked_for_health(system: System) -> Iterator[dict[str, list[float]]]:
             is_over.set()
         for future in asking:
             future.result()
-
-
-def quota(prompts: list[str], num_tokens: int) -> dict[str, Any]:
-    """With a quota of one core: the default number of threads, and `--threads 1`."""
-    num_cores = available_cores()
-    with one_core(), ExitStack() as stack:
-        by_default = System(stack)
-        one = System(stack, threads=1)
-        default_ms, one_ms = sequential([by_default, one], 2 * prompts, num_tokens)
-    figures = {"cores": num_cores, "default_ms": default_ms, "one_thread_ms": one_ms}
-    figures["default_to_one_thread"] = round(default_ms / one_ms, 3)
-    print(figures)
-    return figures
-
-
-@contextmanager
-def one_core() -> Iterator[None]:
-    """Gives this process and its children the quota of one core (control groups 1 or 2)."""
-    is_second = (CGROUP / "cgroup.controllers").exists()
-    parent = CGROUP if is_second else CGROUP / "cpu"
-    group = parent / f"outrider-{os.getpid()}"
-    group.mkdir()
-    try:
-        if is_second:
-            (parent / "cgroup.subtree_control").write_text("+cpu")
-            (group / "cpu.max").write_text("100000 100000")
-        else:
-            (group / "cpu.cfs_period_us").write_text("100000")
-            (group / "cpu.cfs_quota_us").write_text("100000")
-        (group / "cgroup.procs").write_text(str(os.getpid()))
-        yield
-    finally:
-        (parent / "cgroup.procs").write_text(str(os.getpid()))
-        group.rmdir()
 
 
 if __name__ == "__main__":
