@@ -1,15 +1,14 @@
 """Measures a pair, as `outrider up` runs it, with ghz.
 
-    python -m benchmarks.ghz_figures [--parts latency,overload,files] [--files smoke,stream]
+    python -m benchmarks.ghz_figures [--parts latency,overload]
 
 - latency: the target alone over the pair, by ghz with the files `latency-target-alone` and
   `latency`, and by the Python client with the same prompts, alternately
 - overload: three times the calls that fit, alternating `--rounds` times with a closed loop of 16
   of the same calls: how many are answered and when, and how soon the rest is refused; and a
   deadline that cannot be met
-- files: each file of `deploy/ghz` unchanged, except for the overload
 
-Some 25 minutes on two cores that nothing else uses.
+Some 10 minutes on two cores that nothing else uses.
 """
 
 import argparse
@@ -25,7 +24,7 @@ from benchmarks.ghz_files import UNLIMITED, loads
 from benchmarks.support.ghz import VERSION, Report, milliseconds, percentile, run
 from benchmarks.support.timing import timed_ms
 from outrider.cli.local_pair import share_cores
-from outrider.cli.processes import ServiceProcess, running_system
+from outrider.cli.processes import running_system
 from outrider.client.client import Client
 from outrider_bench.output.results_file import write_result
 
@@ -42,8 +41,7 @@ _WARM_UP_SECONDS = 5.0
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--parts", default="latency,overload,files")
-    parser.add_argument("--files", help="some of them, separated by commas")
+    parser.add_argument("--parts", default="latency,overload")
     parser.add_argument("--target", default="default", help="as for the target service")
     parser.add_argument("--draft", default="default", help="as for the draft service")
     parser.add_argument("--seconds", type=int, default=60, help="of each overload")
@@ -54,7 +52,6 @@ def main() -> None:
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "latency": lambda: measure_latency(models),
         "overload": lambda: measure_overload(models, args.seconds, args.rounds),
-        "files": lambda: measure_files(models, args.files.split(",") if args.files else None),
     }
     figures = {}
     for name in args.parts.split(","):
@@ -64,17 +61,14 @@ def main() -> None:
 
 
 @contextmanager
-def services(
-    models: dict[str, str], num_sessions: int, max_queue_seconds: float = BOUND_SECONDS
-) -> Iterator[tuple[str, list[ServiceProcess]]]:
-    """The pair with its cores as `outrider up` shares them: target, draft and orchestrator."""
-    common = {"port": 0, "slots": num_sessions, "threads": None}
+def services(models: dict[str, str]) -> Iterator[str]:
+    """The orchestrator's address of a pair with its cores as `outrider up` shares them."""
+    common = {"port": 0, "slots": NUM_SESSIONS, "threads": None}
     target, draft = ({**common, "model": models[role]} for role in ("target", "draft"))
     share_cores(target, draft)
-    with running_system(
-        target, draft, {"port": 0, "max_queue_seconds": max_queue_seconds}
-    ) as system:
-        yield system
+    orchestrator = {"port": 0, "max_queue_seconds": BOUND_SECONDS}
+    with running_system(target, draft, orchestrator) as (address, _):
+        yield address
 
 
 def measure_latency(models: dict[str, str]) -> dict[str, Any]:
@@ -85,7 +79,7 @@ def measure_latency(models: dict[str, str]) -> dict[str, Any]:
     files = {way: loads()[way] for way in ("latency-target-alone", "latency")}
     ways = [(way, client) for way in files for client in ("ghz", "python")]
     seconds: dict[tuple[str, str], list[float]] = {way: [] for way in ways}
-    with services(models, NUM_SESSIONS) as (address, _), Client(address) as client:
+    with services(models) as address, Client(address) as client:
 
         def measure(way: str, by: str, index: int) -> float:
             message = files[way]["data"][index]
@@ -123,7 +117,7 @@ def timed(client: Client, message: dict[str, Any]) -> float:
 def measure_overload(models: dict[str, str], seconds: int, num_rounds: int) -> dict[str, Any]:
     load = loads()["overload"]
     num_tokens = load["data"][0]["max_new_tokens"]
-    with services(models, NUM_SESSIONS) as (address, _):
+    with services(models) as address:
 
         def closed_loop() -> Report:
             # Without a deadline to speak of: a client that is refused at once calls again at once.
@@ -178,44 +172,6 @@ def answered_per_second(report: Report, seconds: float) -> float:
     window = began + _WARM_UP_SECONDS, began + seconds
     ended = [call.ended for call in report.calls if call.status == "OK"]
     return sum(window[0] <= end < window[1] for end in ended) / (window[1] - window[0])
-
-
-def measure_files(models: dict[str, str], names: list[str] | None) -> dict[str, Any]:
-    rows = {}
-    with services(models, NUM_SESSIONS, max_queue_seconds=300) as (address, processes):
-        addresses = {"verify": processes[0].address, "propose": processes[1].address}
-        for name, load in loads().items():
-            if name == "overload" or (names and name not in names):
-                continue
-            report = run(load, addresses.get(name, address))
-            rows[name] = row_of(report, by_start=name.endswith("-steps"))
-            print(markdown(name, rows[name]), flush=True)
-    return rows
-
-
-def markdown(name: str, row: dict[str, Any]) -> str:
-    """A line of a table: file, statuses, answers a second, p50 and p99 in ms."""
-    statuses = ", ".join(f"{count} {status}" for status, count in row["statuses"].items())
-    cells = [f"`{name}`", statuses, row["answered_per_second"], row["p50"], row["p99"]]
-    return f"| {' | '.join(map(str, cells))} |"
-
-
-def row_of(report: Report, by_start: bool) -> dict[str, Any]:
-    answered = report.seconds_of("OK")
-    row: dict[str, Any] = {
-        "statuses": report.statuses,
-        "answered_per_second": round(len(answered) / report.seconds, 2),
-        **percentiles(answered),
-    }
-    if by_start:
-        began = min(call.began for call in report.calls)
-        steps: dict[int, list[float]] = {}
-        for call in report.calls:
-            steps.setdefault(int((call.began - began) // 10), []).append(call.seconds)
-        row["p50_ms_of_calls_begun_in_each_10_s"] = [
-            milliseconds(percentile(sorted(values), 50)) for _, values in sorted(steps.items())
-        ]
-    return row
 
 
 def percentiles(ordered: list[float]) -> dict[str, float | None]:

@@ -1,15 +1,12 @@
 """Increasing load by k6 and ghz, foreign clients: a table and a plot.
 
-    python -m benchmarks.load [--users 1,4,16] [--rates 1,2,4] [--seconds 15] [--acceptance 0.8]
+    python -m benchmarks.load [--users 1,4,16] [--rates 1,2,4] [--seconds 15]
 
 Closed loops: each virtual user calls again as soon as it is answered; k6 calls Generate or
 GenerateStream (`deploy/k6/generate.js`), ghz Generate. Open loops, by ghz: a number of calls a
 second, answered or not. Throughput is tokens per second of all calls; latencies are of whole
 calls as the client sees them; TTFT and TPOT are from the replies' latency reports, which ghz
 does not read. Without ghz, k6 runs alone.
-
-With `--acceptance`, the draft runs for its cost and proposes the target's recorded text, right as
-often as chosen. Prompts repeat then, and are read once.
 """
 
 import argparse
@@ -20,7 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from tempfile import NamedTemporaryFile, TemporaryDirectory
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from rich.console import Console
@@ -28,7 +25,6 @@ from rich.table import Table
 
 from benchmarks.ghz_files import UNLIMITED, closed_loop, open_loop
 from benchmarks.support import ghz
-from benchmarks.support.recorded import replaying_draft
 from outrider.cli.html_report import write_page
 from outrider.cli.processes import running_system
 from outrider.errors import install_hint
@@ -59,7 +55,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--address", help="of an orchestrator; without it, services of its own")
     parser.add_argument("--draft", default="default", help="as for the draft service, or none")
-    parser.add_argument("--acceptance", type=float, help="chosen, of a draft at this one's cost")
     parser.add_argument("--threads", type=int, default=1, help="of each service")
     parser.add_argument("--users", default="1,2,4,8,16,32", help="virtual users, step by step")
     parser.add_argument("--rates", default="1,2,4", help="calls a second, step by step")
@@ -68,12 +63,10 @@ def main() -> None:
     parser.add_argument("--num-speculative-tokens", type=int, help="unset: the policy's choice")
     parser.add_argument("--name", default="load", help="of the result's files")
     args = parser.parse_args()
-    if args.acceptance is not None and (args.address or args.draft == "none"):
-        parser.error("--acceptance is of a draft that is started here")
     k6 = find_k6()
-    with TemporaryDirectory() as folder, address_of(args, Path(folder)) as address:
-        rows = [run_step(k6, address, users, args, Path(folder)) for users in numbers(args.users)]
-        if args.acceptance is None and shutil.which("ghz"):
+    with address_of(args) as address:
+        rows = [run_step(k6, address, users, args) for users in numbers(args.users)]
+        if shutil.which("ghz"):
             loops = [closed_loop(users) for users in numbers(args.users)]
             loops += [open_loop(rate) for rate in numbers(args.rates)]
             rows += [run_ghz(address, loop, args) for loop in loops]
@@ -100,35 +93,28 @@ def find_k6() -> str:
 
 
 @contextmanager
-def address_of(args: argparse.Namespace, folder: Path) -> Iterator[str]:
-    """The address of a system that is started unless one is given; `folder` is for its files."""
+def address_of(args: argparse.Namespace) -> Iterator[str]:
+    """The address of a system, which is started unless one is given."""
     if args.address:
         yield args.address
         return
     common = {"threads": args.threads, "slots": SLOTS, "port": 0}
-    model = args.draft
-    if args.acceptance is not None:
-        model = replaying_draft(
-            read_prompts(None), common, model, args.acceptance, args.max_new_tokens, folder
-        )
-    draft = None if model == "none" else {**common, "model": model}
+    draft = None if args.draft == "none" else {**common, "model": args.draft}
     with running_system(common, draft, {"port": 0, "max_queue_seconds": 600}) as (address, _):
         yield address
 
 
-def run_step(
-    k6: str, address: str, users: int, args: argparse.Namespace, folder: Path
-) -> dict[str, Any]:
-    """One run of k6, as a row of the table. Its prompts are in `folder`, if they were chosen."""
-    chosen, varied = folder / "prompts.json", folder / "chats.json"
-    varied.write_text(json.dumps(read_prompts(None)))
-    with NamedTemporaryFile(suffix=".json") as file:
+def run_step(k6: str, address: str, users: int, args: argparse.Namespace) -> dict[str, Any]:
+    """One run of k6, as a row of the table."""
+    with TemporaryDirectory() as folder:
+        chats, summary = Path(folder) / "chats.json", Path(folder) / "summary.json"
+        chats.write_text(json.dumps(read_prompts(None)))
         settings = {
             "ADDRESS": address,
             "MAX_NEW_TOKENS": args.max_new_tokens,
-            "SUMMARY": file.name,
+            "SUMMARY": summary,
             "NUM_SPECULATIVE_TOKENS": args.num_speculative_tokens,
-            **({"PROMPTS": chosen} if chosen.exists() else {"CHATS": varied}),
+            "CHATS": chats,
         }
         command = [k6, "run", "--quiet", "--no-usage-report", "--address", "127.0.0.1:0"]
         command += ["--vus", str(users), "--duration", f"{args.seconds}s"]
@@ -139,8 +125,7 @@ def run_step(
             for part in ("-e", f"{name}={value}")
         ]
         subprocess.run([*command, str(SCRIPT)], check=False)
-        summary = json.loads(Path(file.name).read_text())
-    return row_of(users, summary)
+        return row_of(users, json.loads(summary.read_text()))
 
 
 def row_of(users: int, summary: dict[str, Any]) -> dict[str, Any]:

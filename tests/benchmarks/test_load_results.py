@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from benchmarks.ghz_figures import answered_per_second
-from benchmarks.ghz_figures import row_of as row_of_file
 from benchmarks.ghz_files import closed_loop, open_loop
 from benchmarks.load import COLUMNS, row_of, row_of_report, show
 from benchmarks.support.ghz import Call, Report, percentile, read_report
@@ -101,13 +100,6 @@ def test_what_is_answered_of_an_overload_is_counted_behind_its_beginning() -> No
     ended = [1.0, 6.0, 7.0, 8.0, 14.9, 15.1]
     calls = [Call(0.0, at, "OK", "") for at in ended] + [Call(0.0, 9.0, "ResourceExhausted", "")]
     assert answered_per_second(Report(tuple(calls), 16.0), 15) == pytest.approx(4 / 10)
-
-
-def test_steps_have_a_median_each() -> None:
-    calls = [Call(began, began + took, "OK", "") for began, took in ((0, 1), (9, 3), (11, 5))]
-    row = row_of_file(Report(tuple(calls), 20.0), by_start=True)
-    assert row["p50_ms_of_calls_begun_in_each_10_s"] == [1000.0, 5000.0]
-    assert (row["statuses"], row["answered_per_second"], row["p50"]) == ({"OK": 3}, 0.15, 3000.0)
 
 
 @pytest.mark.parametrize("has_ghz", [False, True])
