@@ -1,10 +1,10 @@
-"""What a step costs outside the models: a pair whose passes take next to no time.
+"""What a step costs outside the models: a pair whose passes take little time.
 
     python -m benchmarks.step_overhead [--rounds 8] [--max-new-tokens 200]
 
-The three services run as processes; the models are a stand-in whose passes take no time
-(`support/instant_service.py`), or a toy of two layers, one thread. A step drafts four tokens, of
-which all are accepted, sequentially or from predrafts, for one text or eight at a time.
+The three services run as processes; the models are a toy of two layers, one thread. A step drafts
+four tokens, of which all are accepted, sequentially or from predrafts, for one text or eight at a
+time.
 
 - step: from one message to the next, as the client gets them
 - models: the forward passes and choices of tokens that a step waits for
@@ -44,7 +44,7 @@ from orchestrator.policy.adaptive import AdaptivePolicy
 from orchestrator.policy.cost_model import PairState
 from orchestrator.policy.draft_policy import StepContext
 from orchestrator.step import DraftSource, DraftState, StepRecord
-from outrider.cli.processes import ServiceProcess, running_system, to_arguments
+from outrider.cli.processes import ServiceProcess, running_system
 from outrider.protocol.channel import open_channel
 from outrider.protocol.codec import proposal_to_wire, verify_result_to_wire
 from outrider.protocol.messages import Proposal, Timings, VerifyResult
@@ -83,34 +83,12 @@ def main() -> None:
     os.environ["PYTHONPATH"] = str(Path(__file__).parents[1])  # for processes of this package
     with TemporaryDirectory() as folder, ExitStack() as stack:
         toy = build(toy_config(), Path(folder), "float32", "cpu", "toy", decides=True)
-        systems = {"instant": instant_system(toy), "toy": toy_system(toy)}
-        addresses = {name: stack.enter_context(system) for name, system in systems.items()}
+        settings = {"model": toy, "threads": 1, "slots": 2 * NUM_SESSIONS, "port": 0}
+        draft = {**settings, "min_confidence": 0}
+        address, _ = stack.enter_context(running_system(settings, draft, {"port": 0}))
         bare = [stack.enter_context(bare_server(answer)) for _, answer in messages()]
-        figures = uvloop.run(measure(addresses, bare, args.rounds, args.max_new_tokens))
+        figures = uvloop.run(measure(address, bare, args.rounds, args.max_new_tokens))
     print(write_result(args.name, vars(args), figures=figures))
-
-
-@contextmanager
-def toy_system(model: str) -> Iterator[str]:
-    """The address of a pair of toys."""
-    settings = {"model": model, "threads": 1, "slots": 2 * NUM_SESSIONS, "port": 0}
-    draft = {**settings, "min_confidence": 0}
-    with running_system(settings, draft, {"port": 0}) as (address, _):
-        yield address
-
-
-@contextmanager
-def instant_system(model: str) -> Iterator[str]:
-    """The address of a pair whose passes take no time."""
-    with ExitStack() as stack:
-
-        def start(module: str, *arguments: str) -> str:
-            quietly = [*arguments, "--log-level", "warning"]
-            return stack.enter_context(ServiceProcess(module, quietly)).wait_until_ready()
-
-        module = "benchmarks.support.instant_service"
-        pair = {kind: start(module, kind, "--model", model) for kind in ("target", "draft")}
-        yield start("orchestrator", *to_arguments({**pair, "port": 0}))
 
 
 @contextmanager
@@ -139,28 +117,23 @@ def messages() -> list[tuple[bytes, bytes]]:
 
 
 async def measure(
-    addresses: Mapping[str, str], bare: Sequence[str], rounds: int, num_tokens: int
+    address: str, bare: Sequence[str], rounds: int, num_tokens: int
 ) -> dict[str, Any]:
     found: defaultdict[str, Samples] = defaultdict(lambda: defaultdict(list))
     requests = [request for request, _ in messages()]
     async with Streams(bare) as streams:
-        channels = {name: open_channel(grpc.aio, address) for name, address in addresses.items()}
-        systems = {name: System(channel, num_tokens) for name, channel in channels.items()}
+        channel = open_channel(grpc.aio, address)
+        system = System(channel, num_tokens)
         for number in range(rounds + 1):
             if number == 1:  # the first round is to warm up
                 found.clear()
-            for name, system in systems.items():
-                for way in WAYS:
-                    await system.run(way, found[f"{name}, {way}"])
-                sequential = found[f"{name}, sequential"]
-                pauses = [service_seconds(sequential, each) for each in ("draft", "verify")]
-                found[f"bare, {name}"]["step"] += await streams.round_trips(
-                    requests, num_tokens, pauses
-                )
+            for way in WAYS:
+                await system.run(way, found[way])
+            pauses = [service_seconds(found["sequential"], each) for each in ("draft", "verify")]
+            found["bare"]["step"] += await streams.round_trips(requests, num_tokens, pauses)
             found["bare, hot"]["step"] += await streams.round_trips(requests, num_tokens, (0, 0))
             found["policy"]["step"] += policy_times()
-        for channel in channels.values():
-            await channel.close()
+        await channel.close()
     figures = {
         name: {what: spread(ms) for what, ms in samples.items()} for name, samples in found.items()
     }
@@ -248,15 +221,12 @@ def spread(ms: Sequence[float]) -> dict[str, float]:
 
 def ratios(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> dict[str, Any]:
     """The overhead of a sequential step (p50), and that over the bare ping-pongs."""
-    found = {}
-    for name in ("instant", "toy"):
-        step = figures[f"{name}, sequential"]
-        overhead = step["step"]["p50"] - step["models"]["p50"]
-        found[name] = {
-            "overhead_ms": round(overhead, 3),
-            "over_bare": round(overhead / figures[f"bare, {name}"]["step"]["p50"], 2),
-        }
-    return found
+    step = figures["sequential"]
+    overhead = step["step"]["p50"] - step["models"]["p50"]
+    return {
+        "overhead_ms": round(overhead, 3),
+        "over_bare": round(overhead / figures["bare"]["step"]["p50"], 2),
+    }
 
 
 def report(figures: Mapping[str, Mapping[str, Mapping[str, float]]]) -> None:
