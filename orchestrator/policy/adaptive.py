@@ -67,7 +67,7 @@ class AdaptivePolicy:
             shortest_lookup=self._config.shortest_interruption if context.is_running_ahead else 1,
             acceptance_rate=rate,
             keeps_up=is_usable and self._drafts,
-            runs_ahead=not drafts and (pair.shares_passes or pair.has_high_latency),
+            runs_ahead=pair.runs_ahead and not (drafts and context.draft not in READING),
             pipelines=drafts and pair.has_high_latency,
             pipeline_wait_ns=pair.pipeline_wait_ns(context.is_pipelined),
         )

@@ -44,6 +44,7 @@ class PairState:
         self._num_sessions = 1.0  # that share a pass
         self._miss_rate = _PRIOR_MISS_RATE
         self._num_ready = 0.0  # tokens that are predrafted in time; 0: unknown
+        self._pipelined_share = 0.0  # of the steps of a draft that predrafts
         self._drafted_share = 1.0  # of the wanted length: a draft ends a proposal when it is unsure
         self.network_ns = self._server_ns = 0.0
         self.idle_ns = 0.0  # time of a step of the target alone, when last observed
@@ -65,8 +66,14 @@ class PairState:
 
     @property
     def idle_goodput(self) -> float:
-        """Tokens per nanosecond of the target alone."""
-        return 1 / max(1.0, self._pass.costs[_PASS] + self.token_ns)
+        """Tokens per nanosecond of the target alone, which runs ahead where that pays."""
+        network_ns = 0.0 if self.runs_ahead else self.network_ns
+        return 1 / max(1.0, self._pass.costs[_PASS] + self.token_ns + network_ns)
+
+    @property
+    def runs_ahead(self) -> bool:
+        """Whether the target, if it is alone, runs ahead."""
+        return self.shares_passes or self.has_high_latency
 
     @property
     def token_ns(self) -> float:
@@ -86,8 +93,6 @@ class PairState:
 
     def observe(self, step: StepRecord, plan: Plan) -> None:
         """Learns from a step of any text, decided by `plan`, unless it is of a rare kind."""
-        if step.is_prefill:
-            return
         if step.server_ns and not step.is_run_ahead:
             self._server_ns += 0.2 * (step.server_ns - self._server_ns)
             if not step.is_pipelined:
@@ -96,10 +101,8 @@ class PairState:
                 self.network_ns = min(network_ns, 1.2 * self.network_ns or network_ns)
         is_active, is_hit = step.is_predrafting, step.source is DraftSource.CACHED
         is_idle = not is_active and not step.num_draft_tokens
-        if step.draft_state in READING or (
-            is_idle and self.has_high_latency and not step.is_run_ahead
-        ):
-            return  # with run-ahead, only a few steps wait for the network
+        if step.is_prefill or step.draft_state in READING:
+            return
         self.num_idle_steps += is_idle
         batch_tokens = step.batch_tokens or 1 + step.num_draft_tokens
         num_sessions, share = max(1, step.batch_sessions), 1 - self.config.decay
@@ -107,7 +110,11 @@ class PairState:
         counts = (1.0, batch_tokens, is_active, is_active * is_hit, speculates)
         if is_idle and self.idle_ns:  # what seems to have changed since may be the draft's cost
             self._pass.doubt(1 / self.idle_goodput - self.idle_ns)
-        self._pass.observe(counts, step.verify_ns + step.cache_wait_ns, 1 / num_sessions)
+        waits = not (step.is_run_ahead or step.is_pipelined)
+        took_ns = step.verify_ns + step.cache_wait_ns - self.network_ns * waits
+        self._pass.observe(counts, max(1.0, took_ns), 1 / num_sessions)
+        if is_active:
+            self._pipelined_share += share * (step.is_pipelined - self._pipelined_share)
         if step.draft_state is DraftState.ACTIVE and not is_active:
             self._forget_predrafting(self.config.exploration_share)
         self._num_sessions += share * (num_sessions - self._num_sessions)
@@ -172,6 +179,7 @@ class PairState:
         hits = 1 - self._miss_rate
         tokens = miss_tokens + hits * (expected_tokens(rate, hit_length) - miss_tokens)
         ns = self._pass.costs[_PREDRAFTING] + miss_ns + hits * (hit_ns - miss_ns)
+        ns -= self._pipelined_share * self.network_ns
         return Plan(tokens / ns, predraft_length, miss.miss_length, predrafts=True)
 
     def _forget_predrafting(self, share: float) -> None:
@@ -192,7 +200,8 @@ class PairState:
     def _step_ns(self, num_draft_tokens: float) -> float:
         """A verification of so many draft tokens, without a concurrent draft."""
         first_ns = self._pass.costs[_FIRST_DRAFT_TOKEN] if num_draft_tokens else 0.0
-        return max(1.0, 1 / self.idle_goodput + first_ns + self.token_ns * num_draft_tokens)
+        network_ns = self.network_ns if self.runs_ahead else 0.0
+        return 1 / self.idle_goodput + network_ns + first_ns + self.token_ns * num_draft_tokens
 
     def estimates(self, rate: float, predrafts: bool) -> PolicyEstimates:
         """What it knows of the draft at an acceptance rate. See `plan`."""

@@ -24,6 +24,8 @@ _SLOWEST, _FASTEST = 1.2, 0.85
 _DISTURBED = 0.02
 # Steps of a draft that reads what it has missed: a whole prompt, or a part of the text.
 _STEPS_TO_READ, _STEPS_TO_CATCH_UP = 4, 3
+# Tokens of a run-ahead.
+_RUN_AHEAD = 32
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ MACHINES = (
     Machine("shared with a feature draft", 16, 1.4, 2.7, 0.9, beside=12, reading=3),
     # A verification takes no longer for a few tokens more.
     Machine("GPUs", 10, 0.05, 2, 1.5, beside=0.1, reading=0.2),
+    # A core for each, and a feature draft.
+    Machine("20 ms to the target", 20, 1, 1.6, 0.4, beside=0.3, reading=0.3, round_trip=20),
 )
 
 
@@ -97,37 +101,39 @@ class SimulatedPair:
     def steps(self, num_tokens: int, policy: DraftPolicy | None = None) -> Iterator[StepRecord]:
         """The steps of such a text, for texts that are written at the same time."""
         policy = policy or AdaptivePolicy(self.state, self._predrafts)
-        policy.decide(StepContext(DraftState.IDLE))
-        policy.observe(StepRecord((0,), is_prefill=True))
+        machine = self.machine
+        # The target alone runs ahead of the prefill, and waits for a round trip after each run.
+        self.ms_alone += machine.round_trip * (num_tokens // (1 + _RUN_AHEAD))
+        decision = policy.decide(StepContext(DraftState.IDLE))
+        server_ns, way_ns = int(machine.alone * 1e6), int(machine.round_trip * 1e6)
+        policy.observe(
+            StepRecord((0,), is_prefill=True, verify_ns=server_ns + way_ns, server_ns=server_ns)
+        )
         draft, to_read, reading = DraftState.IDLE, _STEPS_TO_READ, DraftState.PREFILLING
         is_predrafting = False
-        run_ahead = 0  # tokens that are under way without a request
+        run_ahead = _RUN_AHEAD * decision.runs_ahead  # tokens under way without a request
         while num_tokens > 0:
             self._drift()
+            machine = self.machine
             decision = policy.decide(StepContext(draft, is_running_ahead=run_ahead > 0))
-            way_ms = self.machine.round_trip
-            if run_ahead and decision.drafts:  # the pass under way is in vain
-                way_ms += self._chance.random() * self.machine.alone
-                run_ahead = 0
-            if not decision.drafts:
-                draft, to_read = DraftState.IDLE, max(to_read, _STEPS_TO_CATCH_UP)
-                is_predrafting = False
-                step = self._record(1, 0, draft, self.machine.alone, 0.0 if run_ahead else way_ms)
-                step = dataclasses.replace(step, is_run_ahead=run_ahead > 0)
-                run_ahead = run_ahead - 1 if run_ahead else 32 * decision.runs_ahead
-            elif to_read > 0:
-                is_cache_miss = is_predrafting
-                is_predrafting = self._predrafts and decision.predrafts
-                draft = reading
-                to_read -= 1
-                ms = self.machine.alone + self.machine.reading
-                step = self._record(1, 0, draft, ms, way_ms)
-                step = dataclasses.replace(step, is_cache_miss=is_cache_miss)
-            else:
-                had_predrafts = is_predrafting
-                is_predrafting = self._predrafts and decision.predrafts
-                draft, reading = DraftState.ACTIVE, DraftState.CATCHING_UP
+            had_predrafts = is_predrafting
+            is_predrafting = self._predrafts and decision.drafts and decision.predrafts
+            if decision.drafts and to_read == 0:
+                way_ms = machine.round_trip
+                if run_ahead:  # the pass under way is in vain
+                    way_ms += self._chance.random() * machine.alone
+                draft, reading, run_ahead = DraftState.ACTIVE, DraftState.CATCHING_UP, 0
                 step = self._step(decision, had_predrafts, is_predrafting, num_tokens, way_ms)
+            else:
+                if decision.drafts:
+                    draft, to_read = reading, to_read - 1
+                else:
+                    draft, to_read = DraftState.IDLE, max(to_read, _STEPS_TO_CATCH_UP)
+                ms = machine.alone + machine.reading * decision.drafts
+                step = self._record(1, 0, draft, ms, 0.0 if run_ahead else machine.round_trip)
+                is_miss = had_predrafts and decision.drafts
+                step = dataclasses.replace(step, is_run_ahead=run_ahead > 0, is_cache_miss=is_miss)
+                run_ahead = run_ahead - 1 if run_ahead else _RUN_AHEAD * decision.runs_ahead
             policy.observe(step)
             num_tokens -= len(step.token_ids)
             self.ms += step.ns / 1e6

@@ -122,11 +122,14 @@ def test_a_pipelined_verification_says_nothing_of_the_network() -> None:
     assert state.network_ns == before
 
 
-def test_the_prefill_says_nothing_of_costs() -> None:
+def test_the_prefill_tells_how_distant_the_target_is_and_nothing_of_costs() -> None:
     state = PairState()
-    state.observe(StepRecord((0,), is_prefill=True, verify_ns=10**9, server_ns=1), Plan())
+    prefill = StepRecord((0,), is_prefill=True, verify_ns=500 * MS, server_ns=480 * MS)
+    state.observe(prefill, Plan())
     assert state.num_idle_steps == 0
-    assert not state.has_high_latency
+    assert state.has_high_latency
+    state.observe(verified(50, 30), Plan())
+    assert state.idle_goodput == pytest.approx(1 / (30 * MS))
 
 
 def test_lengths_and_tokens() -> None:
