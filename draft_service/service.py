@@ -57,15 +57,16 @@ def load_drafter(
     model = Script.read(script).model if script else name
     if model in ("default", EMBEDDED_DRAFT):
         options, model = _embedded(options), EMBEDDED_DRAFT
-    slots = max(1, num_predrafts)
     options = dataclasses.replace(
-        options, model=model, slots_per_session=slots, is_draft=True, batch_invariant=False
+        options,
+        model=model,
+        slots_per_session=max(1, num_predrafts),
+        is_draft=True,
+        batch_invariant=False,
     )
     engine, served = load_served_model(options, num_choices=1 + NUM_RUNNERS_UP)
     model_id = name if script else served.info.model_id
-    num_sessions = engine.cache.num_slots // slots
-    info = dataclasses.replace(served.info, model_id=model_id, num_slots=num_sessions)
-    served = dataclasses.replace(served, info=info)
+    served = dataclasses.replace(served, info=dataclasses.replace(served.info, model_id=model_id))
     step_time = measure_step_time(engine, num_predrafts)
     engine.passes = PassCounts()  # without those of loading
     if script:

@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from orchestrator.text.conversation import Message, check_conversation
 from orchestrator.text.text_stream import check_stop_strings
 from outrider.errors import InvalidRequest
-from outrider.protocol.messages import GREEDY, MAX_NUM_SPECULATIVE_TOKENS, SamplingParams
+from outrider.protocol.messages import (
+    GREEDY,
+    MAX_NUM_PREDRAFTS,
+    MAX_NUM_SPECULATIVE_TOKENS,
+    SamplingParams,
+)
 
 DEFAULT_MAX_NEW_TOKENS = 64
-MAX_NUM_PREDRAFTS = 64
 MAX_NUM_STOP_STRINGS = 16
 MAX_STOP_STRING_LENGTH = 256
 

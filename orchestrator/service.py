@@ -25,7 +25,7 @@ def run_orchestrator(
 
     async def load() -> None:
         print("loading orchestrator: tokenizer", flush=True)
-        servicer.serve_pair(await Pair.connect(target, draft))
+        servicer.serve_pair(await Pair.connect(target, draft, servicer.wait))
 
     register = add_GenerationServiceServicer_to_server
     run(serve(server, "GenerationService", register, servicer, load), server, "orchestrator")

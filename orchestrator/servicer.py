@@ -62,9 +62,14 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
         max_queue_seconds: float = DEFAULT_MAX_QUEUE_SECONDS,
     ) -> None:
         self._pair: Pair | None = None
+        self._missing = ServiceUnavailable("the services are not connected yet")
         self.max_new_tokens = max_new_tokens
         self.admission = Admission(0, max_queued, max_queue_seconds)
         self.activity = Activity()
+
+    def wait(self, missing: ServiceUnavailable) -> None:
+        """Until `serve_pair`: requests fail with `missing`, which says what is waited for."""
+        self._missing = missing
 
     def serve_pair(self, pair: Pair) -> None:
         self._pair = pair
@@ -89,7 +94,7 @@ class GenerationServicer(generation_pb2_grpc.GenerationServiceServicer):
     @property
     def pair(self) -> Pair:
         if self._pair is None:
-            raise ServiceUnavailable("the services are not connected yet")
+            raise self._missing.with_traceback(None)
         return self._pair
 
     async def Generate(

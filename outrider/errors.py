@@ -112,6 +112,10 @@ class ServiceUnavailable(OutriderError, code=StatusCode.UNAVAILABLE, reason="SER
     """A service cannot be reached, is not ready, or is shutting down."""
 
 
+class ModelLoading(ServiceUnavailable, reason="MODEL_LOADING"):
+    """A service is still loading its model; a retry will help."""
+
+
 class EngineFailed(ServiceUnavailable):
     """The engine of a service has failed; its process ends."""
 

@@ -67,13 +67,15 @@ def main(
         if models["target"] != "default":
             raise click.UsageError("another target than the embedded one needs its --draft")
         models["draft"] = "default"
+    if Path(name).name != name:
+        raise click.UsageError("--name has no folder, which --output names")
     # Imports torch, which takes seconds: --help and mistakes in settings do not wait for it.
     from outrider.cli.html_report import write_page
     from outrider_bench.harness.measuring import measure, plan_of
     from outrider_bench.harness.prompts import read_prompts
     from outrider_bench.harness.stand import Models
     from outrider_bench.output.plots import write_plots
-    from outrider_bench.output.results_file import write_result
+    from outrider_bench.output.results_file import make_folder, write_result
     from outrider_bench.output.style import check_matplotlib
     from outrider_bench.output.tables import tables
 
@@ -87,6 +89,7 @@ def main(
             click.echo(f"wrote {path}")
         return
     lines = read_prompts(prompts)
+    make_folder(output)
     plan = dataclasses.replace(
         plan_of(lines, num_prompts, curve_prompts, max_new_tokens, quick),
         k=num_speculative_tokens,

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from orchestrator.sessions.target_session import TargetSession
 from outrider import __version__
 from outrider.errors import (
     DeadlineExceeded,
+    ModelLoading,
     ServiceUnavailable,
     WireVersionMismatch,
     WrongService,
@@ -70,16 +72,24 @@ class ModelClient:
     def _where(self) -> str:
         return f"{self.service} at {self.address}"
 
-    async def wait_until_loaded(self, wait_seconds: float) -> ModelInfo:
-        """Waits up to `wait_seconds` for the service to be ready. Raises OutriderError."""
+    async def wait_until_loaded(
+        self, wait_seconds: float, waiting: Callable[[ServiceUnavailable], None] = lambda why: None
+    ) -> ModelInfo:
+        """Waits up to `wait_seconds` for the service to be ready. Raises OutriderError.
+
+        Calls `waiting` with why it still waits, at each try.
+        """
         give_up, told = time.monotonic() + wait_seconds, set[str]()
         while True:
             try:
                 return await self.model_info(timeout=5.0)
             except (ServiceUnavailable, DeadlineExceeded) as error:
                 words = str(error).removeprefix(f"{self.service}: ")
+                kind = ModelLoading if isinstance(error, ModelLoading) else ServiceUnavailable
+                why = kind(f"{self._where}: {words}")
                 if time.monotonic() > give_up:
-                    raise ServiceUnavailable(f"{self._where}: {words}") from error
+                    raise why from error
+                waiting(why)
                 if words not in told:  # once, not at every try: a name has several addresses
                     told.add(words)
                     log.info("waiting for %s: %s", self._where, words)

@@ -68,14 +68,14 @@ class Link:
         return info
 
     def explain(self, error: OutriderError) -> OutriderError:
-        """The error; if the service is unreachable, one that adds its address and since when."""
+        """The error; if the service cannot serve, one that adds its address and since when."""
         service = f"{self._client.service}: "  # begins what gRPC says, and not the service
         if not isinstance(error, ServiceUnavailable) or not error.message.startswith(service):
             return error
         since = time.time() if self.outage is None else self.outage.since_ms / 1e3
         at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since))
         words = error.message.removeprefix(service)
-        return ServiceUnavailable(f"{self._name} is unreachable since {at}: {words}")
+        return type(error)(f"{self._name} cannot be used since {at}: {words}")
 
     def check(self) -> None:
         """Raises ServiceUnavailable if the service could not be used at the last query."""

@@ -51,8 +51,15 @@ class Pair:
         self._mismatch = ""  # what differs in it, if anything does
 
     @classmethod
-    async def connect(cls, target_address: str, draft_address: str | None) -> "Pair":
+    async def connect(
+        cls,
+        target_address: str,
+        draft_address: str | None,
+        waiting: Callable[[ServiceUnavailable], None] = lambda why: None,
+    ) -> "Pair":
         """Waits for the target. If the draft answers, checks that it is compatible.
+
+        Calls `waiting` with why the target cannot be used yet.
 
         Raises:
             OutriderError: the target does not answer, or its tokenizer cannot be read; or the
@@ -63,7 +70,7 @@ class Pair:
         async with AsyncExitStack() as opened:
             target = TargetClient(target_address)
             opened.push_async_callback(target.close)
-            target_info = await target.wait_until_loaded(CONNECT_SECONDS)
+            target_info = await target.wait_until_loaded(CONNECT_SECONDS, waiting)
             tokenizer = Tokenizer(await target.tokenizer_files())
             draft = None
             if draft_address is not None:

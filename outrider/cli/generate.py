@@ -1,9 +1,12 @@
 """`outrider generate`: a text as it is generated, then the report about it."""
 
+import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from json import dumps
+from pathlib import Path
 from typing import Any, TextIO
 
 import click
@@ -16,21 +19,35 @@ from outrider.cli.pages.request import record
 from outrider.cli.perfetto import write_trace
 from outrider.client.client import Client
 from outrider.client.request import Prompt
-from outrider.client.results import Generation
-from outrider.errors import InvalidRequest, OutriderError
+from outrider.client.results import Generation, ServerInfo
+from outrider.errors import InvalidRequest, ModelLoading, OutriderError
 from outrider.protocol.address import check_address
-from outrider.settings.options import WHOLE_TEXT, checked
+from outrider.protocol.messages import MAX_NUM_PREDRAFTS, MAX_NUM_SPECULATIVE_TOKENS
+from outrider.settings.options import WHOLE_TEXT, FiniteRange, checked
+
+
+def _writable(context: click.Context, parameter: click.Parameter, file: Any) -> Any:
+    """Refuses a file that cannot be written, and does not touch it before there is a trace."""
+    if file is not None:
+        path = Path(file.name)
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise click.BadParameter(f"cannot write {path}")
+    return file
+
+
+# What a field of the request holds.
+_UINT32 = 2**32 - 1
 
 
 @click.command()
 @click.argument("text")
 @click.option("--address", callback=checked(check_address),
               help="An orchestrator. Without it, three processes for this call.")  # fmt: skip
-@click.option("--max-new-tokens", type=click.IntRange(min=1), help="[default: 64]")
-@click.option("--temperature", type=float, default=0.0, help="0 is greedy.")
-@click.option("--top-k", type=click.IntRange(min=0), default=0)
-@click.option("--top-p", type=float)
-@click.option("--min-p", type=float, default=0.0)
+@click.option("--max-new-tokens", type=click.IntRange(1, _UINT32), help="[default: 64]")
+@click.option("--temperature", type=FiniteRange(min=0), default=0.0, help="0 is greedy.")
+@click.option("--top-k", type=click.IntRange(0, _UINT32), default=0)
+@click.option("--top-p", type=FiniteRange(0, 1, min_open=True))
+@click.option("--min-p", type=FiniteRange(0, 1), default=0.0)
 @click.option("--seed", type=click.IntRange(min=0, max=2**64 - 1))
 @click.option(
     "--stop-strings",
@@ -38,8 +55,9 @@ from outrider.settings.options import WHOLE_TEXT, checked
     multiple=True,
     help="A string that ends the text; repeatable.",
 )
-@click.option("--num-speculative-tokens", type=click.IntRange(min=0), help="Fixed draft length.")
-@click.option("--num-predrafts", type=click.IntRange(min=0),
+@click.option("--num-speculative-tokens", type=click.IntRange(0, MAX_NUM_SPECULATIVE_TOKENS),
+              help="Fixed draft length.")  # fmt: skip
+@click.option("--num-predrafts", type=click.IntRange(0, MAX_NUM_PREDRAFTS),
               help="Outcomes to predraft for; 0: sequential.")  # fmt: skip
 @click.option("--prompt-lookup/--no-prompt-lookup", default=None,
               help="Drafts from the text itself; on unless their number is fixed.")  # fmt: skip
@@ -50,7 +68,7 @@ from outrider.settings.options import WHOLE_TEXT, checked
     "--compare", is_flag=True, help="Then again, by the target alone and with drafts, in turn."
 )
 @click.option("--json", is_flag=True, help="Print one JSON object, for `outrider report`, too.")
-@click.option("--trace", type=click.File("w", lazy=False, atomic=True),
+@click.option("--trace", type=click.File("w", lazy=True), callback=_writable,
               help="A file for ui.perfetto.dev: what worked when.")  # fmt: skip
 @pair_options
 def generate(
@@ -75,7 +93,7 @@ def generate(
         raise InvalidRequest("there is no text to answer")
     with _address(address, settings) as where, Client(where) as client:
         prompt: Prompt = text
-        if not raw and client.info().has_chat_template:
+        if _info_when_loaded(client).has_chat_template and not raw:
             prompt = [{"role": "user", "content": text}]
         if json:
             stream = client.stream(prompt, **(parameters | {"trace": True}))
@@ -125,6 +143,18 @@ def _address(address: str | None, settings: dict[str, Any]) -> Iterator[str]:
     settings["slots"] = settings["slots"] or 2
     with local_pair(settings, (0, 0, 0)) as (where, _):
         yield where
+
+
+def _info_when_loaded(client: Client) -> ServerInfo:
+    """What is served. Waits, and says so, while the target's model is being loaded."""
+    try:
+        return client.info()
+    except ModelLoading as error:
+        with progress(f"waiting: {error.message}"):
+            while True:
+                time.sleep(0.5)
+                with suppress(ModelLoading):
+                    return client.info()
 
 
 def _streamed(client: Client, prompt: Prompt, parameters: dict[str, Any]) -> Generation:

@@ -80,7 +80,7 @@ def read_result(path: Path) -> Result:
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
         plots = _plots_of(path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigurationError(f"cannot read {path}: {error}") from error
     if not isinstance(document, dict) or not document.keys() & {"benchmark", "pieces"}:
         raise ConfigurationError(
@@ -88,7 +88,14 @@ def read_result(path: Path) -> Result:
         )
     try:
         return _result(path.stem, document, plots)
-    except (LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        StopIteration,
+        RecursionError,
+    ) as error:
         raise ConfigurationError(f"{path} lacks figures, or has others: {error!r}") from error
 
 

@@ -32,6 +32,12 @@ _ENDS = {
 
 Row = tuple[str, str, float, str]
 
+# Of control characters, which could do anything to a terminal: symbols. Rich drops "\r" itself.
+_SYMBOLS = {
+    **{code: 0x2400 + code for code in range(0x20) if chr(code) not in "\t\n\r"},
+    **dict.fromkeys(range(0x7F, 0xA0), 0xFFFD),
+}
+
 
 def legend() -> Text:
     """One line that explains the colours."""
@@ -45,9 +51,10 @@ def legend() -> Text:
 
 
 def show(piece: TextPiece, console: Console) -> None:
-    """Writes a piece of text: to a terminal in colour, else unchanged, control characters too."""
+    """Writes a piece of text: to a terminal in colour, with symbols for control characters; else
+    unchanged."""
     if console.is_terminal:
-        console.print(Text(piece.text, STYLES[piece.source]), end="")
+        console.print(Text(piece.text.translate(_SYMBOLS), STYLES[piece.source]), end="")
     else:
         console.file.write(piece.text)
         console.file.flush()
@@ -105,7 +112,7 @@ def share_table(title: str, amount: str, rows: Iterable[Row], style: str) -> Tab
     headings = (
         Column(title, min_width=_NAME_WIDTH),
         Column(amount, justify="right", min_width=8),
-        Column("share", justify="right"),
+        Column("share", justify="right", min_width=len("share")),
         Column("", min_width=_BAR_WIDTH),
         Column("", style="dim"),
     )

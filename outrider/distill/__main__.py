@@ -8,7 +8,7 @@ import click
 from rich.console import Console
 
 from outrider.distill.shared.settings import DEFAULTS, KINDS, Recipe
-from outrider.settings.options import DTYPES, FiniteRange, run_command
+from outrider.settings.options import DTYPES, THREADS, FiniteRange, run_command
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 AT_LEAST_ONE = click.IntRange(min=1)
@@ -29,6 +29,8 @@ def _layers(
         if int(last) < int(first):
             raise click.BadParameter(f"{part} ends before it begins")
         layers.update(range(int(first), int(last) + 1))
+    if not layers:
+        raise click.BadParameter("no layers")
     return tuple(sorted(layers))
 
 
@@ -94,11 +96,11 @@ def _recipe(settings: dict[str, Any]) -> Recipe:
 @click.option("--max-length", type=click.IntRange(min=16), default=256, show_default=True,
               help="Longest text, in tokens.")  # fmt: skip
 @click.option("--checkpoint-every", type=AT_LEAST_ONE, default=50, show_default=True)
-@click.option("--seed", type=int, default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0, 2**63 - 1), default=0, show_default=True)
 @click.option("--device", default="auto", show_default=True)
 @click.option("--dtype", type=click.Choice(DTYPES), default="auto",
               help="Of the target.  [default: bfloat16 where that is fast]")  # fmt: skip
-@click.option("--threads", type=AT_LEAST_ONE)
+@click.option("--threads", type=THREADS)
 def main(**settings: Any) -> None:
     """Make a draft for a target. Goes on where it was interrupted."""
     recipe = _recipe(settings)

@@ -73,13 +73,17 @@ def distill(recipe: Recipe, console: Console) -> Path:
     """Runs all stages; returns the draft's folder.
 
     Raises:
-        ConfigurationError: settings contradict each other or an earlier run in `out`.
+        ConfigurationError: settings contradict each other or an earlier run in `out`, or a file
+            cannot be read or written.
         ModelNotFound, UnsupportedModel: see `Engine`.
     """
     folder = resolve_model(recipe.target)
     learner = LEARNERS[recipe.kind](recipe, folder)
     work = recipe.out / "work"
-    work.mkdir(parents=True, exist_ok=True)
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"cannot write to {recipe.out}: {error.strerror}") from error
     check_same_recipe(recipe, work / "recipe.json")
     began = time.perf_counter()
     columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())

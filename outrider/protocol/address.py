@@ -96,9 +96,11 @@ def dialable(address: str) -> str:
 def check_free(host: str, port: int) -> None:
     """Raises ConfigurationError if this machine cannot listen there; the message says why."""
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        socket.create_server((host, port), family=family).close()
+        # Of a name with addresses of both kinds, the IPv4 one.
+        family, *_, address = min(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM))
+        socket.create_server(address, family=family).close()
     except OSError as error:
         reason = (error.strerror or str(error)).partition(" (while")[0]  # what Python adds
-        address = join_host_port(host, port)
-        raise ConfigurationError(f"cannot listen on {address}: {reason}") from error
+        raise ConfigurationError(
+            f"cannot listen on {join_host_port(host, port)}: {reason}"
+        ) from error

@@ -111,6 +111,9 @@ _NO_CONNECTION = (
     re.compile(r"address lookup failed for (\S+): ([^\]]+)"),
 )
 
+# gRPC's words for a connection that ended in the middle of a call.
+_LOST_CONNECTION = re.compile(r"Stream removed \((?:recvmsg:)?(.+)\)")
+
 # Plain words for what prevents a connection, by gRPC's.
 _PREVENTED = {
     "Expected SETTINGS frame": "what answers is not a gRPC server",
@@ -125,13 +128,17 @@ _PREVENTED = {
 def from_rpc_error(error: Any, service: str = "") -> OutriderError:
     """The exception for a failed call, by its reason or, without one, by its status code.
 
-    If the message is gRPC's own, the name of the `service` is added.
+    The name of the `service` is added to gRPC's own messages, and to those that say that it
+    cannot serve now.
     """
     info, retry_after = _details(error)
     message = _plainly(error) or error.code().name
-    if service and not info.reason:
+    known_class = CLASS_BY_REASON.get(info.reason)
+    if service and (
+        not info.reason or issubclass(known_class or object, errors.ServiceUnavailable)
+    ):
         message = f"{service}: {message}"
-    if (known_class := CLASS_BY_REASON.get(info.reason)) is not None:
+    if known_class is not None:
         return known_class(message, retry_after=retry_after, **info.metadata)
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED and (
         found := _TOO_LARGE.search(error.details() or "")
@@ -153,6 +160,10 @@ def _plainly(error: Any) -> str | None:
     details: str | None = error.details()
     if details == "Method not found!":
         return "another service is at this address"
+    if error.code() is grpc.StatusCode.UNAVAILABLE and (
+        found := _LOST_CONNECTION.fullmatch(details or "")
+    ):
+        return f"the connection was lost: {found[1]}"
     for pattern in _NO_CONNECTION:
         if found := pattern.search(details or ""):
             words = (word for sign, word in _PREVENTED.items() if sign in found[2])

@@ -16,6 +16,9 @@ WIRE_VERSION = 2
 # Limit on the draft tokens of a step, each of which takes a row of the target's logits.
 MAX_NUM_SPECULATIVE_TOKENS = 64
 
+# Limit on the outcomes of a verification to predraft for.
+MAX_NUM_PREDRAFTS = 64
+
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:

@@ -117,13 +117,15 @@ def load_served_model(
     engine.passes = PassCounts()  # without those of loading
     for slot in range(engine.cache.num_slots):
         deque(engine.cache.give_back(slot), maxlen=0)
+    dtype = "int8" if engine.is_int8 else str(engine.dtype).removeprefix("torch.")
+    num_sessions = engine.cache.num_slots // options.slots_per_session
     log.info(
-        "%s on %s in %s: KV cache of %d slots of %d tokens, at most %.0f MB; "
+        "%s on %s in %s: KV cache for %d sessions of %d tokens, at most %.0f MB; "
         "passes of up to %d tokens; loaded in %.1f s",
         name,
         engine.device,
-        engine.dtype,
-        engine.cache.num_slots,
+        dtype,
+        num_sessions,
         engine.max_context_length,
         engine.cache.num_bytes / 1e6,
         engine.batch_limits.token_budget,
@@ -132,14 +134,14 @@ def load_served_model(
     info = ModelInfo(
         model_id=name,
         revision=revision_of(path),
-        dtype="int8" if engine.is_int8 else str(engine.dtype).removeprefix("torch."),
+        dtype=dtype,
         device=str(engine.device),
         max_context_length=engine.max_context_length,
         vocab_size=engine.vocab_size,
         vocabulary_fingerprint=vocabulary_fingerprint(files.tokenizer_json),
         eos_token_ids=engine.eos_token_ids,
-        num_slots=engine.cache.num_slots,
-        num_free_slots=engine.cache.num_slots,
+        num_slots=num_sessions,
+        num_free_slots=num_sessions,
         version=__version__,
         token_ns=round(1e9 * engine.batch_limits.token_seconds),
         step_ns=round(1e9 * engine.batch_limits.step_seconds),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import grpc
 
 from outrider.engine.worker import Worker
-from outrider.errors import ServiceUnavailable
+from outrider.errors import ModelLoading
 from outrider.protocol.codec import model_info_to_wire
 from outrider.protocol.messages import ModelInfo
 from outrider.v1 import common_pb2
@@ -41,7 +41,7 @@ class ModelServicer(Generic[W]):
         self.worker = worker
 
     async def check(self) -> None:
-        """Raises ServiceUnavailable while the model loads, EngineFailed if the engine failed."""
+        """Raises ModelLoading while the model loads, EngineFailed if the engine failed."""
         self.available(self.worker).check()
 
     async def close(self) -> None:
@@ -55,7 +55,7 @@ class ModelServicer(Generic[W]):
         return model_metrics(self.worker)
 
     def model_info(self) -> ModelInfo:
-        """The current model information. Raises ServiceUnavailable while the model is loading."""
+        """The current model information. Raises ModelLoading while the model is loading."""
         worker = self.available(self.worker)
         return replace(
             self.available(self.served).info,
@@ -66,9 +66,9 @@ class ModelServicer(Generic[W]):
 
     @staticmethod
     def available(part: T | None) -> T:
-        """Returns `part`. If it is None, the model is still loading: raises ServiceUnavailable."""
+        """Returns `part`. If it is None, the model is still loading: raises ModelLoading."""
         if part is None:
-            raise ServiceUnavailable("the model is still being loaded")
+            raise ModelLoading("the model is still being loaded")
         return part
 
     async def GetModelInfo(

@@ -164,11 +164,11 @@ def _trim_heap() -> None:
 
 
 def _bind(server: grpc.aio.Server, host: str, port: int) -> int:
+    check_free(host, port)  # says the reason, which gRPC would print in words of its own
     address = join_host_port(host, port)
     try:
         return server.add_insecure_port(address)
     except RuntimeError as error:
-        check_free(host, port)  # says the reason, which gRPC does not
         raise ConfigurationError(f"cannot listen on {address}") from error
 
 

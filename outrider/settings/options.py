@@ -284,6 +284,8 @@ def run_group(group: click.Group, arguments: Sequence[str] | None = None) -> Non
     """Runs a command of a group; an OutriderError ends it with `error: ...` and status 1."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may be ASCII
         sys.stdout.reconfigure(errors="backslashreplace")
+    if sys.stdin is None:  # it was closed
+        sys.stdin = open(os.devnull)  # noqa: SIM115
     try:
         group.main(arguments, prog_name="outrider")
     except OutriderError as error:

@@ -7,6 +7,7 @@ from typing import Any
 
 from outrider.cli.pages.bench import SYSTEMS, WAYS
 from outrider.cli.pages.shares import by_track
+from outrider.errors import ConfigurationError
 from outrider_bench.harness import sections as names
 from outrider_bench.harness.capacity import ALONE, ONE_HOST, TWO_HOSTS
 from outrider_bench.harness.sections import PIPELINED, SEQUENTIAL
@@ -29,10 +30,15 @@ def write_plots(result: Path) -> list[Path]:
     """Writes `<name>_<plot>.svg` beside `<name>.json` for all that it holds; returns the paths.
 
     Raises:
-        ConfigurationError: matplotlib is not installed.
+        ConfigurationError: matplotlib is not installed, or the file is not JSON.
     """
-    document = json.loads(result.read_text())
-    paths = []
+    try:
+        document = json.loads(result.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot read {result}: {error}") from error
+    paths: list[Path] = []
+    if not isinstance(document, dict):
+        return paths
     for plot, (find, draw) in _PLOTS.items():
         if found := find(document):
             path = result.with_name(f"{result.stem}_{plot}.svg")

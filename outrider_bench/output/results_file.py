@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -14,6 +15,15 @@ from typing import Any
 from outrider import __version__
 from outrider.errors import ConfigurationError
 from outrider_bench import RESULTS
+
+
+def make_folder(folder: Path) -> None:
+    """Makes a folder for results. Raises ConfigurationError if they cannot be written there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ConfigurationError(f"cannot write to {folder}: {error.strerror}") from error
 
 
 def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **parts: Any) -> Path:
@@ -45,8 +55,8 @@ def write_result(name: str, settings: dict[str, Any], folder: Path = RESULTS, **
         "settings": settings,
         **parts,
     }
+    make_folder(folder)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(document, indent=1)
         # Lists of numbers on a line each.
         text = re.sub(r'\[[^][{}"]*\]', lambda found: " ".join(found[0].split()), text)

@@ -7,13 +7,14 @@ from unittest.mock import Mock
 
 import pytest
 
-from orchestrator.servicer import _explained
+from orchestrator.servicer import GenerationServicer, _explained
 from outrider.errors import (
     Cancelled,
     ContextTooLong,
     DeadlineExceeded,
     DeadlineUnreachable,
     InvalidRequest,
+    ModelLoading,
     OutriderError,
     QueueFull,
     ServiceUnavailable,
@@ -42,3 +43,12 @@ def test_what_fails_at_the_deadline_fails_because_of_it(kind: type[OutriderError
     error = kind("something else")
     assert raised(error, 9.0) is error
     assert raised(error, None) is error
+
+
+def test_until_there_is_a_pair_requests_fail_by_what_is_missing() -> None:
+    servicer = GenerationServicer()
+    servicer.wait(ModelLoading("the target at a:1: still"))
+    for _ in range(2):
+        with pytest.raises(ModelLoading, match=r"^the target at a:1: still$") as caught:
+            _ = servicer.pair
+    assert len(caught.traceback) == 2  # this frame and the property's, however often

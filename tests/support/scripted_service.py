@@ -61,6 +61,8 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
         self.requests: list[pb.GenerateRequest] = []
         self.metadata: list[dict[str, str]] = []  # of those requests
         self.error: OutriderError | None = None
+        self.loading: OutriderError | None = None  # what the first three queries are answered
+        self.num_queries = 0
         self.endless = False
         self.breaks = False  # in the middle of a stream
         self.has_chat_template = False
@@ -91,6 +93,9 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
     def GetServerInfo(
         self, request: pb.GetServerInfoRequest, context: Any
     ) -> pb.GetServerInfoResponse:
+        self.num_queries += 1
+        if self.loading is not None and self.num_queries <= 3:
+            abort(context, self.loading)
         info = pb.GetServerInfoResponse(version="9", has_chat_template=self.has_chat_template)
         info.target.model_id = "the-target"
         info.target.device = "cpu"
@@ -109,8 +114,12 @@ class ScriptedService(pb_grpc.GenerationServiceServicer):
         self.requests.append(request)
         self.metadata.append(dict(context.invocation_metadata()))
         if self.error is not None:
-            context.set_trailing_metadata((("grpc-status-details-bin", details(self.error)),))
-            context.abort(grpc.StatusCode[self.error.code.name], self.error.message)
+            abort(context, self.error)
+
+
+def abort(context: Any, error: OutriderError) -> None:
+    context.set_trailing_metadata((("grpc-status-details-bin", details(error)),))
+    context.abort(grpc.StatusCode[error.code.name], error.message)
 
 
 def details(error: OutriderError) -> bytes:

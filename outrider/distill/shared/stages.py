@@ -15,7 +15,7 @@ from torch import Tensor
 
 from outrider.distill.shared.settings import Recipe
 from outrider.distill.shared.teaching import Lesson, teach
-from outrider.distill.shared.texts import Array, Texts
+from outrider.distill.shared.texts import Array, Texts, read_text
 from outrider.distill.shared.training import training_dtype
 from outrider.distill.shared.writing import SHARD_SIZE, Writer, texts_of_file
 from outrider.engine.device import choose_device
@@ -151,4 +151,4 @@ def _lines(path: Path | None) -> Any:
     """The lines of a file that are not empty; None without a file."""
     if path is None:
         return None
-    return [line for line in path.read_text().splitlines() if line.strip()]
+    return [line for line in read_text(path).splitlines() if line.strip()]

@@ -5,11 +5,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
+from outrider.errors import ConfigurationError
+
 Array = NDArray[Any]
+
+
+def read_text(path: Path) -> str:
+    """Raises ConfigurationError."""
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"cannot read {path}: {error}") from error
 
 
 class Arrays:
@@ -17,8 +28,12 @@ class Arrays:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        with np.load(path) as arrays:
-            return cls(**arrays)
+        """Raises ConfigurationError: the file cannot be read, or holds something else."""
+        try:
+            with np.load(path) as arrays:
+                return cls(**arrays)
+        except (OSError, ValueError, TypeError, BadZipFile) as error:
+            raise ConfigurationError(f"cannot read {path}: {error}") from error
 
     def save(self, path: Path) -> None:
         """Writes an .npz file under a temporary name first, so that it is complete if it exists."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from outrider.distill.shared.texts import Texts
+from outrider.distill.shared.texts import Texts, read_text
 from outrider.engine.engine import Engine
 from outrider.engine.scheduling.job import Job
 from outrider.engine.scheduling.scheduler import Scheduler
@@ -189,6 +189,6 @@ def chat_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
 
 def texts_of_file(path: Path, tokenizer: Any, max_length: int) -> Texts:
     """A text file, cut into sequences of `max_length` tokens."""
-    ids = tokenizer(path.read_text()).input_ids
+    ids = tokenizer(read_text(path)).input_ids
     sequences = [ids[begin : begin + max_length] for begin in range(0, len(ids), max_length)]
     return Texts.of([s for s in sequences if len(s) > 1], [0 for s in sequences if len(s) > 1])

@@ -11,7 +11,14 @@ import pytest
 
 from orchestrator.sessions.clients import DraftClient, TargetClient
 from outrider import __version__
-from outrider.errors import ConfigurationError, InvalidRequest, WireVersionMismatch, WrongService
+from outrider.errors import (
+    ConfigurationError,
+    InvalidRequest,
+    ModelLoading,
+    ServiceUnavailable,
+    WireVersionMismatch,
+    WrongService,
+)
 from outrider.protocol.channel import from_rpc_error
 from outrider.protocol.codec import model_info_from_wire, model_info_to_wire
 from outrider.protocol.messages import WIRE_VERSION, ModelInfo
@@ -37,12 +44,15 @@ class Model(target_pb2_grpc.TargetServiceServicer, draft_pb2_grpc.DraftServiceSe
 
 @asynccontextmanager
 async def serving(
-    name: str, add: Callable[[Any, grpc.aio.Server], None], wire_version: int = WIRE_VERSION
+    name: str,
+    add: Callable[[Any, grpc.aio.Server], None],
+    wire_version: int = WIRE_VERSION,
+    kind: type[Model] = Model,
 ) -> AsyncIterator[str]:
     response = model_info_to_wire(INFO)
     response.wire_version = wire_version
     server = grpc.aio.server(interceptors=interceptors(None, RunningCalls(), f"outrider.v1.{name}"))
-    add(Model(response), server)
+    add(kind(response), server)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     try:
@@ -84,6 +94,24 @@ async def test_one_of_the_same_wire_version_fits_whatever_its_release() -> None:
         client = TargetClient(address)
         assert await client.wait_until_loaded(60) == INFO
         await client.close()
+
+
+async def test_why_it_is_waited_for_is_told_by_name() -> None:
+    class Loading(Model):
+        async def GetModelInfo(self, request: Any, context: Any) -> common_pb2.GetModelInfoResponse:
+            if not told:
+                raise ModelLoading("still")
+            return self.response
+
+    told: list[ServiceUnavailable] = []
+    add = target_pb2_grpc.add_TargetServiceServicer_to_server
+    async with serving("TargetService", add, kind=Loading) as address:
+        client = TargetClient(address)
+        assert await client.wait_until_loaded(60, told.append) == INFO
+        await client.close()
+    assert [(type(why), why.message) for why in told] == [
+        (ModelLoading, f"the target at {address}: still")
+    ]
 
 
 async def test_swapped_services_are_told_by_name() -> None:

@@ -18,6 +18,7 @@ from outrider.errors import (
     DeadlineExceeded,
     HiddenStateMismatch,
     IdleTimeout,
+    ModelLoading,
     NoFreeSlot,
     OutriderError,
     QueueFull,
@@ -48,6 +49,9 @@ class Client:
         if isinstance(self.answer, OutriderError):
             raise self.answer
         return self.answer
+
+    async def wait_until_loaded(self, *arguments: Any) -> ModelInfo:
+        return await self.model_info(0)
 
     async def tokenizer_files(self) -> TokenizerFiles:
         self.num_files += 1
@@ -99,7 +103,7 @@ async def test_loss_and_return_are_told_once(lines: Callable[[], list[str]]) -> 
     assert len(lines()) == 1
     client.answer = DeadlineExceeded("the draft: Deadline Exceeded")
     at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(since / 1e3))
-    where = f"the draft at 127.0.0.1:1 is unreachable since {at}"
+    where = f"the draft at 127.0.0.1:1 cannot be used since {at}"
     with pytest.raises(ServiceUnavailable, match=f"^{where}: no answer for 5 s$"):
         await link.look()
     assert link.outage.since_ms == since
@@ -133,11 +137,11 @@ def pair_of(target: Any, draft: Any) -> Pair:
     return Pair(target, INFO, target, draft)
 
 
-def test_only_what_grpc_says_is_explained() -> None:
-    client: Any = Client()
-    link = Link(client, accept)
-    assert "is unreachable since 20" in link.explain(AWAY).message
-    for error in (ServiceUnavailable("the model is still being loaded"), QueueFull("full")):
+def test_only_that_a_service_cannot_serve_is_explained() -> None:
+    link = Link(Client(), accept)  # type: ignore[arg-type]
+    assert "cannot be used since 20" in link.explain(AWAY).message
+    assert type(link.explain(ModelLoading("the draft: still"))) is ModelLoading
+    for error in (ServiceUnavailable("not of a service"), QueueFull("full")):
         assert link.explain(error) is error
 
 
@@ -288,7 +292,6 @@ async def test_a_pair_that_does_not_come_about_leaves_no_channel(
     target, draft = clients
     monkeypatch.setattr("orchestrator.sessions.pair.TargetClient", lambda address: target)
     monkeypatch.setattr("orchestrator.sessions.pair.DraftClient", lambda address: draft)
-    monkeypatch.setattr(Client, "wait_until_loaded", Client.model_info, raising=False)
     [faulty] = [client for client in clients if client.service == which]
     faulty.answer = WrongService("another one")
     with pytest.raises(WrongService):

@@ -133,6 +133,8 @@ def test_every_result_of_ours_can_be_shown(path: Path) -> None:
         "\udcff",
         '{"pieces": 1}',
         '{"benchmark": "x", "sections": {"modes": {"a": 1}}}',
+        "[" * 100_000,
+        '{"benchmark": "x", "figures": ' + '{"a": ' * 500 + "1" + "}" * 501,
     ],
 )
 def test_what_is_no_result_is_refused_by_name(content: str, tmp_path: Path) -> None:

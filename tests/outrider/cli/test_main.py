@@ -35,11 +35,13 @@ def outrider(*arguments: str, input: str | bytes | None = None) -> Result:
 
 
 def as_a_process(
-    *arguments: str, input: bytes | None = None, **environment: str
+    *arguments: str, input: bytes | None = None, closed: bool = False, **environment: str
 ) -> subprocess.CompletedProcess[bytes]:
+    """The command as a process, maybe with a closed standard input."""
     program = "from outrider.cli.main import main; main()"
+    without_input = ["sh", "-c", 'exec "$@" <&-', "sh"] if closed else []
     return subprocess.run(
-        [sys.executable, "-c", program, *arguments],
+        [*without_input, sys.executable, "-c", program, *arguments],
         input=input,
         capture_output=True,
         timeout=60,
@@ -141,6 +143,42 @@ def test_a_trace_that_cannot_be_written_is_refused_before_anything_is_generated(
     assert service.requests == []
 
 
+def test_a_trace_is_replaced_by_another_one_only(service: ScriptedService) -> None:
+    Path("trace.json").write_text("the one before")
+    service.error = errors.ContextTooLong("the prompt is too long")
+    assert outrider("generate", "--trace", "trace.json", "hi").exit_code != 0
+    assert Path("trace.json").read_text() == "the one before"
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--temperature", "-1"),
+        ("--temperature", "nan"),
+        ("--top-p", "0"),
+        ("--min-p", "2"),
+        ("--top-k", "4294967296"),
+        ("--max-new-tokens", "4294967296"),
+        ("--num-speculative-tokens", "65"),
+        ("--num-predrafts", "65"),
+    ],
+)
+def test_values_out_of_range_are_refused_before_services_are_started(flag: str, value: str) -> None:
+    result = outrider("generate", flag, value, "hi")
+    assert result.exit_code == 2
+    assert f"Invalid value for '{flag}'" in result.stderr
+
+
+def test_a_target_that_loads_is_waited_for(
+    service: ScriptedService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    service.loading = errors.ModelLoading("the target at a:1: the model is still being loaded")
+    result = outrider("generate", "--json", "hi")
+    assert result.stderr == f"waiting: {service.loading.message}\n"
+    assert json.loads(result.stdout)["text"] == response().text
+
+
 def test_what_concerns_services_of_its_own_is_refused_beside_an_address(
     service: ScriptedService,
 ) -> None:
@@ -182,6 +220,12 @@ def test_undecodable_input_is_an_error_not_a_traceback(service: ScriptedService)
     assert b"Traceback" not in finished.stderr
 
 
+@pytest.mark.process
+def test_a_closed_standard_input_is_an_empty_one(service: ScriptedService) -> None:
+    finished = as_a_process("generate", "-", closed=True)
+    assert finished.stderr == b"error: there is no text to answer\n"
+
+
 @pytest.mark.parametrize("flag", ["--port", "--draft-port", "--target-port"])
 def test_up_refuses_an_impossible_port(flag: str, service: ScriptedService) -> None:
     result = outrider("up", flag, "70000")
@@ -200,7 +244,8 @@ def test_services_of_up_find_the_file_that_config_names(service: ScriptedService
     Path("mine.toml").write_text("[target]\nslots = 1\n")
     stand_in = "import os, sys\nsys.exit('error: told of ' + os.environ['OUTRIDER_CONFIG'])\n"
     Path("target_service.py").write_text(stand_in)
-    arguments = ("--config", "mine.toml", "up", "--draft", "none")
+    ports = ("--port", "0", "--draft-port", "0", "--target-port", "0")
+    arguments = ("--config", "mine.toml", "up", "--draft", "none", *ports)
     finished = as_a_process(*arguments, PYTHONPATH=str(Path.cwd()))
     assert finished.returncode == 1
     assert b"told of mine.toml" in finished.stderr

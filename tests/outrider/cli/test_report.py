@@ -55,6 +55,13 @@ def test_a_terminal_sees_whose_a_piece_is() -> None:
     assert output.getvalue() == "\x1b[32ma\x1b[0m\x1b[35ma\x1b[0ma"
 
 
+def test_a_text_cannot_control_the_terminal() -> None:
+    output = io.StringIO()
+    console = Console(file=output, force_terminal=True, color_system=None)
+    report.show(TextPiece("a\x1b]0;title\x07\x1b[2J\x9b2J\x7f\r\n\tb", 1, "target"), console)
+    assert output.getvalue() == "a␛]0;title␇␛[2J\ufffd2J\ufffd\n        b"
+
+
 @pytest.mark.parametrize(
     ("share", "expected"),
     [(0.0, ""), (1.0, "████"), (2.0, "████"), (-1.0, ""), (0.5, "██"), (0.53, "██▏")],
@@ -103,6 +110,13 @@ def test_a_report_fits_into_80_columns() -> None:
     console.print(report.comparison([generation], [generation]))
     console.print(report.legend())
     assert max(map(len, output.getvalue().splitlines())) <= 80
+
+
+@pytest.mark.parametrize("width", [20, 60])
+def test_shares_are_whole_in_a_narrow_terminal(width: int) -> None:
+    output = io.StringIO()
+    Console(file=output, width=width, soft_wrap=True).print(report.report(SPECULATIVE))
+    assert "75.0%" in output.getvalue()
 
 
 def test_tokens_are_told_by_their_source() -> None:

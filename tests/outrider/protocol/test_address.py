@@ -1,11 +1,19 @@
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import pytest
 
 from outrider.errors import ConfigurationError
-from outrider.protocol.address import check_address, dialable, host_without_brackets, join_host_port
+from outrider.protocol.address import (
+    check_address,
+    check_free,
+    dialable,
+    host_without_brackets,
+    join_host_port,
+)
+from tests.outrider.serving.test_listening import needs_ipv6
 
 
 @pytest.mark.parametrize(
@@ -87,3 +95,10 @@ def test_an_ipv6_address_has_brackets_before_its_port() -> None:
 )
 def test_a_wildcard_is_dialled_on_this_machine(address: str, here: str) -> None:
     assert dialable(address) == here
+
+
+@needs_ipv6
+def test_a_host_may_have_an_ipv6_address_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = socket.getaddrinfo("::1", 0, type=socket.SOCK_STREAM)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *arguments, **settings: found)
+    check_free("a-name-of-it", 0)

@@ -8,6 +8,7 @@ import pytest
 from outrider import errors
 from outrider.errors import OutriderError
 from outrider.protocol.channel import CLASS_BY_REASON, from_rpc_error
+from tests.support.scripted_service import details
 
 
 def rpc_error(code: grpc.StatusCode, *trailing: tuple[str, bytes]) -> grpc.aio.AioRpcError:
@@ -17,6 +18,17 @@ def rpc_error(code: grpc.StatusCode, *trailing: tuple[str, bytes]) -> grpc.aio.A
 def test_without_a_reason_the_code_decides() -> None:
     error = from_rpc_error(rpc_error(grpc.StatusCode.UNAVAILABLE))
     assert type(error) is errors.ServiceUnavailable
+
+
+@pytest.mark.parametrize("kind", [errors.ServiceUnavailable, errors.ModelLoading])
+def test_of_what_cannot_serve_the_name_is_told(kind: type[OutriderError]) -> None:
+    status = ("grpc-status-details-bin", details(kind("oh")))
+    error = from_rpc_error(rpc_error(grpc.StatusCode.UNAVAILABLE, status), "the target")
+    assert type(error) is kind
+    assert error.message == "the target: oh"
+    refusal = ("grpc-status-details-bin", details(errors.InvalidRequest("oh")))
+    error = from_rpc_error(rpc_error(grpc.StatusCode.INVALID_ARGUMENT, refusal), "the target")
+    assert error.message == "oh"
 
 
 def test_every_reason_has_a_class_and_the_first_one_keeps_it() -> None:
@@ -77,6 +89,11 @@ def test_undecodable_details_fall_back_to_the_code() -> None:
             "cannot connect to 10.0.0.9:80: what answers is not a gRPC server",
         ),
         ("Socket closed", "Socket closed"),
+        ("Stream removed (Socket closed)", "the connection was lost: Socket closed"),
+        (
+            "Stream removed (recvmsg:Connection reset by peer)",
+            "the connection was lost: Connection reset by peer",
+        ),
     ],
 )
 def test_that_nobody_is_there_is_said_plainly(details: str, message: str) -> None:

@@ -63,13 +63,16 @@ def get(url: str) -> None:
         assert response.status == 200
 
 
-@needs_ipv6
-async def test_a_busy_ipv6_port_is_named() -> None:
-    with socket.create_server(("::1", 0), family=socket.AF_INET6) as busy:
+@pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
+async def test_a_busy_port_is_named_once(host: str, capfd: pytest.CaptureFixture[str]) -> None:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, 0), family=family) as busy:
         port = busy.getsockname()[1]
         with pytest.raises(ConfigurationError) as caught:
-            _bind(grpc.aio.server(options=[("grpc.so_reuseport", 0)]), "::1", port)
-    assert str(caught.value) == f"cannot listen on [::1]:{port}: Address already in use"
+            _bind(grpc.aio.server(options=[("grpc.so_reuseport", 0)]), host, port)
+    where = join_host_port(host, port)
+    assert str(caught.value) == f"cannot listen on {where}: Address already in use"
+    assert capfd.readouterr().err == ""
 
 
 def test_the_health_of_what_is_no_address_is_an_error() -> None:

@@ -111,6 +111,19 @@ def test_a_feature_draft_says_what_it_reads(tmp_path: Path) -> None:
     assert other.info.reads_hidden_states is None
 
 
+def test_what_is_logged_of_a_draft_is_what_it_says_of_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = make_model(tmp_path, "llama")
+    draft = dataclasses.replace(
+        options(folder, slots=8), dtype="int8", slots_per_session=4, batch_invariant=False
+    )
+    with caplog.at_level(logging.INFO):
+        engine, served = load_served_model(draft, lambda what: None)
+    assert (served.info.dtype, served.info.num_slots) == ("int8", engine.cache.num_slots // 4)
+    assert f"in int8: KV cache for {served.info.num_slots} sessions" in caplog.text
+
+
 def test_a_feature_draft_is_no_target(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="it can only be a draft"):
         load_served_model(options(make_eagle3(tmp_path)), lambda what: None)

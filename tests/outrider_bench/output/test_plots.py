@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from outrider.errors import ConfigurationError
 from outrider_bench.__main__ import main
 from outrider_bench.output.plots import write_plots
 from outrider_bench.output.step_plot import typical_step
@@ -46,7 +47,7 @@ def test_bars_have_their_values_and_ways_their_names(tmp_path: Path) -> None:
 
 
 def test_what_holds_nothing_to_draw_is_left_alone(tmp_path: Path) -> None:
-    for number, document in enumerate(({}, {"figures": []}, {"sections": {}}, {"figures": {}})):
+    for number, document in enumerate(({}, {"figures": []}, {"sections": {}}, {"figures": {}}, [])):
         (tmp_path / f"{number}.json").write_text(json.dumps(document))
         assert write_plots(tmp_path / f"{number}.json") == []
 
@@ -79,6 +80,12 @@ def test_a_folder_without_results_is_named(tmp_path: Path) -> None:
     finished = CliRunner().invoke(main, ["--redraw", "--output", str(tmp_path)])
     assert finished.exit_code == 2
     assert "no results to draw" in finished.stderr
+
+
+def test_a_result_that_is_cut_off_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cut.json").write_text('{"sections": {"mo')
+    with pytest.raises(ConfigurationError, match=r"cannot read .*cut\.json"):
+        write_plots(tmp_path / "cut.json")
 
 
 @pytest.mark.slow

@@ -76,8 +76,8 @@ async def test_a_draft_may_come_later_and_go(tiny_models: Callable[..., Path]) -
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await generate()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-        assert f"the target at {target} is unreachable since 20" in (caught.value.details() or "")
-        with pytest.raises(grpc.aio.AioRpcError, match=f"{target} is unreachable since 20"):
+        assert f"the target at {target} cannot be used since 20" in (caught.value.details() or "")
+        with pytest.raises(grpc.aio.AioRpcError, match=f"{target} cannot be used since 20"):
             await outage()
 
 

@@ -16,6 +16,7 @@ from outrider.distill.__main__ import main
 from outrider.distill.layers.beginning import check_layers
 from outrider.distill.recipe import check_same_recipe
 from outrider.distill.shared.settings import Recipe
+from outrider.distill.shared.texts import Texts, read_text
 from outrider.distill.shared.writing import Writer
 from outrider.engine.engine import Engine
 from outrider.engine.options import EngineOptions
@@ -86,11 +87,39 @@ def test_temperatures_that_make_no_sense_are_refused(temperatures: str, tmp_path
     assert "a list such as 0,0.5,1" in result.output
 
 
-@pytest.mark.parametrize("layers", ["a", "1-", "-3", "7-3"])
+@pytest.mark.parametrize("layers", ["a", "1-", "-3", "7-3", ","])
 def test_layers_that_are_none_are_refused(layers: str, tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["--out", str(tmp_path), "--layers", layers])
     assert result.exit_code == 2
     assert "--layers" in result.output
+
+
+@pytest.mark.parametrize("flags", [["--seed", "-1"], ["--threads", "100000"]])
+def test_numbers_that_nothing_takes_are_refused(flags: list[str], tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, ["--out", str(tmp_path), *flags])
+    assert result.exit_code == 2
+    assert flags[0] in result.output
+
+
+@pytest.mark.parametrize("read", [read_text, Texts.load])
+@pytest.mark.parametrize("content", [b"\xff\xfe", None])
+def test_files_that_cannot_be_read_are_named(
+    read: Callable[[Path], Any], content: bytes | None, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "odd").write_bytes(content)
+    with pytest.raises(ConfigurationError, match=r"cannot read .*odd"):
+        read(tmp_path / "odd")
+
+
+def test_a_folder_that_cannot_be_made_is_named(
+    tiny_models: Callable[..., Path], tmp_path: Path
+) -> None:
+    (tmp_path / "file").touch()
+    flags = ["--target", str(tiny_models("llama")), "--out", str(tmp_path / "file" / "out")]
+    result = CliRunner().invoke(main, [*flags, "--num-layers", "1"])
+    assert isinstance(result.exception, ConfigurationError)
+    assert "cannot write to" in result.exception.message
 
 
 def test_texts_need_room_for_the_chat_template(tiny_models: Callable[..., Path]) -> None:
