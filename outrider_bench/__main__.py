@@ -9,7 +9,7 @@ from typing import Any
 import click
 from rich.console import Console
 
-from outrider.settings.options import DRAFT_DTYPES, DTYPES, THREADS, run_command
+from outrider.settings.options import DRAFT_DTYPES, TARGET_DTYPES, THREADS, run_command
 from outrider_bench import RESULTS, SECTION_NAMES
 
 _WIDTH = 140  # of tables that go into a file
@@ -19,7 +19,7 @@ _WIDTH = 140  # of tables that go into a file
 @click.option("--target", default="default", show_default=True, help="Target model.")
 @click.option("--draft", help="Draft model.  [default: the embedded pair's]")
 @click.option("--device", default="auto", show_default=True, help="Device of both models.")
-@click.option("--dtype", type=click.Choice(DTYPES), default="auto", help="Of the target.")
+@click.option("--dtype", type=click.Choice(TARGET_DTYPES), default="auto", help="Of the target.")
 @click.option(
     "--draft-dtype", type=click.Choice(DRAFT_DTYPES), default="auto", help="Of the draft."
 )

@@ -4,7 +4,7 @@ import click
 
 from outrider.settings.options import (
     DEFAULT_TARGET_PORT,
-    DTYPES,
+    TARGET_DTYPES,
     ServerOptions,
     model_options,
     run_service,
@@ -14,7 +14,7 @@ from outrider.settings.options import (
 
 @click.command("target")
 @server_options(DEFAULT_TARGET_PORT)
-@model_options(DTYPES)
+@model_options(TARGET_DTYPES)
 @click.option("--tensor-parallel", type=click.IntRange(min=1), default=1, show_default=True,
               help="Processes of torchrun's that hold the model together.")  # fmt: skip
 def main(server: ServerOptions, **model: str | int | None) -> None:

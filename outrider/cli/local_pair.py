@@ -11,7 +11,13 @@ from rich.console import Console
 
 from outrider.cli.processes import ServiceProcess, running_system
 from outrider.cores import available_cores
-from outrider.settings.options import DRAFT_DTYPES, run_options, together, trust_option
+from outrider.settings.options import (
+    DRAFT_DTYPES,
+    TARGET_DTYPES,
+    run_options,
+    together,
+    trust_option,
+)
 from outrider.settings.sources import CONFIG_FILE
 
 _EMBEDDED_TARGETS = (None, "default", "smollm2-135m-instruct")
@@ -34,7 +40,7 @@ pair_options = together(
         help="Draft model, or 'none'.  [default: the embedded pair's; none for another target]",
     ),
     run_options(whose="both models"),
-    run_options("target-", "the target"),
+    run_options("target-", "the target", dtypes=TARGET_DTYPES),
     run_options("draft-", "the draft", dtypes=DRAFT_DTYPES),
     trust_option,
 )

@@ -4,6 +4,9 @@ import torch
 
 from outrider.errors import ConfigurationError
 
+QUANTIZED = ("int4", "int8")
+"""Precisions of the weights of linear layers only."""
+
 
 def choose_device(name: str) -> torch.device:
     """The torch device of a name such as "auto", "cpu", "cuda" or "cuda:1"."""
@@ -35,10 +38,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         return torch.bfloat16 if device.type == "cuda" else torch.float32
     dtypes = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-    if name == "int8":
+    if name in QUANTIZED:
         if device.type != "cpu":
-            raise ConfigurationError("int8 runs on a CPU only")
+            raise ConfigurationError(f"{name} runs on a CPU only")
         return torch.float32  # of everything but linear layers
     if name not in dtypes:
-        raise ConfigurationError(f"unknown dtype {name!r}; known: auto, int8, {', '.join(dtypes)}")
+        known = ", ".join(("auto", *QUANTIZED, *dtypes))
+        raise ConfigurationError(f"unknown dtype {name!r}; known: {known}")
     return dtypes[name]

@@ -17,6 +17,7 @@ from outrider.engine.cache.memory import allocate
 from outrider.engine.chunk import Capture, Chunk, deliver, logit_rows
 from outrider.engine.cpu.calibration import attention_kinds, calibrate
 from outrider.engine.cpu.embeddings import halve_embeddings
+from outrider.engine.cpu.int4_linear import pack_in_int4
 from outrider.engine.cpu.int8_linear import quantize_linears
 from outrider.engine.cpu.packed_linear import pack_linears
 from outrider.engine.device import choose_device, choose_dtype, is_gpu
@@ -74,8 +75,8 @@ class Engine:
         self.thread_counts = use_threads(
             options.threads, adapt=options.adapt_threads and self.device.type == "cpu"
         )
-        self.is_int8 = options.dtype == "int8"
         self.dtype = choose_dtype(options.dtype, self.device)
+        self.is_int4, self.is_int8 = options.dtype == "int4", options.dtype == "int8"
         self._trusts_code = options.trust_remote_code
         self._on_gpu = is_gpu(self.device)
         self.attention_shapes = ANY_SHAPES
@@ -93,12 +94,9 @@ class Engine:
         if self.device.type == "cpu" and self.ranks is None:
             halve_embeddings(self.network)
         with torch.inference_mode():
+            least = self.ranks.least if self.ranks else int
             self.cache, self.token_limits = allocate(
-                self.cache,
-                options,
-                self.max_context_length,
-                self.device,
-                self.ranks.least if self.ranks else int,
+                self.cache, options, self.max_context_length, self.device, least
             )
         self.graphs: StaticPasses | None = None
         self.choices: StaticChoices | None = None
@@ -257,20 +255,10 @@ class Engine:
             self.network = build(model, self.max_context_length)
             _, forward_pass = self._run([Chunk(0, 0, ids[:1], 1)])  # notes how layers attend
             check_layers(self.config, self.cache.num_layers, family)
-            # Weights are packed for CPUs; int8 would be found to be rounded.
-            if self._is_plain_cpu:
+            # Weights in int4 or int8 would be found to be rounded.
+            if self._is_plain_cpu and not self.is_int4:
                 pack_linears(self.network)
-                if self.batch_invariance is not None:
-                    # Finds kernel shapes that give the same bits in every pass, if there are any.
-                    self.attention_shapes, self.batch_invariance = calibrate(
-                        self.network,
-                        attention_kinds(forward_pass),
-                        self.dtype,
-                        self.thread_counts,
-                        self.max_context_length,
-                    )
-                    self.cache = self._probing_cache()
-                compile_network(self.network)
+                self._prepare_passes(forward_pass)
             actual, windows = self._probe(ids)
         except UnsupportedModel:
             raise
@@ -287,7 +275,21 @@ class Engine:
             capture = Capture(tuple(range(self.num_layers)))
             self._run([Chunk(0, 0, ids, capture=capture)])
             self.gives_hidden_states = same_states(capture, states, self._tolerance)
+        if self.is_int4:
+            pack_in_int4(self.network, self.vocab_size)
+            self._prepare_passes(forward_pass)
+            self._probe(ids)  # the cache learns its shapes
         return self.network
+
+    def _prepare_passes(self, forward_pass: Pass) -> None:
+        """Finds kernel shapes that give the same bits in every pass, if there are any; compiles."""
+        if self.batch_invariance is not None:
+            kinds, length = attention_kinds(forward_pass), self.max_context_length
+            self.attention_shapes, self.batch_invariance = calibrate(
+                self.network, kinds, self.dtype, self.thread_counts, length
+            )
+            self.cache = self._probing_cache()
+        compile_network(self.network)
 
     def _probe(self, ids: list[int]) -> tuple[Tensor, set[int]]:
         """Logits [length, vocab_size] of `ids`, with wrong tokens read and rolled back."""

@@ -14,6 +14,7 @@ from outrider.embedded import EMBEDDED_TARGET, resolve_model
 from outrider.engine.activity import PassCounts
 from outrider.engine.chunk import Chunk
 from outrider.engine.cpu.pass_comparison import compare_passes
+from outrider.engine.device import QUANTIZED
 from outrider.engine.engine import Engine
 from outrider.engine.loading.model_folder import (
     is_eagle3,
@@ -117,7 +118,7 @@ def load_served_model(
     engine.passes = PassCounts()  # without those of loading
     for slot in range(engine.cache.num_slots):
         deque(engine.cache.give_back(slot), maxlen=0)
-    dtype = "int8" if engine.is_int8 else str(engine.dtype).removeprefix("torch.")
+    dtype = options.dtype if options.dtype in QUANTIZED else str(engine.dtype)[len("torch.") :]
     num_sessions = engine.cache.num_slots // options.slots_per_session
     log.info(
         "%s on %s in %s: KV cache for %d sessions of %d tokens, at most %.0f MB; "

@@ -245,10 +245,10 @@ def test_imports_no_torch(module: str) -> None:
 
 
 @pytest.mark.process
-def test_services_import_grpc_once_its_settings_are_made() -> None:
-    """Which gRPC reads when it is imported; see GRPC_EXPERIMENTS."""
+def test_services_import_grpc_and_torch_once_their_variables_are_set() -> None:
+    """Which they read when they are imported; see `settings.options.ENVIRONMENT`."""
     modules = [f"{service}.__main__" for service in sorted(SERVICES)]
-    assert added_modules({"grpc"}, *modules) == [set(), set(), set()]
+    assert added_modules({"grpc", "torch"}, *modules) == [set(), set(), set()]
 
 
 @pytest.mark.process

@@ -179,6 +179,7 @@ async def running_system(
     target: Path,
     draft: str | Path | None = None,
     draft_dtype: str = "float32",
+    target_dtype: str = "float32",
     target_rtt_seconds: float = 0.0,
     **settings: Any,
 ) -> AsyncIterator[System]:
@@ -186,7 +187,7 @@ async def running_system(
     metrics: dict[str, Metrics] = {}
     async with AsyncExitStack() as stack:
         target_address, verifier = await stack.enter_async_context(
-            running_target(target, metrics, **settings)
+            running_target(target, metrics, **{"dtype": target_dtype, **settings})
         )
         if target_rtt_seconds:
             proxy = stack.enter_context(DelayingProxy(target_address, target_rtt_seconds))

@@ -19,6 +19,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from outrider.engine.attention.forward_pass import ForwardPass
 from outrider.engine.cpu.activations import use_one_thread
+from outrider.engine.cpu.int4_linear import GROUP
 from outrider.engine.cpu.packed_linear import RowLinear, row_linears
 from outrider.engine.shapes import (
     ANY_SHAPES,
@@ -171,11 +172,20 @@ def _grid_within(budget: float) -> Sequence[int]:
 
 def _stand_in(layer: RowLinear, generator: torch.Generator) -> RowLinear:
     """A layer of the same kind whose products with doubled rows are all rounding error."""
-    half = _rough((min(layer.out_features, 64), layer.in_features // 2), generator)
+    half = _sixteenths((min(layer.out_features, 64), layer.in_features // 2), generator)
     some = torch.cat((half, -half, half.new_zeros(len(half), layer.in_features % 2)), dim=1)
     weight = some.repeat(-(-layer.out_features // len(some)), 1)[: layer.out_features]
     bias = torch.zeros(layer.out_features, dtype=layer.dtype) if layer.has_bias else None
     return type(layer)(weight.to(layer.dtype).contiguous(), bias)
+
+
+def _sixteenths(size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Weights of many magnitudes that layers in int4, too, hold exactly, and their negatives."""
+    num_rows, num_weights = size
+    steps = torch.randint(16, size, generator=generator)
+    steps[:, ::GROUP], steps[:, 1::GROUP] = 0, 15  # the ends of each group's range
+    exponents = torch.randint(-6, 7, (num_rows, num_weights // GROUP + 1), generator=generator)
+    return (steps - 7.5) * 2.0 ** exponents.repeat_interleave(GROUP, 1)[:, :num_weights]
 
 
 def _rough(size: Sequence[int], generator: torch.Generator, most: int = 6) -> Tensor:

@@ -124,7 +124,7 @@ class PackedLinear(RowLinear):
 def pack_linears(module: nn.Module) -> None:
     """Replaces every linear layer within `module` by one of those above."""
     if next(module.parameters()).device.type == "cpu":
-        replace_linears(module, _packed)
+        replace_linears(module, pack)
 
 
 def row_linears(module: nn.Module) -> list[RowLinear]:
@@ -164,7 +164,8 @@ def rounding_of(weight: Tensor) -> Tensor:
     return (weight.half().to(weight.dtype) - weight).abs_()
 
 
-def _packed(weight: Tensor, bias: Tensor | None) -> RowLinear:
+def pack(weight: Tensor, bias: Tensor | None) -> RowLinear:
+    """The layer in the layout that suits its weight, [out_features, in_features]."""
     if not _can_pack(weight):
         return PlainLinear(weight, bias)
     if weight.dtype == torch.float32 and fbgemm_is_available() and fits_float16(weight):

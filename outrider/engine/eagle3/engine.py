@@ -44,8 +44,8 @@ class Eagle3Engine(Engine):
         super().__init__(replace(options, graphs=False))  # on GPUs its passes are not recorded yet
 
     def _load(self, options: EngineOptions) -> nn.Module:
-        if self.ranks:
-            raise ConfigurationError("a feature draft runs in one process")
+        if self.ranks or self.is_int4:
+            raise ConfigurationError("a feature draft runs in one process, and not in int4")
         trusted = options.trust_remote_code
         model = read_eagle3(options.model, self.device, self.dtype, trusted)
         settings = model.settings

@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from outrider.engine.chunk import Chunk
 from outrider.engine.cpu.calibration import AttentionKind, calibrate, find_layer, has_experts
+from outrider.engine.cpu.int4_linear import pack_in_int4
 from outrider.engine.cpu.packed_linear import (
     Float16Linear,
     fbgemm_is_available,
@@ -37,7 +38,7 @@ WIDTHS = [(2,), (5, 1), (17, 3), (32, 33), (100,), (LENGTH,)]
 # The same widths once each, at the beginning of a text and at its end.
 FEW_WIDTHS = [(2, 5, 1, 17, 3, 32, 33, 100, 87), (87, 100, 33, 32, 3, 17, 1, 5, 2)]
 ALL_WIDTHS_OF = ("llama", "gpt2")  # layers of our own, and transformers'
-DTYPES = ("float32", "bfloat16")
+DTYPES = ("float32", "bfloat16", "int4")
 OTHERS = [family for family in SUPPORTED_FAMILIES if family not in ALL_WIDTHS_OF]
 CASES = [*product(ALL_WIDTHS_OF, DTYPES), *zip(OTHERS, cycle(DTYPES), strict=False)]
 
@@ -105,7 +106,7 @@ def test_nothing_is_claimed_of_experts(
     assert not (claim.holds and expected)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_nor_with_two_threads(family: str, dtype: str, tiny_models: Callable[..., Path]) -> None:
     """As the default is on two cores."""
@@ -117,7 +118,7 @@ def test_nor_with_two_threads(family: str, dtype: str, tiny_models: Callable[...
         torch.set_num_threads(1)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", ["llama", "mistral"])
 def test_nor_in_long_texts(family: str, dtype: str, tiny_models: Callable[..., Path]) -> None:
     """Of more keys than attention takes at a time; the first are out of mistral's window.
@@ -132,19 +133,21 @@ def test_nor_in_long_texts(family: str, dtype: str, tiny_models: Callable[..., P
 
 
 @pytest.mark.parametrize("num_threads", [2, 3, 4])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_nor_with_several_threads(dtype: str, num_threads: int) -> None:
     """Of products whose sums are long enough to be divided among threads."""
+    held = torch.float32 if dtype == "int4" else getattr(torch, dtype)
     weight, rows = (
-        torch.randn(size, 4864, generator=torch.Generator().manual_seed(size)).to(
-            getattr(torch, dtype)
-        )
+        torch.randn(size, 4864, generator=torch.Generator().manual_seed(size)).to(held)
         for size in (896, 300)
     )
     parent = nn.Module()
     parent.linear = nn.Linear(4864, 896, bias=False, dtype=weight.dtype)
     parent.linear.load_state_dict({"weight": weight})
-    pack_linears(parent)  # as this CPU can
+    if dtype == "int4":
+        pack_in_int4(parent, vocab_size=0)
+    else:
+        pack_linears(parent)  # as this CPU can
     [linear] = row_linears(parent)
     found = find_layer(linear, [num_threads])
     assert found is not None
@@ -176,7 +179,7 @@ def test_nor_with_weights_in_float16(tiny_models: Callable[..., Path], tmp_path:
     check_same_bits(engine, ids_of(1), WIDTHS)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("family", ["llama", "gpt2", "mistral"])
 def test_nor_on_other_sessions(family: str, dtype: str, tiny_models: Callable[..., Path]) -> None:
     """A prompt, a verification and a step beside it, in slots that held something else before."""
@@ -196,7 +199,7 @@ def test_nor_on_other_sessions(family: str, dtype: str, tiny_models: Callable[..
         start += width
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("dtype", DTYPES)
 def test_nor_in_the_default_target(dtype: str, real_target: Path) -> None:
     """Whose products are large enough for kernels to divide them."""
     engine = Engine(EngineOptions(str(real_target), "cpu", dtype, slots=1, max_context_length=512))

@@ -50,6 +50,7 @@ WAYS = ((1, 0, False), (1, 4, True), (2, 1, False), (4, 4, False), (7, 0, True),
         ("the target itself", "float32"),
         ("unrelated", "float32"),
         ("unrelated", "bfloat16"),
+        ("unrelated", "int4"),
         ("prompt lookup alone", "float32"),
     ],
 )
@@ -176,9 +177,11 @@ async def test_pairs_of_families(
             assert await token_ids(system, 4, **sampling) == expected
 
 
-async def test_the_default_pair(real_target: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "int4"])
+async def test_the_default_pair(dtype: str, real_target: Path) -> None:
     """The shipped draft says the target's own text, and much of it before the target does."""
-    async with running_system(real_target, "default", draft_dtype="auto") as system:
+    async with running_system(real_target, "default", "auto", dtype) as system:
+        needs_invariant(system.verifier.engine)
         fields: dict[str, Any] = {
             "messages": [{"role": "user", "content": "Why do leaves turn red in autumn?"}],
             "max_new_tokens": 24,
