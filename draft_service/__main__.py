@@ -6,12 +6,12 @@ from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_PREDRAFTS
 from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
     DRAFT_DTYPES,
-    FiniteRange,
     ServerOptions,
     model_options,
     run_service,
     server_options,
 )
+from outrider.settings.types import FiniteRange
 
 
 @click.command("draft")

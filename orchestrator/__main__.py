@@ -8,12 +8,11 @@ from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
-    FiniteRange,
     ServerOptions,
-    checked,
     run_service,
     server_options,
 )
+from outrider.settings.types import FiniteRange, checked
 
 
 @click.command("orchestrator")

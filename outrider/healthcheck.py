@@ -16,9 +16,9 @@ from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
-    FiniteRange,
 )
 from outrider.settings.sources import ENVIRONMENT_PREFIX
+from outrider.settings.types import FiniteRange
 
 _PORTS = {
     "ORCHESTRATOR": DEFAULT_ORCHESTRATOR_PORT,

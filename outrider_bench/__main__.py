@@ -9,7 +9,8 @@ from typing import Any
 import click
 from rich.console import Console
 
-from outrider.settings.options import DRAFT_DTYPES, TARGET_DTYPES, THREADS, run_command
+from outrider.settings.options import DRAFT_DTYPES, TARGET_DTYPES, run_command
+from outrider.settings.types import THREADS
 from outrider_bench import RESULTS, SECTION_NAMES
 
 _WIDTH = 140  # of tables that go into a file

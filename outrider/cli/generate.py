@@ -23,7 +23,7 @@ from outrider.client.results import Generation, ServerInfo
 from outrider.errors import InvalidRequest, ModelLoading, OutriderError
 from outrider.protocol.address import check_address
 from outrider.protocol.messages import MAX_NUM_PREDRAFTS, MAX_NUM_SPECULATIVE_TOKENS
-from outrider.settings.options import WHOLE_TEXT, FiniteRange, checked
+from outrider.settings.types import WHOLE_TEXT, FiniteRange, checked
 
 
 def _writable(context: click.Context, parameter: click.Parameter, file: Any) -> Any:

@@ -25,12 +25,11 @@ from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
     DEFAULT_ORCHESTRATOR_PORT,
     DEFAULT_TARGET_PORT,
-    PORT,
-    checked,
     drain_option,
     run_group,
     settings_group,
 )
+from outrider.settings.types import PORT, checked
 
 cli = settings_group(help="Speculative decoding as a gRPC service pair.")
 click.version_option(__version__, prog_name="outrider")(cli)

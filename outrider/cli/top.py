@@ -20,7 +20,8 @@ from outrider.client.results import ServerActivity, ServerInfo
 from outrider.errors import OutriderError
 from outrider.protocol.address import check_address
 from outrider.protocol.messages import ModelInfo
-from outrider.settings.options import DEFAULT_ORCHESTRATOR_PORT, FiniteRange, checked
+from outrider.settings.options import DEFAULT_ORCHESTRATOR_PORT
+from outrider.settings.types import FiniteRange, checked
 
 
 @click.command("top")

@@ -8,7 +8,8 @@ import click
 from rich.console import Console
 
 from outrider.distill.shared.settings import DEFAULTS, KINDS, Recipe
-from outrider.settings.options import DTYPES, THREADS, FiniteRange, run_command
+from outrider.settings.options import DTYPES, run_command
+from outrider.settings.types import THREADS, FiniteRange
 
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 AT_LEAST_ONE = click.IntRange(min=1)

@@ -12,7 +12,6 @@ mean the same. A flag beats the environment, which beats the file. The file is
 import errno
 import functools
 import io
-import math
 import os
 import signal
 import sys
@@ -26,6 +25,7 @@ from outrider.errors import ConfigurationError, OutriderError
 from outrider.exits import exit_at_once
 from outrider.protocol.address import host_without_brackets
 from outrider.settings.sources import ENVIRONMENT_PREFIX, SettingsGroup, config_option
+from outrider.settings.types import PORT, THREADS, FiniteRange, checked
 
 DEFAULT_ORCHESTRATOR_PORT = 50051
 DEFAULT_DRAFT_PORT = 50052
@@ -36,48 +36,6 @@ DEFAULT_DRAIN_SECONDS = 25.0
 
 # A session may be silent while its orchestrator waits for others, or while a draft is idle.
 DEFAULT_IDLE_SECONDS = 120.0
-
-PORT = click.IntRange(0, 65535)
-
-# More than any machine has. With tens of thousands of threads the process would die silently.
-THREADS = click.IntRange(1, 1024)
-
-
-class FiniteRange(click.FloatRange):
-    """A range that excludes infinity and NaN, which click accepts in any range."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        number: float = super().convert(value, param, ctx)
-        if not math.isfinite(number):
-            self.fail(f"{value!r} is not a finite number.", param, ctx)
-        return number
-
-
-class _WholeText(click.types.StringParamType):
-    """The type of a repeatable option whose variable holds one value, spaces included."""
-
-    def split_envvar_value(self, rv: str) -> Sequence[str]:
-        return [rv]
-
-
-WHOLE_TEXT = _WholeText()
-
-
-def checked(check: Callable[[str], str]) -> Callable[..., str | None]:
-    """The callback of an option whose value, if there is one, goes through `check`."""
-
-    def callback(
-        context: click.Context, parameter: click.Parameter, value: str | None
-    ) -> str | None:
-        try:
-            return None if value is None else check(value)
-        except OutriderError as error:
-            raise click.BadParameter(error.message) from error
-
-    return callback
-
 
 LOG_FORMATS = ("text", "json")
 LOG_LEVELS = ("debug", "info", "warning", "error")

@@ -10,14 +10,13 @@ import pytest
 from outrider.cli.main import cli
 from outrider.settings.options import (
     DRAFT_DTYPES,
-    WHOLE_TEXT,
-    FiniteRange,
     ServerOptions,
     model_options,
     run_group,
     server_options,
     settings_group,
 )
+from outrider.settings.types import WHOLE_TEXT, FiniteRange
 
 
 @pytest.fixture
