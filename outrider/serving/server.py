@@ -130,6 +130,7 @@ async def serve(
     server = grpc.aio.server(interceptors=around, options=OPTIONS)
     add_to_server(servicer, server)
     health_servicer = Health(service_name)
+    await health_servicer.set_serving(False)
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     channelz.add_channelz_servicer(server)
     enable_reflection(server, [service_name, health.SERVICE_NAME])
@@ -144,7 +145,7 @@ async def serve(
         gc.collect()
         gc.freeze()
         _trim_heap()
-        health_servicer.set_serving(True)
+        await health_servicer.set_serving(True)
         print(f"ready {join_host_port(options.host, bound)}", flush=True)
         drain_seconds = options.drain_seconds
         with suppress(Stopped):

@@ -61,7 +61,7 @@ async def drain(
     """
     now = asyncio.get_running_loop().time
     give_up = now() + seconds
-    health.end()
+    await health.enter_graceful_shutdown()
     # From here on clients are told to connect elsewhere.
     stopping = asyncio.create_task(server.stop(seconds + 2 * _FLUSH_SECONDS))
     if calls.num_running:

@@ -99,8 +99,7 @@ async def test_streams_of_monitors_do_not_hold_up_the_end(
         await listing.write(reflection_pb2.ServerReflectionRequest(list_services="*"))
         await listing.read()
         os.kill(os.getpid(), signal.SIGTERM)
-        assert [await read_status(call), await read_status(call)] == [NOT_SERVING, -1]
-        assert await read_status(other) == -1
+        assert await read_status(call) == NOT_SERVING
         assert server.task is not None
         async with asyncio.timeout(30):
             await server.task
