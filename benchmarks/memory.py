@@ -4,17 +4,11 @@
 
 Proportional set sizes (PSS: pages that processes share are divided among them), from
 `/proc/PID/smaps_rollup`, of the default pair: after the start, with so many sessions that hold so
-many tokens each, and after these have ended. Beside it what one service takes at each stage of
-loading, in a process of its own.
+many tokens each, and after these have ended.
 """
 
 import argparse
 import asyncio
-import contextlib
-import ctypes
-import gc
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +18,6 @@ import grpc
 
 from outrider.cli.local_pair import share_cores
 from outrider.cli.processes import ServiceProcess, running_system
-from outrider.embedded import EMBEDDED_DRAFT
 from outrider.protocol.channel import CHANNEL_OPTIONS
 from outrider.v1 import generation_pb2 as pb
 from outrider.v1 import generation_pb2_grpc as pb_grpc
@@ -42,24 +35,13 @@ def main() -> None:
     parser.add_argument("--slots", type=int, help="of both services; default: theirs")
     parser.add_argument("--cached-tokens", type=int, help="as for both services")
     parser.add_argument("--name", default="memory", help="of the result's file")
-    parser.add_argument("--stages-of", help=argparse.SUPPRESS)  # in a process of its own
     args = parser.parse_args()
-    if args.stages_of:
-        stages(args.stages_of)
-        return
     figures = pair(args)
     print(figures)
-    by_stage = {model: run_stages(model) for model in ("default", EMBEDDED_DRAFT)}
-    print(by_stage)
-    print(write_result(args.name, vars(args), pss_mb=figures, loading_mb=by_stage))
+    print(write_result(args.name, vars(args), pss_mb=figures))
 
 
-def run_stages(model: str) -> list[str]:
-    command = [sys.executable, "-m", "benchmarks.memory", "--stages-of", model]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()
-
-
-def pss_mb(pid: int | str) -> dict[str, int]:
+def pss_mb(pid: int) -> dict[str, int]:
     """In MB (10^6 bytes): all of it, what is private to processes, and mapped files."""
     lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     fields = {line.split(":")[0]: line.split()[1] for line in lines[1:]}
@@ -110,38 +92,6 @@ async def run_sessions(address: str, num_sessions: int, num_tokens: int) -> None
         stub: Any = pb_grpc.GenerationServiceStub(channel)
         await stub.Generate(request)
         await asyncio.gather(*(stub.Generate(request) for _ in range(num_sessions)))
-
-
-def stages(model: str) -> None:
-    """Prints what this process takes, freed memory given back, as it loads a model."""
-
-    def note(what: str) -> None:
-        gc.collect()
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
-        print(what, pss_mb("self")["Pss_Anon"], flush=True)
-
-    note("python")
-    import torch
-
-    note("torch")
-    from outrider.engine.engine import Engine
-
-    note("engine, transformers")
-    from outrider.embedded import resolve_model
-    from outrider.engine.options import EngineOptions
-    from outrider.serving.loading import read_tokenizer, to_bytes
-
-    note("service, grpc")
-    folder = resolve_model(model)
-    files = to_bytes(read_tokenizer(folder))
-    note(f"tokenizer ({len(files) // 1000} kB)")
-    torch.set_num_threads(1)
-    dtype = "auto" if model == "default" else "int8"
-    engine = Engine(EngineOptions(folder, dtype=dtype, threads=1, slots=1))
-    note("weights")
-    weights = sum(each.nbytes for each in (*engine.network.parameters(), *engine.network.buffers()))
-    print("weights that are not packed", weights // 10**6)
 
 
 if __name__ == "__main__":

@@ -1,32 +1,24 @@
-"""The time of a pass by its number of tokens, and the effect of each of the engine's measures.
+"""The time of a pass by its number of tokens, in each precision.
 
     python -m benchmarks.passes [--threads 1] [--context 256]
 
 The shape of this curve decides what speculation is worth: a verification of k
 draft tokens is a pass of k + 1, and drafting them is k passes of 1.
 
-- served: fused layers, packed weights, in float16 where that loses nothing
-- wide: the same with weights in float32
-- unfused: transformers' own layers, packed weights
-- uncompiled: fused layers as Python runs them, packed weights
-- unpacked: fused layers, weights as `nn.Linear` has them
-- plain: neither
-- any_shape: as served, but kernels may have any shape (`outrider/engine/shapes.py`)
-- int8: fused layers in int8, as drafts may be
-- bfloat16: fused layers in bfloat16
+- served: in float32, as targets are on a CPU
+- any_shape: the same, but kernels may have any shape (`outrider/engine/shapes.py`)
+- int8: as drafts may be
+- bfloat16
 - bf16_any: the same, with any shape
 
-All but the last three compute in float32 and give the same logits. Where kernels may have any
-shape, or weights are not packed, a token's logits also depend a little on the number of tokens in
+Where kernels may have any shape, a token's logits also depend a little on the number of tokens in
 the pass: `logit_difference` is the largest found.
 """
 
 import argparse
 import statistics
-from contextlib import ExitStack
 from functools import partial
 from typing import Any
-from unittest import mock
 
 import torch
 
@@ -41,20 +33,14 @@ WIDTHS = (1, 2, 3, 5, 9, 17, 65, 256)
 REPEATS = 9
 _WIDEST_VERIFICATION = 65
 
-# The dtype, and which measures to leave out.
-VARIANTS: dict[str, tuple[str, tuple[str, ...]]] = {
-    "served": ("float32", ()),
-    "wide": ("float32", ("packed_linear.fits_float16",)),
-    "unfused": ("float32", ("network.can_fuse",)),
-    "uncompiled": ("float32", ("model.compile_network",)),
-    "unpacked": ("float32", ("model.pack_linears",)),
-    "plain": ("float32", ("network.can_fuse", "model.pack_linears")),
-    "any_shape": ("float32", ()),
-    "int8": ("int8", ()),
-    "bfloat16": ("bfloat16", ()),
-    "bf16_any": ("bfloat16", ()),
+# The dtype, and whether kernels must have shapes that make passes alike.
+VARIANTS = {
+    "served": ("float32", True),
+    "any_shape": ("float32", False),
+    "int8": ("int8", True),
+    "bfloat16": ("bfloat16", True),
+    "bf16_any": ("bfloat16", False),
 }
-OF_ANY_SHAPE = ("any_shape", "bf16_any")
 
 
 def main() -> None:
@@ -64,7 +50,14 @@ def main() -> None:
     parser.add_argument("--context", type=int, default=256)
     args = parser.parse_args()
     model = resolve_model(args.model)
-    engines = {name: engine_of(model, args.threads, name) for name in VARIANTS}
+    engines = {
+        name: Engine(
+            EngineOptions(
+                model, dtype=dtype, threads=args.threads, slots=1, batch_invariant=is_invariant
+            )
+        )
+        for name, (dtype, is_invariant) in VARIANTS.items()
+    }
     print("tokens", *(f"{name:>9}" for name in engines))
     figures = []
     for width in WIDTHS:
@@ -75,18 +68,6 @@ def main() -> None:
     settings = {**vars(args), "threads": torch.get_num_threads()}
     name = f"passes_{args.threads}_threads"
     print(write_result(name, settings, figures=figures, logit_difference=differences))
-
-
-def engine_of(model: str, threads: int, variant: str) -> Engine:
-    """An engine without some of its measures."""
-    dtype, left_out = VARIANTS[variant]
-    options = EngineOptions(
-        model, dtype=dtype, threads=threads, slots=1, batch_invariant=variant not in OF_ANY_SHAPE
-    )
-    with ExitStack() as stack:
-        for name in left_out:
-            stack.enter_context(mock.patch(f"outrider.engine.{name}", return_value=False))
-        return Engine(options)
 
 
 def logit_difference(engine: Engine, context: int) -> float:

@@ -2,8 +2,7 @@
 
 A product of a few rows with a large weight takes the time for reading the weight, provided that the
 weight has the kernel's layout. `torch.nn.Linear` rearranges it in each call, so that 2 to 16 rows,
-typical of verifications, take about twice as long as one row. Two layouts avoid that
-(`benchmarks/passes.py`):
+typical of verifications, take about twice as long as one row. Two layouts avoid that:
 
 - FBGEMM's for weights in float16, which it multiplies in float32: half the bytes, half the time.
   Most models are published in half precision, so that nothing is lost.
