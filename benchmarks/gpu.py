@@ -49,7 +49,7 @@ from outrider_bench.harness.prompts import read_prompts, spread
 from outrider_bench.harness.sections import Plan
 from outrider_bench.harness.stand import Models
 from outrider_bench.output.results_file import write_result
-from outrider_bench.output.tables import tables
+from outrider_bench.output.terminal import show
 from outrider_bench.runs import Task
 
 WIDTHS = (1, 2, 4, 8, 16)
@@ -240,8 +240,8 @@ def side_by_side(part: str, built: Sequence[str], args: argparse.Namespace) -> d
     for name, k in ((f"k = {FIXED_LENGTH}", FIXED_LENGTH), ("k by the policy", None)):
         plan = Plan(tasks, tasks, k=k, looks_up=False, acceptances=ACCEPTANCES)
         document = measure(models_, plan, [part], console)
-        for table in tables(document):
-            console.print(name, table, "")
+        console.print(name)
+        show(json.loads(json.dumps(document)), console)
         found[name] = document["sections"][part]
     return found
 

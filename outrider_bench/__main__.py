@@ -1,6 +1,7 @@
 """The command `outrider bench`."""
 
 import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -78,7 +79,7 @@ def main(
     from outrider_bench.output.plots import write_plots
     from outrider_bench.output.results_file import make_folder, write_result
     from outrider_bench.output.style import check_matplotlib
-    from outrider_bench.output.tables import tables
+    from outrider_bench.output.terminal import show
 
     if plots or redraw:
         check_matplotlib()  # an error now rather than after the measurements
@@ -98,11 +99,10 @@ def main(
     )
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     document = measure(Models(**models), plan, only or SECTION_NAMES, console)
-    console.print(f"{document['settings']['hosts']}; threads of each model: {models['threads']}\n")
-    for table in tables(document):
-        console.print(table, "")
     settings = document.pop("settings")
     result = write_result(name, settings, output, **document)
+    console.print(f"{settings['hosts']}; threads of each model: {models['threads']}\n")
+    show(json.loads(result.read_text()), console)
     drawings = write_plots(result) if plots else []
     page = output / f"{name}.html"
     write_page([result], page)

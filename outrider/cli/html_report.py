@@ -23,7 +23,6 @@ from outrider.cli.pages.bench import questions
 from outrider.cli.pages.request import answer
 from outrider.cli.pages.section import Section
 from outrider.cli.pages.tables import Table, tables
-from outrider.cli.pages.texts import text_by_text
 from outrider.errors import ConfigurationError
 
 _CIRCUMSTANCES = ("benchmark", "date", "command", "versions", "hardware", "settings")
@@ -120,8 +119,6 @@ def _result(stem: str, document: dict[str, Any], plots: dict[str, str]) -> Resul
 def _sections(document: Mapping[str, Any]) -> list[Section]:
     if "sections" in document:
         return questions(document)
-    if document.keys() >= {"summary", "texts"}:
-        return [text_by_text(document)]
     sections = []
     for name, request in document.get("requests", {}).items():
         for section in answer(request):

@@ -20,7 +20,6 @@ NO_DRAFT_TOKENS, PROMPT_LOOKUP = "k = 0", "prompt lookup, no draft"
 
 # Whether the round trips to draft and target are longer.
 LEGS = {"draft": (1, 0), "target": (0, 1), "both": (1, 1)}
-LEG_NAMES = {"draft": "the draft", "target": "the target", "both": "draft and target"}
 
 PREDRAFTS: dict[str, int | None] = {SEQUENTIAL: 0, PIPELINED: None}  # None: the default
 

@@ -5,10 +5,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from outrider.cli.pages.bench import SYSTEMS, WAYS
+from outrider.cli.pages.bench import LEGS, SYSTEMS, WAYS
 from outrider.cli.pages.shares import by_track
 from outrider.errors import ConfigurationError
-from outrider_bench.harness import sections as names
 from outrider_bench.harness.capacity import ALONE, ONE_HOST, TWO_HOSTS
 from outrider_bench.harness.sections import PIPELINED, SEQUENTIAL
 from outrider_bench.models.figures import TARGET_ONLY
@@ -117,7 +116,7 @@ def _round_trips(path: Path, found: Mapping[str, Any]) -> None:
         for axes, (leg, by_rtt) in zip(panels, found.items(), strict=True):
             points = {float(rtt): ways for rtt, ways in {"0": baseline, **by_rtt}.items()}
             _plot_modes(axes, {mode: _speedups(points, mode) for mode, *_ in _MODES})
-            axes.set_title(f"to {names.LEG_NAMES[leg]}")
+            axes.set_title(f"to {LEGS[leg]}")
             axes.set_xticks(list(points), [f"{rtt:g}" for rtt in points])
             axes.set_xlabel("added round trip, ms")
         panels[0].set_ylabel(_SPEEDUP)

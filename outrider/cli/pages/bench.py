@@ -31,7 +31,7 @@ SYSTEMS = {
     "both on the target's host": "pair, draft on the target's core",
     "two hosts": "pair, draft on another core",
 }
-_LEGS = {"draft": "the draft", "target": "the target", "both": "draft and target"}
+LEGS = {"draft": "the draft", "target": "the target", "both": "draft and target"}
 _MODES = (SEQUENTIAL, PIPELINED)
 
 Figures = Mapping[str, Any]
@@ -127,7 +127,7 @@ def _distance(found: Figures) -> Section:
     points = list(found["draft"])
     farthest = points[-1]
     parts = [
-        f"{by_rtt[farthest][PIPELINED]['speedup']:.2f}x with {farthest} ms more to {_LEGS[leg]}"
+        f"{by_rtt[farthest][PIPELINED]['speedup']:.2f}x with {farthest} ms more to {LEGS[leg]}"
         for leg, by_rtt in found.items()
     ]
     section.findings = [
@@ -137,7 +137,7 @@ def _distance(found: Figures) -> Section:
     by_leg = {leg: {"0": near, **by_rtt} for leg, by_rtt in found.items()}
     rows = (
         (
-            f"to {_LEGS[leg]}, {mode}",
+            f"to {LEGS[leg]}, {mode}",
             *(f"{by_leg[leg][rtt][mode]['speedup']:.2f}x" for rtt in points),
         )
         for leg in found
@@ -207,7 +207,7 @@ def _curve(title: str, found: Figures) -> Table:
 def _all_ways(found: Figures) -> Table:
     """A row for everything that was timed."""
     headings = ("", "ms a token", "first token, ms", "speed", "texts that differ",
-                "accepted", "tokens a step", "cache hits")  # fmt: skip
+                "accepted", "k", "tokens a step", "cache hits")  # fmt: skip
     rows = (
         (
             name,
@@ -222,7 +222,12 @@ def _all_ways(found: Figures) -> Table:
     return table("all that was timed", headings, rows)
 
 
-_RATIOS = ("draft_acceptance_rate", "mean_acceptance_length", "table_hit_rate")
+_RATIOS = (
+    "draft_acceptance_rate",
+    "mean_draft_length",
+    "mean_acceptance_length",
+    "table_hit_rate",
+)
 
 
 def _ways(found: Figures, place: str = "") -> Iterator[tuple[str, Figures]]:

@@ -24,7 +24,7 @@ from outrider_bench.harness.hosts import Hosts
 from outrider_bench.harness.stand import Models, Stand
 from outrider_bench.models.costs import cost_table
 from outrider_bench.output.plots import write_plots
-from outrider_bench.output.tables import tables
+from outrider_bench.output.terminal import show
 from outrider_bench.runs import Task
 from tests.support.system import running_draft, running_target, serving
 
@@ -166,10 +166,10 @@ def test_everything_is_shown_and_drawn(found: dict[str, Any], tmp_path: Path) ->
     costs = cost_table(found["lengths"]["sequential"], found["lengths"]["target only"])
     document = {"sections": found, "costs": costs}
     console = Console(width=140, file=io.StringIO())
-    for table in tables(document):
-        console.print(table)
+    document = json.loads(json.dumps(document))
+    show(document, console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
-    for title in ("side by side, temperature 1", "tokens a second", "costs"):
+    for title in ("all that was timed", "tokens a second", "costs of a sequential step"):
         assert title in shown
     names = ("modes", "rtt", "stages", "lengths", "acceptance", "capacity")
     result = tmp_path / "bench.json"
@@ -191,7 +191,7 @@ def test_processes_of_a_run_work_together(
     document = json.loads((tmp_path / "out/bench.json").read_text())
     assert {"command", "versions", "hardware", "settings"} <= set(document)
     assert set(document["sections"]) == {"lengths"}
-    assert "fixed draft length" in finished.stdout
+    assert "How many draft tokens a step?" in finished.stdout
     assert (tmp_path / "out/bench_lengths.svg").exists()
     page = (tmp_path / "out/bench.html").read_text()
     assert "data:image/svg+xml" in page
