@@ -3,10 +3,9 @@
 import json
 import platform
 import time
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import transformers
@@ -31,42 +30,11 @@ from outrider.engine.device import choose_device
 from outrider.errors import ConfigurationError
 from outrider.models.tokenizer_files import load_tokenizer
 
-
-class Learner(Protocol):
-    """Makes one draft. Methods are called in order, once."""
-
-    def __init__(self, recipe: Recipe, target: str) -> None:
-        """Raises ConfigurationError if settings do not fit the model in `target`."""
-
-    @property
-    def reads(self) -> tuple[int, ...]:
-        """The layers of the target whose hidden states it reads."""
-        ...
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """What it adds to the record of the run."""
-        ...
-
-    def learn(
-        self,
-        reading: Reading,
-        schedule: Schedule,
-        checkpoint: Path,
-        progress: Progress,
-        show: Callable[[History], None],
-    ) -> History: ...
-
-    def shown(self, history: History) -> str:
-        """The latest scores, for people."""
-        ...
-
-    def export(self) -> None:
-        """Writes the draft to the recipe's folder, but for its tokenizer."""
-        ...
-
-
-LEARNERS: dict[str, type[Learner]] = {"layers": LayerLearner, "eagle3": FeatureLearner}
+# Each makes one draft: its methods are called in order, once.
+LEARNERS: dict[str, type[LayerLearner] | type[FeatureLearner]] = {
+    "layers": LayerLearner,
+    "eagle3": FeatureLearner,
+}
 
 
 def distill(recipe: Recipe, console: Console) -> Path:

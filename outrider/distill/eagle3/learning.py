@@ -40,7 +40,7 @@ _LAYER_IDS = "eagle_aux_hidden_state_layer_ids"
 
 
 class FeatureLearner:
-    """A `Learner`.
+    """Makes a draft that reads hidden states; `record` is its part of the run's record.
 
     Raises:
         ModelNotFound: the target's configuration cannot be read.

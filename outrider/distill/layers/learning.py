@@ -1,32 +1,34 @@
 """A student of some of the target's layers learns to give the target's probabilities."""
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from rich.progress import Progress
+from transformers import AutoConfig
 
-from outrider.distill.layers.beginning import (
-    check_layers,
-    check_start,
-    chosen_layers,
-    recorded_layers,
-    remove_layers,
+from outrider.distill.layers.refit import record, refit
+from outrider.distill.layers.student import (
+    first_trained,
+    freeze,
+    keep_layers,
+    most_changing_layers,
 )
 from outrider.distill.shared.fake_int8 import fake_int8, remove_fake_int8
 from outrider.distill.shared.material import Material
-from outrider.distill.shared.settings import Recipe
+from outrider.distill.shared.settings import RECORD, Recipe
 from outrider.distill.shared.stages import Reading
 from outrider.distill.shared.training import History, Schedule, course, train
 from outrider.engine.device import choose_device
 from outrider.engine.loading.draft_vocabulary import trim_head, write_draft_vocabulary
 from outrider.engine.loading.weights import load_model
-from outrider.models.student import freeze
+from outrider.errors import ConfigurationError, UnsupportedModel
 
 
 class LayerLearner:
-    """A `Learner`.
+    """Makes a draft of some of the target's layers; `record` is its part of the run's record.
 
     Raises:
         ConfigurationError: the target, or the draft to start from, lacks these layers.
@@ -90,5 +92,71 @@ class LayerLearner:
         model = load_model(str(start or self._target), device, torch.float32)
         if start is not None:
             return model, recorded_layers(start)
-        probe = reading.texts.token_ids[: recipe.max_length].tolist()
-        return model, chosen_layers(model, recipe.layers, probe, recipe.num_layers)
+        if recipe.layers:
+            return model, list(recipe.layers)
+        probe = torch.tensor([reading.texts.token_ids[: recipe.max_length].tolist()], device=device)
+        return model, most_changing_layers(model, probe, recipe.num_layers)
+
+
+def check_start(draft: Path, target: str, layers: Sequence[int]) -> None:
+    """Checks that `draft` can be trained further, as a draft of the model in `target`.
+
+    Args:
+        layers: the layers asked for; empty: those that it has.
+
+    Raises:
+        ConfigurationError: it cannot.
+    """
+    if not (draft / RECORD).is_file():
+        raise ConfigurationError(f"{draft} is no draft of `outrider distill`: it has no {RECORD}")
+    if layers and list(layers) != recorded_layers(draft):
+        raise ConfigurationError(f"{draft} has the layers {recorded_layers(draft)}, and no others")
+    try:
+        configs = [AutoConfig.from_pretrained(path).get_text_config() for path in (draft, target)]
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"cannot read what {draft} or {target} is: {error}") from error
+    if len({(config.model_type, config.hidden_size, config.vocab_size) for config in configs}) > 1:
+        raise ConfigurationError(f"{draft} is the draft of another target")
+
+
+def check_layers(target: str, layers: Sequence[int], count: int) -> None:
+    """Checks that the model in `target` has these layers, or without any, more than `count`.
+
+    Raises:
+        ConfigurationError: it does not.
+    """
+    try:
+        num_layers = AutoConfig.from_pretrained(target).get_text_config().num_hidden_layers
+    except (OSError, ValueError):
+        return  # loading the model will raise
+    if layers and max(layers) >= num_layers:
+        raise ConfigurationError(f"the target has {num_layers} layers, which count from 0")
+    if not layers and count >= num_layers:
+        raise ConfigurationError(f"the target has {num_layers} layers: --num-layers must be fewer")
+
+
+def recorded_layers(draft: Path) -> list[int]:
+    """The target's layers that `draft` was made of."""
+    return json.loads((draft / RECORD).read_text())["layers"]  # type: ignore[no-any-return]
+
+
+def remove_layers(
+    model: Any,
+    kept: list[int],
+    num_trained_layers: int | None,
+    texts: list[list[int]],
+    progress: Progress,
+) -> None:
+    """Removes all layers but `kept`; with texts, those to be trained are refitted."""
+    if not texts:
+        keep_layers(model, kept)
+        return
+    task = progress.add_task("layers are refitted", total=2)
+    passages = record(model, texts, kept)
+    progress.advance(task)
+    keep_layers(model, kept)
+    try:
+        refit(model, passages, first_trained(model, num_trained_layers))
+    except UnsupportedModel as error:
+        progress.console.print(f"Layers are not refitted: {error}")
+    progress.advance(task)

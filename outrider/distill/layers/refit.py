@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from outrider.distill.layers.student import layer_list
 from outrider.engine.layers import linear_weight
 from outrider.errors import UnsupportedModel
-from outrider.models.student import layer_list
 
 # The weight of old values, as a share of the mean square of the matrix's inputs.
 _PULL = 1e-3

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from outrider.distill.layers.refit import record, refit
+from outrider.distill.layers.student import keep_layers, layer_list
 from outrider.engine.loading.weights import load_model
 from outrider.errors import UnsupportedModel
-from outrider.models.student import keep_layers, layer_list
 
 TEXTS = [torch.randint(30, 250, (60,), generator=torch.manual_seed(i)).tolist() for i in range(12)]
 OTHER = torch.randint(30, 250, (1, 60), generator=torch.manual_seed(99))

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from transformers import AutoTokenizer
 
 from outrider.distill.__main__ import main
-from outrider.distill.layers.beginning import check_layers
+from outrider.distill.layers.learning import check_layers
 from outrider.distill.recipe import check_same_recipe
 from outrider.distill.shared.settings import Recipe
 from outrider.distill.shared.texts import Texts, read_text
