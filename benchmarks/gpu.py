@@ -241,7 +241,7 @@ def side_by_side(part: str, built: Sequence[str], args: argparse.Namespace) -> d
         plan = Plan(tasks, tasks, k=k, looks_up=False, acceptances=ACCEPTANCES)
         document = measure(models_, plan, [part], console)
         console.print(name)
-        show(json.loads(json.dumps(document)), console)
+        show(document, console)
         found[name] = document["sections"][part]
     return found
 

@@ -1,7 +1,6 @@
 """The command `outrider bench`."""
 
 import dataclasses
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,9 +99,9 @@ def main(
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     document = measure(Models(**models), plan, only or SECTION_NAMES, console)
     settings = document.pop("settings")
-    result = write_result(name, settings, output, **document)
     console.print(f"{settings['hosts']}; threads of each model: {models['threads']}\n")
-    show(json.loads(result.read_text()), console)
+    show(document, console)
+    result = write_result(name, settings, output, **document)
     drawings = write_plots(result) if plots else []
     page = output / f"{name}.html"
     write_page([result], page)

@@ -1,5 +1,6 @@
 """A run's conclusions and tables in the terminal: those of its page."""
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,8 +13,8 @@ from outrider.cli.pages.bench import questions
 
 
 def show(document: Mapping[str, Any], console: Console) -> None:
-    """Prints what a result says, as read from its file."""
-    for section in questions(document):
+    """Prints what a result says."""
+    for section in questions(json.loads(json.dumps(document))):  # as if read from its file
         console.print(Text(section.title, "bold"))
         for finding in section.findings:
             console.print(finding, markup=False)

@@ -166,7 +166,6 @@ def test_everything_is_shown_and_drawn(found: dict[str, Any], tmp_path: Path) ->
     costs = cost_table(found["lengths"]["sequential"], found["lengths"]["target only"])
     document = {"sections": found, "costs": costs}
     console = Console(width=140, file=io.StringIO())
-    document = json.loads(json.dumps(document))
     show(document, console)
     shown = console.file.getvalue()  # type: ignore[attr-defined]
     for title in ("all that was timed", "tokens a second", "costs of a sequential step"):
