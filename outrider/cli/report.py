@@ -74,8 +74,14 @@ def report(generation: Generation) -> RenderableType:
         Text(),
         Text(_speed(generation)),
         *_speculation(generation),
-        *([Text(f"without the draft: {failure}", "yellow")] if failure else []),
+        *([Text(f"{_without(generation)} the draft: {failure}", "yellow")] if failure else []),
     )
+
+
+def _without(generation: Generation) -> str:
+    counts = generation.speculation
+    was_there = counts.num_draft_tokens > counts.num_lookup_draft_tokens
+    return "partly without" if was_there else "without"
 
 
 def tracks_table(

@@ -160,6 +160,14 @@ def test_verifications_that_were_sent_early_are_told() -> None:
     assert "stale" not in shown(report.report(SPECULATIVE))
 
 
+def test_a_draft_that_was_lost_on_the_way_was_there_for_a_part() -> None:
+    failed = {"draft_failure": "the draft: Socket closed"}
+    alone = shown(report.report(dataclasses.replace(ALONE, **failed)))
+    assert "\nwithout the draft: Socket closed\n" in alone
+    lost = shown(report.report(dataclasses.replace(SPECULATIVE, **failed)))
+    assert "\npartly without the draft: Socket closed\n" in lost
+
+
 def test_the_target_alone_has_no_ratios() -> None:
     text = shown(report.report(ALONE))
     assert "the target alone" in text
