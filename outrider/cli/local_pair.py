@@ -124,4 +124,6 @@ def check_not_given(settings: Iterable[str], beside: str) -> None:
     for name in settings:
         if context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
             flag = name.replace("_", "-")
-            raise click.UsageError(f"--{flag} is for services of its own; {beside} has some")
+            raise click.UsageError(
+                f"--{flag} is for services that this command starts; with {beside} it starts none"
+            )

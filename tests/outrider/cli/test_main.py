@@ -185,7 +185,7 @@ def test_what_concerns_services_of_its_own_is_refused_beside_an_address(
     for flag in ("--target", "--draft", "--draft-threads"):
         result = outrider("generate", flag, "1", "hi")
         assert result.exit_code == 2
-        assert f"{flag} is for services of its own" in result.stderr
+        assert f"{flag} is for services that this command starts" in result.stderr
     assert service.requests == []
 
 
