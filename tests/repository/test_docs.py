@@ -17,7 +17,11 @@ DOCS = [
     ROOT / "deploy/ghz/README.md",
     ROOT / "outrider/embedded/README.md",
 ]
-SOURCES = [path for path in ROOT.rglob("*.py") if ".venv" not in path.parts]
+SOURCES = [
+    path
+    for path in ROOT.rglob("*.py")
+    if {".venv", "build"}.isdisjoint(path.relative_to(ROOT).parts)  # build: what pip leaves there
+]
 
 
 @pytest.mark.parametrize("path", DOCS, ids=lambda path: str(path.relative_to(ROOT)))
