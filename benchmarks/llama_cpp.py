@@ -2,10 +2,12 @@
 
     npm install --prefix FOLDER node-llama-cpp@3.22.1
     python -m benchmarks.llama_cpp --npm FOLDER [--threads 2] [--max-new-tokens 64] [--rounds 2]
+        [--dtype int4]
 
-llama.cpp computes with the file's 4-bit weights; Outrider with the same weights in float16, and
-activations in float32. Greedy answers to the benchmark's prompts, in turn; medians of the rounds of
-the time per token after the first.
+llama.cpp computes with the file's 4-bit weights and activations in 8 bits; Outrider with the same
+weights in float16 and activations in float32, or by `--dtype int4` in 4 bits and bfloat16. Greedy
+answers to the benchmark's prompts, in turn; medians of the rounds of the time per token after the
+first.
 """
 
 import argparse
@@ -37,10 +39,11 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2, help="of either target")
     parser.add_argument("--max-new-tokens", type=int, default=64)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--dtype", choices=("float32", "int4"), default="float32")
     args = parser.parse_args()
     script = shutil.copy(SCRIPT, args.npm)  # node looks for packages beside it
     command = ["node", script, str(packaged_gguf()[0]), str(args.threads), str(args.max_new_tokens)]
-    target = {"port": 0, "slots": 2, "threads": args.threads}
+    target = {"port": 0, "slots": 2, "threads": args.threads, "dtype": args.dtype}
     with (
         running_system(target, {"port": 0, "slots": 2, "threads": 1}, {"port": 0}) as (address, _),
         Client(address) as client,
@@ -76,7 +79,8 @@ def main() -> None:
     }
     print(summary)
     settings = {name: value for name, value in vars(args).items() if name != "npm"}
-    print(write_result("llama_cpp", settings, llama_cpp=about, speed=summary, texts=texts))
+    name = "llama_cpp" if args.dtype == "float32" else f"llama_cpp_{args.dtype}"
+    print(write_result(name, settings, llama_cpp=about, speed=summary, texts=texts))
 
 
 if __name__ == "__main__":
