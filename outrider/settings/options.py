@@ -51,6 +51,9 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 TARGET_DTYPES = (*DTYPES, "int4")
 DRAFT_DTYPES = (*DTYPES, "int8")
 
+# Packages that clients do without.
+_OF_SERVICES = ("torch", "transformers", "tokenizers")
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -243,7 +246,8 @@ def _run(command: click.Command, handlers: Mapping[signal.Signals, Callable[...,
 
 
 def run_group(group: click.Group, arguments: Sequence[str] | None = None) -> None:
-    """Runs a command of a group; an OutriderError ends it with `error: ...` and status 1."""
+    """Runs a command of a group; an OutriderError, or a package that a client does without, ends it
+    with `error: ...` and status 1."""
     if isinstance(sys.stdout, io.TextIOWrapper):  # its encoding may be ASCII
         sys.stdout.reconfigure(errors="backslashreplace")
     if sys.stdin is None:  # it was closed
@@ -252,6 +256,11 @@ def run_group(group: click.Group, arguments: Sequence[str] | None = None) -> Non
         group.main(arguments, prog_name="outrider")
     except OutriderError as error:
         click.echo(f"error: {error.message}", err=True)
+        raise SystemExit(1) from None
+    except ModuleNotFoundError as error:
+        if error.name not in _OF_SERVICES:
+            raise
+        click.echo(f"error: {error.name} is not installed; only clients do without it", err=True)
         raise SystemExit(1) from None
     except OSError as error:
         if error.errno != errno.ENOSPC:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 
 import click
 import pytest
@@ -26,6 +27,22 @@ def test_a_full_disk_is_an_error_not_a_traceback(capsys: pytest.CaptureFixture[s
 
     assert shown_by(group) == 1
     assert capsys.readouterr().err == "error: cannot write: No space left on device\n"
+
+
+def test_a_client_without_torch_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)  # as if it were not installed
+    group = click.Group()
+
+    @group.command()
+    def show() -> None:
+        import torch  # noqa: F401
+
+    assert shown_by(group) == 1
+    assert capsys.readouterr().err == (
+        "error: torch is not installed; only clients do without it\n"
+    )
 
 
 def test_what_a_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
