@@ -48,8 +48,6 @@ class DraftOrigin:
     """A pipelined request for this step was stale."""
     match_length: int = 0
     """For prompt lookup: how many of the last tokens matched; 0: no prompt lookup."""
-    is_confirmed: bool = False
-    """For prompt lookup: the draft had predrafted the same first token."""
     hidden_draft_ns: int = 0
     """Duration of the draft's forward passes for these tokens, minus the loop's wait for them."""
 

@@ -115,7 +115,6 @@ def _record(
         is_run_ahead=result.is_run_ahead,
         is_predrafting=proposer.draft.is_predrafting,
         match_length=draft.match_length,
-        is_confirmed=draft.is_confirmed,
         draft_ns=sum(wait.ns for wait in on_draft if wait.timings is not None),
         cache_wait_ns=sum(wait.ns for wait in on_draft if wait.timings is None),
         verify_ns=verify.ns,

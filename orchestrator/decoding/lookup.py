@@ -35,13 +35,10 @@ def look_up(
     is_confirmed = bool(predrafted) and predrafted[0] == tokens[match.end]
     if predrafted and not is_confirmed and match.length < SURE_MATCH:
         return NO_DRAFT
-    worth = decision.confirmed_lookup_length if is_confirmed else decision.lookup_length
     # A match of n tokens promises about n more.
-    num_tokens = min(worth, match.length, room)
+    num_tokens = min(decision.lookup_length, match.length, room)
     found = tuple(tokens[match.end : match.end + num_tokens])
     shortest = max(1, decision.shortest_lookup, len(predrafted) if is_confirmed else 0)
     if len(found) < shortest:
         return NO_DRAFT
-    return DraftTokens(
-        found, DraftSource.LOOKUP, match_length=match.length, is_confirmed=is_confirmed
-    )
+    return DraftTokens(found, DraftSource.LOOKUP, match_length=match.length)

@@ -24,11 +24,9 @@ class AdaptivePolicy:
 
     def __init__(self, pair: PairState, predrafts: bool = True) -> None:
         self._pair, self._config, self._predrafts = pair, pair.config, predrafts
-        prior, lookup = pair.config.prior_acceptance, pair.config.lookup_acceptance
-        # A confirmed lookup is rejected only if text and draft are both wrong.
-        rates = pair.acceptance.rate, lookup, lookup + (1 - lookup) * prior
-        self._acceptance, *self._lookups = (
-            Acceptance(rate, pair.config.prior_tokens, pair.config.decay) for rate in rates
+        self._acceptance, self._lookup = (
+            Acceptance(rate, pair.config.prior_tokens, pair.config.decay)
+            for rate in (pair.acceptance.rate, pair.config.prior_acceptance)
         )
         self._probe_steps = 0  # left of the current probe
         self._plan = Plan()
@@ -46,28 +44,25 @@ class AdaptivePolicy:
 
     def decide(self, context: StepContext) -> Decision:
         pair, rate = self._pair, self._acceptance.rate
-        is_usable = context.has_draft
-        can_probe = is_usable and context.draft not in READING and self._probe_steps == 0
-        if can_probe and self._is_probe_due():
+        is_usable, is_reading = context.has_draft, context.draft in READING
+        if is_usable and not is_reading and self._probe_steps == 0 and self._is_probe_due():
             self._begin_probe()
         drafts = is_usable and self._drafts != (self._probe_steps > 0)
         plan = self._plan if drafts else _NO_DRAFT
         price = self._goodput * pair.token_ns
         # A shared forward pass is never interrupted for looked-up tokens.
         lookup_price = 1.0 if context.is_running_ahead and pair.shares_passes else price
-        lookups = [best_length(lookup.rate, lookup_price) for lookup in self._lookups]
         return Decision(
             drafts=drafts,
             predrafts=plan.predrafts,
             predraft_length=plan.predraft_length,
             miss_length=plan.miss_length,
             cache_wait_ns=max(0.0, rate - price) / self._goodput,
-            lookup_length=lookups[0],
-            confirmed_lookup_length=lookups[1],
+            lookup_length=best_length(self._lookup.rate, lookup_price),
             shortest_lookup=self._config.shortest_interruption if context.is_running_ahead else 1,
             acceptance_rate=rate,
             keeps_up=is_usable and self._drafts,
-            runs_ahead=pair.runs_ahead and not (drafts and context.draft not in READING),
+            runs_ahead=pair.runs_ahead and (is_reading or not drafts),
             pipelines=drafts and pair.has_high_latency,
             pipeline_wait_ns=pair.pipeline_wait_ns(context.is_pipelined),
         )
@@ -75,8 +70,7 @@ class AdaptivePolicy:
     def observe(self, step: StepRecord) -> None:
         self._pair.observe(step, self._plan)
         if step.num_draft_tokens:
-            of_text = self._lookups[step.is_confirmed]
-            (of_text if step.match_length else self._acceptance).observe(step)
+            (self._lookup if step.match_length else self._acceptance).observe(step)
         if step.is_prefill or step.draft_state in (DraftState.ABSENT, DraftState.LOST):
             return
         self._count(step)
@@ -93,8 +87,7 @@ class AdaptivePolicy:
     def _is_probe_due(self) -> bool:
         pair, config, num_steps = self._pair, self._config, self._pair.steps_since_probe
         worse, better = sorted((pair.idle_goodput, self._plan.goodput))
-        cost = config.probe_steps * (1 - worse / better)
-        interval = max(config.probe_interval, cost / config.exploration_share)
+        interval = max(1.0, config.probe_steps * (1 - worse / better)) / config.exploration_share
         if not self._drafts:
             return num_steps >= interval and pair.probe_debt <= 0
         if 0 < self._goodput * pair.idle_ns < 1:  # the target alone was faster when last seen
@@ -104,11 +97,8 @@ class AdaptivePolicy:
 
     def _begin_probe(self) -> None:
         self._pair.steps_since_probe = 0
-        # The first step of a run-ahead, or with a draft, is slower than the following ones.
-        is_short = self._drafts and not self._pair.has_high_latency
-        self._probe_steps = 1 if is_short else self._config.probe_steps
-        if not self._drafts:  # old observations should not outweigh the probe
-            self._acceptance.weight = min(self._acceptance.weight, self._config.prior_tokens)
+        # The first step with a draft is slower than the following ones.
+        self._probe_steps = 1 if self._drafts else self._config.probe_steps
 
     def _count(self, step: StepRecord) -> None:
         """Counts the step. If it was part of a probe, or the draft was reading, adds the tokens

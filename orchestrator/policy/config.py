@@ -12,11 +12,9 @@ class PolicyConfig:
     decay: float = 0.98
     """Factor by which each new observation discounts the earlier ones."""
     prior_acceptance: float = 0.5
-    """Acceptance rate that is assumed of a new draft."""
+    """Acceptance rate that is assumed of a new draft, and of prompt lookup in each text."""
     prior_tokens: float = 8.0
     """Weight of the prior acceptance rate, in draft tokens."""
-    lookup_acceptance: float = 0.6
-    """Acceptance rate that is assumed of prompt lookup at the beginning of each text."""
     optimism: float = 0.5
     """How many standard deviations above its estimate the acceptance rate is assumed to be."""
     hysteresis: float = 1.03
@@ -26,15 +24,10 @@ class PolicyConfig:
     probe_steps: int = 4
     """Steps in one probe of the draft; the first is not representative, since nothing was
     predrafted for it."""
-    probe_interval: int = 48
-    """Minimum number of steps between probes, counted over all texts; probes that cost more are
-    rarer."""
     high_latency_ns: float = 4e6
     """Round-trip time to the target above which the loop uses pipelined verification or run-ahead.
 
     Without any network, gRPC on a busy machine takes a millisecond or two.
     """
-    many_sessions: float = 2.0
-    """Average number of sessions per target pass from which passes count as shared."""
     shortest_interruption: int = 8
     """Minimum number of looked-up tokens for which a run-ahead is interrupted."""

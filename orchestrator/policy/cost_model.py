@@ -3,16 +3,15 @@
 from bisect import bisect_left
 from dataclasses import dataclass
 
-from orchestrator.policy.config import MAX_DRAFT_LENGTH, PolicyConfig
+from orchestrator.policy.config import PolicyConfig
 from orchestrator.policy.estimates import Acceptance, CostFilter, best_length, expected_tokens
 from orchestrator.step import DraftSource, DraftState, StepRecord
 from outrider.protocol.messages import PolicyEstimates
 
-_PRIOR_MISS_RATE = 0.4
+_PRIOR_HIT_RATE = 0.6
 
-# Costs of a pass, of a token in it, of a predrafting draft, of a cache hit, and of draft tokens at
-# all: the first one may lengthen a pass more than further ones.
-_PASS, _TOKEN, _PREDRAFTING, _HIT, _FIRST_DRAFT_TOKEN = range(5)
+# Costs of a pass, of a token in it, of a predrafting draft, and of one whose predraft was a hit.
+_PASS, _TOKEN, _PREDRAFTING, _HIT = range(4)
 
 READING = (DraftState.PREFILLING, DraftState.CATCHING_UP)
 
@@ -37,14 +36,13 @@ class PairState:
 
     def __init__(self, token_ns: float = 0.0, config: PolicyConfig | None = None) -> None:
         self.config = config = config or PolicyConfig()
-        errors = (1.0, 0.05 if token_ns else 0.2, 1.0, 1.0, 0.1)
-        self._pass = CostFilter(errors, (0.03, 0.003, 0.003, 0.003, 0.003), token_ns)
+        errors = (1.0, 0.05 if token_ns else 0.2, 1.0, 1.0)
+        self._pass = CostFilter(errors, (0.03, 0.003, 0.003, 0.003), token_ns)
         self.reset_draft()
         self.acceptance = Acceptance(config.prior_acceptance, config.prior_tokens, config.decay)
         self._num_sessions = 1.0  # that share a pass
-        self._miss_rate = _PRIOR_MISS_RATE
+        self._hit_rate, self._pipelined_share = _PRIOR_HIT_RATE, 0.0
         self._num_ready = 0.0  # tokens that are predrafted in time; 0: unknown
-        self._pipelined_share = 0.0  # of the steps of a draft that predrafts
         self._drafted_share = 1.0  # of the wanted length: a draft ends a proposal when it is unsure
         self.network_ns = self._server_ns = 0.0
         self.idle_ns = 0.0  # time of a step of the target alone, when last observed
@@ -58,22 +56,23 @@ class PairState:
 
     @property
     def shares_passes(self) -> bool:
-        return self._num_sessions >= self.config.many_sessions
+        return self._num_sessions >= 2.0  # on average
 
     @property
     def has_high_latency(self) -> bool:
         return self.network_ns > self.config.high_latency_ns
 
     @property
-    def idle_goodput(self) -> float:
-        """Tokens per nanosecond of the target alone, which runs ahead where that pays."""
-        network_ns = 0.0 if self.runs_ahead else self.network_ns
-        return 1 / max(1.0, self._pass.costs[_PASS] + self.token_ns + network_ns)
+    def runs_ahead(self) -> bool:
+        """Whether the target, if it is alone, runs ahead, so that its steps do not wait for the
+        network."""
+        return self.shares_passes or self.has_high_latency
 
     @property
-    def runs_ahead(self) -> bool:
-        """Whether the target, if it is alone, runs ahead."""
-        return self.shares_passes or self.has_high_latency
+    def idle_goodput(self) -> float:
+        """Tokens per nanosecond of the target alone."""
+        network_ns = 0.0 if self.runs_ahead else self.network_ns
+        return 1 / max(1.0, self._pass.costs[_PASS] + self.token_ns + network_ns)
 
     @property
     def token_ns(self) -> float:
@@ -92,47 +91,46 @@ class PairState:
         return self._server_ns - (self.network_ns if is_pipelined else 0.0)
 
     def observe(self, step: StepRecord, plan: Plan) -> None:
-        """Learns from a step of any text, decided by `plan`, unless it is of a rare kind."""
+        """Learns from a step of any text, decided by `plan`."""
+        waits_for_network = not (step.is_run_ahead or step.is_pipelined)
         if step.server_ns and not step.is_run_ahead:
             self._server_ns += 0.2 * (step.server_ns - self._server_ns)
-            if not step.is_pipelined:
+            if waits_for_network:
                 # A busy machine delays some results; the fastest one is close to the network.
                 network_ns = max(1.0, step.verify_ns - step.server_ns)
                 self.network_ns = min(network_ns, 1.2 * self.network_ns or network_ns)
-        is_active, is_hit = step.is_predrafting, step.source is DraftSource.CACHED
-        is_idle = not is_active and not step.num_draft_tokens
         if step.is_prefill or step.draft_state in READING:
             return
-        self.num_idle_steps += is_idle
-        batch_tokens = step.batch_tokens or 1 + step.num_draft_tokens
+        is_hit = step.source is DraftSource.CACHED
         num_sessions, share = max(1, step.batch_sessions), 1 - self.config.decay
-        speculates = batch_tokens > num_sessions
-        counts = (1.0, batch_tokens, is_active, is_active * is_hit, speculates)
-        if is_idle and self.idle_ns:  # what seems to have changed since may be the draft's cost
-            self._pass.doubt(1 / self.idle_goodput - self.idle_ns)
-        waits = not (step.is_run_ahead or step.is_pipelined)
-        took_ns = step.verify_ns + step.cache_wait_ns - self.network_ns * waits
-        self._pass.observe(counts, max(1.0, took_ns), 1 / num_sessions)
-        if is_active:
-            self._pipelined_share += share * (step.is_pipelined - self._pipelined_share)
-        if step.draft_state is DraftState.ACTIVE and not is_active:
-            self._forget_predrafting(self.config.exploration_share)
         self._num_sessions += share * (num_sessions - self._num_sessions)
-        self.idle_ns = self.idle_ns if is_active else 1 / self.idle_goodput
+        if not (step.is_predrafting or step.num_draft_tokens):
+            self.num_idle_steps += 1
+            if self.idle_ns:  # what seems to have changed since may be the draft's cost
+                self._pass.doubt(1 / self.idle_goodput - self.idle_ns)
+        num_tokens = step.batch_tokens or 1 + step.num_draft_tokens
+        counts = 1.0, num_tokens, step.is_predrafting, step.is_predrafting and is_hit
+        took_ns = step.verify_ns + step.cache_wait_ns - self.network_ns * waits_for_network
+        self._pass.observe(counts, max(1.0, took_ns), 1 / num_sessions)
+        if step.is_predrafting:
+            self._pipelined_share += share * (step.is_pipelined - self._pipelined_share)
+        else:
+            self.idle_ns = 1 / self.idle_goodput
+            if step.draft_state is DraftState.ACTIVE:  # until predrafting seems worth a try
+                for cost in (_PREDRAFTING, _HIT):
+                    self._pass.forget(cost, self.config.exploration_share)
         if step.is_cache_miss or is_hit:
-            self._miss_rate += share * (step.is_cache_miss - self._miss_rate)
+            self._hit_rate += share * (is_hit - self._hit_rate)
         if step.num_draft_tokens and not step.match_length:
             self.acceptance.observe(step)
         if is_hit:  # if all that was wanted is there, there might be more
             num_ready = step.num_draft_tokens + (step.num_draft_tokens >= plan.predraft_length)
             before = self._num_ready or num_ready
             self._num_ready = before + share * (num_ready - before)
-        elif step.source is DraftSource.DRAFTED and step.num_draft_tokens:
+        elif step.source is DraftSource.DRAFTED:
             self._draft.observe((1.0, step.num_draft_tokens), step.draft_ns)
             drafted_share = min(1.0, step.num_draft_tokens / max(1, plan.miss_length))
             self._drafted_share += share * (drafted_share - self._drafted_share)
-        elif step.is_cache_miss:  # what waiting would take may have changed
-            self._draft.costs = [self.config.decay**2 * cost for cost in self._draft.costs]
 
     def plan(self, rate: float, goodput: float, predrafts: bool) -> Plan:
         """The best way to draft at an acceptance rate.
@@ -147,61 +145,42 @@ class PairState:
         """
         if not any(self._pass.costs):
             return Plan()
-        if not predrafts:
-            return self._sequential(rate, goodput, 1)
-        plan = self._predrafting(rate, goodput)
-        if self.has_high_latency or self.shares_passes:
-            return plan
-        return max(self._sequential(rate, goodput, 1), plan, key=lambda each: each.goodput)
+        plans = [self._sequential(rate, goodput, 1)]
+        if predrafts:
+            plans.append(self._predrafting(rate, goodput))
+        return max(plans, key=lambda plan: plan.goodput)
 
     def _sequential(self, rate: float, goodput: float, shortest: int) -> Plan:
         """The best plan without predrafts, for proposals of at least `shortest` tokens."""
-        drafted_share, draft_token_ns = self._drafted_share, self._draft.costs[1]
-        price = goodput * drafted_share * (self.token_ns + draft_token_ns)
-        longest = best_length(rate, price) if draft_token_ns else 1
-        options = []
-        for k in {shortest, max(shortest, longest)}:
-            length = max(min(k, 1), drafted_share * k)
-            options.append(
-                (expected_tokens(rate, k), self._step_ns(length) + self.draft_ns(length), k)
-            )
-        tokens, ns, length = max(options, key=lambda each: each[0] - goodput * each[1])
-        return Plan(tokens / ns, max(1, length), length)
+        draft_token_ns = self._draft.costs[1]
+        price = goodput * self._drafted_share * (self.token_ns + draft_token_ns)
+        length = max(shortest, best_length(rate, price) if draft_token_ns else 1)
+        num_drafted = self._drafted_share * length
+        ns = self._step_ns(num_drafted) + self.draft_ns(num_drafted)
+        return Plan(expected_tokens(rate, length) / ns, max(1, length), length)
 
     def _predrafting(self, rate: float, goodput: float) -> Plan:
         """The best plan with predrafts. On a miss, the loop may wait for a proposal."""
         miss = self._sequential(rate, goodput, 0 if self._draft.costs[1] else 1)
-        predraft_length = max(1, best_length(rate, goodput * self.token_ns))
-        hit_length = min(predraft_length, self._num_ready or self._most_ready)
-        hit_ns = self._step_ns(hit_length) + self._pass.costs[_HIT]
+        length = max(1, best_length(rate, goodput * self.token_ns))
+        ready = min(float(length), self._num_ready or self._most_ready)
         miss_tokens = expected_tokens(rate, miss.miss_length)
         miss_ns = miss_tokens / miss.goodput
-        hits = 1 - self._miss_rate
-        tokens = miss_tokens + hits * (expected_tokens(rate, hit_length) - miss_tokens)
-        ns = self._pass.costs[_PREDRAFTING] + miss_ns + hits * (hit_ns - miss_ns)
-        ns -= self._pipelined_share * self.network_ns
-        return Plan(tokens / ns, predraft_length, miss.miss_length, predrafts=True)
-
-    def _forget_predrafting(self, share: float) -> None:
-        """Makes what is known of predrafting more favourable, until it seems worth a try."""
-        self._pass.forget(_PREDRAFTING, share)
-        self._pass.forget(_HIT, share)
-        self._miss_rate += share * (_PRIOR_MISS_RATE - self._miss_rate)
-        if self._num_ready:
-            self._num_ready += share * (self._most_ready - self._num_ready)
+        tokens = miss_tokens + self._hit_rate * (expected_tokens(rate, ready) - miss_tokens)
+        ns = miss_ns + self._hit_rate * (self._step_ns(ready) + self._pass.costs[_HIT] - miss_ns)
+        ns += self._pass.costs[_PREDRAFTING] - self._pipelined_share * self.network_ns
+        return Plan(tokens / max(1.0, ns), length, miss.miss_length, predrafts=True)
 
     @property
     def _most_ready(self) -> float:
         """How many tokens are predrafted in time if target and draft do not delay each other."""
         first_ns, token_ns = self._draft.costs
-        ready = (1 / self.idle_goodput - first_ns) / token_ns if token_ns else 1.0
-        return max(1.0, min(float(MAX_DRAFT_LENGTH), ready))
+        return max(1.0, (1 / self.idle_goodput - first_ns) / token_ns) if token_ns else 1.0
 
     def _step_ns(self, num_draft_tokens: float) -> float:
         """A verification of so many draft tokens, without a concurrent draft."""
-        first_ns = self._pass.costs[_FIRST_DRAFT_TOKEN] if num_draft_tokens else 0.0
-        network_ns = self.network_ns if self.runs_ahead else 0.0
-        return 1 / self.idle_goodput + network_ns + first_ns + self.token_ns * num_draft_tokens
+        num_tokens = 1 + num_draft_tokens
+        return max(1.0, self._pass.costs[_PASS] + self.token_ns * num_tokens + self.network_ns)
 
     def estimates(self, rate: float, predrafts: bool) -> PolicyEstimates:
         """What it knows of the draft at an acceptance rate. See `plan`."""

@@ -40,8 +40,6 @@ class Decision:
     """How long to wait for a predraft that has been started but has no token yet."""
     lookup_length: int = 0
     """The most tokens to take from prompt lookup."""
-    confirmed_lookup_length: int = 0
-    """The most tokens to take from a confirmed lookup."""
     shortest_lookup: int = 1
     """The fewest tokens from prompt lookup that are worth verifying."""
     acceptance_rate: float = 0.0
@@ -92,9 +90,8 @@ class FixedLength:
             miss_length=length,
             cache_wait_ns=pair.draft_ns(1),  # asking takes no less
             lookup_length=length,
-            confirmed_lookup_length=length,
             acceptance_rate=pair.acceptance.rate,
-            runs_ahead=is_alone and (pair.shares_passes or pair.has_high_latency),
+            runs_ahead=is_alone and pair.runs_ahead,
             pipelines=length > 0 and pair.has_high_latency,
             pipeline_wait_ns=pair.pipeline_wait_ns(context.is_pipelined),
         )

@@ -46,9 +46,7 @@ def plain_decoding(
 
 def wants(k: int, **fields: Any) -> Decision:
     """The decision for k draft tokens, whoever has them."""
-    decision = Decision(
-        drafts=k > 0, predraft_length=k, miss_length=k, lookup_length=k, confirmed_lookup_length=k
-    )
+    decision = Decision(drafts=k > 0, predraft_length=k, miss_length=k, lookup_length=k)
     return dataclasses.replace(decision, **fields)
 
 

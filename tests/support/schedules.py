@@ -60,7 +60,6 @@ class Changing:
             miss_length=random.choice([0, k]),
             cache_wait_ns=random.choice([0.0, 1e9]),
             lookup_length=random.randint(0, 16),
-            confirmed_lookup_length=random.randint(0, 16),
             shortest_lookup=random.choice([1, 8]),
             acceptance_rate=random.random(),
             keeps_up=random.random() < 0.5,

@@ -8,7 +8,7 @@ from orchestrator.decoding.lookup import SURE_MATCH, look_up
 from orchestrator.policy.draft_policy import Decision
 from orchestrator.step import NO_DRAFT, DraftSource, DraftTokens
 
-DECISION = Decision(lookup_length=4, confirmed_lookup_length=4)
+DECISION = Decision(lookup_length=4)
 
 
 def text(match_length: int) -> list[int]:
@@ -17,11 +17,9 @@ def text(match_length: int) -> list[int]:
     return [1, *match, 51, 52, 53, 54, 55, 2, *match]
 
 
-def found(match_length: int, num_tokens: int, is_confirmed: bool = False) -> DraftTokens:
+def found(match_length: int, num_tokens: int) -> DraftTokens:
     token_ids = tuple(range(51, 51 + num_tokens))
-    return DraftTokens(
-        token_ids, DraftSource.LOOKUP, match_length=match_length, is_confirmed=is_confirmed
-    )
+    return DraftTokens(token_ids, DraftSource.LOOKUP, match_length=match_length)
 
 
 @pytest.mark.parametrize("length", [2, 3, SURE_MATCH - 1])
@@ -29,8 +27,8 @@ def test_a_draft_that_says_otherwise_is_likelier_than_a_short_match(length: int)
     num_tokens = min(4, length)
     assert look_up(text(length), 9, DECISION) == found(length, num_tokens)
     assert look_up(text(length), 9, DECISION, predrafted=[7, 52]) == NO_DRAFT
-    confirmed = found(length, num_tokens, is_confirmed=True)
-    assert look_up(text(length), 9, DECISION, predrafted=[51]) == confirmed
+    confirmed = look_up(text(length), 9, DECISION, predrafted=[51])
+    assert confirmed == found(length, num_tokens)
 
 
 def test_what_the_draft_says_the_same_of_and_more_is_left_to_it() -> None:
@@ -49,9 +47,3 @@ def test_nothing_is_looked_up_beyond_what_there_is_room_for_or_below_what_pays()
     long_only = Decision(lookup_length=9, shortest_lookup=3)
     assert look_up(text(4), 2, long_only) == NO_DRAFT
     assert look_up(text(4), 3, long_only) == found(4, 3)
-
-
-def test_what_the_draft_confirms_has_a_length_of_its_own() -> None:
-    decision = Decision(lookup_length=0, confirmed_lookup_length=3)
-    assert look_up(text(8), 9, decision) == NO_DRAFT
-    assert look_up(text(8), 9, decision, predrafted=[51]) == found(8, 3, is_confirmed=True)

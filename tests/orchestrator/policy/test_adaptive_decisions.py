@@ -132,7 +132,7 @@ def test_a_draft_under_way_is_waited_for_as_long_as_its_token_is_worth() -> None
     assert policy.decide(ACTIVE).cache_wait_ns == pytest.approx(9.5 * MS, rel=0.2)
 
 
-def lookups(accepted: bool, token_ms: float, is_confirmed: bool = False) -> Decision:
+def lookups(accepted: bool, token_ms: float) -> Decision:
     """After twenty lookups of six tokens, of which all are accepted, or none."""
     policy = AdaptivePolicy(PairState(token_ns=token_ms * MS))
     for _ in range(20):
@@ -140,9 +140,8 @@ def lookups(accepted: bool, token_ms: float, is_confirmed: bool = False) -> Deci
         policy.observe(record(state=DraftState.IDLE))
         ms = 40 + token_ms * 6
         policy.observe(
-            record(6, 6 * accepted, ms, DraftState.IDLE, DraftSource.LOOKUP, match_length=6,
-                   is_confirmed=is_confirmed)
-        )  # fmt: skip
+            record(6, 6 * accepted, ms, DraftState.IDLE, DraftSource.LOOKUP, match_length=6)
+        )
     return policy.decide(IDLE)
 
 
@@ -150,12 +149,6 @@ def test_as_much_is_looked_up_as_is_worth_verifying() -> None:
     assert lookups(accepted=True, token_ms=1).lookup_length == 16
     assert lookups(accepted=False, token_ms=6).lookup_length == 0
     assert AdaptivePolicy(PairState()).decide(IDLE).lookup_length > 0
-
-
-def test_lookups_that_the_draft_confirms_are_judged_by_themselves() -> None:
-    first = lookups(accepted=False, token_ms=6)
-    assert first.confirmed_lookup_length > 0
-    assert lookups(accepted=False, token_ms=6, is_confirmed=True).confirmed_lookup_length == 0
 
 
 def test_what_is_looked_up_says_nothing_of_the_draft() -> None:
@@ -221,7 +214,8 @@ def test_drafts_give_way_under_load(num_sessions: int, low: int, high: int) -> N
     passes = share_passes(policies, 200, random.Random(0))
     late = [length for lengths in passes[100:] for length in lengths]
     assert low <= statistics.median(late) <= high
-    assert policies[0].decide(IDLE).runs_ahead == (num_sessions > 1)
+    run_ahead = [policy.decide(IDLE).runs_ahead for policy in policies]
+    assert sum(run_ahead) >= num_sessions - 1 if num_sessions > 1 else not any(run_ahead)  # a probe
 
 
 def test_under_load_one_text_probes_for_all_and_drafts_return_when_it_ends() -> None:

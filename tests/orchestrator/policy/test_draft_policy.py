@@ -19,7 +19,6 @@ def test_every_length_is_the_same_whatever_steps_show(length: int) -> None:
             decision.predraft_length,
             decision.miss_length,
             decision.lookup_length,
-            decision.confirmed_lookup_length,
         }
         assert lengths == {length}
         assert decision.drafts == (length > 0)
