@@ -3,6 +3,7 @@
 import click
 
 from draft_service.settings import DEFAULT_MIN_CONFIDENCE, DEFAULT_NUM_PREDRAFTS
+from outrider.huge_pages import start_with_huge_pages
 from outrider.settings.options import (
     DEFAULT_DRAFT_PORT,
     DRAFT_DTYPES,
@@ -46,4 +47,5 @@ def main(
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     run_service(main)

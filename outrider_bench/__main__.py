@@ -1,6 +1,7 @@
 """The command `outrider bench`."""
 
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from outrider.huge_pages import HUGE_PAGES
 from outrider.settings.options import DRAFT_DTYPES, TARGET_DTYPES, run_command
 from outrider.settings.types import THREADS
 from outrider_bench import RESULTS, SECTION_NAMES
@@ -96,6 +98,7 @@ def main(
         k=num_speculative_tokens,
         looks_up=prompt_lookup,
     )
+    os.environ.setdefault(*HUGE_PAGES)  # of the baselines, too
     console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDTH)
     document = measure(Models(**models), plan, only or SECTION_NAMES, console)
     settings = document.pop("settings")

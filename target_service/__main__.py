@@ -2,6 +2,7 @@
 
 import click
 
+from outrider.huge_pages import start_with_huge_pages
 from outrider.settings.options import (
     DEFAULT_TARGET_PORT,
     TARGET_DTYPES,
@@ -26,4 +27,5 @@ def main(server: ServerOptions, **model: str | int | None) -> None:
 
 
 if __name__ == "__main__":
+    start_with_huge_pages()
     run_service(main)

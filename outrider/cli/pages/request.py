@@ -65,7 +65,10 @@ def _text(request: Mapping[str, Any]) -> Section:
         )
     if request["draft_failure"]:
         findings.append(f"The draft failed: {request['draft_failure']}")
-    rows = [[name.replace("_", " "), value] for name, value in counts.items()]
+    counts = {
+        "num_steps_with_draft_tokens" if n == "num_steps" else n: c for n, c in counts.items()
+    }
+    rows = [[name.replace("_", " "), count] for name, count in counts.items()]
     return Section(
         "The text",
         findings,
@@ -165,6 +168,6 @@ def _steps(trace: list[Interval]) -> Section:
     headings = ["step", "begins at, ms", "takes, ms", "draft tokens", "accepted", ""]
     return Section(
         "Step by step",
-        details=[table(f"all {len(steps)} steps", headings, rows)],
+        details=[table(f"all {len(steps)} steps, with draft tokens or without", headings, rows)],
         timeline=Timeline(list(map(str, LANES)), list(bars.values()), ends, max(ends, default=0.0)),
     )

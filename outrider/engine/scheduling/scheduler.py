@@ -92,10 +92,11 @@ class Scheduler(Admission):
     def follow_up(self, job: Job, make: Callable[[], Sequence[Job]]) -> None:
         """Queues the jobs that `make` returns for the next pass. Called by `advance` of `job`.
 
-        Does nothing if `job` has been dropped. `job` is not dropped while `make` runs.
+        Does nothing if `job` has been dropped. `job` is not dropped while `make` runs. Once this is
+        closed, they fail like all that is pending, so that nobody waits for them.
         """
         with self._changed:
-            if not self._closed and not job.is_dropped:
+            if not job.is_dropped:
                 for follower in make():
                     follower.done.set_running_or_notify_cancel()
                     self._jobs.append(follower)

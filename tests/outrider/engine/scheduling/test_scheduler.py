@@ -212,3 +212,27 @@ def test_closing_fails_what_waits(engine: RecordingEngine, make: Callable[..., S
         future.result(10)
     with pytest.raises(ServiceUnavailable):
         scheduler.submit(Steps(0, 1))
+
+
+def test_what_follows_a_job_fails_if_the_scheduler_is_closed_meanwhile(
+    engine: RecordingEngine, make: Callable[..., Scheduler]
+) -> None:
+    """As a run-ahead does, for whose tokens somebody waits."""
+    scheduler = make()
+    slot = scheduler.acquire()
+    follower = Steps(slot, 1)
+    closing = threading.Thread(target=scheduler.close)
+
+    class Leading(Job):
+        def advance(self, logits: torch.Tensor) -> list[int]:
+            closing.start()
+            with pytest.raises(ServiceUnavailable):
+                while True:  # until it is closed
+                    scheduler.submit(Steps(slot, 1))
+            scheduler.follow_up(self, lambda: [follower])
+            return []
+
+    scheduler.submit(Leading(slot, 0, [5], num_logits=1)).result(10)
+    closing.join()
+    with pytest.raises(ServiceUnavailable):
+        follower.done.result(10)
