@@ -28,6 +28,7 @@ class AdaptivePolicy:
             Acceptance(rate, pair.config.prior_tokens, pair.config.decay)
             for rate in (pair.acceptance.rate, pair.config.prior_acceptance)
         )
+        pair.texts.add(self)
         self._probe_steps = 0  # left of the current probe
         self._plan = Plan()
         self._choose(hysteresis=1.0)

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from weakref import WeakSet
 
 from orchestrator.policy.config import PolicyConfig
 from orchestrator.policy.estimates import Acceptance, CostFilter, best_length, expected_tokens
@@ -41,6 +42,7 @@ class PairState:
         self.reset_draft()
         self.acceptance = Acceptance(config.prior_acceptance, config.prior_tokens, config.decay)
         self._num_sessions = 1.0  # that share a pass
+        self.texts: WeakSet[object] = WeakSet()  # the policies of those that are being written
         self._hit_rate, self._pipelined_share = _PRIOR_HIT_RATE, 0.0
         self._num_ready = 0.0  # tokens that are predrafted in time; 0: unknown
         self._drafted_share = 1.0  # of the wanted length: a draft ends a proposal when it is unsure
@@ -56,7 +58,8 @@ class PairState:
 
     @property
     def shares_passes(self) -> bool:
-        return self._num_sessions >= 2.0  # on average
+        """Whether passes have tokens of several texts, or would have without drafts."""
+        return len(self.texts) >= 2 or self._num_sessions >= 2.0  # on average
 
     @property
     def has_high_latency(self) -> bool:
@@ -145,9 +148,10 @@ class PairState:
         """
         if not any(self._pass.costs):
             return Plan()
-        plans = [self._sequential(rate, goodput, 1)]
-        if predrafts:
-            plans.append(self._predrafting(rate, goodput))
+        plans = [self._predrafting(rate, goodput)] if predrafts else []
+        # Texts that wait for the draft in turn meet in no pass: their steps do not show the loss.
+        if not plans or not self.shares_passes:
+            plans.append(self._sequential(rate, goodput, 1))
         return max(plans, key=lambda plan: plan.goodput)
 
     def _sequential(self, rate: float, goodput: float, shortest: int) -> Plan:

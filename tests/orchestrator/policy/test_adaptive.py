@@ -12,6 +12,7 @@ from functools import partial
 
 import pytest
 
+from orchestrator.policy.adaptive import AdaptivePolicy
 from orchestrator.policy.cost_model import PairState
 from orchestrator.policy.draft_policy import FixedLength
 from orchestrator.step import DraftState
@@ -19,6 +20,7 @@ from outrider_bench.models.simulated_pair import MACHINES, Machine, SimulatedPai
 
 NAMES = {machine.name: machine for machine in MACHINES}
 ONE_MEMORY, GPUS = NAMES["one memory"], NAMES["GPUs"]
+SHARED = NAMES["shared with a feature draft"]
 
 
 def pair(
@@ -168,3 +170,18 @@ def test_predrafting_that_no_longer_delays_the_target_is_found() -> None:
     steps = [step for _ in range(10) for step in simulated.steps(64)]
     active = [step.is_predrafting for step in steps if step.draft_state is DraftState.ACTIVE]
     assert statistics.mean(active) > 0.9
+
+
+def test_several_texts_do_not_wait_for_the_draft_in_turn() -> None:
+    """Each would have passes of its own, where the target alone serves all of them in one."""
+    simulated = pair(SHARED, 0.7)
+    simulated.write(64)
+    state = simulated.state
+    first = AdaptivePolicy(state)
+    assert not state.plan(0.7, state.idle_goodput, predrafts=True).predrafts
+    second = AdaptivePolicy(state)
+    assert state.shares_passes
+    assert state.plan(0.7, state.idle_goodput, predrafts=True).predrafts
+    del second
+    assert not state.plan(0.7, state.idle_goodput, predrafts=True).predrafts
+    del first
