@@ -233,7 +233,7 @@ async def test_a_draft_that_fails_costs_speed_only(system: System) -> None:
         while not (message := await call.read()).HasField("result"):
             pass
     assert message.result.token_ids == alone.token_ids
-    assert message.result.draft_failure == "the service is shutting down"
+    assert message.result.draft_failure == "the draft: the service is shutting down"
     assert alone.draft_failure == ""  # it was not to take part
     again = await system.generation.Generate(request)  # now without a draft from the start
     assert again.token_ids == alone.token_ids
