@@ -1,6 +1,6 @@
 """Linear layers in int4, for targets on CPUs.
 
-The time of a short pass is the time for reading the weights. In int4 they have a quarter of their
+The time of a short pass is the time for reading the weights. In int4 they have a third of their
 size in float16. torch's kernel unpacks them in registers, so up to four rows share one reading. It
 takes inputs and returns outputs in bfloat16, adds up in float32, and computes each row by itself.
 """
